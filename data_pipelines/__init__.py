@@ -1,0 +1,1 @@
+"""Images, captions and questions: read, validate, transform, batch. Knows no codes."""

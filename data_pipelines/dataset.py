@@ -1,0 +1,124 @@
+"""Prepared shards as a map-style data set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_pipelines.images import open_image, resize_and_crop, to_tensor
+from data_pipelines.prepare import MANIFEST_NAME
+from data_pipelines.records import SCHEMA_VERSION, Record, record_from_row
+from semhitok.errors import UserError
+from semhitok.run import read_json
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import Tensor
+
+CACHE_NAME = ".arrow"
+"""Folder below the prepared one for the uncompressed Arrow copy that is memory-mapped."""
+
+
+class PreparedDataset:
+    """The records that `semhitok prepare` wrote, by index.
+
+    The first use turns the parquet shards into Arrow files beside them, which are memory-mapped:
+    the data set may be larger than memory, and the processes of a node share its pages.
+
+    Args:
+        path: a folder written by `semhitok prepare`.
+
+    Raises:
+        UserError: if the folder has no manifest, was written for another schema, or a shard is
+            missing or not of its size.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        for shard in self.manifest["shards"]:
+            _check_shard(self.path, shard)
+
+    def __len__(self) -> int:
+        return int(self.manifest["counts"]["records"])
+
+    def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return record_from_row(self._table[index])
+
+    def image_tensor(self, index: int, size: int) -> Tensor:
+        """Return an image, its shorter side scaled and its centre cut to `size` pixels.
+
+        Returns:
+            (3, size, size) float32 in [-1, 1].
+        """
+        record = self[index]
+        image = open_image(record.image, name=f"the image of {record.record_id}")
+        return to_tensor(resize_and_crop(image, size))
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The records' ids, in order."""
+        return list(self._table["id"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the content: the SHA-256 (hex) over the shards' own, in order."""
+        digest = hashlib.sha256()
+        for shard in self.manifest["shards"]:
+            digest.update(shard["sha256"].encode("ascii"))
+        return digest.hexdigest()
+
+    @cached_property
+    def _table(self) -> datasets.Dataset:
+        """The memory-mapped table; opened late, since `datasets` takes a second to import."""
+        import datasets
+
+        files = [str(self.path / shard["file"]) for shard in self.manifest["shards"]]
+        was_enabled = datasets.is_progress_bar_enabled()
+        datasets.disable_progress_bars()  # ours are the only ones that a user should see
+        try:
+            # Named by content, so that data prepared anew never meets an old copy.
+            cache = self.path / CACHE_NAME / self.fingerprint[:16]
+            # Where that is read-only, as shared data may be, None is the user's own cache.
+            cache_dir = str(cache) if os.access(self.path, os.W_OK) else None
+            table = datasets.Dataset.from_parquet(files, cache_dir=cache_dir)
+        finally:
+            if was_enabled:
+                datasets.enable_progress_bars()
+        assert isinstance(table, datasets.Dataset)
+        return table
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest and check its version."""
+    if not (path / MANIFEST_NAME).is_file():
+        raise UserError(
+            f"{path} holds no prepared data ({MANIFEST_NAME}); run: semhitok prepare SOURCE "
+            f"--out {path}"
+        )
+    manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was prepared with schema version {version}, this program reads "
+            f"{SCHEMA_VERSION}; run semhitok prepare again"
+        )
+    return manifest
+
+
+def _check_shard(path: Path, shard: dict[str, Any]) -> None:
+    """Refuse a shard that is missing or not of the size in the manifest."""
+    shard_path = path / shard["file"]
+    if not shard_path.is_file():
+        raise UserError(f"the shard {shard_path} is missing; run semhitok prepare again")
+    size = shard_path.stat().st_size
+    if size != shard["bytes"]:
+        raise UserError(
+            f"the shard {shard_path} has {size:,} bytes where the manifest says "
+            f"{shard['bytes']:,}; run semhitok prepare again"
+        )

@@ -1,0 +1,180 @@
+"""Files to pictures to tensors and back: safe decoding and the exact transforms.
+
+What becomes of the odd kinds of image, so that one file always gives the same pixels:
+
+- EXIF orientation is applied; unreadable EXIF counts as none.
+- Animations give their first frame.
+- Palettes are looked up; alpha is laid over white.
+- CMYK is converted by Pillow's plain formula. Colour profiles are ignored.
+- 16-bit grey is scaled so that 65535 becomes 255; 16-bit colour keeps its high byte.
+- Other modes, and formats not in `FORMATS`, are refused.
+- A file cut short is refused, unless every pixel was there before the cut.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from semhitok.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""Read by content and never by file name. Formats with interpreters behind them (EPS) stay out."""
+
+MAX_PIXELS = 40_000_000
+"""Largest declared width x height; 40 megapixels take 160 MB while alpha is resolved."""
+
+MAX_FILE_SIZE = 64 * 1024 * 1024
+"""Largest encoded file, in bytes."""
+
+
+class ImageError(UserError):
+    """An image that cannot or must not be decoded; one sentence that names it."""
+
+
+def open_image(
+    source: bytes | Path,
+    max_pixels: int = MAX_PIXELS,
+    max_file_size: int = MAX_FILE_SIZE,
+    name: str | None = None,
+) -> Image.Image:
+    """Decode an image after checking that it is safe to.
+
+    Args:
+        source: an encoded image, or the path of one.
+        max_pixels: largest width x height that the header may declare.
+        max_file_size: largest size of the encoded file in bytes.
+        name: what to call the image in an error; the path by default.
+
+    Returns:
+        An upright picture of mode RGB.
+
+    Raises:
+        ImageError: if the file is missing, too large, damaged or of a kind not accepted.
+    """
+    label = name or (str(source) if isinstance(source, Path) else "the image")
+    data = _read_file(source, max_file_size, label) if isinstance(source, Path) else source
+    if len(data) > max_file_size:
+        raise ImageError(f"{label} has {len(data):,} bytes; the limit is {max_file_size:,}")
+    if not data:
+        raise ImageError(f"{label} is an empty file")
+    # Pillow lets a dozen kinds of exception out of its parsers (struct, zlib, Index, Key ...);
+    # whatever a hostile file provokes, the answer is the same.
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own warning about large images; the limit below speaks for itself.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise ImageError(
+                        f"{label} declares {width:,} x {height:,} pixels; "
+                        f"the limit is {max_pixels:,} in all"
+                    )
+                image.load()
+                return _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        kinds = ", ".join(FORMATS)
+        raise ImageError(
+            f"{label} is no image of a known format ({kinds}), or its header is damaged"
+        ) from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{label} declares far more pixels than the limit of {max_pixels:,}"
+        ) from None
+    except Exception as error:
+        raise ImageError(f"{label} is damaged and cannot be decoded ({error})") from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB picture as a (3, H, W) float32 tensor in [-1, 1]."""
+    import torch
+
+    pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.uint8))
+    return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
+
+
+def to_pil(tensor: Tensor) -> Image.Image:
+    """Return a picture from a tensor; the exact inverse of `to_tensor`.
+
+    Args:
+        tensor: (3, H, W) float in [-1, 1]; values outside are clamped.
+
+    Raises:
+        ValueError: if the tensor is not (3, H, W).
+    """
+    import torch
+
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"to_pil takes a (3, H, W) tensor, not {tuple(tensor.shape)}")
+    scaled = tensor.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
+    return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+    """Scale the shorter side to `size` pixels, then cut the central square.
+
+    Bicubic; Pillow widens the filter when it shrinks, so nothing aliases. A picture that already
+    is `size` x `size` comes back as it is.
+
+    Raises:
+        ValueError: if `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"an image size is at least 1 pixel, not {size}")
+    if image.size == (size, size):
+        return image
+    scale = size / min(image.size)
+    # The shorter side is `size` exactly; max() guards the longer one against rounding below it.
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _read_file(path: Path, max_file_size: int, label: str) -> bytes:
+    """Read a file whose size has been looked at first."""
+    if not path.is_file():
+        raise ImageError(f"{label} is not there, or is not a file")
+    try:
+        file_size = path.stat().st_size
+        if file_size > max_file_size:
+            raise ImageError(f"{label} has {file_size:,} bytes; the limit is {max_file_size:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{label} cannot be read ({error.strerror})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, where there is one that can be read."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # EXIF is a TIFF of its own, and its parser fails in as many ways
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Bring any accepted mode to RGB by the rules on top of this file."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    if image.mode in ("1", "L", "P", "CMYK", "RGBX", "RGB"):
+        return image.convert("RGB")
+    raise ValueError(f"its pixel mode {image.mode} is not accepted")

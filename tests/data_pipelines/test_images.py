@@ -1,0 +1,175 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_pipelines.images import ImageError, open_image, resize_and_crop, to_pil, to_tensor
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height: int = 12, width: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png_that_declares(width: int, height: int) -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [7_000, 20_000, 50_000])
+def test_a_bomb_is_refused_before_its_pixels_are_made(side):
+    with pytest.raises(ImageError, match="limit"):
+        open_image(png_that_declares(side, side))
+
+
+def test_the_limits_are_the_callers_and_the_error_names_the_file(tmp_path):
+    path = tmp_path / "large.png"
+    path.write_bytes(encode(Image.fromarray(noise())))
+    assert open_image(path, max_pixels=12 * 16).size == (16, 12)
+    with pytest.raises(ImageError, match=r"large\.png declares 16 x 12 pixels"):
+        open_image(path, max_pixels=12 * 16 - 1)
+    with pytest.raises(ImageError, match=r"large\.png has .* bytes; the limit is 100"):
+        open_image(path, max_file_size=100)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_a_file_cut_anywhere_is_refused_or_whole(kind):
+    data = encode(Image.fromarray(noise()), kind)
+    whole = np.asarray(open_image(data))
+    num_refused = 0
+    for length in range(len(data)):
+        try:
+            image = open_image(data[:length])
+        except ImageError:
+            num_refused += 1
+        else:
+            np.testing.assert_array_equal(np.asarray(image), whole)
+    assert num_refused > 0.95 * len(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(ImageError, match=r"x\.png"):
+        open_image(data, name="x.png")
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ImageError, match=r"nothing\.png is not there"):
+        open_image(tmp_path / "nothing.png")
+    with pytest.raises(ImageError, match="not a file"):
+        open_image(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    # What each tag asks for, as (transpose, rows, columns) of the stored array.
+    turn = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+        8: lambda a: np.rot90(a, 1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(noise()), "PNG", exif=exif)
+    np.testing.assert_array_equal(np.asarray(open_image(data)), turn(noise()))
+
+
+def test_unreadable_exif_counts_as_none():
+    data = encode(Image.fromarray(noise()), "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(np.asarray(open_image(data)), noise())
+
+
+def test_alpha_is_laid_over_white():
+    clear_red = Image.new("RGBA", (1, 1), (255, 0, 0, 0))
+    half_black = Image.new("LA", (1, 1), (0, 128))
+    assert open_image(encode(clear_red)).getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(encode(half_black)).getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_palette_and_its_transparent_entry_are_looked_up():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    plain = open_image(encode(image))
+    assert [plain.getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (200, 100, 50)]
+    partly_clear = open_image(encode(image, transparency=0))
+    assert [partly_clear.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (200, 100, 50)]
+
+
+def test_sixteen_bit_grey_keeps_its_range():
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    image = open_image(encode(Image.fromarray(values)))
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_cmyk_becomes_rgb():
+    image = open_image(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
+    assert image.mode == "RGB"
+    np.testing.assert_allclose(image.getpixel((4, 4)), (255, 0, 0), atol=3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_gives_its_first_frame(kind):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert open_image(data).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_all_byte_values_survive_the_trip_through_a_tensor():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(np.stack([pixels, pixels.T, 255 - pixels], axis=-1))
+    tensor = to_tensor(image)
+    assert tensor.shape == (3, 16, 16)
+    assert tensor.dtype == torch.float32
+    assert (tensor.min(), tensor.max()) == (-1.0, 1.0)
+    np.testing.assert_array_equal(np.asarray(to_pil(tensor)), np.asarray(image))
+
+
+def test_values_outside_the_range_are_clamped_and_shapes_are_checked():
+    assert to_pil(torch.full((3, 1, 1), 7.0)).getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(ValueError, match=r"\(1, 2, 2\)"):
+        to_pil(torch.zeros(1, 2, 2))
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    image = Image.fromarray(noise(16, 16))
+    np.testing.assert_array_equal(np.asarray(resize_and_crop(image, 16)), noise(16, 16))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 16), (16, 64), (17, 16), (3, 1000), (1, 1)])
+def test_any_picture_becomes_the_square(width, height):
+    image = Image.fromarray(noise(height, width))
+    assert resize_and_crop(image, 16).size == (16, 16)
+
+
+def test_the_crop_is_central():
+    pixels = np.zeros((8, 24, 3), dtype=np.uint8)
+    pixels[:, 8:16] = 255  # the central square
+    assert np.asarray(resize_and_crop(Image.fromarray(pixels), 8)).min() == 255
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    shrunk = np.asarray(resize_and_crop(Image.fromarray(stripes), 8)).astype(int)
+    assert np.abs(shrunk - 127).max() <= 12  # grey all over, up to the picture's edge
