@@ -1,0 +1,52 @@
+# `make quickstart` and `make test` do all their own set-up in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install quickstart check test fast slow clean
+.DEFAULT_GOAL := install
+
+install: $(STAMP)
+
+# The lock is a constraint of the same call: torch's version decides which build pip takes.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "semhitok needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (about 2 GB; a few minutes)"
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev]"
+	@touch $(STAMP)
+
+quickstart: install
+	$(BIN)/semhitok quickstart $(ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+
+# A test that reaches for the network would pass here and fail elsewhere.
+fast slow: export HF_HUB_OFFLINE := 1
+
+# One thread in each of the two workers: more of them fight over the same cores.
+fast: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2
+
+slow: install
+	$(BIN)/python -m pytest -q -m "slow and not gpu" --durations=10
+
+# One after another, also under `make -j`: a slip in style shows before the long tests start.
+test: install
+	$(MAKE) check
+	$(MAKE) fast
+	$(MAKE) slow
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

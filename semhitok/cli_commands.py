@@ -1,0 +1,270 @@
+"""The sub-commands of `semhitok`: their arguments, an example of each, and where they live.
+
+A target is "module:function". It is a string, imported when the command runs, so that `--help`
+waits for neither torch nor transformers. The function takes the parsed arguments and returns the
+path, or paths, of what it wrote.
+
+The examples work as they stand after `semhitok quickstart`.
+"""
+
+import argparse
+from typing import Any
+
+from semhitok import __version__, cli_types
+from semhitok.cli_options import (
+    Parser,
+    add_children,
+    add_command,
+    add_config,
+    add_count,
+    add_data,
+    add_model,
+    add_out,
+    add_sampler,
+)
+
+TOKENIZER = "runs/quickstart/decoder/model"
+MODEL = "runs/quickstart/mllm/model"
+TEST_DATA = "runs/quickstart/data/test"
+
+TRAINING_PHASES = {
+    "teacher": ("train a small SigLIP on image-caption pairs", "tokenizer.train:command"),
+    "semantic": ("train the semantic codebook on a teacher's features", "tokenizer.train:command"),
+    "pixel": ("train the pixel sub-codebooks on a frozen semantic half", "tokenizer.train:command"),
+    "decoder": ("train the Enhance Decoder on frozen codebooks", "tokenizer.train:command"),
+    "mllm": ("train the language model on questions and drawing", "mllm.train:command"),
+}
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="semhitok",
+        description="One tokenizer for seeing and drawing: images to semantic-guided hierarchical "
+        "codes,\nand a language model that answers questions about images and draws them.",
+        example="semhitok quickstart",
+    )
+    parser.add_argument("--version", action="version", version=f"semhitok {__version__}")
+    commands = add_children(parser, "command")
+    _add_quickstart(commands)
+    _add_prepare(commands)
+    _add_train(commands)
+    _add_extract_codes(commands)
+    _add_reconstruct(commands)
+    _add_init_mllm(commands)
+    _add_generate(commands)
+    _add_ask(commands)
+    _add_eval(commands)
+    return parser
+
+
+def _add_quickstart(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "quickstart",
+        "train, measure and show everything on small real data, on a CPU",
+        "semhitok quickstart --out runs/quickstart",
+        "semhitok.quickstart:command",
+    )
+    add_out(command, default="runs/quickstart")
+    command.add_argument(
+        "--preset",
+        choices=("short", "long"),
+        default="short",
+        help="about 10 minutes on two cores, or about 40 for better numbers (default: short)",
+    )
+    command.add_argument(
+        "--config", type=cli_types.config_file, metavar="FILE", help="YAML in place of the preset's"
+    )
+    command.add_argument(
+        "--open",
+        action=argparse.BooleanOptionalAction,
+        help="open the report in a browser (default: only when run from a terminal)",
+    )
+
+
+def _add_prepare(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "prepare",
+        "validate raw images, captions and questions into shards",
+        "semhitok prepare easy-vqa-test --out runs/prepared-test",
+        "data_pipelines.prepare:command",
+    )
+    command.add_argument(
+        "sources",
+        nargs="+",
+        type=cli_types.data_source,
+        metavar="SOURCE",
+        help="easy-vqa-train, easy-vqa-test, or a folder of images",
+    )
+    add_out(command)
+    command.add_argument(
+        "--max-rejects",
+        type=cli_types.non_negative_int,
+        metavar="N",
+        help="stop when more records than this are unusable (default: no limit)",
+    )
+    add_count(command, "--shard-size", 2000, "records in a shard")
+
+
+def _add_train(commands: Any) -> None:
+    example = "semhitok train semantic --config configs/quickstart/semantic.yaml"
+    train = add_command(commands, "train", "run one training phase, or go on with it", example)
+    phases = add_children(train, "phase")
+    for name, (about, target) in TRAINING_PHASES.items():
+        example = f"semhitok train {name} --config configs/quickstart/{name}.yaml"
+        add_config(add_command(phases, name, about, example, target))
+
+
+def _add_extract_codes(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "extract-codes",
+        "turn prepared images into shards of image codes",
+        f"semhitok extract-codes --tokenizer {TOKENIZER} --data {TEST_DATA} --out runs/codes-test",
+        "tokenizer.extract:command",
+    )
+    add_model(command, "--tokenizer", "the image tokenizer")
+    add_data(command)
+    add_out(command)
+    add_count(command, "--batch-size", 64, "images encoded at once")
+    add_count(command, "--shard-size", 2000, "records in a shard")
+    command.add_argument(
+        "--device", default="auto", help="cpu, cuda, or auto, which takes a GPU where there is one"
+    )
+
+
+def _add_reconstruct(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "reconstruct",
+        "encode images and decode them again",
+        f"semhitok reconstruct --tokenizer {TOKENIZER} runs/quickstart/images/test-0.png "
+        "--out runs/reconstructed",
+        "tokenizer.reconstruct:command",
+    )
+    add_model(command, "--tokenizer", "the image tokenizer")
+    command.add_argument(
+        "images", nargs="+", type=cli_types.existing_file, metavar="IMAGE", help="image files"
+    )
+    add_out(command)
+
+
+def _add_init_mllm(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "init-mllm",
+        "make the untrained language model with its image vocabulary",
+        "semhitok init-mllm --config configs/quickstart/mllm.yaml",
+        "mllm.init:command",
+    )
+    add_config(command)
+
+
+def _add_generate(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "generate",
+        "draw images from prompts",
+        f'semhitok generate --model {MODEL} --prompt "a teal triangle" --num-images 4 '
+        "--out runs/drawn",
+        "mllm.generate:command",
+    )
+    add_model(command, "--model", "the language model")
+    prompts = command.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompt", type=cli_types.words, metavar="TEXT", help="what to draw")
+    prompts.add_argument(
+        "--prompts", type=cli_types.prompts_file, metavar="FILE", help="one prompt a line"
+    )
+    add_out(command)
+    add_count(command, "--num-images", 1, "drawings of each prompt")
+    command.add_argument(
+        "--seed",
+        type=cli_types.non_negative_int,
+        default=0,
+        metavar="N",
+        help="the same seed draws the same images (default: 0)",
+    )
+    add_count(command, "--batch-size", 16, "images drawn at once")
+    add_sampler(command)
+
+
+def _add_ask(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "ask",
+        "answer a question about an image",
+        f"semhitok ask --model {MODEL} --image runs/quickstart/images/test-0.png "
+        '--question "what is the red shape?"',
+        "mllm.ask:command",
+    )
+    add_model(command, "--model", "the language model")
+    command.add_argument(
+        "--image",
+        type=cli_types.existing_file,
+        required=True,
+        metavar="FILE",
+        help="the image to look at",
+    )
+    command.add_argument(
+        "--question",
+        type=cli_types.words,
+        required=True,
+        metavar="TEXT",
+        help="what to answer",
+    )
+    add_count(command, "--max-new-tokens", 16, "longest answer, in tokens")
+
+
+def _add_eval(commands: Any) -> None:
+    example = f"semhitok eval vqa --model {MODEL} --data {TEST_DATA} --out runs/eval-vqa"
+    measures = add_children(
+        add_command(commands, "eval", "measure a saved model", example), "measure"
+    )
+
+    reconstruction = add_command(
+        measures,
+        "reconstruction",
+        "PSNR, SSIM and codebook usage of an image tokenizer",
+        f"semhitok eval reconstruction --tokenizer {TOKENIZER} --data {TEST_DATA} "
+        "--out runs/eval-reconstruction",
+        "eval.reconstruction:command",
+    )
+    add_model(reconstruction, "--tokenizer", "the image tokenizer")
+    add_data(reconstruction)
+    add_out(reconstruction)
+    add_count(reconstruction, "--batch-size", 64, "images at once")
+
+    vqa = add_command(
+        measures, "vqa", "accuracy of the answers to a data set", example, "eval.vqa:command"
+    )
+    add_model(vqa, "--model", "the language model")
+    add_data(vqa)
+    vqa.add_argument(
+        "--train-data",
+        type=cli_types.existing_folder,
+        metavar="DIR",
+        help="prepared data whose answers make the question-only baseline",
+    )
+    add_out(vqa)
+    add_count(vqa, "--batch-size", 64, "questions at once")
+
+    generation = add_command(
+        measures,
+        "generation",
+        "how many drawings show what their prompt asked for",
+        f"semhitok eval generation --model {MODEL} --seeds 4 --out runs/eval-generation",
+        "eval.generation:command",
+    )
+    add_model(generation, "--model", "the language model")
+    generation.add_argument(
+        "--task",
+        default="easy-vqa",
+        metavar="NAME",
+        help="the prompts and their judge (default: easy-vqa)",
+    )
+    add_out(generation)
+    add_count(generation, "--seeds", 4, "drawings of each prompt")
+    add_count(generation, "--batch-size", 24, "images drawn at once")
+    add_sampler(generation)

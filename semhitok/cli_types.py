@@ -1,0 +1,153 @@
+"""What the command line checks before anything heavy is imported, so that a slip costs no wait.
+
+Each function is an argparse `type`: it takes the text of one argument and returns its value, or
+says in one sentence what is wrong with it.
+"""
+
+import os
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ArgumentTypeError(f"give a whole number above 0, not {text!r}")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """A whole number, 0 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise ArgumentTypeError(f"give a whole number, 0 or more, not {text!r}")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """A finite number, 0 or more."""
+    value = _float(text)
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError(f"give a number, 0 or more, not {text!r}")
+    return value
+
+
+def probability(text: str) -> float:
+    """A number above 0 and at most 1."""
+    value = _float(text)
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"give a number above 0 and at most 1, not {text!r}")
+    return value
+
+
+def words(text: str) -> str:
+    """A text that says something."""
+    if not text.strip():
+        raise ArgumentTypeError("the text is empty; write at least one word")
+    return text
+
+
+def existing_file(text: str) -> Path:
+    """A file that is there and can be read."""
+    path = _path(text)
+    if os.path.isdir(path):
+        raise ArgumentTypeError(f"{text} is a folder; name a file")
+    if not os.path.isfile(path):
+        raise ArgumentTypeError(f"no such file: {text}")
+    if not os.access(path, os.R_OK):
+        raise ArgumentTypeError(f"{text} cannot be read; check its permissions")
+    return path
+
+
+def existing_folder(text: str) -> Path:
+    """A folder that is there."""
+    path = _path(text)
+    if os.path.isfile(path):
+        raise ArgumentTypeError(f"{text} is a file; name a folder")
+    if not os.path.isdir(path):
+        raise ArgumentTypeError(f"no such folder: {text}")
+    return path
+
+
+def model_folder(text: str) -> Path:
+    """A folder that `save_pretrained` wrote."""
+    path = existing_folder(text)
+    if not (path / "config.json").is_file():
+        inside = path / "model"
+        hint = f"did you mean {inside}?" if (inside / "config.json").is_file() else "name another"
+        raise ArgumentTypeError(f"{text} holds no model (there is no config.json); {hint}")
+    return path
+
+
+def config_file(text: str) -> Path:
+    """A YAML file; `configs/...` is also found beside the installed packages."""
+    path = _path(text)
+    shipped = Path(__file__).parents[1] / path
+    if path.parts[:1] == ("configs",) and not os.path.exists(path) and shipped.is_file():
+        return shipped
+    return existing_file(text)
+
+
+def prompts_file(text: str) -> Path:
+    """A text file with a prompt on at least one line."""
+    path = existing_file(text)
+    try:
+        has_prompt = bool(path.read_text(encoding="utf-8").strip())
+    except UnicodeDecodeError as error:
+        raise ArgumentTypeError(f"{text} is not UTF-8 text; give one prompt a line") from error
+    if not has_prompt:
+        raise ArgumentTypeError(f"{text} is empty; give one prompt a line")
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """A folder that is there, or can be made."""
+    if not text.strip():
+        raise ArgumentTypeError("the name is empty; name a folder")
+    path = _path(text)
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    if not nearest.is_dir():
+        raise ArgumentTypeError(f"{nearest} is a file, not a folder; choose another folder")
+    if not os.access(nearest, os.W_OK):
+        raise ArgumentTypeError(f"{nearest} cannot be written; choose another folder")
+    return path
+
+
+def data_source(text: str) -> str:
+    """A folder of images, or the name of a built-in source, which only `prepare` itself knows."""
+    looks_like_path = "/" in text or text.startswith((".", "~"))
+    if looks_like_path or os.path.exists(text):
+        return str(existing_folder(text))
+    return words(text)
+
+
+def override(text: str) -> str:
+    """A setting in place of the config file's, as `key.sub=value`."""
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise ArgumentTypeError(f"write an override as key.sub=value, not {text!r}")
+    return text
+
+
+def _path(text: str) -> Path:
+    """The path with `~` expanded.
+
+    The checks above ask `os.path`, which calls a name that is too long or holds a null byte simply
+    absent; the methods of `Path` raise.
+    """
+    return Path(os.path.expanduser(text))
+
+
+def _float(text: str) -> float:
+    """The number, or a NaN that no range holds."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

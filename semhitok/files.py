@@ -1,0 +1,90 @@
+"""Files that are either whole or absent: atomic writes, and JSON with errors that can be mended."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from semhitok.errors import UserError
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 `text` so that no reader, and no crash, ever sees half of it.
+
+    Raises:
+        UserError: if the folder is missing or cannot be written.
+    """
+    path = Path(path)
+    # Beside the target, since a rename is atomic only within one file system; a random name, since
+    # ranks on different hosts may share both the folder and the process id. `tempfile` would leave
+    # the file readable by its owner alone.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose a folder that can be written"
+        ) from error
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented JSON, atomically.
+
+    Paths become strings, numpy and torch scalars numbers, and non-finite numbers null, since
+    standard JSON has neither NaN nor infinity.
+    """
+    return write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: if it is missing, unreadable or broken; a broken file is named with its line.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON: line {error.lineno}, {error.msg.lower()}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: it is not UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """`value` with everything that JSON cannot hold turned into what it can."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch, without importing either
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
