@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipelines.images import open_image, resize_and_crop, to_tensor
 from data_pipelines.prepare import MANIFEST_NAME
-from data_pipelines.records import SCHEMA_VERSION, Record, record_from_row
+from data_pipelines.records import SCHEMA_VERSION, Question, Record, record_from_row
 from semhitok.errors import UserError
 from semhitok.run import read_json
 
@@ -49,6 +50,12 @@ class PreparedDataset:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         return record_from_row(self._table[index])
+
+    def texts(self) -> Iterator[tuple[str, list[str], list[Question]]]:
+        """Record id, captions and questions of every record, in order; no image is read."""
+        for row in self._table.remove_columns("image"):
+            record = record_from_row({**row, "image": {"bytes": b""}})
+            yield record.record_id, record.captions, record.questions
 
     def image_tensor(self, index: int, size: int) -> Tensor:
         """Return an image, its shorter side scaled and its centre cut to `size` pixels.

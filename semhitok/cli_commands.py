@@ -156,7 +156,7 @@ def _add_init_mllm(commands: Any) -> None:
         commands,
         "init-mllm",
         "make the untrained language model with its image vocabulary",
-        "semhitok init-mllm --config configs/quickstart/mllm.yaml",
+        "semhitok init-mllm --config configs/quickstart/init_mllm.yaml",
         "mllm.init:command",
     )
     add_config(command)

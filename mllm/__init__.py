@@ -1,0 +1,26 @@
+"""The unified language model: `UnifiedForConditionalGeneration`, `UnifiedProcessor`.
+
+Names are imported when first used, so that the command line stays quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mllm.configuration_unified import UnifiedConfig
+    from mllm.modeling_unified import UnifiedForConditionalGeneration
+    from mllm.processing_unified import UnifiedProcessor
+
+_HOMES = {
+    "UnifiedConfig": "mllm.configuration_unified",
+    "UnifiedForConditionalGeneration": "mllm.modeling_unified",
+    "UnifiedProcessor": "mllm.processing_unified",
+}
+
+__all__ = ["UnifiedConfig", "UnifiedForConditionalGeneration", "UnifiedProcessor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

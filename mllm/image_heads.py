@@ -1,0 +1,102 @@
+"""Output heads over image codes: `flat` and `hierarchical`, both with exact likelihoods.
+
+Shapes: n positions, D width of the language model, K semantic codes, M pixel codes each.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.modeling_semhitok import SemHiTokModel
+
+
+class FlatHead(nn.Module):
+    """One row per flat code, K·M rows: the paper's head."""
+
+    def __init__(self, width: int, num_semantic_codes: int, num_pixel_codes: int):
+        super().__init__()
+        self.num_pixel_codes = num_pixel_codes
+        self.rows = nn.Linear(width, num_semantic_codes * num_pixel_codes, bias=False)
+
+    def losses(
+        self, hidden: Tensor, image_codes: Tensor, _: SemHiTokModel
+    ) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihoods of the two levels, which sum to that of the flat code.
+
+        Args:
+            hidden: (n, D) states that predict the codes.
+            image_codes: (n,) flat codes.
+
+        Returns:
+            Semantic and pixel parts, each (n,), in nats.
+        """
+        log_probs = self.rows(hidden).float().log_softmax(-1)
+        flat = -log_probs.gather(-1, image_codes.unsqueeze(-1)).squeeze(-1)
+        by_semantic = log_probs.unflatten(-1, (-1, self.num_pixel_codes)).logsumexp(-1)
+        index = (image_codes // self.num_pixel_codes).unsqueeze(-1)
+        semantic = -by_semantic.gather(-1, index).squeeze(-1)
+        return semantic, flat - semantic
+
+    def semantic_scores(self, hidden: Tensor) -> Tensor:
+        """Unnormalised log p(i), (n, K)."""
+        return self.rows(hidden).float().unflatten(-1, (-1, self.num_pixel_codes)).logsumexp(-1)
+
+    def pixel_scores(self, hidden: Tensor, semantic_codes: Tensor, _: SemHiTokModel) -> Tensor:
+        """Unnormalised log p(j | i), (n, M); touches M rows a position."""
+        rows = self.rows.weight.unflatten(0, (-1, self.num_pixel_codes))[semantic_codes]
+        return torch.einsum("nd,nmd->nm", hidden, rows).float()
+
+
+class HierarchicalHead(nn.Module):
+    """p(i) over K rows, then p(j | i) over the M codes of sub-codebook i: K + M scores a token.
+
+    The second level compares a query, made from the hidden state and the chosen semantic code, with
+    the code vectors of that sub-codebook: pixel codes of different sub-codebooks share no meaning
+    by their number, but they do by their vectors.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_semantic_codes: int,
+        num_pixel_codes: int,
+        semantic_dim: int,
+        pixel_dim: int,
+    ):
+        super().__init__()
+        self.rows = nn.Linear(width, num_semantic_codes, bias=False)
+        self.semantic_embedding = nn.Linear(semantic_dim, width, bias=False)
+        self.query = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.key = nn.Linear(pixel_dim, width, bias=False)
+        self.pixel_bias = nn.Parameter(torch.zeros(num_semantic_codes, num_pixel_codes))
+
+    def losses(
+        self, hidden: Tensor, image_codes: Tensor, image_tokenizer: SemHiTokModel
+    ) -> tuple[Tensor, Tensor]:
+        """See `FlatHead.losses`."""
+        num_pixel_codes = self.pixel_bias.shape[1]
+        semantic_codes, pixel_codes = image_codes // num_pixel_codes, image_codes % num_pixel_codes
+        semantic = F.cross_entropy(self.semantic_scores(hidden), semantic_codes, reduction="none")
+        pixel = F.cross_entropy(
+            self.pixel_scores(hidden, semantic_codes, image_tokenizer),
+            pixel_codes,
+            reduction="none",
+        )
+        return semantic, pixel
+
+    def semantic_scores(self, hidden: Tensor) -> Tensor:
+        """Unnormalised log p(i), (n, K)."""
+        return self.rows(hidden).float()
+
+    def pixel_scores(
+        self, hidden: Tensor, semantic_codes: Tensor, image_tokenizer: SemHiTokModel
+    ) -> Tensor:
+        """Unnormalised log p(j | i), (n, M)."""
+        chosen = image_tokenizer.semantic_codebook.lookup(semantic_codes).to(hidden.dtype)
+        query = self.query(hidden + self.semantic_embedding(chosen))
+        # Fold the key projection into the query: n·D·D_pixel instead of n·M·D·D_pixel.
+        folded = query @ self.key.weight  # (n, D_pixel)
+        codes = image_tokenizer.pixel_sub_codebooks
+        vectors = codes.normalize(codes.codes[semantic_codes]).to(hidden.dtype)  # (n, M, D_pixel)
+        scores = torch.einsum("nd,nmd->nm", folded, vectors) / self.key.out_features**0.5
+        return (scores + self.pixel_bias[semantic_codes]).float()

@@ -1,0 +1,154 @@
+"""Build a unified model once, offline: language model + image tokenizer + new weights.
+
+    semhitok init-mllm --config configs/quickstart/init_mllm.yaml
+
+The text rows are not touched and no matrix is resized: image tokens have their adapter and head.
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from data_pipelines.dataset import PreparedDataset
+from data_pipelines.text_tokenizer import train_text_tokenizer
+from mllm.chat import ASSISTANT, IMAGE_TOKENS, PLAIN_CHAT_TEMPLATE, USER
+from mllm.configuration_unified import UnifiedConfig
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.processing_unified import UnifiedProcessor
+from mllm.training_config import InitConfig
+from semhitok.config import load_config
+from semhitok.errors import UserError
+from tokenizer.image_processing_semhitok import SemHiTokImageProcessor
+from tokenizer.teacher import load_tokenizer
+
+
+def init_mllm(config: InitConfig) -> Path:
+    """Write the model folder that training starts from."""
+    image_tokenizer = load_tokenizer(config.tokenizer)
+    set_seed(config.seed)
+    if config.llm is None:
+        text_tokenizer = _new_text_tokenizer(config)
+        language_model = None
+        text_config = _new_text_config(config, text_tokenizer)
+    else:
+        text_tokenizer, language_model = _pretrained(config.llm)
+        text_config = language_model.config
+    begin, end, image = text_tokenizer.convert_tokens_to_ids(list(IMAGE_TOKENS))
+    unified_config = UnifiedConfig(
+        text_config=text_config.to_dict(),
+        image_tokenizer_config=image_tokenizer.config.to_dict(),
+        begin_of_image_token_id=begin,
+        end_of_image_token_id=end,
+        image_token_id=image,
+        image_head=config.image_head,
+        z_loss_weight=config.z_loss_weight,
+        image_sampler=asdict(config.sampler),
+        tie_word_embeddings=text_config.tie_word_embeddings,
+    )
+    model = UnifiedForConditionalGeneration(unified_config)
+    model.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
+    if language_model is not None:
+        model.language_model.load_state_dict(language_model.state_dict())
+    model.generation_config = GenerationConfig(
+        eos_token_id=text_tokenizer.eos_token_id,
+        bos_token_id=text_tokenizer.bos_token_id,
+        pad_token_id=text_tokenizer.pad_token_id,
+    )
+    size = unified_config.image_tokenizer_config.image_size
+    image_processor = SemHiTokImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
+    processor = UnifiedProcessor(
+        image_processor, text_tokenizer, num_image_positions=unified_config.num_image_positions
+    )
+    model.save_pretrained(config.out)
+    processor.save_pretrained(config.out)
+    return config.out
+
+
+def _new_text_tokenizer(config: InitConfig) -> PreTrainedTokenizerBase:
+    if not config.text_data:
+        raise UserError(
+            "A language model from nothing needs text_data, the prepared folders that its "
+            "vocabulary is trained on; or name a pre-trained one with llm."
+        )
+    texts: list[str] = []
+    for folder in config.text_data:
+        for _, captions, questions in PreparedDataset(folder).texts():
+            texts += captions
+            for question in questions:
+                texts += [question.question, *question.answers[:1]]
+    text_tokenizer = train_text_tokenizer(
+        texts, config.vocab_size, [USER, ASSISTANT, *IMAGE_TOKENS]
+    )
+    text_tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+    return text_tokenizer
+
+
+def _new_text_config(
+    config: InitConfig, text_tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedConfig:
+    fields = dict(config.text_config)
+    model_type = fields.pop("model_type", None)
+    if model_type is None:
+        raise UserError("text_config needs a model_type, such as qwen2 or llama.")
+    try:
+        text_config = AutoConfig.for_model(
+            model_type,
+            **fields,
+            vocab_size=len(text_tokenizer),
+            pad_token_id=text_tokenizer.pad_token_id,
+            bos_token_id=text_tokenizer.bos_token_id,
+            eos_token_id=text_tokenizer.eos_token_id,
+        )
+    except ValueError as error:
+        raise UserError(f"text_config does not fit: {str(error).splitlines()[0]}") from error
+    unknown = [field for field in fields if field not in type(text_config)().to_dict()]
+    if unknown:
+        raise UserError(f"text_config.{unknown[0]} is not a field of {type(text_config).__name__}.")
+    return text_config
+
+
+def _pretrained(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """A pre-trained LM with rows for the three image tokens."""
+    try:
+        text_tokenizer = AutoTokenizer.from_pretrained(name)
+        language_model = AutoModelForCausalLM.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"No causal language model can be loaded from {name!r}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    text_tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(IMAGE_TOKENS)}, replace_extra_special_tokens=False
+    )
+    if text_tokenizer.chat_template is None:
+        text_tokenizer.add_special_tokens(
+            {"additional_special_tokens": [USER, ASSISTANT]}, replace_extra_special_tokens=False
+        )
+        text_tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+    if text_tokenizer.pad_token_id is None:
+        text_tokenizer.pad_token = text_tokenizer.eos_token
+    num_rows = language_model.get_input_embeddings().num_embeddings
+    if len(text_tokenizer) > num_rows:
+        # A handful of rows only: the mean start that is ruinous for 196,608 rows is right for 3.
+        with torch.no_grad():
+            language_model.resize_token_embeddings(len(text_tokenizer), mean_resizing=True)
+    return text_tokenizer, language_model
+
+
+def command(args: argparse.Namespace) -> Path:
+    """`semhitok init-mllm`."""
+    return init_mllm(load_config(InitConfig, args.config, args.overrides))

@@ -1,0 +1,51 @@
+"""Load a saved unified model, with one sentence instead of a traceback where there is none."""
+
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from mllm.configuration_unified import UnifiedConfig
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.processing_unified import UnifiedProcessor
+from semhitok.errors import UserError
+
+
+def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
+    """The model of a folder written by `init-mllm` or `train mllm`."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no model (no config.json): give the `model` folder that `train mllm` "
+            f"wrote, such as runs/quickstart/mllm/model."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json cannot be read: {_first_line(error)}") from error
+    if not isinstance(config, UnifiedConfig):
+        raise UserError(
+            f"{folder} holds a {config.model_type!r} model, not a unified one: give the `model` "
+            f"folder that `train mllm` wrote, such as runs/quickstart/mllm/model."
+        )
+    try:
+        return UnifiedForConditionalGeneration.from_pretrained(folder)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The weights in {folder} do not fit its config.json (another shape, or a broken "
+            f"file): {_first_line(error)}"
+        ) from error
+
+
+def load_processor(folder: Path | str) -> UnifiedProcessor:
+    """The processor of a model folder."""
+    try:
+        return UnifiedProcessor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder} has no processor (text tokenizer and image processor): copy those files of "
+            f"the model folder as well ({_first_line(error)})."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

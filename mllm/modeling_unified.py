@@ -1,0 +1,259 @@
+"""One causal language model over text tokens and image codes.
+
+Shapes: B batch, L sequence, D width, N image positions, K semantic codes, M pixel codes each.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from tokenizer.modeling_semhitok import ImageCodes, SemHiTokModel
+
+from .configuration_unified import UnifiedConfig
+from .image_adapter import DualMLPAdapter
+from .image_heads import FlatHead, HierarchicalHead
+from .vocabulary import ImageVocabulary
+
+
+@dataclass
+class UnifiedOutput(ModelOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: scalar; the weighted sum over labels divided by the number of rows B.
+        logits: (B, L', text vocabulary); empty when labels are given, since the loss needs none.
+        past_key_values: the cache.
+        text_loss, semantic_loss, pixel_loss: sums of negative log-likelihoods over the labels, in
+            nats, and `num_text_labels`, `num_image_labels` to divide them by.
+        last_hidden_state: (B, L, D).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: object | None = None
+    text_loss: Tensor | None = None
+    semantic_loss: Tensor | None = None
+    pixel_loss: Tensor | None = None
+    num_text_labels: Tensor | None = None
+    num_image_labels: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+
+
+class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Any Hugging Face causal LM, with image codes as a second vocabulary.
+
+    Text rows are the language model's own and are never resized; image tokens enter through the
+    dual-MLP adapter and leave through an image head of their own. Text is predicted only at text
+    positions and image codes only at image positions.
+    """
+
+    config_class = UnifiedConfig
+    config: UnifiedConfig
+    base_model_prefix = ""
+    input_modalities = ("image", "text")
+    output_modalities = ("text", "image")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # rows, not labels, normalise the loss: see `UnifiedOutput.loss`
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: UnifiedConfig):
+        super().__init__(config)
+        text, image = config.text_config, config.image_tokenizer_config
+        self.image_tokenizer = SemHiTokModel(image)
+        self.image_tokenizer.requires_grad_(False)
+        self.language_model = AutoModelForCausalLM.from_config(text)
+        self.adapter = DualMLPAdapter(
+            image.semantic_code_dim, image.pixel_code_dim, text.hidden_size
+        )
+        self.image_head: FlatHead | HierarchicalHead
+        if config.image_head == "flat":
+            self.image_head = FlatHead(
+                text.hidden_size, image.num_semantic_codes, image.num_pixel_codes
+            )
+        else:
+            self.image_head = HierarchicalHead(
+                text.hidden_size,
+                image.num_semantic_codes,
+                image.num_pixel_codes,
+                image.semantic_code_dim,
+                image.pixel_code_dim,
+            )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, HierarchicalHead):
+            init.zeros_(module.pixel_bias)
+
+    @property
+    def vocabulary(self) -> ImageVocabulary:
+        """Where the image token ids lie."""
+        image = self.config.image_tokenizer_config
+        return ImageVocabulary(
+            self.config.image_token_offset, image.num_semantic_codes, image.num_pixel_codes
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    @torch.no_grad()
+    def get_image_tokens(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) images in [-1, 1] → (B, N) token ids."""
+        codes = self.image_tokenizer.encode(pixel_values.to(self.image_tokenizer.dtype))
+        return self.vocabulary.token_ids(codes.flat)
+
+    def decode_image_tokens(self, image_tokens: Tensor) -> Tensor:
+        """(B, N) image token ids → (B, 3, H, W) images in [-1, 1]."""
+        codes = self.vocabulary.image_codes(image_tokens)
+        return self.image_tokenizer.decode(
+            ImageCodes.from_flat(codes, self.vocabulary.num_pixel_codes)
+        )
+
+    def fill_image_tokens(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        """Replace image placeholders by the token ids of the images, in order.
+
+        Raises:
+            ValueError: if the number of placeholders is not N for each image.
+        """
+        image_tokens = self.get_image_tokens(pixel_values)
+        places = input_ids == self.config.image_token_id
+        if int(places.sum()) != image_tokens.numel():
+            raise ValueError(
+                f"{int(places.sum())} image placeholders in the text, but {len(image_tokens)} "
+                f"images need {image_tokens.numel()}: let the processor make both."
+            )
+        return input_ids.masked_scatter(places, image_tokens.flatten())
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """(B, L) token ids of text and images → (B, L, D)."""
+        is_image = self.vocabulary.is_image(input_ids)
+        embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        codes = input_ids[is_image] - self.vocabulary.offset
+        # Also called on no codes at all, so that every rank's graph holds the same parameters.
+        image = self.adapter(codes, self.image_tokenizer).to(embeddings.dtype)
+        return embeddings.masked_scatter(is_image.unsqueeze(-1), image)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: object | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        label_weights: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> UnifiedOutput:
+        """Run the language model over text and image tokens.
+
+        Args:
+            input_ids: (B, L) token ids; image positions hold image token ids, or placeholders that
+                `pixel_values` fill.
+            pixel_values: (images, 3, H, W) in [-1, 1].
+            attention_mask: (B, L), or (B, 1, L, L) boolean for packed rows.
+            position_ids: (B, L).
+            labels: (B, L) token ids to predict at their own place, -100 elsewhere.
+            label_weights: (B, L) weight of each label; by default 1 / (labels of its row).
+            logits_to_keep: as in transformers.
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None
+            if pixel_values is not None:
+                input_ids = self.fill_image_tokens(input_ids, pixel_values)
+            inputs_embeds = self.embed(input_ids)
+        outputs = self.language_model.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        if labels is not None:
+            return self._loss(hidden, labels, label_weights)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.get_output_embeddings()(hidden[:, keep])
+        return UnifiedOutput(
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            last_hidden_state=hidden,
+        )
+
+    def _loss(self, hidden: Tensor, labels: Tensor, weights: Tensor | None) -> UnifiedOutput:
+        """Weighted negative log-likelihood of text and image labels, per row."""
+        if weights is None:
+            num_labels = (labels != -100).sum(-1, keepdim=True).clamp_min(1)
+            weights = torch.ones_like(labels, dtype=torch.float32) / num_labels
+        num_rows = labels.shape[0]
+        hidden, labels, weights = hidden[:, :-1], labels[:, 1:], weights[:, 1:]
+        is_image = self.vocabulary.is_image(labels)
+        is_text = (labels >= 0) & ~is_image
+
+        logits = self.get_output_embeddings()(hidden[is_text]).float()
+        text = F.cross_entropy(logits, labels[is_text], reduction="none")
+        loss = (text * weights[is_text]).sum()
+        if self.config.z_loss_weight:
+            z_loss = logits.logsumexp(-1).square() * weights[is_text]
+            loss = loss + self.config.z_loss_weight * z_loss.sum()
+
+        codes = labels[is_image] - self.vocabulary.offset
+        semantic, pixel = self.image_head.losses(hidden[is_image], codes, self.image_tokenizer)
+        loss = loss + ((semantic + pixel) * weights[is_image]).sum()
+        return UnifiedOutput(
+            loss=loss / num_rows,
+            text_loss=text.detach().sum(),
+            semantic_loss=semantic.detach().sum(),
+            pixel_loss=pixel.detach().sum(),
+            num_text_labels=is_text.sum(),
+            num_image_labels=is_image.sum(),
+        )
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: Tensor | None = None, generation_mode: str = "text", **kwargs: Any
+    ) -> Any:
+        """Answer in text, or draw.
+
+        Args:
+            inputs: (B, L) prompt token ids; `input_ids=` works too.
+            generation_mode: "text" for transformers' own `generate`; "image" for exactly N image
+                tokens a prompt (see `mllm.drawing.draw_tokens` for its arguments).
+
+        Returns:
+            "text": (B, L + new) token ids. "image": (B, N) image token ids.
+        """
+        input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        if generation_mode == "image":
+            from .drawing import draw_tokens
+
+            assert input_ids is not None
+            return draw_tokens(self, input_ids, **kwargs)
+        if generation_mode != "text":
+            raise ValueError(f"generation_mode must be 'text' or 'image', not {generation_mode!r}.")
+        pixel_values = kwargs.pop("pixel_values", None)
+        if pixel_values is not None:
+            assert input_ids is not None
+            input_ids = self.fill_image_tokens(input_ids, pixel_values)
+        return super().generate(inputs=input_ids, **kwargs)

@@ -1,0 +1,199 @@
+"""Train the unified model with the HF Trainer: questions and drawings in packed rows.
+
+    semhitok train mllm --config configs/quickstart/mllm.yaml
+    torchrun --nproc_per_node 2 -m semhitok train mllm --config FILE deepspeed=JSON
+
+The loss of a row does not depend on the rows beside it, so ranks, micro-batches and accumulation
+change nothing but speed.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from data_pipelines.dataset import PreparedDataset
+from mllm.load import load_model, load_processor
+from mllm.packing import pack
+from mllm.rows import TrainingRows
+from mllm.training_config import MLLMPhaseConfig
+from semhitok.config import load_config
+from semhitok.errors import UserError
+from semhitok.metrics_log import MetricsLog
+from semhitok.progress import Progress
+from semhitok.run import RunDirectory, write_json
+from tokenizer.code_shards import CodeStore
+from tokenizer.fingerprint import code_fingerprint
+
+_PARTS = {"text_loss": "num_text_labels", "semantic_loss": "num_image_labels"}
+_PARTS |= {"pixel_loss": "num_image_labels"}
+
+
+class UnifiedTrainer(Trainer):
+    """The HF Trainer, with the losses of each task kept for the log."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.parts: dict[str, float] = {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        for name in (*_PARTS, "num_text_labels", "num_image_labels"):
+            self.parts[name] = self.parts.get(name, 0.0) + float(outputs[name])
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def take_parts(self) -> dict[str, float]:
+        """Mean losses per label, in nats, since the last call; this rank's."""
+        parts, self.parts = self.parts, {}
+        return {name: parts[name] / max(1.0, parts[count]) for name, count in _PARTS.items()}
+
+
+class _Reporter(TrainerCallback):
+    """Progress bar and metrics.jsonl, in the words of the other phases."""
+
+    def __init__(self, trainer: UnifiedTrainer, out: Path):
+        self.trainer = trainer
+        self.out = out
+        self.progress: Progress | None = None
+        self.log: MetricsLog | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.progress = Progress(state.max_steps, "mllm", initial=state.global_step).__enter__()
+        if state.is_world_process_zero:
+            self.log = MetricsLog(self.out, resume_step=state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        assert self.progress is not None
+        self.progress.update(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "loss" not in logs:
+            return
+        assert self.progress is not None
+        names = ("loss", "grad_norm", "learning_rate")
+        values = {name: float(logs[name]) for name in names if name in logs}
+        values |= self.trainer.take_parts()
+        if self.log is not None:
+            self.log.write(state.global_step, **values)
+        self.progress.update(0, loss=values["loss"])
+
+    def on_train_end(self, args, state, control, **kwargs):
+        assert self.progress is not None
+        self.progress.__exit__(None, None, None)
+
+
+def train_mllm(config: MLLMPhaseConfig) -> Path:
+    """Train from `config.model`, or from the last whole checkpoint in `config.out`.
+
+    Returns:
+        The folder of the trained model, `out/model`.
+    """
+    arguments = _arguments(config)
+    set_seed(config.seed)
+    run = RunDirectory(config.out)
+    run.start(config, "train mllm")
+    model = load_model(config.model)
+    processor = load_processor(config.model)
+    records, codes = PreparedDataset(config.data), CodeStore(config.codes)
+    if codes.manifest.tokenizer_fingerprint != code_fingerprint(model.image_tokenizer):
+        raise UserError(
+            f"The codes in {config.codes} were made by another tokenizer than the one inside "
+            f"{config.model}: extract codes with that tokenizer, or init the model with the other."
+        )
+    rows = TrainingRows(
+        records,
+        codes,
+        processor.chat,
+        model.vocabulary.offset,
+        config.mixture,
+        config.row_length,
+        config.num_steps * config.global_batch_size,
+        config.seed,
+    )
+    write_json(run.path / "rows.json", rows.describe())
+    pad_token_id = processor.tokenizer.pad_token_id
+    trainer = UnifiedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=lambda batch: pack(batch, config.row_length, pad_token_id),
+    )
+    trainer.add_callback(_Reporter(trainer, run.path))
+    checkpoints = Path(arguments.output_dir)
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    if config.deepspeed is not None:
+        assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
+    model_folder = run.path / "model"
+    trainer.save_model(str(model_folder))
+    if trainer.is_world_process_zero():
+        model.generation_config.save_pretrained(model_folder)
+        processor.save_pretrained(model_folder)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return model_folder
+
+
+def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    micro = config.micro_batch_size or max(1, config.global_batch_size // world_size)
+    if config.global_batch_size % (micro * world_size):
+        raise UserError(
+            f"global_batch_size {config.global_batch_size} is not a multiple of micro_batch_size "
+            f"{micro} × {world_size} ranks: change one of them."
+        )
+    use_cpu = config.use_cpu or not torch.cuda.is_available()
+    if config.deepspeed is not None:
+        _start_deepspeed(config.deepspeed, use_cpu)
+    return TrainingArguments(
+        output_dir=str(config.out / "checkpoints"),
+        max_steps=config.num_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.global_batch_size // (micro * world_size),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        deepspeed=str(config.deepspeed) if config.deepspeed else None,
+        use_cpu=use_cpu,
+        train_sampling_strategy="sequential",  # the rows are planned in their order
+        dataloader_num_workers=config.num_workers,
+        remove_unused_columns=False,
+        seed=config.seed,
+        logging_steps=config.log_every,
+        save_strategy="steps",
+        save_steps=config.checkpoint_every,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        ddp_find_unused_parameters=False,
+    )
+
+
+def _start_deepspeed(path: Path, use_cpu: bool) -> None:
+    """Start the process group before the Trainer does, which on a CPU must be gloo."""
+    if not path.is_file():
+        raise UserError(f"The DeepSpeed config {path} does not exist: see configs/deepspeed/.")
+    if not use_cpu:
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    # Shared-memory collectives would be compiled from C++ at start; gloo needs nothing.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+
+
+def command(args: argparse.Namespace) -> Path:
+    """`semhitok train mllm`."""
+    return train_mllm(load_config(MLLMPhaseConfig, args.config, args.overrides))

@@ -1,0 +1,107 @@
+"""Run settings of the language model's phases."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mllm.drawing import Sampler
+
+
+@dataclass
+class InitConfig:
+    """`init-mllm`: a language model that knows image codes, saved once, before training."""
+
+    tokenizer: Path
+    """Folder of the image tokenizer; it is copied into the model."""
+    out: Path
+    """Folder of the new model."""
+    llm: str | None = None
+    """Folder or hub name of a pre-trained causal LM; none builds one from `text_config`."""
+    text_config: dict[str, Any] = field(default_factory=dict)
+    """Fields of the LM's config, `model_type` among them, when none is pre-trained."""
+    text_data: list[Path] = field(default_factory=list)
+    """Prepared folders whose text the sentencepiece vocabulary is trained on, likewise."""
+    vocab_size: int = 1024
+    """Upper bound of that vocabulary."""
+    image_head: Literal["hierarchical", "flat"] = "hierarchical"
+    """See `UnifiedConfig`."""
+    z_loss_weight: float = 0.0
+    """See `UnifiedConfig`."""
+    sampler: Sampler = field(default_factory=Sampler)
+    """How the model draws unless told otherwise; saved in its config."""
+    seed: int = 0
+    """Of new weights."""
+
+
+@dataclass
+class MixtureConfig:
+    """What the model sees, and how much each label counts."""
+
+    question_share: float = 0.5
+    """Share of question documents among all; the rest are drawings."""
+    caption_dropout: float = 0.1
+    """Share of drawings whose caption is dropped, for guidance (every peer uses 0.1)."""
+    answer_weight: float = 1.0
+    """Weight of one answer in the loss, shared by its tokens."""
+    drawing_weight: float = 1.0
+    """Weight of one drawing in the loss, shared by its tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("question_share", "caption_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"mixture.{name} must lie in [0, 1], not {getattr(self, name)}.")
+
+
+@dataclass
+class MLLMPhaseConfig:
+    """`train mllm`: questions and drawings together."""
+
+    data: Path
+    """Prepared folder with questions and captions."""
+    codes: Path
+    """Codes of the same records, by the tokenizer inside the model."""
+    model: Path
+    """Model folder to start from, as written by `init-mllm`."""
+    out: Path
+    """Run folder; the trained model goes to `out/model`."""
+    num_steps: int
+    """Optimiser steps."""
+    global_batch_size: int
+    """Packed rows per step over all ranks and accumulation."""
+    learning_rate: float
+    """Peak learning rate of AdamW."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass and rank; by default the global batch divided by the ranks."""
+    row_length: int = 2048
+    """Tokens per packed row."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up before the cosine."""
+    weight_decay: float = 0.05
+    """AdamW weight decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW momentum terms."""
+    max_grad_norm: float = 1.0
+    """Gradient clipping by global norm."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """See `MixtureConfig`."""
+    bf16: bool = False
+    """Train in bfloat16."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    deepspeed: Path | None = None
+    """A DeepSpeed JSON, such as configs/deepspeed/zero2.json."""
+    use_cpu: bool = False
+    """Train on the CPU although there is a GPU."""
+    num_workers: int = 0
+    """Processes that build batches, per rank."""
+    seed: int = 0
+    """Of data order, packing and dropout."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints that a killed run resumes from."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "global_batch_size", "row_length", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")

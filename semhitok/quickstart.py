@@ -1,0 +1,228 @@
+"""Everything on small real data, on a CPU: train, answer, draw, measure, report.
+
+    semhitok quickstart [--out DIR] [--preset short|long]
+
+Every step is one of the public commands with its YAML from configs/. A finished step leaves a mark
+and is skipped by the next run; an interrupted training step goes on from its checkpoint.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import sys
+import time
+import webbrowser
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from semhitok.config import load_config
+from semhitok.errors import UserError
+from semhitok.run import RunDirectory, read_json, write_json
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+NUM_EXAMPLES = 8
+
+
+@dataclass
+class QuickstartConfig:
+    """What the quickstart is made of."""
+
+    train_source: str
+    """Source of `semhitok prepare` to learn from."""
+    test_source: str
+    """Source to measure on."""
+    phases: Path
+    """Folder of the phases' YAML files, relative to this one's."""
+    seeds_per_prompt: int = 4
+    """Drawings of each prompt."""
+    seed: int = 0
+    """Of every phase."""
+
+
+def run_quickstart(config: QuickstartConfig, out: Path) -> Path:
+    """Run all steps that are not done yet.
+
+    Args:
+        config: see `QuickstartConfig`.
+        out: folder for everything.
+
+    Returns:
+        The report.
+    """
+    run = RunDirectory(out)
+    marks = out / "steps"
+    report = out / "report.html"
+    if (marks / "report.json").is_file() and report.is_file():
+        _refuse_other_config(out, config)
+        return report
+    _refuse_other_config(out, config)
+    run.start(config, "quickstart")
+    write_json(out / "quickstart.json", _identity(config))
+    steps = _steps(config, out)
+    for number, (name, step) in enumerate(steps.items(), start=1):
+        mark = marks / f"{name}.json"
+        if mark.is_file():
+            continue
+        print(f"[{number}/{len(steps)}] {name}", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        step()
+        _forget_accelerators()
+        marks.mkdir(exist_ok=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB → GiB
+        write_json(mark, {"seconds": time.monotonic() - started, "peak_memory_gb": peak})
+    return report
+
+
+def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
+    """The steps by name, in order; what they import is imported when they run."""
+    data, codes = out / "data", out / "codes" / "train"
+    tokenizer, model = out / "decoder" / "model", out / "mllm" / "model"
+
+    def prepare() -> None:
+        from data_pipelines.prepare import prepare as prepare_source
+
+        prepare_source([config.train_source], data / "train")
+        prepare_source([config.test_source], data / "test")
+        _write_examples(data / "test", out / "images")
+
+    def train(phase: str, **paths: Path) -> Callable[[], Any]:
+        def step() -> None:
+            from tokenizer.train import PHASES, train_phase
+
+            path = _phase_file(config, phase)
+            overrides = _overrides(data=data / "train", out=out / phase, **paths)
+            overrides.append(f"training.seed={config.seed}")
+            train_phase(phase, load_config(PHASES[phase][0], path, overrides))
+
+        return step
+
+    def extract() -> None:
+        from tokenizer.extract import extract_codes
+
+        extract_codes(tokenizer, data / "train", codes)
+
+    def mllm() -> None:
+        from mllm.init import init_mllm
+        from mllm.train import train_mllm
+        from mllm.training_config import InitConfig, MLLMPhaseConfig
+
+        start = out / "mllm" / "start"
+        overrides = _overrides(tokenizer=tokenizer, out=start)
+        overrides += [f"text_data=[{data / 'train'}]", f"seed={config.seed}"]
+        if not (start / "config.json").is_file():
+            init_mllm(load_config(InitConfig, _phase_file(config, "init_mllm"), overrides))
+        overrides = _overrides(data=data / "train", codes=codes, model=start, out=out / "mllm")
+        overrides.append(f"seed={config.seed}")
+        train_mllm(load_config(MLLMPhaseConfig, _phase_file(config, "mllm"), overrides))
+
+    def reconstruction() -> None:
+        from eval.reconstruction import evaluate
+
+        evaluate(tokenizer, data / "test", out / "eval" / "reconstruction")
+
+    def vqa() -> None:
+        from eval.vqa import evaluate
+
+        evaluate(model, data / "test", out / "eval" / "vqa", train_dir=data / "train")
+
+    def drawing() -> None:
+        from eval.generation import evaluate
+
+        evaluate(model, out / "eval" / "generation", num_seeds=config.seeds_per_prompt)
+
+    def report() -> None:
+        from eval.report import summarize, write_report
+
+        marks = {path.stem: read_json(path) for path in (out / "steps").glob("*.json")}
+        timings = {name: mark["seconds"] for name, mark in marks.items()}
+        write_json(out / "timings.json", timings)
+        peak = max(mark["peak_memory_gb"] for mark in marks.values())
+        summarize(out, sum(timings.values()), peak)
+        write_report(out)
+
+    return {
+        "prepare": prepare,
+        "teacher": train("teacher"),
+        "semantic": train("semantic", teacher=out / "teacher" / "model"),
+        "pixel": train("pixel", tokenizer=out / "semantic" / "model"),
+        "decoder": train("decoder", tokenizer=out / "pixel" / "model"),
+        "extract-codes": extract,
+        "mllm": mllm,
+        "eval-reconstruction": reconstruction,
+        "eval-vqa": vqa,
+        "eval-generation": drawing,
+        "report": report,
+    }
+
+
+def _phase_file(config: QuickstartConfig, phase: str) -> Path:
+    return config.phases / f"{phase}.yaml"
+
+
+def _overrides(**paths: Path) -> list[str]:
+    return [f"{key}={path}" for key, path in paths.items()]
+
+
+def _identity(config: QuickstartConfig) -> dict[str, Any]:
+    """What must be the same for a folder to be gone on with."""
+    return {key: str(value) for key, value in asdict(config).items()}
+
+
+def _refuse_other_config(out: Path, config: QuickstartConfig) -> None:
+    path = out / "quickstart.json"
+    if path.is_file() and read_json(path) != _identity(config):
+        raise UserError(
+            f"{out} holds a quickstart with other settings: give another --out, or delete it."
+        )
+
+
+def _write_examples(data: Path, folder: Path) -> None:
+    """A few test images as files, for the commands that take a picture."""
+    from data_pipelines.dataset import PreparedDataset
+
+    folder.mkdir(exist_ok=True)
+    dataset = PreparedDataset(data)
+    for index in range(min(NUM_EXAMPLES, len(dataset))):
+        (folder / f"test-{index}.png").write_bytes(dataset[index].image)
+
+
+def _forget_accelerators() -> None:
+    """Each phase chooses its own device and precision, which accelerate keeps for the process."""
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+def command(args: argparse.Namespace) -> Path:
+    """`semhitok quickstart`."""
+    path = Path(args.config) if args.config else CONFIGS / f"quickstart-{args.preset}.yaml"
+    config = load_config(QuickstartConfig, path)
+    config.phases = (path.parent / config.phases).resolve()
+    if not config.phases.is_dir():
+        raise UserError(f"{path} names the folder of phases {config.phases}, which does not exist.")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _require_space(Path(args.out))
+    report = run_quickstart(config, Path(args.out))
+    for key, value in read_json(report.parent / "summary.json").items():
+        if isinstance(value, float | int):
+            print(f"{key:<40} {value:.4g}")
+    opens = sys.stdout.isatty() if args.open is None else args.open
+    if opens:
+        webbrowser.open(report.resolve().as_uri())
+    return report
+
+
+def _require_space(out: Path, needed_gb: float = 0.5) -> None:
+    folder = out
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < needed_gb:
+        raise UserError(
+            f"{folder} has {free:.1f} GB free, and the quickstart needs {needed_gb} GB."
+        )

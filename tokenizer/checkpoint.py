@@ -1,0 +1,67 @@
+"""One file from which a killed phase goes on to the identical result."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from semhitok.config import to_dict
+from semhitok.errors import UserError
+
+_FROZEN = "model.teacher."  # read from its own folder again, never trained here
+
+
+def save_checkpoint(
+    path: Path, phase: nn.Module, optimizer: torch.optim.Optimizer, config: Any, step: int
+) -> None:
+    """Write everything that the next step depends on; the old file stays until the new is whole."""
+    state = {
+        "step": step,
+        "config": to_dict(config),
+        "phase": {k: v for k, v in phase.state_dict().items() if not k.startswith(_FROZEN)},
+        "optimizer": optimizer.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(
+    path: Path, phase: nn.Module, optimizer: torch.optim.Optimizer, config: Any
+) -> int:
+    """Restore `path` in place, if it is there.
+
+    Returns:
+        How many steps are done; 0 without a checkpoint.
+
+    Raises:
+        UserError: if the file belongs to a run with other settings.
+    """
+    if not path.is_file():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    now, then = to_dict(config), state["config"]
+    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    if changed:
+        raise UserError(
+            f"{path} was written by a run with another {', '.join(changed)}: "
+            f"give those settings again, or another `out` folder, or delete the file to start anew."
+        )
+    missing, unexpected = phase.load_state_dict(state["phase"], strict=False)
+    missing = [key for key in missing if not key.startswith(_FROZEN)]
+    if missing or unexpected:
+        raise UserError(
+            f"{path} does not fit this model ({', '.join([*missing, *unexpected][:3])}): "
+            f"give another `out` folder, or delete the file to start anew."
+        )
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["torch_rng"])
+    if state["cuda_rng"]:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return int(state["step"])

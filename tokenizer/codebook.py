@@ -1,0 +1,103 @@
+"""A codebook in groups: the one look-up behind both levels of the hierarchy.
+
+The semantic codebook is one group of K codes. The pixel sub-codebooks are K groups of M codes, and
+the group of a patch is its semantic code, so a look-up costs K + M distances and never K·M.
+
+Shapes: n vectors, G groups, C codes in each group, D code dimension.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Metric = Literal["cosine", "euclidean"]
+
+
+class Quantized(NamedTuple):
+    """What one look-up gives.
+
+    Attributes:
+        codes: (...) int64 in [0, C), local to the group.
+        vectors: (..., D) code vectors; their gradient flows straight through to the input.
+        commitment_loss: mean squared distance input → code; moves the encoder only.
+        codebook_loss: the same value; moves the codes only.
+    """
+
+    codes: Tensor
+    vectors: Tensor
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+class GroupedCodebook(nn.Module):
+    """(G, C, D) code vectors, each vector looked up only among the C codes of its own group.
+
+    Args:
+        num_groups: G; 1 for a plain codebook.
+        num_codes: C, codes in each group.
+        code_dim: D.
+        metric: "cosine" keeps codes and inputs on the unit sphere; "euclidean" leaves them.
+    """
+
+    def __init__(self, num_groups: int, num_codes: int, code_dim: int, metric: Metric = "cosine"):
+        super().__init__()
+        self.metric = metric
+        # Not trained by default: the moving-average updater (codebook_ema.py) writes it in place.
+        self.codes = nn.Parameter(torch.empty(num_groups, num_codes, code_dim), requires_grad=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.codes)
+        self.codes.copy_(self.normalize(self.codes))
+
+    def normalize(self, vectors: Tensor) -> Tensor:
+        """Bring (..., D) vectors to where the metric compares them, in float32."""
+        vectors = vectors.float()
+        return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
+
+    @torch.no_grad()
+    def nearest(self, vectors: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Index of the nearest code within the group of each vector.
+
+        Args:
+            vectors: (n, D), already passed through `normalize`.
+            groups: (n,) int64 in [0, G); None when there is one group.
+
+        Returns:
+            (n,) int64 in [0, C).
+        """
+        # argmin |v - c|² = argmax v·c - |c|²/2; the last term is constant on the unit sphere.
+        # Explicit float32 with autocast off: half-precision distances pick wrong codes and diverge.
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors, table = vectors.float(), self.normalize(self.codes)
+            if groups is None:
+                scores = vectors @ table[0].T
+            else:
+                table = table[groups]  # (n, C, D)
+                scores = torch.einsum("nd,ncd->nc", vectors, table)
+            if self.metric == "euclidean":
+                scores = scores - table.square().sum(-1) / 2  # (1, C) or (n, C)
+            return scores.argmax(-1)
+
+    def lookup(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Code vectors (..., D) of integer `codes` (...) in `groups` (...)."""
+        table = self.codes[0][codes] if groups is None else self.codes[groups, codes]
+        return self.normalize(table)
+
+    def forward(self, vectors: Tensor, groups: Tensor | None = None) -> Quantized:
+        """Quantise (..., D) vectors; the gradient passes straight through the rounding."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            normalized = self.normalize(vectors)
+            flat_groups = None if groups is None else groups.reshape(-1)
+            codes = self.nearest(normalized.detach().reshape(-1, vectors.shape[-1]), flat_groups)
+            codes = codes.view(vectors.shape[:-1])
+            chosen = self.lookup(codes, groups)
+            return Quantized(
+                codes=codes,
+                vectors=normalized + (chosen - normalized).detach(),
+                commitment_loss=F.mse_loss(normalized, chosen.detach()),
+                codebook_loss=F.mse_loss(chosen, normalized.detach()),
+            )

@@ -1,0 +1,106 @@
+"""Configuration of the SemHiTok image tokenizer."""
+
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+
+@strict
+class SemHiTokConfig(PreTrainedConfig):
+    r"""Sizes of a SemHiTok model; the defaults are the paper's 256² model as far as it is known.
+
+    Args:
+        teacher_config: configuration of the frozen vision encoder (any transformers vision model
+            that gives patch features), as an object or a dict with its `model_type`.
+        teacher_layer: which hidden state of the teacher is read; -1 is its normalised output.
+        teacher_mean, teacher_std: the teacher's own pixel normalisation, in [0, 1] units.
+        image_size: native height and width in pixels.
+        patch_size: pixels per image position, along each side.
+        num_semantic_codes: K, codes in the semantic codebook.
+        num_pixel_codes: M, codes in each of the K pixel sub-codebooks.
+        semantic_code_dim, pixel_code_dim: widths of the code vectors.
+        semantic_metric, pixel_metric: "cosine" or "euclidean", how codes are compared.
+        semantic_hidden_size, semantic_encoder_layers, semantic_decoder_layers,
+            semantic_attention_heads: the semantic encoder and decoder.
+        pixel_hidden_size, pixel_encoder_layers, pixel_attention_heads, pixel_stem: the pixel
+            encoder; the stem is "conv" (overlapping) or "patch" (one linear map).
+        decoder_hidden_size, decoder_layers, decoder_attention_heads, decoder_head: the decoder that
+            is trained with the pixel codes; the head is "conv" or "patch".
+        enhance_decoder_hidden_size, enhance_decoder_layers, enhance_decoder_attention_heads: the
+            Enhance Decoder, trained last on frozen codes.
+        use_enhance_decoder: decode with it; set by the `decoder` phase.
+    """
+
+    model_type = "semhitok"
+    sub_configs: ClassVar[dict] = {"teacher_config": AutoConfig}
+
+    teacher_config: Any = None
+    teacher_layer: int = -1
+    teacher_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    teacher_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_size: int = 256
+    patch_size: int = 16
+    num_semantic_codes: int = 16384
+    num_pixel_codes: int = 12
+    semantic_code_dim: int = 32
+    pixel_code_dim: int = 32
+    semantic_metric: Literal["cosine", "euclidean"] = "cosine"
+    pixel_metric: Literal["cosine", "euclidean"] = "cosine"
+    semantic_hidden_size: int = 1024
+    semantic_encoder_layers: int = 3
+    semantic_decoder_layers: int = 1
+    semantic_attention_heads: int = 16
+    pixel_hidden_size: int = 768
+    pixel_encoder_layers: int = 12
+    pixel_attention_heads: int = 12
+    pixel_stem: Literal["conv", "patch"] = "patch"
+    decoder_hidden_size: int = 768
+    decoder_layers: int = 12
+    decoder_attention_heads: int = 12
+    decoder_head: Literal["conv", "patch"] = "patch"
+    enhance_decoder_hidden_size: int = 1024
+    enhance_decoder_layers: int = 24
+    enhance_decoder_attention_heads: int = 16
+    use_enhance_decoder: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.teacher_config, dict):
+            model_type = self.teacher_config.get("model_type", "siglip_vision_model")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(f"teacher_config names the unknown model type {model_type!r}.")
+            self.teacher_config = CONFIG_MAPPING[model_type](**self.teacher_config)
+        elif self.teacher_config is None:
+            self.teacher_config = CONFIG_MAPPING["siglip_vision_model"](
+                hidden_size=1024,
+                intermediate_size=4096,
+                num_hidden_layers=24,
+                num_attention_heads=16,
+                image_size=256,
+                patch_size=16,
+                vision_use_head=False,
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_image_codes(self) -> int:
+        """K·M, the size of the flat image vocabulary."""
+        return self.num_semantic_codes * self.num_pixel_codes
+
+    @property
+    def grid_size(self) -> int:
+        """Image positions along one side at the native size."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_image_positions(self) -> int:
+        """N, tokens per image at the native size."""
+        return self.grid_size**2
+
+
+AutoConfig.register(SemHiTokConfig.model_type, SemHiTokConfig)

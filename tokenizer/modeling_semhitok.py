@@ -1,0 +1,276 @@
+"""The SemHiTok image tokenizer: images to hierarchical codes and back (arXiv 2503.06764).
+
+    pixels ─ frozen vision encoder ─ semantic encoder ─► nearest of K semantic codes         ─► i
+    pixels ─ pixel encoder ───────────────────────────► nearest of the M codes of group i    ─► j
+    image code  h = i · M + j,  decoder input  [semantic code vector ; pixel code vector]
+
+Shapes: B batch, H·W pixels, N = (H/p)·(W/p) image positions row-major, D width, K semantic codes,
+M pixel codes in each sub-codebook.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+
+from .codebook import GroupedCodebook, Quantized
+from .configuration_semhitok import SemHiTokConfig
+from .layers import HEADS, STEMS, GridPositions, Trunk, feature_head
+
+
+class ImageCodes(NamedTuple):
+    """The two code planes of a batch of images.
+
+    Attributes:
+        semantic: (B, N) int64 in [0, K).
+        pixel: (B, N) int64 in [0, M), local to the semantic code.
+        num_pixel_codes: M.
+    """
+
+    semantic: Tensor
+    pixel: Tensor
+    num_pixel_codes: int
+
+    @property
+    def flat(self) -> Tensor:
+        """(B, N) int64 image codes `semantic * M + pixel`, in [0, K·M)."""
+        return self.semantic * self.num_pixel_codes + self.pixel
+
+    @classmethod
+    def from_flat(cls, image_codes: Tensor, num_pixel_codes: int) -> "ImageCodes":
+        """Split flat image codes; the inverse of `flat`."""
+        return cls(image_codes // num_pixel_codes, image_codes % num_pixel_codes, num_pixel_codes)
+
+
+class CodeDecoder(nn.Module):
+    """Joint code vectors (B, N, D_semantic + D_pixel) → images (B, 3, H, W) in about [-1, 1]."""
+
+    def __init__(self, config: SemHiTokConfig, width: int, num_layers: int, num_heads: int):
+        super().__init__()
+        code_dim = config.semantic_code_dim + config.pixel_code_dim
+        self.trunk = Trunk(code_dim, width, num_layers, num_heads, config.grid_size)
+        self.head = HEADS[config.decoder_head](width, config.patch_size)
+
+    def forward(self, code_vectors: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.head(self.trunk(code_vectors, grid), grid)
+
+
+class SemHiTokModel(PreTrainedModel):
+    """Image tokenizer whose codes carry meaning and pixels.
+
+    Attributes:
+        teacher: frozen vision encoder.
+        semantic_encoder, semantic_codebook, semantic_decoder: trained by the `semantic` phase.
+        pixel_encoder, pixel_sub_codebooks, decoder: trained by the `pixel` phase.
+        enhance_decoder: trained by the `decoder` phase.
+    """
+
+    config_class = SemHiTokConfig
+    config: SemHiTokConfig
+    base_model_prefix = "semhitok"
+    main_input_name = "images"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: SemHiTokConfig):
+        super().__init__(config)
+        teacher_width = config.teacher_config.hidden_size
+        self.teacher = AutoModel.from_config(config.teacher_config)
+        self.teacher.requires_grad_(False)
+        mean, std = torch.tensor(config.teacher_mean), torch.tensor(config.teacher_std)
+        # One affine map from [-1, 1] to the teacher's own normalisation.
+        self.register_buffer("teacher_scale", (0.5 / std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "teacher_shift", ((0.5 - mean) / std).view(1, 3, 1, 1), persistent=False
+        )
+
+        width = config.semantic_hidden_size
+        heads, grid_size = config.semantic_attention_heads, config.grid_size
+        self.semantic_encoder = nn.ModuleDict(
+            {
+                "trunk": Trunk(
+                    teacher_width, width, config.semantic_encoder_layers, heads, grid_size
+                ),
+                "head": feature_head(width, width, config.semantic_code_dim),
+            }
+        )
+        self.semantic_codebook = GroupedCodebook(
+            1, config.num_semantic_codes, config.semantic_code_dim, config.semantic_metric
+        )
+        self.semantic_decoder = nn.ModuleDict(
+            {
+                "trunk": Trunk(
+                    config.semantic_code_dim,
+                    width,
+                    config.semantic_decoder_layers,
+                    heads,
+                    grid_size,
+                ),
+                "head": feature_head(width, width, teacher_width),
+            }
+        )
+        self.pixel_encoder = nn.ModuleDict(
+            {
+                "stem": STEMS[config.pixel_stem](config.pixel_hidden_size, config.patch_size),
+                "trunk": Trunk(
+                    config.pixel_hidden_size,
+                    config.pixel_hidden_size,
+                    config.pixel_encoder_layers,
+                    config.pixel_attention_heads,
+                    grid_size,
+                ),
+                "head": feature_head(
+                    config.pixel_hidden_size, config.pixel_hidden_size, config.pixel_code_dim
+                ),
+            }
+        )
+        self.pixel_sub_codebooks = GroupedCodebook(
+            config.num_semantic_codes,
+            config.num_pixel_codes,
+            config.pixel_code_dim,
+            config.pixel_metric,
+        )
+        self.decoder = CodeDecoder(
+            config,
+            config.decoder_hidden_size,
+            config.decoder_layers,
+            config.decoder_attention_heads,
+        )
+        self.enhance_decoder = CodeDecoder(
+            config,
+            config.enhance_decoder_hidden_size,
+            config.enhance_decoder_layers,
+            config.enhance_decoder_attention_heads,
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, GridPositions):
+            init.normal_(module.table, std=self.config.initializer_range)
+        elif isinstance(module, GroupedCodebook):
+            init.normal_(module.codes)
+        elif isinstance(module, SemHiTokModel):
+            mean, std = (
+                torch.tensor(x) for x in (self.config.teacher_mean, self.config.teacher_std)
+            )
+            init.copy_(module.teacher_scale, (0.5 / std).view(1, 3, 1, 1))
+            init.copy_(module.teacher_shift, ((0.5 - mean) / std).view(1, 3, 1, 1))
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            # Scaled by fan-in, so that the small and the paper-size model start alike.
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of image positions of (B, 3, H, W) images."""
+        height, width = images.shape[-2:]
+        patch_size = self.config.patch_size
+        if height % patch_size or width % patch_size:
+            raise ValueError(
+                f"Images of {height}×{width} pixels cannot be cut into patches of {patch_size}: "
+                f"resize or crop both sides to a multiple of {patch_size}."
+            )
+        return height // patch_size, width // patch_size
+
+    @torch.no_grad()
+    def teacher_features(self, images: Tensor) -> Tensor:
+        """Patch features (B, N, D) of the frozen teacher for (B, 3, H, W) images in [-1, 1]."""
+        rows, columns = self.grid(images)
+        outputs = self.teacher(
+            pixel_values=images * self.teacher_scale + self.teacher_shift,
+            output_hidden_states=self.config.teacher_layer != -1,
+        )
+        if self.config.teacher_layer == -1:
+            features = outputs.last_hidden_state
+        else:
+            features = outputs.hidden_states[self.config.teacher_layer]
+        num_extra = features.shape[1] - rows * columns  # class or register tokens come first
+        if num_extra < 0:
+            raise ValueError(
+                f"The teacher gives {features.shape[1]} features for {rows}×{columns} patches: "
+                f"its patch size must be the tokenizer's, {self.config.patch_size}."
+            )
+        return features[:, num_extra:]
+
+    def semantic_vectors(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Teacher features (B, N, D) → unquantised semantic vectors (B, N, D_semantic)."""
+        return self.semantic_encoder["head"](self.semantic_encoder["trunk"](features, grid))
+
+    def semantic_features(self, code_vectors: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Semantic code vectors (B, N, D_semantic) → the teacher features they stand for."""
+        return self.semantic_decoder["head"](self.semantic_decoder["trunk"](code_vectors, grid))
+
+    @torch.no_grad()
+    def semantic_codes(self, images: Tensor) -> Tensor:
+        """(B, N) int64 semantic codes of (B, 3, H, W) images in [-1, 1]."""
+        vectors = self.semantic_vectors(self.teacher_features(images), self.grid(images))
+        flat = self.semantic_codebook.normalize(vectors).flatten(0, 1)
+        return self.semantic_codebook.nearest(flat).view(vectors.shape[:2])
+
+    def pixel_vectors(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] → unquantised pixel vectors (B, N, D_pixel)."""
+        tokens = self.pixel_encoder["stem"](images)
+        return self.pixel_encoder["head"](self.pixel_encoder["trunk"](tokens, self.grid(images)))
+
+    def quantize_pixels(self, images: Tensor, semantic_codes: Tensor) -> Quantized:
+        """Look pixel vectors up in the sub-codebook of each position's semantic code."""
+        return self.pixel_sub_codebooks(self.pixel_vectors(images), semantic_codes)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> ImageCodes:
+        """Quantise images into semantic and pixel codes.
+
+        Args:
+            images: (B, 3, H, W) float in [-1, 1]; H and W divisible by `patch_size`.
+
+        Returns:
+            `semantic` (B, N) int64 in [0, K) and `pixel` (B, N) int64 in [0, M), row-major.
+
+        Raises:
+            ValueError: if the resolution is not divisible by `patch_size`.
+        """
+        semantic_codes = self.semantic_codes(images)
+        pixel_codes = self.quantize_pixels(images, semantic_codes).codes
+        return ImageCodes(semantic_codes, pixel_codes, self.config.num_pixel_codes)
+
+    def code_vectors(self, codes: ImageCodes) -> Tensor:
+        """(B, N, D_semantic + D_pixel) joint code vectors, the decoders' input."""
+        semantic = self.semantic_codebook.lookup(codes.semantic)
+        pixel = self.pixel_sub_codebooks.lookup(codes.pixel, codes.semantic)
+        return torch.cat([semantic, pixel], dim=-1)
+
+    @torch.no_grad()
+    def decode(self, codes: ImageCodes, grid: tuple[int, int] | None = None) -> Tensor:
+        """Turn codes back into images.
+
+        Args:
+            codes: as from `encode`.
+            grid: rows and columns of positions; a square by default.
+
+        Returns:
+            (B, 3, rows·p, columns·p) float in [-1, 1].
+        """
+        num_positions = codes.semantic.shape[1]
+        if grid is None:
+            side = int(num_positions**0.5)
+            grid = (side, side)
+        if grid[0] * grid[1] != num_positions:
+            raise ValueError(
+                f"{num_positions} codes do not fill a grid of {grid[0]}×{grid[1]}: "
+                f"pass `grid=(rows, columns)` of the image."
+            )
+        decoder = self.enhance_decoder if self.config.use_enhance_decoder else self.decoder
+        return decoder(self.code_vectors(codes), grid).clamp(-1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstruct (B, 3, H, W) images in [-1, 1] through their codes."""
+        return self.decode(self.encode(images), self.grid(images))
+
+
+AutoModel.register(SemHiTokConfig, SemHiTokModel)

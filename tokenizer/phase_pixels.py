@@ -1,0 +1,114 @@
+"""Phases `pixel` and `decoder`: both learn to rebuild images from codes.
+
+`pixel` trains the pixel encoder, the K×M sub-codebooks and a decoder, with everything semantic
+frozen; `decoder` trains the Enhance Decoder alone, on frozen codes.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_pipelines.dataset import PreparedDataset
+from tokenizer.codebook_ema import CodebookEMA
+from tokenizer.teacher import load_tokenizer, trainable
+from tokenizer.training_config import DecoderPhaseConfig, PixelLossConfig, PixelPhaseConfig
+
+
+def reconstruction_loss(
+    config: PixelLossConfig, reconstruction: Tensor, images: Tensor
+) -> dict[str, Tensor]:
+    """Weighted sum and terms, for images in [-1, 1]; PSNR in dB over the batch's pixels."""
+    l1 = F.l1_loss(reconstruction, images)
+    l2 = F.mse_loss(reconstruction, images)
+    psnr = -10 * torch.log10(l2.detach() / 4)  # the range of [-1, 1] is 2, squared 4
+    return {
+        "loss": config.l1_weight * l1 + config.l2_weight * l2,
+        "l1_loss": l1.detach(),
+        "l2_loss": l2.detach(),
+        "batch_psnr": psnr,
+    }
+
+
+class PixelPhase(nn.Module):
+    """Trains pixel encoder, pixel sub-codebooks and decoder (SGHC)."""
+
+    def __init__(self, config: PixelPhaseConfig, dataset: PreparedDataset):
+        super().__init__()
+        self.config = config
+        self.model = load_tokenizer(config.tokenizer)
+        trainable(self.model, "pixel_encoder", "decoder")
+        self.codebook_ema = CodebookEMA(
+            self.model.pixel_sub_codebooks,
+            config.codebook.decay,
+            config.codebook.revive_below,
+            config.training.seed,
+        )
+        self.image_size = self.model.config.image_size
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def start(self, images: Tensor) -> None:
+        """Place every sub-codebook by k-means over (B, 3, H, W) images."""
+        groups = self.model.semantic_codes(images).flatten()
+        self.codebook_ema.kmeans_start(self.model.pixel_vectors(images).flatten(0, 1), groups)
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        images = batch["images"]
+        semantic_codes = self.model.semantic_codes(images)
+        vectors = self.model.pixel_vectors(images)
+        quantized = self.model.pixel_sub_codebooks(vectors, semantic_codes)
+        self._last = (
+            vectors.detach().flatten(0, 1),
+            quantized.codes.flatten(),
+            semantic_codes.flatten(),
+        )
+        semantic = self.model.semantic_codebook.lookup(semantic_codes)
+        joint = torch.cat([semantic, quantized.vectors], dim=-1)
+        reconstruction = self.model.decoder(joint, self.model.grid(images))
+        losses = reconstruction_loss(self.config.loss, reconstruction, images)
+        weight = self.config.codebook.commitment_weight
+        losses["loss"] = losses["loss"] + weight * quantized.commitment_loss
+        losses["commitment_loss"] = quantized.commitment_loss.detach()
+        return losses
+
+    def after_step(self) -> dict[str, float]:
+        """Move the sub-codebooks with what the step saw."""
+        assert self._last is not None
+        vectors, codes, groups = self._last
+        revived = self.codebook_ema.update(vectors, codes, groups)
+        flat = groups * self.model.config.num_pixel_codes + codes
+        used = flat.unique().numel() / self.model.config.num_image_codes
+        return {"revived_codes": revived, "batch_pixel_usage": used}
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+class DecoderPhase(nn.Module):
+    """Trains the Enhance Decoder on frozen codes."""
+
+    def __init__(self, config: DecoderPhaseConfig, dataset: PreparedDataset):
+        super().__init__()
+        self.config = config
+        self.model = load_tokenizer(config.tokenizer)
+        self.model.config.use_enhance_decoder = True
+        trainable(self.model, "enhance_decoder")
+        self.image_size = self.model.config.image_size
+
+    def start(self, images: Tensor) -> None:
+        """Nothing to place before the first step."""
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        images = batch["images"]
+        code_vectors = self.model.code_vectors(self.model.encode(images))
+        reconstruction = self.model.enhance_decoder(code_vectors, self.model.grid(images))
+        return reconstruction_loss(self.config.loss, reconstruction, images)
+
+    def after_step(self) -> dict[str, float]:
+        """Nothing moves outside the optimiser."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)

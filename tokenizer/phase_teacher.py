@@ -1,0 +1,79 @@
+"""Phase `teacher`: a SigLIP model learns to match images and captions.
+
+Needed only where no pre-trained encoder is at hand; the other phases take any encoder by name.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import SiglipConfig, SiglipModel
+
+from data_pipelines.dataset import PreparedDataset
+from data_pipelines.text_tokenizer import train_text_tokenizer
+from semhitok.errors import UserError
+from tokenizer.training_config import TeacherPhaseConfig
+
+
+class TeacherPhase(nn.Module):
+    """Trains a `SiglipModel` with the sigmoid loss (arXiv 2303.15343, eq. 1)."""
+
+    def __init__(self, config: TeacherPhaseConfig, dataset: PreparedDataset):
+        super().__init__()
+        captions = [caption for _, found, _ in dataset.texts() for caption in found]
+        if not captions:
+            raise UserError(
+                f"{config.data} has no captions, which the teacher learns from: prepare a source "
+                f"with captions, or skip this phase and name a pre-trained encoder."
+            )
+        self.text_tokenizer = train_text_tokenizer(captions, config.vocab_size)
+        self.max_length = int(config.text.get("max_position_embeddings", 64))
+        text = dict(config.text) | {
+            "vocab_size": len(self.text_tokenizer),
+            "pad_token_id": self.text_tokenizer.pad_token_id,
+            "bos_token_id": self.text_tokenizer.bos_token_id,
+            "eos_token_id": self.text_tokenizer.eos_token_id,
+        }
+        self.model = SiglipModel(SiglipConfig(text_config=text, vision_config=config.vision))
+        with torch.no_grad():
+            # The paper's start: temperature 10, and a bias at which nearly every pair is a "no".
+            self.model.logit_scale.fill_(math.log(10.0))
+            self.model.logit_bias.fill_(-10.0)
+        self.image_size = self.model.config.vision_config.image_size
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """Losses of {"images": (B, 3, H, W) in [-1, 1], "caption": B strings}."""
+        captions = batch["caption"]
+        # Equal captions are one text, and every image that carries it is a positive pair.
+        texts = sorted(set(captions))
+        tokens = self.text_tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        device = batch["images"].device
+        # No attention mask: SigLIP is trained on padded texts, and pools the last position.
+        logits = self.model(
+            input_ids=tokens["input_ids"].to(device), pixel_values=batch["images"]
+        ).logits_per_image
+        index = torch.tensor([texts.index(caption) for caption in captions], device=device)
+        matches = F.one_hot(index, len(texts)) * 2 - 1
+        loss = -F.logsigmoid(matches * logits).sum(-1).mean()
+        accuracy = (logits.argmax(-1) == index).float().mean()
+        return {"loss": loss, "batch_accuracy": accuracy.detach()}
+
+    def start(self, images: Tensor) -> None:
+        """Nothing to place before the first step."""
+
+    def after_step(self) -> dict[str, float]:
+        """Nothing moves outside the optimiser."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its caption vocabulary."""
+        self.model.save_pretrained(folder)
+        self.text_tokenizer.save_pretrained(folder)

@@ -1,0 +1,113 @@
+"""Load a frozen vision encoder by folder or hub name."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from semhitok.errors import UserError
+from tokenizer.configuration_semhitok import SemHiTokConfig
+from tokenizer.modeling_semhitok import SemHiTokModel
+
+
+def load_teacher(name: str) -> PreTrainedModel:
+    """The vision tower of a folder or hub name: SigLIP, SigLIP 2, CLIP, DINOv2 and their like.
+
+    Raises:
+        UserError: if nothing can be loaded there, or it has no patch features.
+    """
+    try:
+        model = AutoModel.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"No vision encoder can be loaded from {name!r}: give a folder written by "
+            f"`train teacher` or by save_pretrained, or a hub name ({_first_line(error)})."
+        ) from error
+    tower = getattr(model, "vision_model", model)
+    if not hasattr(tower.config, "patch_size"):
+        raise UserError(
+            f"{name!r} is a {type(tower).__name__}, which has no patch features: name a vision "
+            f"transformer such as SigLIP, CLIP or DINOv2."
+        )
+    return tower
+
+
+def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
+    """A new SemHiTok model around a frozen teacher.
+
+    Args:
+        teacher_name: see `load_teacher`.
+        fields: of `SemHiTokConfig`, checked by name.
+    """
+    known = set(SemHiTokConfig.__dataclass_fields__)
+    for field in fields:
+        if field not in known:
+            raise UserError(
+                f"model.{field} is not a field of SemHiTokConfig: {_nearest(field, known)}"
+            )
+    teacher = load_teacher(teacher_name)
+    teacher_config: PreTrainedConfig = AutoConfig.for_model(**teacher.config.to_dict())
+    if hasattr(teacher_config, "vision_use_head"):
+        teacher_config.vision_use_head = False  # pooling is not read
+    try:
+        config = SemHiTokConfig(teacher_config=teacher_config, **fields)
+    except Exception as error:  # strict dataclasses raise their own types
+        raise UserError(f"The model section does not fit: {_first_line(error)}") from error
+    if teacher_config.patch_size != config.patch_size:
+        raise UserError(
+            f"The teacher {teacher_name!r} cuts patches of {teacher_config.patch_size} pixels and "
+            f"model.patch_size is {config.patch_size}: set them equal."
+        )
+    model = SemHiTokModel(config)
+    outcome = model.teacher.load_state_dict(teacher.state_dict(), strict=False)
+    if outcome.missing_keys:
+        raise UserError(
+            f"The teacher {teacher_name!r} lacks the weights {', '.join(outcome.missing_keys[:3])}."
+        )
+    return model
+
+
+def load_tokenizer(folder: Path | str) -> SemHiTokModel:
+    """A saved SemHiTok model, with one sentence instead of a traceback where there is none."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no tokenizer (no config.json): give the `model` folder that a "
+            f"training phase wrote, such as runs/quickstart/decoder/model."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json cannot be read: {_first_line(error)}") from error
+    if not isinstance(config, SemHiTokConfig):
+        raise UserError(
+            f"{folder} holds a {config.model_type!r} model, not an image tokenizer: give the "
+            f"`model` folder of a tokenizer phase."
+        )
+    try:
+        return SemHiTokModel.from_pretrained(folder)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The weights in {folder} do not fit its config.json (another K, M or width, or a "
+            f"broken file): {_first_line(error)}"
+        ) from error
+
+
+def trainable(model: torch.nn.Module, *names: str) -> list[torch.nn.Parameter]:
+    """Freeze all but the named sub-modules; return their parameters."""
+    model.requires_grad_(False)
+    parameters: list[torch.nn.Parameter] = []
+    for name in names:
+        parameters += list(model.get_submodule(name).requires_grad_(True).parameters())
+    return parameters
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _nearest(word: str, known: set[str]) -> str:
+    matches = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"did you mean {matches[0]}?" if matches else f"known are {', '.join(sorted(known))}."

@@ -1,0 +1,144 @@
+"""Run settings of the tokenizer's four training phases; the model has its own config."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass
+class TrainingConfig:
+    """Settings that every phase shares."""
+
+    num_steps: int
+    """Optimiser steps."""
+    global_batch_size: int
+    """Images per step over all ranks."""
+    learning_rate: float
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    final_learning_rate: float = 0.02
+    """Where the cosine ends, as a fraction of the peak."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW momentum terms."""
+    weight_decay: float = 1e-4
+    """AdamW weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradient clipping by global norm."""
+    seed: int = 0
+    """Of initial weights, data order and codebook start."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Autocast type of the networks; codebooks stay in float32."""
+    num_workers: int = 0
+    """Processes that decode images, per rank."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints that a killed run resumes from."""
+    tensorboard: bool = False
+    """Write curves for TensorBoard as well."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "global_batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"training.learning_rate must be above 0, not {self.learning_rate}.")
+
+
+@dataclass
+class CodebookConfig:
+    """How a codebook moves."""
+
+    decay: float = 0.99
+    """Moving-average weight of the past (BEiT-v2, DualToken)."""
+    revive_below: float = 0.05
+    """A code with fewer hits per step than this, on average, is placed anew."""
+    kmeans_images: int = 256
+    """Images, over all ranks, that k-means places the codes by."""
+    commitment_weight: float = 0.25
+    """Weight of the commitment loss (VQGAN and its heirs)."""
+
+
+@dataclass
+class TeacherPhaseConfig:
+    """`train teacher`: a SigLIP model on image–caption pairs."""
+
+    data: Path
+    """Prepared folder whose records carry captions."""
+    out: Path
+    """Run folder; the model goes to `out/model`."""
+    training: TrainingConfig
+    """See `TrainingConfig`."""
+    vision: dict[str, Any] = field(default_factory=dict)
+    """Fields of `SiglipVisionConfig`."""
+    text: dict[str, Any] = field(default_factory=dict)
+    """Fields of `SiglipTextConfig`; the vocabulary size follows from the captions."""
+    vocab_size: int = 512
+    """Upper bound of the caption vocabulary."""
+
+
+@dataclass
+class SemanticPhaseConfig:
+    """`train semantic`: the semantic codebook, by distillation from a frozen teacher."""
+
+    data: Path
+    """Prepared folder of images."""
+    out: Path
+    """Run folder; the model goes to `out/model`."""
+    teacher: str
+    """Folder or hub name of a transformers vision encoder."""
+    training: TrainingConfig
+    """See `TrainingConfig`."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Fields of `SemHiTokConfig`; the teacher's part is read from the teacher."""
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    """See `CodebookConfig`."""
+    cosine_weight: float = 1.0
+    """Weight of 1 − cosine to the teacher's patch features."""
+    l1_weight: float = 1.0
+    """Weight of the L1 distance to the teacher's patch features."""
+
+
+@dataclass
+class PixelLossConfig:
+    """Reconstruction terms, on images in [-1, 1]."""
+
+    l1_weight: float = 1.0
+    """Weight of the mean absolute error."""
+    l2_weight: float = 1.0
+    """Weight of the mean squared error."""
+
+
+@dataclass
+class PixelPhaseConfig:
+    """`train pixel`: the pixel sub-codebooks (SGHC); everything semantic is frozen."""
+
+    data: Path
+    """Prepared folder of images."""
+    out: Path
+    """Run folder; the model goes to `out/model`."""
+    tokenizer: Path
+    """Model of the semantic phase."""
+    training: TrainingConfig
+    """See `TrainingConfig`."""
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    """See `CodebookConfig`."""
+    loss: PixelLossConfig = field(default_factory=PixelLossConfig)
+    """See `PixelLossConfig`."""
+
+
+@dataclass
+class DecoderPhaseConfig:
+    """`train decoder`: the Enhance Decoder; encoders and both codebooks are frozen."""
+
+    data: Path
+    """Prepared folder of images."""
+    out: Path
+    """Run folder; the model goes to `out/model`."""
+    tokenizer: Path
+    """Model of the pixel phase."""
+    training: TrainingConfig
+    """See `TrainingConfig`."""
+    loss: PixelLossConfig = field(default_factory=PixelLossConfig)
+    """See `PixelLossConfig`."""
