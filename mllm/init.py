@@ -30,8 +30,7 @@ from mllm.processing_unified import UnifiedProcessor
 from mllm.training_config import InitConfig
 from semhitok.config import load_config
 from semhitok.errors import UserError
-from tokenizer.image_processing_semhitok import SemHiTokImageProcessor
-from tokenizer.teacher import load_tokenizer
+from tokenizer.model_folder import image_processor, load_tokenizer
 
 
 def init_mllm(config: InitConfig) -> Path:
@@ -66,12 +65,10 @@ def init_mllm(config: InitConfig) -> Path:
         bos_token_id=text_tokenizer.bos_token_id,
         pad_token_id=text_tokenizer.pad_token_id,
     )
-    size = unified_config.image_tokenizer_config.image_size
-    image_processor = SemHiTokImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-    )
     processor = UnifiedProcessor(
-        image_processor, text_tokenizer, num_image_positions=unified_config.num_image_positions
+        image_processor(image_tokenizer.config),
+        text_tokenizer,
+        num_image_positions=unified_config.num_image_positions,
     )
     model.save_pretrained(config.out)
     processor.save_pretrained(config.out)

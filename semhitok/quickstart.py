@@ -126,7 +126,7 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
     def vqa() -> None:
         from eval.vqa import evaluate
 
-        evaluate(model, data / "test", out / "eval" / "vqa", train_dir=data / "train")
+        evaluate(model, data / "test", out / "eval" / "vqa", train_data_dir=data / "train")
 
     def drawing() -> None:
         from eval.generation import evaluate

@@ -21,8 +21,8 @@ from semhitok.progress import Progress
 from semhitok.run import file_sha256, read_json, write_json
 from tokenizer.code_shards import CodesManifest, write_shard
 from tokenizer.fingerprint import code_fingerprint
+from tokenizer.model_folder import load_tokenizer
 from tokenizer.modeling_semhitok import SemHiTokModel
-from tokenizer.teacher import load_tokenizer
 
 
 def extract_codes(

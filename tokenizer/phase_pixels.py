@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from data_pipelines.dataset import PreparedDataset
 from tokenizer.codebook_ema import CodebookEMA
-from tokenizer.teacher import load_tokenizer, trainable
+from tokenizer.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.teacher import trainable
 from tokenizer.training_config import DecoderPhaseConfig, PixelLossConfig, PixelPhaseConfig
 
 
@@ -83,7 +84,7 @@ class PixelPhase(nn.Module):
         return {"revived_codes": revived, "batch_pixel_usage": used}
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        save_tokenizer(self.model, folder)
 
 
 class DecoderPhase(nn.Module):
@@ -111,4 +112,4 @@ class DecoderPhase(nn.Module):
         return {}
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        save_tokenizer(self.model, folder)

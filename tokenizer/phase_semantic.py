@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from data_pipelines.dataset import PreparedDataset
 from tokenizer.codebook_ema import CodebookEMA
+from tokenizer.model_folder import save_tokenizer
 from tokenizer.teacher import build_model, trainable
 from tokenizer.training_config import SemanticPhaseConfig
 
@@ -68,4 +69,4 @@ class SemanticPhase(nn.Module):
         return {"revived_codes": revived, "batch_semantic_usage": used}
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        save_tokenizer(self.model, folder)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_pipelines.images import open_image, resize_and_crop, to_pil, to_tensor
 from semhitok.errors import UserError
-from tokenizer.teacher import load_tokenizer
+from tokenizer.model_folder import load_tokenizer
 
 
 @torch.no_grad()

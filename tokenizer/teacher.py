@@ -1,7 +1,6 @@
 """Load a frozen vision encoder by folder or hub name."""
 
 import difflib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,32 +66,6 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
             f"The teacher {teacher_name!r} lacks the weights {', '.join(outcome.missing_keys[:3])}."
         )
     return model
-
-
-def load_tokenizer(folder: Path | str) -> SemHiTokModel:
-    """A saved SemHiTok model, with one sentence instead of a traceback where there is none."""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} holds no tokenizer (no config.json): give the `model` folder that a "
-            f"training phase wrote, such as runs/quickstart/decoder/model."
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/config.json cannot be read: {_first_line(error)}") from error
-    if not isinstance(config, SemHiTokConfig):
-        raise UserError(
-            f"{folder} holds a {config.model_type!r} model, not an image tokenizer: give the "
-            f"`model` folder of a tokenizer phase."
-        )
-    try:
-        return SemHiTokModel.from_pretrained(folder)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"The weights in {folder} do not fit its config.json (another K, M or width, or a "
-            f"broken file): {_first_line(error)}"
-        ) from error
 
 
 def trainable(model: torch.nn.Module, *names: str) -> list[torch.nn.Parameter]:
