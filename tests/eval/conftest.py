@@ -1,0 +1,155 @@
+"""Stand-ins for the trained models, so that evaluation is tested on real images in seconds."""
+
+import itertools
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+
+from data_pipelines.easy_vqa import read_records
+from data_pipelines.easy_vqa_shapes import PALETTE
+from data_pipelines.images import open_image, resize_and_crop, to_tensor
+from eval import generation, reconstruction, vqa
+
+NUM_IMAGES = 40
+FAKE_CONFIG = SimpleNamespace(image_sampler={"guidance_scale": 5.0, "top_k": 40})
+LEVELS = 4  # of each colour channel in the fake tokenizer's semantic code
+
+
+class FakeDataset:
+    """The first images of a split of easy-VQA, with the surface of `PreparedDataset`."""
+
+    fingerprint = "fabricated"
+
+    def __init__(self, path: Path):
+        split = "train" if Path(path).name == "train" else "test"
+        self._records = list(itertools.islice(read_records(split), NUM_IMAGES))
+
+    def __len__(self):
+        return len(self._records)
+
+    def __getitem__(self, index):
+        return self._records[index]
+
+    def image_tensor(self, index, size):
+        return to_tensor(resize_and_crop(open_image(self._records[index].image), size))
+
+
+class FakeTokenizer(torch.nn.Module):
+    """Codes an 8×8 patch by its mean colour, so decoding gives a mosaic of the image."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.config = SimpleNamespace(
+            image_size=64,
+            num_semantic_codes=LEVELS**3,
+            num_pixel_codes=4,
+            use_enhance_decoder=True,
+        )
+
+    def encode(self, images):
+        means = F.avg_pool2d((images + 1) / 2, 8)
+        levels = (means * LEVELS).long().clamp(max=LEVELS - 1)
+        semantic = (levels[:, 0] * LEVELS + levels[:, 1]) * LEVELS + levels[:, 2]
+        brightness = (means.mean(1) * 16).long() % 4
+        return SimpleNamespace(semantic=semantic.flatten(1), pixel=brightness.flatten(1))
+
+    def decode(self, codes):
+        codes = codes.semantic.view(-1, 8, 8)
+        channels = [codes // LEVELS**2, codes // LEVELS % LEVELS, codes % LEVELS]
+        colours = (torch.stack(channels, dim=1) + 0.5) / LEVELS * 2 - 1
+        return F.interpolate(colours, scale_factor=8, mode="bilinear")
+
+
+def fake_answers(model_dir, dataset, batch_size, progress):
+    """Right answers, except that one in seven says "yes"."""
+    rows = [
+        {
+            "question_id": question.question_id,
+            "record_id": dataset[i].record_id,
+            "question": question.question,
+            "answers": question.answers,
+            "prediction": question.answers[0],
+        }
+        for i in range(len(dataset))
+        for question in dataset[i].questions
+    ]
+    for row in rows[::7]:
+        row["prediction"] = "yes"
+    progress.update(len(rows))
+    return rows
+
+
+def fake_drawings(model_dir, prompts, seeds, batch_size, **sampler):
+    """What the prompt says, except that every fifth seed draws a circle, and every 24th nothing."""
+    yield from map(_drawing, prompts, seeds)
+
+
+def _drawing(prompt, seed):
+    _, colour, shape = prompt.split()
+    image = Image.new("RGB", (64, 64), (240, 250, 235))
+    draw = ImageDraw.Draw(image)
+    if seed % 5 == 0:
+        shape = "circle"
+    if seed % 24 == 23:
+        return image
+    if shape == "circle":
+        draw.ellipse((14, 12, 48, 46), fill=PALETTE[colour])
+    elif shape == "rectangle":
+        draw.rectangle((10, 20, 50, 44), fill=PALETTE[colour])
+    else:
+        draw.polygon([(32, 10), (10, 50), (54, 50)], fill=PALETTE[colour])
+    return image
+
+
+@contextmanager
+def stand_ins():
+    """Replace the data set, the tokenizer and the language model by the stand-ins above."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_pipelines.dataset.PreparedDataset", FakeDataset)
+        patch.setattr("tokenizer.teacher.load_tokenizer", FakeTokenizer)
+        patch.setattr("mllm.ask.answer_records", fake_answers)
+        patch.setattr("mllm.generate.draw", fake_drawings)
+        patch.setattr("mllm.load.load_model", lambda folder: SimpleNamespace(config=FAKE_CONFIG))
+        yield
+
+
+@pytest.fixture
+def fake_models():
+    with stand_ins():
+        yield
+
+
+@pytest.fixture(scope="session")
+def fabricated_run(tmp_path_factory):
+    """A quickstart's folder with every part that a report reads; only to be copied."""
+    run = tmp_path_factory.mktemp("fabricated") / "run"
+    with stand_ins():
+        reconstruction.evaluate("decoder", "data/test", run / "eval" / "reconstruction", 16)
+        vqa.evaluate("mllm", "data/test", run / "eval" / "vqa", 16, train_data_dir="data/train")
+        generation.evaluate("mllm", run / "eval" / "generation", 2, 8, {"guidance_scale": 3.0})
+    for phase in ("teacher", "semantic", "pixel", "decoder", "mllm"):
+        (run / phase).mkdir()
+        lines = [
+            {"step": s, "loss": 2.0 / s, "l1_loss": 1 / s, "learning_rate": 1e-3}
+            for s in range(10, 310, 10)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run / phase / "metrics.jsonl").write_text(text)
+    (run / "environment.json").write_text('{"python": "3.11", "packages": {"torch": "2.13"}}')
+    (run / "config.yaml").write_text("preset: short\nseed: 0\n")
+    (run / "timings.json").write_text('{"teacher": 61.2, "semantic": 20.0}')
+    return run
+
+
+@pytest.fixture
+def finished_run(fabricated_run, tmp_path):
+    """A copy of the fabricated run that a test may change."""
+    return Path(shutil.copytree(fabricated_run, tmp_path / "run"))

@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_pipelines.easy_vqa import data_folder
+from data_pipelines.images import open_image, to_tensor
+from eval import reconstruction
+
+
+def test_psnr_of_a_known_error():
+    target = torch.full((2, 3, 16, 16), 100.0)
+    levels = target.clone()
+    levels[0] += 5  # mean squared error 25
+    psnr = reconstruction.image_psnr(levels, target)
+    assert psnr[0].item() == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-4)
+    assert psnr[1].item() == reconstruction.MAX_PSNR
+
+
+def test_pooled_psnr_is_the_psnr_of_the_mean_error():
+    target = torch.zeros(2, 3, 16, 16)
+    levels = torch.stack([target[0] + 2, target[1] + 10])
+    pooled = reconstruction.pooled_psnr(reconstruction.image_psnr(levels, target).tolist())
+    assert pooled == pytest.approx(10 * np.log10(255**2 / ((4 + 100) / 2)))
+
+
+def test_ssim_of_equal_images_is_one():
+    images = torch.rand(3, 3, 32, 32) * 255
+    assert reconstruction.image_ssim(images, images).tolist() == pytest.approx([1] * 3)
+
+
+def test_levels_are_what_a_saved_png_holds():
+    images = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert reconstruction.to_levels(images).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_mean_image_of_the_official_test_split_gives_15_4_db_and_14_2_db_pooled():
+    class Official:
+        def __len__(self):
+            return 1000
+
+        def image_tensor(self, index, size):
+            return to_tensor(open_image(data_folder() / "test" / "images" / f"{index}.png"))
+
+    dataset = Official()
+    mean = reconstruction._mean_image(dataset, 64, 250)
+    scores = [
+        reconstruction.image_psnr(mean.expand_as(images), reconstruction.to_levels(images))
+        for _, images in reconstruction._batches(dataset, 64, 250)
+    ]
+    scores = torch.cat(scores).tolist()
+    assert np.mean(scores) == pytest.approx(15.356, abs=0.01)
+    assert reconstruction.pooled_psnr(scores) == pytest.approx(14.220, abs=0.01)
+
+
+def test_results_do_not_depend_on_the_batch_size(tmp_path, fake_models):
+    one = reconstruction.evaluate("decoder", "data/test", tmp_path / "one", batch_size=1)
+    many = reconstruction.evaluate("decoder", "data/test", tmp_path / "many", batch_size=64)
+    assert one.keys() == many.keys()
+    for name, value in one.items():
+        assert value == (pytest.approx(many[name]) if isinstance(value, float) else many[name])
+
+
+def test_saved_files_agree_with_the_summary(tmp_path, fake_models):
+    summary = reconstruction.evaluate("decoder", "data/test", tmp_path, batch_size=16)
+    rows = [json.loads(line) for line in (tmp_path / "per_image.jsonl").read_text().splitlines()]
+    assert len(rows) == summary["num_images"] == 40
+    assert np.mean([row["psnr"] for row in rows]) == pytest.approx(summary["psnr"])
+
+    with np.load(tmp_path / "codes.npz") as codes:
+        assert codes["pixel_counts"].shape == (64, 4)
+        assert (codes["pixel_counts"].sum(1) == codes["semantic_counts"]).all()
+        assert codes["semantic_counts"].sum() == 40 * 64
+        assert codes["semantic"].shape == codes["pixel"].shape == (12, 8, 8)
+
+    # The saved pair is the pair that was measured.
+    row = next(row for row in rows if row.get("pair") == 3)
+    pair = [
+        torch.tensor(np.array(Image.open(tmp_path / "pairs" / f"03_{name}.png"))).float()
+        for name in ("reconstruction", "real")
+    ]
+    levels, target = (pixels.permute(2, 0, 1).unsqueeze(0) for pixels in pair)
+    assert reconstruction.image_psnr(levels, target).item() == pytest.approx(row["psnr"])
