@@ -110,7 +110,7 @@ def evaluate(
     from data_pipelines.dataset import PreparedDataset
     from semhitok.errors import UserError
     from semhitok.run import write_json, write_text
-    from tokenizer.teacher import load_tokenizer
+    from tokenizer.model_folder import load_tokenizer
 
     out_dir = Path(out_dir)
     dataset = PreparedDataset(data_dir)

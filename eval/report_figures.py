@@ -95,8 +95,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], svg_id: str) -> str | Non
             axis.plot(steps, values, color=LINE, linewidth=0.8, alpha=0.35)
             axis.plot(steps, _running_mean(values), color=LINE, linewidth=1.5)
             # A loss that falls over more than a decade is a flat line on a linear axis.
-            logarithmic = min(values) > 0 and max(values) > 20 * min(values)
-            axis.set_yscale("log" if logarithmic else "linear")
+            falls_far = min(values) > 0 and max(values) > 20 * min(values)
+            axis.set_yscale("log" if "loss" in name and falls_far else "linear")
             axis.set_title(name, fontsize=9, loc="left")
         for axis in axes[len(series) :]:
             axis.set_axis_off()

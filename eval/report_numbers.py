@@ -75,6 +75,7 @@ def flat_summary(
         "vqa.yes_no_accuracy": yes_no.get("accuracy"),
         "vqa.yes_no_share": vqa.get("yes_no_share"),
         "vqa.question_only_baseline": vqa.get("question_only_baseline"),
+        "vqa.open_question_only_baseline": vqa.get("open_question_only_baseline"),
         "vqa.always_yes_baseline": vqa.get("always_yes_baseline"),
         "vqa.num_questions": vqa.get("num_questions"),
         "reconstruction.psnr": reconstruction.get("psnr"),
@@ -130,24 +131,22 @@ def percent(share: float) -> str:
 
 
 def _vqa_rows(vqa: Mapping[str, Any], targets: Mapping[str, float]) -> list[NumberRow]:
-    baselines = f"{percent(vqa['question_only_baseline'])} question only"
     rows = []
-    for name, group, key in (
-        ("Questions answered right", "overall", "vqa.accuracy"),
-        ("Open questions", "open", "vqa.open_accuracy"),
-        ("Yes/no questions", "yes_no", "vqa.yes_no_accuracy"),
+    for name, group, key, baseline in (
+        ("Questions answered right", "overall", "vqa.accuracy", vqa["question_only_baseline"]),
+        ("Open questions", "open", "vqa.open_accuracy", vqa["open_question_only_baseline"]),
+        ("Yes/no questions", "yes_no", "vqa.yes_no_accuracy", None),
     ):
         found = vqa[group]
         if found["accuracy"] is None:
             continue
-        is_overall = group == "overall"
         rows.append(
             _share_row(
                 name,
                 found["accuracy"],
                 interval=found["interval"],
-                baseline=baselines if is_overall else "–",
-                baseline_share=vqa["question_only_baseline"] if is_overall else None,
+                baseline="–" if baseline is None else f"{percent(baseline)} question only",
+                baseline_share=baseline,
                 target=targets.get(key),
                 basis=f"{found['num_questions']:,} questions",
             )

@@ -20,6 +20,7 @@ from eval.vqa_scoring import (
     Row,
     always_yes_accuracy,
     is_correct,
+    is_yes_no,
     question_only_accuracy,
     question_type,
     score,
@@ -95,6 +96,7 @@ def evaluate(
     if train_data_dir is None and (data_dir.parent / "train").is_dir():
         train_data_dir = data_dir.parent / "train"
     counted_on = None if train_data_dir is None else _questions(PreparedDataset(train_data_dir))
+    open_rows = [row for row in rows if not is_yes_no(row["answers"])]
     summary = {
         "task": "vqa",
         "rule": RULE,
@@ -102,6 +104,9 @@ def evaluate(
         "num_questions": len(rows),
         **score(rows),
         "question_only_baseline": question_only_accuracy(rows, counted_on),
+        "open_question_only_baseline": (
+            question_only_accuracy(open_rows, counted_on) if open_rows else None
+        ),
         "question_only_baseline_counted_on": str(
             train_data_dir or "the evaluated questions themselves"
         ),
@@ -159,10 +164,8 @@ def pick_examples(judged: Sequence[Row], limit: int, seed: int = 0) -> list[Row]
     return [row for row in chain.from_iterable(turns) if row is not None][:limit]
 
 
-def _questions(dataset: Any) -> Iterable[tuple[str, Sequence[str]]]:
-    for i in range(len(dataset)):
-        for question in dataset[i].questions:
-            yield question.question, question.answers
+def _questions(dataset: Any) -> list[tuple[str, Sequence[str]]]:
+    return [(q.question, q.answers) for i in range(len(dataset)) for q in dataset[i].questions]
 
 
 def _write_examples(judged: Sequence[Row], dataset: Any, out_dir: Path) -> None:

@@ -114,7 +114,7 @@ def stand_ins():
     """Replace the data set, the tokenizer and the language model by the stand-ins above."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data_pipelines.dataset.PreparedDataset", FakeDataset)
-        patch.setattr("tokenizer.teacher.load_tokenizer", FakeTokenizer)
+        patch.setattr("tokenizer.model_folder.load_tokenizer", FakeTokenizer)
         patch.setattr("mllm.ask.answer_records", fake_answers)
         patch.setattr("mllm.generate.draw", fake_drawings)
         patch.setattr("mllm.load.load_model", lambda folder: SimpleNamespace(config=FAKE_CONFIG))
