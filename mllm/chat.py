@@ -64,7 +64,7 @@ class ChatEncoder:
         """What the assistant writes after `question`, up to and with the token that ends it."""
         image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
         prompt = self._render(image + clean(question), None)
-        whole = self._render(image + clean(question), answer)
+        whole = self._render(image + clean(question), clean(answer))
         if whole[: len(prompt)] != prompt:
             raise ValueError(
                 "The chat template writes a question with an answer otherwise than the question "
@@ -88,6 +88,7 @@ class ChatEncoder:
 
 def clean(text: str) -> str:
     """User text with the image tokens' own spelling removed: text cannot forge an image."""
-    for token in IMAGE_TOKENS:
-        text = text.replace(token, "")
+    while any(token in text for token in IMAGE_TOKENS):  # "<|im<|image|>age|>" hides another
+        for token in IMAGE_TOKENS:
+            text = text.replace(token, "")
     return text.strip()

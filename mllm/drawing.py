@@ -83,12 +83,12 @@ def draw_tokens(
         unconditional_ids: (B, L') the same without a prompt; needed unless the guidance scale is 1.
         unconditional_mask: (B, L').
         seeds: one a picture; 0, 1, 2, … by default.
-        sampler: see `Sampler`.
+        sampler: see `Sampler`; by default the one in the model's config.
 
     Returns:
         (B, N) image token ids.
     """
-    sampler = sampler or Sampler()
+    sampler = sampler or Sampler(**model.config.image_sampler)
     batch_size, device = len(input_ids), input_ids.device
     num_positions = model.config.num_image_positions
     guided = sampler.guidance_scale != 1

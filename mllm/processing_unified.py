@@ -2,12 +2,19 @@
 
 import torch
 from PIL import Image
-from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from data_pipelines.images import to_pil
 from tokenizer.image_processing_semhitok import SemHiTokImageProcessor
 
 from .chat import ChatEncoder
+from .configuration_unified import UnifiedConfig
 
 
 class UnifiedProcessor(ProcessorMixin):
@@ -88,3 +95,8 @@ class UnifiedProcessor(ProcessorMixin):
     def pictures(self, images: torch.Tensor) -> list[Image.Image]:
         """(B, 3, H, W) in [-1, 1] → PIL images."""
         return [to_pil(image) for image in images]
+
+
+# `from_pretrained` finds the image processor through this, by the class name in the folder.
+AutoImageProcessor.register(UnifiedConfig, image_processor_classes={"pil": SemHiTokImageProcessor})
+AutoProcessor.register(UnifiedConfig, UnifiedProcessor)

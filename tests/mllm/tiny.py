@@ -1,0 +1,189 @@
+"""A throw-away world: a dozen small pictures, an untrained image tokenizer, and a model on both."""
+
+import copy
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from data_pipelines import prepare as prepare_module
+from data_pipelines.records import Question, Record
+from data_pipelines.sources import Source
+from mllm.init import init_mllm
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.training_config import InitConfig, MixtureConfig, MLLMPhaseConfig
+from semhitok.metrics_log import read_metrics
+from tokenizer.configuration_semhitok import SemHiTokConfig
+from tokenizer.extract import extract_codes
+from tokenizer.model_folder import save_tokenizer
+from tokenizer.modeling_semhitok import SemHiTokModel
+
+REPOSITORY = Path(__file__).parents[2]
+NUM_SEMANTIC, NUM_PIXEL, NUM_POSITIONS = 5, 3, 4  # K, M, N
+COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 200)}
+SHAPES = ("bar", "box")
+
+
+def picture(colour: str, shape: str, shift: int = 0) -> Image.Image:
+    """16×16 pixels: a coloured bar or box on a light ground."""
+    image = Image.new("RGB", (16, 16), (240, 235 - shift, 230))
+    corner = (2 + shift, 5, 13, 9) if shape == "bar" else (3 + shift, 2, 11 + shift, 13)
+    image.paste(COLOURS[colour], corner)
+    return image
+
+
+def make_records() -> list[Record]:
+    """Twelve captioned pictures with three questions each."""
+    records = []
+    for shift in range(2):
+        for colour in COLOURS:
+            for shape in SHAPES:
+                buffer = io.BytesIO()
+                picture(colour, shape, shift).save(buffer, "PNG")
+                name = f"{colour}-{shape}-{shift}"
+                asked = [
+                    ("what color is it?", colour),
+                    ("what shape is it?", shape),
+                    (f"is it {colour}?", "yes"),
+                ]
+                questions = [Question(q, [a], f"{name}-{i}") for i, (q, a) in enumerate(asked)]
+                records.append(Record(name, buffer.getvalue(), [f"a {colour} {shape}"], questions))
+    return records
+
+
+def prepare_records(records: list[Record], out: Path) -> Path:
+    """A prepared folder of hand-made records."""
+    source = Source("hand-made", "CC0-1.0", "this test", len(records), iter(records))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "open_source", lambda name: source)
+        return prepare_module.prepare(["hand-made"], out)
+
+
+def save_tiny_tokenizer(out: Path, seed: int = 0) -> Path:
+    """An image tokenizer with random weights."""
+    torch.manual_seed(seed)
+    branch = {"hidden_size": 32, "attention_heads": 2}
+    sizes = {
+        f"{part}_{k}": v for part in ("semantic", "pixel", "decoder") for k, v in branch.items()
+    }
+    config = SemHiTokConfig(
+        teacher_config={
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8,
+            "vision_use_head": False,
+        },
+        image_size=16, patch_size=8, num_semantic_codes=NUM_SEMANTIC, num_pixel_codes=NUM_PIXEL,
+        semantic_code_dim=8, pixel_code_dim=6, semantic_encoder_layers=1, semantic_decoder_layers=1,
+        pixel_encoder_layers=1, decoder_layers=1, enhance_decoder_hidden_size=32,
+        enhance_decoder_layers=1, enhance_decoder_attention_heads=2, **sizes,
+    )  # fmt: skip
+    save_tokenizer(SemHiTokModel(config), out)
+    return out
+
+
+TEXT_CONFIG = {
+    "model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+class World:
+    """Folders of everything that training starts from."""
+
+    def __init__(self, root: Path):
+        self.data = prepare_records(make_records(), root / "data")
+        self.tokenizer = save_tiny_tokenizer(root / "tokenizer")
+        self.codes = extract_codes(self.tokenizer, self.data, root / "codes")
+        self.start = init_mllm(
+            InitConfig(
+                tokenizer=self.tokenizer,
+                out=root / "start",
+                text_config=dict(TEXT_CONFIG),
+                text_data=[self.data],
+                vocab_size=320,
+            )
+        )
+
+    def phase(self, out: Path, **settings) -> MLLMPhaseConfig:
+        """A short run of the mllm phase."""
+        defaults = {
+            "num_steps": 12, "global_batch_size": 4, "learning_rate": 3e-3, "row_length": 64,
+            "warmup_steps": 2, "use_cpu": True, "log_every": 1,
+            "mixture": MixtureConfig(drawing_weight=4.0),
+        }  # fmt: skip
+        paths = {"data": self.data, "codes": self.codes, "model": self.start, "out": out}
+        return MLLMPhaseConfig(**{**paths, **defaults, **settings})
+
+
+def make_model(world: World, image_head: str = "hierarchical", **settings):
+    """The start model with weights large enough that every part of the input shows."""
+    config = copy.deepcopy(
+        UnifiedForConditionalGeneration.config_class.from_pretrained(world.start)
+    )
+    config.image_head = image_head
+    for name, value in settings.items():
+        setattr(config, name, value)
+    torch.manual_seed(1)
+    model = UnifiedForConditionalGeneration(config).eval()
+    stored = load_file(world.start / "model.safetensors")
+    kept = {k: v for k, v in stored.items() if k.startswith("image_tokenizer.")}
+    assert not model.load_state_dict(kept, strict=False).unexpected_keys
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("image_tokenizer.") and parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+    return model
+
+
+def image_ids(model, *codes: int) -> list[int]:
+    """Token ids of flat image codes."""
+    return [model.vocabulary.offset + code for code in codes]
+
+
+def losses_of(run: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(run)]
+
+
+def launch(processes: int, *arguments: str, timeout: float = 180) -> subprocess.CompletedProcess:
+    """`semhitok` under torchrun on a port of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
+        "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),
+    }  # fmt: skip
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    return subprocess.run(
+        [*launcher, "--master_port", str(port), "-m", "semhitok", *arguments],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
+def write_phase(path: Path, config: MLLMPhaseConfig) -> Path:
+    """The YAML of a run."""
+    from semhitok.config import save_config
+
+    save_config(config, path)
+    return path
+
+
+def change_config(folder: Path, out: Path, **values) -> Path:
+    """A copy of a model folder whose config.json says otherwise."""
+    shutil.copytree(folder, out)
+    config = json.loads((out / "config.json").read_text())
+    for key, value in values.items():
+        section, _, name = key.rpartition("__")
+        (config[section] if section else config)[name] = value
+    (out / "config.json").write_text(json.dumps(config))
+    return out
