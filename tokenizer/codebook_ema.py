@@ -3,7 +3,7 @@
 The statistics live here and not in the model: a released checkpoint carries codes alone, a
 training checkpoint carries both (this is an `nn.Module`, so `state_dict` has them).
 
-Every rank sees the same sums (all-reduced) and the same random choices (drawn from the step number),
+Every rank sees the same sums (all-reduced) and the same random choices (drawn from the step),
 so the codebooks of all ranks stay equal bit for bit.
 
 Shapes: n vectors, G groups, C codes in each group, D code dimension.

@@ -3,8 +3,11 @@
 # transformers reads these defaults as class attributes.
 # ruff: noqa: RUF012
 
+from transformers import AutoImageProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
+
+from .configuration_semhitok import SemHiTokConfig
 
 
 class SemHiTokImageProcessor(PilBackend):
@@ -22,3 +25,6 @@ class SemHiTokImageProcessor(PilBackend):
     do_normalize = True
     do_convert_rgb = True
     model_input_names = ["pixel_values"]
+
+
+AutoImageProcessor.register(SemHiTokConfig, slow_image_processor_class=SemHiTokImageProcessor)

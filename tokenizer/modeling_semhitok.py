@@ -8,6 +8,7 @@ Shapes: B batch, H·W pixels, N = (H/p)·(W/p) image positions row-major, D widt
 M pixel codes in each sub-codebook.
 """
 
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -182,9 +183,16 @@ class SemHiTokModel(PreTrainedModel):
     def teacher_features(self, images: Tensor) -> Tensor:
         """Patch features (B, N, D) of the frozen teacher for (B, 3, H, W) images in [-1, 1]."""
         rows, columns = self.grid(images)
+        native = self.config.teacher_config.image_size
+        other_size = tuple(images.shape[-2:]) != (native, native)
+        options: dict[str, bool] = {}
+        # SigLIP and CLIP fit their positions to another size only when told to; DINOv2 always does.
+        if other_size and "interpolate_pos_encoding" in signature(self.teacher.forward).parameters:
+            options["interpolate_pos_encoding"] = True
         outputs = self.teacher(
             pixel_values=images * self.teacher_scale + self.teacher_shift,
             output_hidden_states=self.config.teacher_layer != -1,
+            **options,
         )
         if self.config.teacher_layer == -1:
             features = outputs.last_hidden_state

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.dataset import PreparedDataset
+from semhitok.errors import UserError
 from tokenizer.codebook_ema import CodebookEMA
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.modeling_semhitok import CodeDecoder
 from tokenizer.teacher import trainable
 from tokenizer.training_config import DecoderPhaseConfig, PixelLossConfig, PixelPhaseConfig
 
@@ -30,6 +32,31 @@ def reconstruction_loss(
         "l2_loss": l2.detach(),
         "batch_psnr": psnr,
     }
+
+
+@torch.no_grad()
+def grow_decoder(plain: CodeDecoder, deeper: CodeDecoder) -> None:
+    """Start the deeper decoder as the same function as the plain one.
+
+    Shared layers are copied; the further blocks start with nothing to add to the residual stream.
+
+    Raises:
+        UserError: if the widths or heads differ, or the deeper one has fewer layers.
+    """
+    shared = plain.state_dict()
+    own = deeper.state_dict()
+    misfits = [k for k, v in shared.items() if k not in own or own[k].shape != v.shape]
+    if misfits:
+        raise UserError(
+            f"The Enhance Decoder cannot start from the plain decoder, whose {misfits[0]} has "
+            f"another shape: give both one width, or set start_from_decoder to false."
+        )
+    deeper.load_state_dict({**own, **shared})
+    num_shared = len(plain.trunk.blocks.layers)
+    for block in deeper.trunk.blocks.layers[num_shared:]:
+        for last in (block.self_attn.out_proj, block.mlp.fc2):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
 
 class PixelPhase(nn.Module):
@@ -95,6 +122,8 @@ class DecoderPhase(nn.Module):
         self.config = config
         self.model = load_tokenizer(config.tokenizer)
         self.model.config.use_enhance_decoder = True
+        if config.start_from_decoder:
+            grow_decoder(self.model.decoder, self.model.enhance_decoder)
         trainable(self.model, "enhance_decoder")
         self.image_size = self.model.config.image_size
 

@@ -140,5 +140,7 @@ class DecoderPhaseConfig:
     """Model of the pixel phase."""
     training: TrainingConfig
     """See `TrainingConfig`."""
+    start_from_decoder: bool = False
+    """Copy the plain decoder into the Enhance Decoder, so that it starts where that one ended."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)
     """See `PixelLossConfig`."""
