@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from mllm.configuration_unified import UnifiedConfig
@@ -20,7 +22,7 @@ def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
         )
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise UserError(f"{folder}/config.json cannot be read: {_first_line(error)}") from error
     if not isinstance(config, UnifiedConfig):
         raise UserError(
@@ -28,12 +30,21 @@ def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
             f"folder that `train mllm` wrote, such as runs/quickstart/mllm/model."
         )
     try:
-        return UnifiedForConditionalGeneration.from_pretrained(folder)
-    except (OSError, RuntimeError, ValueError) as error:
+        model, found = UnifiedForConditionalGeneration.from_pretrained(
+            folder, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"The weights in {folder} do not fit its config.json (another shape, or a broken "
             f"file): {_first_line(error)}"
         ) from error
+    # transformers only warns, and fills the gaps with random weights.
+    if found["missing_keys"]:
+        raise UserError(
+            f"The weights in {folder} do not fit its config.json: {min(found['missing_keys'])} is "
+            f"missing."
+        )
+    return model
 
 
 def load_processor(folder: Path | str) -> UnifiedProcessor:
@@ -48,4 +59,6 @@ def load_processor(folder: Path | str) -> UnifiedProcessor:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    # A strict config says on its first line only that there is an error; its cause says which.
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+    return (str(cause or error).strip() or type(error).__name__).splitlines()[0]
