@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from data_pipelines.dataset import PreparedDataset
@@ -84,6 +84,8 @@ class _Reporter(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         assert self.progress is not None
         self.progress.__exit__(None, None, None)
+        if self.log is not None:
+            self.log.close()
 
 
 def train_mllm(config: MLLMPhaseConfig) -> Path:
@@ -122,6 +124,8 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
         train_dataset=rows,
         data_collator=lambda batch: pack(batch, config.row_length, pad_token_id),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
+    trainer.remove_callback(PrinterCallback)  # ours reports
     trainer.add_callback(_Reporter(trainer, run.path))
     checkpoints = Path(arguments.output_dir)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
@@ -131,6 +135,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     model_folder = run.path / "model"
     trainer.save_model(str(model_folder))
     if trainer.is_world_process_zero():
+        (model_folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
         model.generation_config.save_pretrained(model_folder)
         processor.save_pretrained(model_folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -162,7 +167,7 @@ def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
         adam_beta2=config.betas[1],
         max_grad_norm=config.max_grad_norm,
         bf16=config.bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing or None,  # None: no warning
         deepspeed=str(config.deepspeed) if config.deepspeed else None,
         use_cpu=use_cpu,
         train_sampling_strategy="sequential",  # the rows are planned in their order

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 where the user can mend it, 130 when interrupted. A defect of ours
         raises. With `SEMHITOK_DEBUG=1` a user's error shows its traceback too.
     """
+    _quiet_libraries()
     try:
         arguments = parse(argv)
         written = _run(arguments)
@@ -60,6 +62,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
+
+
+def _quiet_libraries() -> None:
+    """Let only our own bar and sentences through; what the user has set stays.
+
+    All of these are read when the library is imported, so they come before the command's module.
+    """
+    for name, value in (
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    # DeepSpeed sets its logger's level when imported, but leaves filters alone.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def _run(arguments: argparse.Namespace) -> list[str]:
