@@ -89,7 +89,12 @@ class CodeStore:
             path = self.folder / shard["file"]
             if not path.is_file():
                 raise UserError(f"The shard {path} is missing: extract the codes again.")
-            tables.append(pq.read_table(path, schema=SCHEMA, memory_map=True))
+            try:
+                tables.append(pq.read_table(path, schema=SCHEMA, memory_map=True))
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(
+                    f"The shard {path} is damaged: delete it and extract the codes again."
+                ) from error
         self._table = pa.concat_tables(tables)
         ids = self._table.column("record_id").to_pylist()
         self._row = {record_id: row for row, record_id in enumerate(ids)}

@@ -81,6 +81,9 @@ class SemHiTokConfig(PreTrainedConfig):
                 patch_size=16,
                 vision_use_head=False,
             )
+        for name in ("image_size", "patch_size", "num_semantic_codes", "num_pixel_codes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}."

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from semhitok.errors import UserError
@@ -34,21 +35,41 @@ def load_tokenizer(folder: Path | str) -> SemHiTokModel:
         )
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/config.json cannot be read: {_first_line(error)}") from error
+    except Exception as error:  # strict dataclasses raise their own types, odd JSON a TypeError
+        raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
     if not isinstance(config, SemHiTokConfig):
         raise UserError(
             f"{folder} holds a {config.model_type!r} model, not an image tokenizer: give the "
             f"`model` folder of a tokenizer phase."
         )
     try:
-        return SemHiTokModel.from_pretrained(folder)
-    except (OSError, RuntimeError, ValueError) as error:
+        model, found = SemHiTokModel.from_pretrained(
+            folder,
+            use_safetensors=True,  # pickles are never read
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"The weights in {folder} do not fit its config.json (another K, M or width, or a "
-            f"broken file): {_first_line(error)}"
+            f"broken file): {one_line(error)}"
         ) from error
+    # transformers only warns of these, and fills the gaps with random weights.
+    misfits = [
+        f"{name} is {tuple(is_)}, not {tuple(wanted)}"
+        for name, is_, wanted in sorted(found["mismatched_keys"])
+    ]
+    misfits += [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    misfits += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
+    if misfits:
+        raise UserError(
+            f"The weights in {folder} do not fit its config.json (another K, M or width): "
+            f"{misfits[0]}."
+        )
+    return model
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What an exception of a library says, as part of one sentence."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

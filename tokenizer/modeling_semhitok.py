@@ -168,6 +168,12 @@ class SemHiTokModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def train(self, mode: bool = True) -> "SemHiTokModel":
+        """Switch dropout on or off; the frozen teacher's stays off, or codes would be noisy."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of image positions of (B, 3, H, W) images."""
         height, width = images.shape[-2:]

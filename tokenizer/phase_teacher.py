@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import SiglipConfig, SiglipModel
+from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
 
 from data_pipelines.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from semhitok.errors import UserError
+from tokenizer.model_folder import one_line
+from tokenizer.teacher import check_fields
 from tokenizer.training_config import TeacherPhaseConfig
 
 
@@ -36,7 +38,7 @@ class TeacherPhase(nn.Module):
             "bos_token_id": self.text_tokenizer.bos_token_id,
             "eos_token_id": self.text_tokenizer.eos_token_id,
         }
-        self.model = SiglipModel(SiglipConfig(text_config=text, vision_config=config.vision))
+        self.model = _new_model(text, config.vision)
         with torch.no_grad():
             # The paper's start: temperature 10, and a bias at which nearly every pair is a "no".
             self.model.logit_scale.fill_(math.log(10.0))
@@ -77,3 +79,15 @@ class TeacherPhase(nn.Module):
         """Write the model and its caption vocabulary."""
         self.model.save_pretrained(folder)
         self.text_tokenizer.save_pretrained(folder)
+
+
+def _new_model(text: dict, vision: dict) -> SiglipModel:
+    """An untrained model, or one sentence where its sections do not fit."""
+    sections = {"text": (text, SiglipTextConfig), "vision": (vision, SiglipVisionConfig)}
+    for section, (fields, config_class) in sections.items():
+        # transformers keeps unknown fields in silence.
+        check_fields(section, fields, config_class)
+    try:
+        return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    except Exception as error:  # strict dataclasses raise their own types
+        raise UserError(f"The teacher's sections do not fit: {one_line(error)}") from error

@@ -4,10 +4,12 @@ import difflib
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from semhitok.errors import UserError
 from tokenizer.configuration_semhitok import SemHiTokConfig
+from tokenizer.model_folder import one_line
 from tokenizer.modeling_semhitok import SemHiTokModel
 
 
@@ -19,10 +21,10 @@ def load_teacher(name: str) -> PreTrainedModel:
     """
     try:
         model = AutoModel.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"No vision encoder can be loaded from {name!r}: give a folder written by "
-            f"`train teacher` or by save_pretrained, or a hub name ({_first_line(error)})."
+            f"`train teacher` or by save_pretrained, or a hub name ({one_line(error)})."
         ) from error
     tower = getattr(model, "vision_model", model)
     if not hasattr(tower.config, "patch_size"):
@@ -40,12 +42,7 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
         teacher_name: see `load_teacher`.
         fields: of `SemHiTokConfig`, checked by name.
     """
-    known = set(SemHiTokConfig.__dataclass_fields__)
-    for field in fields:
-        if field not in known:
-            raise UserError(
-                f"model.{field} is not a field of SemHiTokConfig: {_nearest(field, known)}"
-            )
+    check_fields("model", fields, SemHiTokConfig)
     teacher = load_teacher(teacher_name)
     teacher_config: PreTrainedConfig = AutoConfig.for_model(**teacher.config.to_dict())
     if hasattr(teacher_config, "vision_use_head"):
@@ -53,13 +50,16 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
     try:
         config = SemHiTokConfig(teacher_config=teacher_config, **fields)
     except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"The model section does not fit: {_first_line(error)}") from error
+        raise UserError(f"The model section does not fit: {one_line(error)}") from error
     if teacher_config.patch_size != config.patch_size:
         raise UserError(
             f"The teacher {teacher_name!r} cuts patches of {teacher_config.patch_size} pixels and "
             f"model.patch_size is {config.patch_size}: set them equal."
         )
-    model = SemHiTokModel(config)
+    try:
+        model = SemHiTokModel(config)
+    except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
+        raise UserError(f"The model section does not fit: {one_line(error)}") from error
     outcome = model.teacher.load_state_dict(teacher.state_dict(), strict=False)
     if outcome.missing_keys:
         raise UserError(
@@ -77,8 +77,15 @@ def trainable(model: torch.nn.Module, *names: str) -> list[torch.nn.Parameter]:
     return parameters
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def check_fields(section: str, fields: dict[str, Any], config_class: type) -> None:
+    """Refuse fields that a transformers config does not have, with the nearest that it has."""
+    known = set(config_class.__dataclass_fields__) - {"teacher_config"}  # type: ignore[attr-defined]
+    for field in fields:
+        if field not in known:
+            raise UserError(
+                f"{section}.{field} is not a field of {config_class.__name__}: "
+                f"{_nearest(field, known)}"
+            )
 
 
 def _nearest(word: str, known: set[str]) -> str:

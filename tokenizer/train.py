@@ -67,8 +67,6 @@ def train_phase(name: str, config: Any) -> Path:
     """
     training: TrainingConfig = config.training
     model_folder = Path(config.out) / "model"
-    run = RunDirectory(config.out)
-    run.start(config, f"train {name}")
     accelerator = Accelerator(mixed_precision=training.mixed_precision)
     if training.global_batch_size % accelerator.num_processes:
         raise UserError(
@@ -87,6 +85,8 @@ def train_phase(name: str, config: Any) -> Path:
     )
     checkpoint = Path(config.out) / "checkpoint.pt"
     first_step = load_checkpoint(checkpoint, phase, optimizer, config)
+    # Only now, so that a refused run leaves the folder as it was.
+    run = RunDirectory(config.out).start(config, f"train {name}")
     if first_step == 0 and hasattr(config, "codebook"):
         phase.start(_start_images(dataset, phase.image_size, config, accelerator))
     wrapped, optimizer = accelerator.prepare(phase, optimizer)
