@@ -1,0 +1,116 @@
+"""Every file under configs/ loads into the class that reads it, and typing slips are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+import semhitok
+from mllm.training_config import InitConfig, MLLMPhaseConfig
+from semhitok.config import load_config, to_dict
+from semhitok.errors import UserError
+from semhitok.quickstart import QuickstartConfig
+from tokenizer.configuration_semhitok import SemHiTokConfig
+from tokenizer.teacher import build_model
+from tokenizer.train import PHASES
+
+CONFIGS = Path(semhitok.__file__).parents[1] / "configs"
+YAMLS = sorted(CONFIGS.rglob("*.yaml"))
+JSONS = sorted(CONFIGS.rglob("*.json"))
+CLASSES = {name: config_class for name, (config_class, _) in PHASES.items()}
+CLASSES |= {"init_mllm": InitConfig, "mllm": MLLMPhaseConfig}
+
+
+def class_of(path):
+    """The config class that reads a file, by its name; None where nothing claims it."""
+    if path.name.startswith("quickstart-"):
+        return QuickstartConfig
+    return CLASSES.get(path.stem)
+
+
+def name_of(path):
+    return str(path.relative_to(CONFIGS))
+
+
+def test_there_is_a_config_for_every_phase():
+    assert {path.stem for path in (CONFIGS / "quickstart").glob("*.yaml")} >= set(CLASSES)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name_of)
+def test_every_yaml_has_a_class_that_it_fits(path):
+    config_class = class_of(path)
+    assert config_class is not None, f"no class reads {path}: add it to CLASSES"
+    assert isinstance(load_config(config_class, path), config_class)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name_of)
+def test_every_yaml_opens_with_its_command(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("semhitok " in line for line in header)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name_of)
+def test_a_config_comes_back_from_what_a_run_saves(path, tmp_path):
+    config = load_config(class_of(path), path)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(yaml.safe_dump(to_dict(config)))
+    assert load_config(class_of(path), saved) == config
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if class_of(p) is QuickstartConfig], ids=name_of)
+def test_a_quickstart_finds_all_of_its_phases(path):
+    phases = path.parent / load_config(QuickstartConfig, path).phases
+    missing = [name for name in CLASSES if not (phases / f"{name}.yaml").is_file()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if p.stem == "semantic"], ids=name_of)
+def test_the_model_section_of_every_semantic_phase_makes_a_config(path):
+    fields = load_config(CLASSES["semantic"], path).model
+    assert fields.keys() <= SemHiTokConfig.__dataclass_fields__.keys()
+    config = SemHiTokConfig(**fields)
+    assert config.num_image_codes == config.num_semantic_codes * config.num_pixel_codes
+
+
+def test_the_quickstarts_model_can_be_built(tmp_path):
+    vision = load_config(CLASSES["teacher"], CONFIGS / "quickstart" / "teacher.yaml").vision
+    SiglipVisionModel(SiglipVisionConfig(**vision)).save_pretrained(tmp_path)
+    fields = load_config(CLASSES["semantic"], CONFIGS / "quickstart" / "semantic.yaml").model
+    assert build_model(str(tmp_path), fields).config.num_image_positions == 64
+
+
+@pytest.mark.parametrize("path", JSONS, ids=name_of)
+def test_every_json_is_a_deepspeed_config(path):
+    assert path.parent.name == "deepspeed", f"no test knows what {path} is"
+    settings = json.loads(path.read_text())
+    # DeepSpeed clips nothing unless it is told to.
+    assert "gradient_clipping" in settings
+    assert settings["zero_optimization"]["stage"] == int(path.stem.removeprefix("zero")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "slip", "meant"),
+    [
+        ("teacher", "vocab_siz: 5", "vocab_size"),
+        ("teacher", "training: {learning_rat: 1}", "training.learning_rate"),
+        ("semantic", "cosine_wieght: 1", "cosine_weight"),
+        ("semantic", "codebook: {decai: 0.9}", "codebook.decay"),
+        ("pixel", "loss: {l1_wait: 1}", "loss.l1_weight"),
+        ("pixel", "tokeniser: here", "tokenizer"),
+        ("decoder", "training: {num_step: 1}", "training.num_steps"),
+        ("init_mllm", "text_conf: {}", "text_config"),
+        ("init_mllm", "sampler: {topk: 1}", "sampler.top_k"),
+        ("mllm", "learnig_rate: 1", "learning_rate"),
+        ("mllm", "mixture: {question_shares: 1}", "mixture.question_share"),
+        ("quickstart-short", "train_sorce: x", "train_source"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(name, slip, meant, tmp_path):
+    folder = CONFIGS if name.startswith("quickstart-") else CONFIGS / "quickstart"
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(f"base: {folder / path.name}\n{slip}\n")
+    with pytest.raises(UserError, match=rf'did you mean "{meant}"\?$') as refusal:
+        load_config(class_of(path), path)
+    assert "\n" not in str(refusal.value)
