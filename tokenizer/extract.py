@@ -44,9 +44,8 @@ def extract_codes(
         device: "auto", "cpu", "cuda", ...
     """
     out = Path(out)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_tokenizer(tokenizer).to(device).eval()
+    where = _device(device)
+    model = load_tokenizer(tokenizer).to(where).eval()
     dataset = PreparedDataset(data)
     config = model.config
     fingerprint = code_fingerprint(model)
@@ -79,6 +78,16 @@ def extract_codes(
     manifest = CodesManifest(**{**manifest.__dict__, "shards": shards})
     write_json(out / "manifest.json", manifest.to_dict())
     return out
+
+
+def _device(name: str) -> torch.device:
+    """The device of a name, if this machine has it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
+        raise UserError(f"There is no device {name!r} here: give cpu, cuda or auto.") from error
 
 
 @torch.no_grad()
