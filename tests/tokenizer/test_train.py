@@ -144,7 +144,10 @@ def test_the_fingerprint_of_the_codes_outlives_the_decoder_phase_only(models):
 @pytest.mark.parametrize("phase", ["teacher", "semantic", "pixel", "decoder"])
 def test_the_loss_falls(chain, phase, tmp_path):
     _, values = chain
-    run(phase, values[phase] | {"out": str(tmp_path), "training": training(30)})
+    run(
+        phase,
+        values[phase] | {"out": str(tmp_path), "training": training(30, checkpoint_every=100)},
+    )
     losses = [record["loss"] for record in read_metrics(tmp_path)]
     assert sum(losses[-5:]) < sum(losses[:5])
 
