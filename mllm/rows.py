@@ -81,10 +81,13 @@ class TrainingRows(Dataset):
                 yield self._length(*chosen[-1])
 
         rows = []
-        for documents in plan_rows(lengths(), self.row_length):
-            rows.append([chosen[number] for number in documents])
-            if len(rows) == num_rows:
-                return rows
+        try:
+            for documents in plan_rows(lengths(), self.row_length):
+                rows.append([chosen[number] for number in documents])
+                if len(rows) == num_rows:
+                    return rows
+        except ValueError as error:  # the data's longest document decides, which only users know
+            raise UserError(str(error)) from error
         raise AssertionError("unreachable: the stream of documents has no end")
 
     @staticmethod

@@ -10,10 +10,13 @@ change nothing but speed.
 import argparse
 import os
 import shutil
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
 from data_pipelines.dataset import PreparedDataset
@@ -101,7 +104,9 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     model = load_model(config.model)
     processor = load_processor(config.model)
     records, codes = PreparedDataset(config.data), CodeStore(config.codes)
-    if codes.manifest.tokenizer_fingerprint != code_fingerprint(model.image_tokenizer):
+    with _whole(model.image_tokenizer):
+        fingerprint = code_fingerprint(model.image_tokenizer)
+    if codes.manifest.tokenizer_fingerprint != fingerprint:
         raise UserError(
             f"The codes in {config.codes} were made by another tokenizer than the one inside "
             f"{config.model}: extract codes with that tokenizer, or init the model with the other."
@@ -125,7 +130,6 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
         data_collator=lambda batch: pack(batch, config.row_length, pad_token_id),
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
-    trainer.remove_callback(PrinterCallback)  # ours reports
     trainer.add_callback(_Reporter(trainer, run.path))
     checkpoints = Path(arguments.output_dir)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
@@ -140,6 +144,15 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
         processor.save_pretrained(model_folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return model_folder
+
+
+def _whole(module: torch.nn.Module) -> AbstractContextManager:
+    """Within it every rank holds whole parameters, which ZeRO-3 has cut up; else no change."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(module.parameters()))
 
 
 def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
@@ -189,6 +202,13 @@ def _start_deepspeed(path: Path, use_cpu: bool) -> None:
     """Start the process group before the Trainer does, which on a CPU must be gloo."""
     if not path.is_file():
         raise UserError(f"The DeepSpeed config {path} does not exist: see configs/deepspeed/.")
+    if "RANK" not in os.environ:
+        raise UserError(
+            "DeepSpeed needs a launcher, also for one process: write `torchrun --nproc_per_node N "
+            "-m semhitok` in place of `semhitok`."
+        )
+    # One deprecation a step, of collectives that DeepSpeed calls.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if not use_cpu:
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -201,4 +221,8 @@ def _start_deepspeed(path: Path, use_cpu: bool) -> None:
 
 def command(args: argparse.Namespace) -> Path:
     """`semhitok train mllm`."""
-    return train_mllm(load_config(MLLMPhaseConfig, args.config, args.overrides))
+    try:
+        return train_mllm(load_config(MLLMPhaseConfig, args.config, args.overrides))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

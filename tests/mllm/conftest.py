@@ -31,7 +31,12 @@ def flat_model(world):
     return make_model(world, "flat")
 
 
-@pytest.fixture(params=["hierarchical", "flat"])
+@pytest.fixture(scope="session")
+def grid_model(world):
+    return make_model(world, image_positions="grid")
+
+
+@pytest.fixture(params=["hierarchical", "flat", "grid"])
 def model(request):
-    """Each image head in turn; tests must not change it."""
+    """Each image head in turn, and image tokens with places; tests must not change it."""
     return request.getfixturevalue(f"{request.param}_model")

@@ -154,7 +154,7 @@ def losses_of(run: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(run)]
 
 
-def launch(processes: int, *arguments: str, timeout: float = 180) -> subprocess.CompletedProcess:
+def launch(processes: int, *arguments: str, timeout: float = 270) -> subprocess.CompletedProcess:
     """`semhitok` under torchrun on a port of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,0 +1,151 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipelines.dataset import PreparedDataset
+from mllm.rows import TrainingRows
+from mllm.training_config import MixtureConfig
+from semhitok.errors import UserError
+from tests.mllm.tiny import make_records, prepare_records
+from tokenizer.code_shards import CodeStore
+
+
+@pytest.fixture
+def make_rows(world, chat):
+    def make(num_rows=40, seed=0, row_length=64, data=None, **mixture):
+        return TrainingRows(
+            PreparedDataset(data or world.data),
+            CodeStore(world.codes),
+            chat,
+            len(chat.text_tokenizer),
+            MixtureConfig(**mixture),
+            row_length,
+            num_rows,
+            seed,
+        )
+
+    return make
+
+
+def test_rows_are_a_function_of_the_seed(make_rows):
+    first, second, other = make_rows(), make_rows(), make_rows(seed=1)
+    assert [first[i] for i in range(40)] == [second[i] for i in range(40)]
+    assert [first[i] for i in range(40)] != [other[i] for i in range(40)]
+
+
+def test_a_row_does_not_depend_on_the_rows_read_before(make_rows):
+    rows = make_rows()
+    in_order = [rows[i] for i in range(40)]
+    shuffled = make_rows()
+    for i in np.random.default_rng(0).permutation(40):
+        assert shuffled[int(i)] == in_order[i]
+    assert rows[7] == in_order[7]
+
+
+def test_a_longer_run_begins_like_a_shorter_one(make_rows):
+    short, long = make_rows(20), make_rows(60)
+    assert [short[i] for i in range(20)] == [long[i] for i in range(20)]
+
+
+def test_rows_fit_and_hold_each_document_of_the_plan_once(make_rows):
+    rows = make_rows(200)
+    assert all(0 < sum(map(len, rows[i])) <= 64 for i in range(200))
+    numbers = [number for row in rows._plan for _, _, number in row]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_a_tenth_of_the_captions_is_dropped(make_rows, chat):
+    rows = make_rows(1, question_share=0.0, caption_dropout=0.1)
+    codes = np.zeros(4, int)
+    bare = len(chat.drawing(""))
+    dropped = sum(
+        rows._document("drawing", number % 12, number, codes).token_ids[bare - 1]
+        == chat.begin_of_image_id
+        for number in range(2000)
+    )
+    assert pytest.approx(dropped / 2000, abs=0.02) == 0.1  # three standard deviations
+    for share, expected in ((0.0, 0), (1.0, 50)):
+        rows = make_rows(1, question_share=0.0, caption_dropout=share)
+        lengths = [len(rows._document("drawing", 0, n, codes)) for n in range(50)]
+        assert sum(length == bare + 4 + 2 for length in lengths) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_the_question_share_is_kept(make_rows, share):
+    counts = make_rows(400, question_share=share).describe()
+    questions, drawings = counts["question_documents"], counts["drawing_documents"]
+    assert questions / (questions + drawings) == pytest.approx(share, abs=0.02)
+
+
+def test_every_record_comes_before_one_comes_again(make_rows):
+    rows = make_rows(60)
+    for task in ("question", "drawing"):
+        planned = sorted(
+            (number, record) for row in rows._plan for t, record, number in row if t == task
+        )
+        records = [record for _, record in planned]
+        # Rows that are still open at the end of a plan hold back a few documents.
+        assert len(set(records[:12])) >= 11
+
+
+def test_documents_carry_the_codes_of_their_record(make_rows, world, chat):
+    rows, codes = make_rows(), CodeStore(world.codes)
+    offset = len(chat.text_tokenizer)
+    for i in range(10):
+        for (_, record, _), document in zip(rows._plan[i], rows[i], strict=True):
+            name = rows._text[record][0]
+            images = [t - offset for t in document.token_ids if t >= offset]
+            assert images == codes.flat(name).tolist()
+
+
+def test_labels_and_weights_are_those_of_the_mixture(make_rows, chat):
+    rows = make_rows(answer_weight=2.0, drawing_weight=10.0)
+    offset = len(chat.text_tokenizer)
+    for i in range(10):
+        for (task, _, _), document in zip(rows._plan[i], rows[i], strict=True):
+            labels = [label for label in document.labels if label != -100]
+            if task == "drawing":
+                assert len(labels) == 4 and min(labels) >= offset
+                assert sum(document.weights) == pytest.approx(10.0)
+            else:
+                assert max(labels) < offset
+                assert sum(document.weights) == pytest.approx(2.0 * max(document.branches))
+
+
+def test_describe_counts_the_padding(make_rows):
+    rows = make_rows(50)
+    used = sum(len(document) for i in range(50) for document in rows[i])
+    assert rows.describe()["padding_share"] == pytest.approx(1 - used / (50 * 64))
+    assert rows.describe()["rows"] == len(rows) == 50
+
+
+def test_a_row_shorter_than_a_document_is_one_sentence(make_rows):
+    with pytest.raises(UserError, match="rows of 8: raise row_length"):
+        make_rows(row_length=8)
+
+
+def test_data_without_what_the_mixture_wants_is_one_sentence(make_rows, tmp_path):
+    records = make_records()
+    bare = [dataclasses.replace(record, questions=[]) for record in records]
+    data = prepare_records(bare, tmp_path / "captions")
+    with pytest.raises(UserError, match=r"No record has a question: set mixture\.question_share"):
+        make_rows(data=data)
+    assert len(make_rows(data=data, question_share=0.0)) == 40
+    asked = [dataclasses.replace(record, captions=[]) for record in records]
+    data = prepare_records(asked, tmp_path / "questions")
+    with pytest.raises(UserError, match=r"No record has a caption: set mixture\.question_share"):
+        make_rows(data=data)
+    assert len(make_rows(data=data, question_share=1.0)) == 40
+
+
+def test_a_share_out_of_range_is_an_error():
+    with pytest.raises(ValueError, match=r"mixture\.caption_dropout must lie in \[0, 1\]"):
+        MixtureConfig(caption_dropout=1.5)
+
+
+def test_records_without_codes_are_one_sentence(make_rows, tmp_path):
+    renamed = [dataclasses.replace(r, record_id=f"new-{r.record_id}") for r in make_records()]
+    data = prepare_records(renamed, tmp_path / "other")
+    with pytest.raises(UserError, match="has no codes for the record 'new-"):
+        make_rows(data=data)[0]

@@ -1,0 +1,152 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mllm.load import load_model, load_processor
+from mllm.train import UnifiedTrainer, command, train_mllm
+from semhitok.errors import UserError
+from semhitok.metrics_log import read_metrics
+from tests.mllm.tiny import REPOSITORY, losses_of, make_model, save_tiny_tokenizer
+from tokenizer.extract import extract_codes
+from tokenizer.fingerprint import code_fingerprint
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """A whole run of 12 steps."""
+    out = tmp_path_factory.mktemp("finished")
+    assert train_mllm(world.phase(out, checkpoint_every=5)) == out / "model"
+    return out
+
+
+def test_the_loss_falls_and_the_run_is_written(finished):
+    lines = read_metrics(finished)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    names = {"step", "loss", "grad_norm", "learning_rate"}
+    names |= {"text_loss", "semantic_loss", "pixel_loss"}
+    assert set(lines[0]) == names
+    # Measured: from 45.9 to 21.5.
+    assert sum(losses_of(finished)[-3:]) < 0.85 * sum(losses_of(finished)[:3])
+    assert json.loads((finished / "rows.json").read_text())["rows"] == 48
+    assert (finished / "config.yaml").is_file() and (finished / "environment.json").is_file()
+    assert not (finished / "checkpoints").exists()
+
+
+def test_the_trained_folder_is_whole_and_holds_no_pickle(finished):
+    model, processor = load_model(finished / "model"), load_processor(finished / "model")
+    assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+    suffixes = {path.suffix for path in (finished / "model").iterdir()}
+    assert suffixes <= {".json", ".safetensors", ".jinja", ".model"}
+
+
+def test_training_leaves_the_image_tokenizer_as_it_was(world, finished):
+    before, after = weights(world.start), weights(finished / "model")
+    assert before.keys() == after.keys()
+    for name in before:
+        frozen = name.startswith("image_tokenizer.")
+        assert torch.equal(before[name], after[name]) == frozen, name
+    models = [load_model(world.start), load_model(finished / "model")]
+    assert len({code_fingerprint(model.image_tokenizer) for model in models}) == 1
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path, monkeypatch):
+    config = world.phase(tmp_path / "run", checkpoint_every=5)
+    compute, calls = UnifiedTrainer.compute_loss, []
+
+    def until_killed(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(UnifiedTrainer, "compute_loss", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_mllm(config)
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "model").exists()
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-5").is_dir()
+
+    train_mllm(config)
+    assert same(weights(tmp_path / "run" / "model"), weights(finished / "model"))
+    assert read_metrics(tmp_path / "run") == read_metrics(finished)
+
+
+def test_accumulation_changes_nothing_but_speed(world, finished, tmp_path):
+    train_mllm(world.phase(tmp_path, micro_batch_size=1))
+    # Measured: 4e-6 at a loss of 46.
+    torch.testing.assert_close(losses_of(tmp_path), losses_of(finished), atol=1e-5, rtol=1e-5)
+
+
+def test_another_seed_is_another_run(world, finished, tmp_path):
+    train_mllm(world.phase(tmp_path, num_steps=2, seed=1))
+    assert losses_of(tmp_path)[0] != losses_of(finished)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"num_workers": 1}])
+def test_the_ways_to_save_memory_or_time_change_no_loss(world, finished, tmp_path, settings):
+    train_mllm(world.phase(tmp_path, num_steps=3, warmup_steps=2, **settings))
+    assert losses_of(tmp_path)[:2] == pytest.approx(losses_of(finished)[:2], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_flat_head_trains_too(world, tmp_path, processor):
+    make_model(world, "flat").save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    train_mllm(world.phase(tmp_path / "run", model=tmp_path / "start"))
+    losses = losses_of(tmp_path / "run")
+    assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
+
+
+def test_codes_of_another_tokenizer_are_refused(world, tmp_path):
+    other = save_tiny_tokenizer(tmp_path / "tokenizer", seed=1)
+    codes = extract_codes(other, world.data, tmp_path / "codes")
+    with pytest.raises(UserError, match="were made by another tokenizer than the one inside"):
+        train_mllm(world.phase(tmp_path / "run", codes=codes))
+
+
+def test_a_batch_that_does_not_divide_is_one_sentence(world, tmp_path):
+    with pytest.raises(UserError, match="global_batch_size 4 is not a multiple of micro_batch"):
+        train_mllm(world.phase(tmp_path, micro_batch_size=3))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model", "holds no model"),
+        ("data", "holds no prepared data"),
+        ("codes", "holds no codes"),
+        ("deepspeed", "does not exist: see configs/deepspeed/"),
+    ],
+)
+def test_a_path_to_nothing_is_one_sentence(world, tmp_path, setting, message):
+    with pytest.raises(UserError, match=message):
+        train_mllm(world.phase(tmp_path / "run", **{setting: tmp_path / "nowhere"}))
+
+
+def test_deepspeed_without_a_launcher_is_one_sentence(world, tmp_path, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    zero2 = REPOSITORY / "configs" / "deepspeed" / "zero2.json"
+    with pytest.raises(UserError, match="needs a launcher, also for one process"):
+        train_mllm(world.phase(tmp_path, deepspeed=zero2))
+
+
+def test_the_command_reads_the_file_and_the_overrides(world, tmp_path):
+    from argparse import Namespace
+
+    from semhitok.config import save_config
+
+    save_config(world.phase(tmp_path / "run"), tmp_path / "mllm.yaml")
+    arguments = Namespace(config=tmp_path / "mllm.yaml", overrides=["num_steps=2"])
+    assert command(arguments) == tmp_path / "run" / "model"
+    assert len(losses_of(tmp_path / "run")) == 2
