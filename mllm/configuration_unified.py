@@ -19,6 +19,8 @@ class UnifiedConfig(PreTrainedConfig):
             of the tokens around an image and of the placeholder for one image position.
         image_head: "hierarchical" (K rows, then M) or "flat" (K·M rows).
         z_loss_weight: weight of (log Z)² over text rows, against drifting logits (UniTok: 5e-5).
+        image_positions: "grid" adds learned row and column embeddings to image tokens, "none" is
+            the paper's plain sequence.
         image_sampler: fields of `mllm.drawing.Sampler`, the default way to draw.
     """
 
@@ -36,6 +38,7 @@ class UnifiedConfig(PreTrainedConfig):
     image_token_id: int = 0
     image_head: Literal["hierarchical", "flat"] = "hierarchical"
     z_loss_weight: float = 0.0
+    image_positions: Literal["none", "grid"] = "none"
     image_sampler: Any = None
     initializer_range: float = 0.02
 

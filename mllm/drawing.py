@@ -131,7 +131,7 @@ def draw_tokens(
         pixel = sampler.choose(guide(scores), uniform[:, step, 1])
         codes = semantic * model.vocabulary.num_pixel_codes + pixel
         tokens.append(model.vocabulary.token_ids(codes))
-        embeddings = model.embed(twice(tokens[-1]).unsqueeze(1))
+        embeddings = model.embed(twice(tokens[-1]).unsqueeze(1), first_place=step)
         positions = positions[:, -1:] + 1
         attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], dim=1)
     return torch.stack(tokens, dim=1)

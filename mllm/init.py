@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -30,11 +31,13 @@ from mllm.processing_unified import UnifiedProcessor
 from mllm.training_config import InitConfig
 from semhitok.config import load_config
 from semhitok.errors import UserError
+from semhitok.run import make_folder
 from tokenizer.model_folder import image_processor, load_tokenizer
 
 
 def init_mllm(config: InitConfig) -> Path:
     """Write the model folder that training starts from."""
+    make_folder(config.out)
     image_tokenizer = load_tokenizer(config.tokenizer)
     set_seed(config.seed)
     if config.llm is None:
@@ -52,6 +55,7 @@ def init_mllm(config: InitConfig) -> Path:
         end_of_image_token_id=end,
         image_token_id=image,
         image_head=config.image_head,
+        image_positions=config.image_positions,
         z_loss_weight=config.z_loss_weight,
         image_sampler=asdict(config.sampler),
         tie_word_embeddings=text_config.tie_word_embeddings,
@@ -101,6 +105,11 @@ def _new_text_config(
     model_type = fields.pop("model_type", None)
     if model_type is None:
         raise UserError("text_config needs a model_type, such as qwen2 or llama.")
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"text_config.model_type {model_type!r} is unknown to transformers: name a decoder "
+            f"language model, such as qwen2 or llama."
+        )
     try:
         text_config = AutoConfig.for_model(
             model_type,
@@ -112,6 +121,12 @@ def _new_text_config(
         )
     except ValueError as error:
         raise UserError(f"text_config does not fit: {str(error).splitlines()[0]}") from error
+    width, num_heads = text_config.hidden_size, text_config.num_attention_heads
+    if width % num_heads:
+        raise UserError(
+            f"text_config.hidden_size {width} is not divisible by num_attention_heads {num_heads}: "
+            f"change one of them."
+        )
     unknown = [field for field in fields if field not in type(text_config)().to_dict()]
     if unknown:
         raise UserError(f"text_config.{unknown[0]} is not a field of {type(text_config).__name__}.")

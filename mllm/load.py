@@ -31,7 +31,7 @@ def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
         )
     try:
         model, found = UnifiedForConditionalGeneration.from_pretrained(
-            folder, output_loading_info=True
+            folder, output_loading_info=True, use_safetensors=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(

@@ -71,7 +71,10 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_tokenizer.requires_grad_(False)
         self.language_model = AutoModelForCausalLM.from_config(text)
         self.adapter = DualMLPAdapter(
-            image.semantic_code_dim, image.pixel_code_dim, text.hidden_size
+            image.semantic_code_dim,
+            image.pixel_code_dim,
+            text.hidden_size,
+            image.grid_size if config.image_positions == "grid" else None,
         )
         self.image_head: FlatHead | HierarchicalHead
         if config.image_head == "flat":
@@ -102,6 +105,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, HierarchicalHead):
             init.zeros_(module.pixel_bias)
 
@@ -150,13 +155,25 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         return input_ids.masked_scatter(places, image_tokens.flatten())
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """(B, L) token ids of text and images → (B, L, D)."""
+    def embed(self, input_ids: Tensor, first_place: int = 0) -> Tensor:
+        """Embed token ids of text and images.
+
+        Args:
+            input_ids: (B, L); a run of image tokens is one image.
+            first_place: place in its image of a first token that goes on with an image.
+
+        Returns:
+            (B, L, D).
+        """
         is_image = self.vocabulary.is_image(input_ids)
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         codes = input_ids[is_image] - self.vocabulary.offset
         # Also called on no codes at all, so that every rank's graph holds the same parameters.
-        image = self.adapter(codes, self.image_tokenizer).to(embeddings.dtype)
+        # Place in the image = distance to the last text token: [t t i i i t i i] → 0 1 2, 0 1.
+        index = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        last_text = index.masked_fill(is_image, -1 - first_place).cummax(-1).values
+        places = (index - last_text - 1)[is_image]
+        image = self.adapter(codes, self.image_tokenizer, places).to(embeddings.dtype)
         return embeddings.masked_scatter(is_image.unsqueeze(-1), image)
 
     def forward(

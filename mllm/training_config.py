@@ -25,6 +25,8 @@ class InitConfig:
     """Upper bound of that vocabulary."""
     image_head: Literal["hierarchical", "flat"] = "hierarchical"
     """See `UnifiedConfig`."""
+    image_positions: Literal["none", "grid"] = "none"
+    """See `UnifiedConfig`."""
     z_loss_weight: float = 0.0
     """See `UnifiedConfig`."""
     sampler: Sampler = field(default_factory=Sampler)

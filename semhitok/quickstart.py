@@ -36,6 +36,8 @@ class QuickstartConfig:
     """Source to measure on."""
     phases: Path
     """Folder of the phases' YAML files, relative to this one's."""
+    preset: str = "custom"
+    """Name of the preset, whose targets the report shows."""
     seeds_per_prompt: int = 4
     """Drawings of each prompt."""
     seed: int = 0

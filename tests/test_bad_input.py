@@ -49,7 +49,6 @@ for _part in ("semantic_encoder", "semantic_decoder", "pixel_encoder", "decoder"
 MODEL["enhance_decoder_layers"] = 1
 
 PROGRESS = re.compile(r"\[\d+/\d+\] \w+$|[\w-]+  \d+/\d+ \w+  \d+%  ")
-NOT_YET_REFUSED = pytest.mark.xfail(reason="init-mllm does not check this yet")
 TRAINING = "training: {num_steps: 1, global_batch_size: 2, learning_rate: 1e-3}\n"
 
 
@@ -429,17 +428,13 @@ def test_overrides_that_cannot_be_right(refuse, name, override, complaint):
         ("init_mllm", "tokenizer=@teacher", "not an image tokenizer"),
         ("init_mllm", "text_data=[]", "text_data"),
         ("init_mllm", "text_data=[@nowhere]", "no prepared data"),
-        pytest.param(
-            "init_mllm", "text_config.model_type=abacus", "does not fit", marks=NOT_YET_REFUSED
-        ),
+        ("init_mllm", "text_config.model_type=abacus", "unknown to transformers"),
         ("init_mllm", "text_config.hiden_size=8", "hiden_size is not a field"),
-        pytest.param(
-            "init_mllm", "text_config.num_attention_heads=5", "does not fit", marks=NOT_YET_REFUSED
-        ),
+        ("init_mllm", "text_config.num_attention_heads=5", "not divisible"),
         ("init_mllm", "llm=@nowhere", "No causal language model"),
         ("init_mllm", "llm=@good", "No causal language model"),
         ("init_mllm", "image_head=round", "must be one of"),
-        pytest.param("init_mllm", "out=@cut.png", "is a file", marks=NOT_YET_REFUSED),
+        ("init_mllm", "out=@cut.png", "is a file"),
     ],
 )
 def test_settings_that_cannot_work(refuse, name, override, complaint):

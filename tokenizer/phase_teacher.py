@@ -6,8 +6,10 @@ Needed only where no pre-trained encoder is at hand; the other phases take any e
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.fft import dct
 from torch import Tensor, nn
 from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
 
@@ -17,6 +19,29 @@ from semhitok.errors import UserError
 from tokenizer.model_folder import one_line
 from tokenizer.teacher import check_fields
 from tokenizer.training_config import TeacherPhaseConfig
+
+
+@torch.no_grad()
+def start_from_cosines(weight: nn.Parameter) -> None:
+    """Fill a patch embedding with the lowest frequencies of the discrete cosine transform.
+
+    Args:
+        weight: (D, 3, p, p); filter r sees one colour channel at one pair of frequencies.
+    """
+    patch_size = weight.shape[-1]
+    basis = torch.from_numpy(dct(np.eye(patch_size), norm="ortho", axis=0)).to(weight.dtype)
+    frequencies = sorted(
+        (
+            (u, v, channel)
+            for u in range(patch_size)
+            for v in range(patch_size)
+            for channel in range(3)
+        ),
+        key=lambda entry: entry[0] + entry[1],
+    )
+    nn.init.zeros_(weight)
+    for row, (u, v, channel) in zip(weight, frequencies, strict=False):
+        row[channel] = torch.outer(basis[u], basis[v])
 
 
 class TeacherPhase(nn.Module):
@@ -43,6 +68,8 @@ class TeacherPhase(nn.Module):
             # The paper's start: temperature 10, and a bias at which nearly every pair is a "no".
             self.model.logit_scale.fill_(math.log(10.0))
             self.model.logit_bias.fill_(-10.0)
+        if config.patch_embedding_start == "cosine":
+            start_from_cosines(self.model.vision_model.embeddings.patch_embedding.weight)
         self.image_size = self.model.config.vision_config.image_size
 
     def forward(self, batch: dict) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data_pipelines.augment import augment
 from data_pipelines.batches import StepBatches
 from data_pipelines.dataset import PreparedDataset
 from data_pipelines.image_dataset import ImageTensors
@@ -97,7 +98,14 @@ def train_phase(name: str, config: Any) -> Path:
         for step, batch in enumerate(batches, start=first_step):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
-            batch["images"] = batch["images"].to(accelerator.device)
+            images = augment(
+                batch["images"],
+                batch["caption"],
+                training.max_shift,
+                training.flip,
+                seed=(training.seed, step, accelerator.process_index),
+            )
+            batch["images"] = images.to(accelerator.device)
             with accelerator.autocast():
                 losses = wrapped(batch)
             accelerator.backward(losses["loss"])

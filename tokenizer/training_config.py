@@ -25,8 +25,12 @@ class TrainingConfig:
     """AdamW weight decay."""
     max_grad_norm: float = 1.0
     """Gradient clipping by global norm."""
+    max_shift: int = 0
+    """Augmentation: random shift of each image by up to so many pixels."""
+    flip: bool = False
+    """Augmentation: mirror half of the images, where no caption says left or right."""
     seed: int = 0
-    """Of initial weights, data order and codebook start."""
+    """Of initial weights, data order, augmentation and codebook start."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast type of the networks; codebooks stay in float32."""
     num_workers: int = 0
@@ -76,6 +80,9 @@ class TeacherPhaseConfig:
     """Fields of `SiglipTextConfig`; the vocabulary size follows from the captions."""
     vocab_size: int = 512
     """Upper bound of the caption vocabulary."""
+    patch_embedding_start: Literal["random", "cosine"] = "random"
+    """Initial patch embedding: transformers' own, or the lowest two-dimensional cosines, from which
+    a small model learns shapes in half the steps."""
 
 
 @dataclass

@@ -1,0 +1,181 @@
+"""The quickstart in miniature, and what README and help texts promise about the folder it leaves."""
+
+import argparse
+import itertools
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semhitok import cli
+from semhitok.cli_commands import build_parser
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+NUM_RECORDS = 60
+SHORT = {
+    "teacher": ["training.num_steps=4"],
+    "semantic": ["training.num_steps=4", "codebook.kmeans_images=32"],
+    "pixel": ["training.num_steps=4", "codebook.kmeans_images=32"],
+    "decoder": ["training.num_steps=4"],
+    "mllm": ["num_steps=4", "global_batch_size=4"],
+}
+SUMMARY_KEYS = {
+    "seconds",
+    "peak_memory_gb",
+    "vqa.accuracy",
+    "vqa.open_accuracy",
+    "vqa.question_only_baseline",
+    "reconstruction.psnr",
+    "reconstruction.ssim",
+    "codebook.semantic_usage",
+    "codebook.pixel_usage",
+    "drawing.accuracy",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_records() -> Iterator[None]:
+    """easy-VQA, cut after its first records."""
+    from data_pipelines import prepare
+
+    whole = prepare.open_source
+
+    def cut(name: str):
+        source = whole(name)
+        records = itertools.islice(source.records, NUM_RECORDS)
+        return replace(source, records=records, num_records=NUM_RECORDS)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "open_source", cut)
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `semhitok quickstart` ran, with the shipped configs and few steps."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(ROOT / "configs", home / "configs")
+    for phase, overrides in SHORT.items():
+        path = home / "configs" / "quickstart" / f"{phase}.yaml"
+        text = path.read_text(encoding="utf-8")
+        for override in overrides:
+            key, value = override.split(".")[-1].split("=")
+            text, found = re.subn(rf"(?m)^(\s*){key}:.*$", rf"\1{key}: {value}", text)
+            assert found == 1, f"{path.name} has no {key}"
+        path.write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        assert quickstart(home) == 0
+    return home
+
+
+def quickstart(home: Path) -> int:
+    config = str(home / "configs" / "quickstart-short.yaml")
+    return cli.main(["quickstart", "--config", config, "--no-open"])
+
+
+def written(home: Path) -> dict[Path, int]:
+    """When each file below the run was written."""
+    files = (home / "runs" / "quickstart").rglob("*")
+    return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+
+def test_summary_has_every_promised_key_and_a_number_for_each(home: Path) -> None:
+    summary = json.loads((home / "runs/quickstart/summary.json").read_text())
+    assert summary.keys() >= SUMMARY_KEYS
+    assert all(isinstance(summary[key], float | int) for key in SUMMARY_KEYS)
+
+
+def test_report_is_one_self_contained_file(home: Path) -> None:
+    page = (home / "runs/quickstart/report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
+
+
+def test_a_finished_quickstart_only_opens_its_report(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    before = written(home)
+    assert quickstart(home) == 0
+    assert written(home) == before
+
+
+def test_an_interrupted_quickstart_goes_on_from_the_last_finished_step(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    run = home / "runs" / "quickstart"
+    for step in ("eval-generation", "report"):
+        (run / "steps" / f"{step}.json").unlink()
+    before = written(home)
+    assert quickstart(home) == 0
+    renewed = {
+        path.relative_to(run).parts[0] for path, t in written(home).items() if before.get(path) != t
+    }
+    assert {"eval", "report.html", "summary.json"} <= renewed
+    assert not renewed & {"data", "teacher", "semantic", "pixel", "decoder", "codes", "mllm"}
+
+
+def test_another_config_is_not_mixed_into_a_finished_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(home)
+    path = home / "configs" / "quickstart-short.yaml"
+    other = path.with_name("quickstart-other.yaml")
+    other.write_text(path.read_text() + "seed: 7\n")
+    assert cli.main(["quickstart", "--config", str(other), "--no-open"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def readme_snippets() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", readme_snippets(), ids=["encode", "ask", "draw"])
+def test_readme_snippet_runs_as_it_stands(
+    snippet: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+
+
+def help_examples() -> list[str]:
+    """The example line of every command's help."""
+    examples: list[str] = []
+
+    def collect(parser: argparse.ArgumentParser) -> None:
+        examples.extend(
+            re.findall(r"(?m)^\s+(semhitok .+)$", parser.format_help().split("example")[-1])
+        )
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for child in action.choices.values():
+                    collect(child)
+
+    collect(build_parser())
+    return sorted(set(examples))
+
+
+@pytest.fixture(scope="module")
+def second_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to train in, since the examples of `train` write where the quickstart did."""
+    return shutil.copytree(home, tmp_path_factory.mktemp("second") / "home")
+
+
+@pytest.mark.parametrize("example", help_examples())
+def test_help_example_works_after_a_quickstart(
+    example: str, second_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(second_home)
+    if example.startswith("semhitok quickstart"):
+        # The shipped presets take minutes; this one differs from them in its number of steps.
+        example = "semhitok quickstart --config configs/quickstart-short.yaml --no-open"
+    assert cli.main(shlex.split(example)[1:]) == 0
