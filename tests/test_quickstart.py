@@ -1,4 +1,4 @@
-"""The quickstart in miniature, and what README and help texts promise about the folder it leaves."""
+"""The quickstart in miniature, and what README and help texts promise of its folder."""
 
 import argparse
 import itertools

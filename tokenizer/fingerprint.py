@@ -1,6 +1,7 @@
 """Which tokenizer made a code: a hash over everything that decides it."""
 
 import hashlib
+import json
 
 from tokenizer.modeling_semhitok import SemHiTokModel
 
@@ -12,13 +13,27 @@ _PARTS = (
     "pixel_encoder.",
     "pixel_sub_codebooks.",
 )
+# What the shapes of the weights do not tell.
+_SETTINGS = (
+    "image_size",
+    "patch_size",
+    "teacher_layer",
+    "teacher_mean",
+    "teacher_std",
+    "semantic_metric",
+    "pixel_metric",
+    "semantic_attention_heads",
+    "pixel_attention_heads",
+)
+_TEACHER_SETTINGS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 
 def code_fingerprint(model: SemHiTokModel) -> str:
-    """Hex SHA-256 over the weights, and sizes, that turn images into codes."""
+    """Hex SHA-256 over the weights, and the settings, that turn images into codes."""
     digest = hashlib.sha256()
-    config = model.config
-    digest.update(f"{config.image_size} {config.patch_size} {config.teacher_layer}".encode())
+    settings = [getattr(model.config, name) for name in _SETTINGS]
+    settings += [getattr(model.config.teacher_config, name, None) for name in _TEACHER_SETTINGS]
+    digest.update(json.dumps(settings).encode())  # a tuple and the list it is saved as read alike
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(_PARTS):
             digest.update(name.encode())
