@@ -20,7 +20,7 @@ from typing import Any
 
 from semhitok.config import load_config
 from semhitok.errors import UserError
-from semhitok.run import RunDirectory, read_json, write_json
+from semhitok.run import RunDirectory, file_sha256, read_json, write_json
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_EXAMPLES = 8
@@ -169,8 +169,9 @@ def _overrides(**paths: Path) -> list[str]:
 
 
 def _identity(config: QuickstartConfig) -> dict[str, Any]:
-    """What must be the same for a folder to be gone on with."""
-    return {key: str(value) for key, value in asdict(config).items()}
+    """What must be the same for a folder to be gone on with; where the files lie does not matter."""
+    phases = {path.name: file_sha256(path) for path in sorted(config.phases.glob("*.yaml"))}
+    return asdict(config) | {"phases": phases}
 
 
 def _refuse_other_config(out: Path, config: QuickstartConfig) -> None:
