@@ -169,7 +169,7 @@ def _overrides(**paths: Path) -> list[str]:
 
 
 def _identity(config: QuickstartConfig) -> dict[str, Any]:
-    """What must be the same for a folder to be gone on with; where the files lie does not matter."""
+    """What must be the same for a folder to be gone on with; where files lie does not matter."""
     phases = {path.name: file_sha256(path) for path in sorted(config.phases.glob("*.yaml"))}
     return asdict(config) | {"phases": phases}
 
