@@ -32,7 +32,7 @@ from mllm.training_config import InitConfig
 from semhitok.config import load_config
 from semhitok.errors import UserError
 from semhitok.run import make_folder
-from tokenizer.model_folder import image_processor, load_tokenizer
+from tokenizer.model_folder import image_processor, load_tokenizer, one_line
 
 
 def init_mllm(config: InitConfig) -> Path:
@@ -120,7 +120,7 @@ def _new_text_config(
             eos_token_id=text_tokenizer.eos_token_id,
         )
     except ValueError as error:
-        raise UserError(f"text_config does not fit: {str(error).splitlines()[0]}") from error
+        raise UserError(f"text_config does not fit: {one_line(error)}") from error
     width, num_heads = text_config.hidden_size, text_config.num_attention_heads
     if width % num_heads:
         raise UserError(
@@ -140,8 +140,7 @@ def _pretrained(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         language_model = AutoModelForCausalLM.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"No causal language model can be loaded from {name!r}: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"No causal language model can be loaded from {name!r}: {one_line(error)}"
         ) from error
     text_tokenizer.add_special_tokens(
         {"additional_special_tokens": list(IMAGE_TOKENS)}, replace_extra_special_tokens=False

@@ -10,6 +10,7 @@ from mllm.configuration_unified import UnifiedConfig
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.processing_unified import UnifiedProcessor
 from semhitok.errors import UserError
+from tokenizer.model_folder import one_line
 
 
 def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
@@ -23,7 +24,7 @@ def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{folder}/config.json cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
     if not isinstance(config, UnifiedConfig):
         raise UserError(
             f"{folder} holds a {config.model_type!r} model, not a unified one: give the `model` "
@@ -36,7 +37,7 @@ def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"The weights in {folder} do not fit its config.json (another shape, or a broken "
-            f"file): {_first_line(error)}"
+            f"file): {one_line(error)}"
         ) from error
     # transformers only warns, and fills the gaps with random weights.
     if found["missing_keys"]:
@@ -54,11 +55,5 @@ def load_processor(folder: Path | str) -> UnifiedProcessor:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder} has no processor (text tokenizer and image processor): copy those files of "
-            f"the model folder as well ({_first_line(error)})."
+            f"the model folder as well ({one_line(error)})."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    # A strict config says on its first line only that there is an error; its cause says which.
-    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
-    return (str(cause or error).strip() or type(error).__name__).splitlines()[0]
