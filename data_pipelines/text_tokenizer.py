@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
-from transformers import LlamaTokenizer, PreTrainedTokenizerBase
+from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"  # ids 0, 1, 2, 3
 
@@ -22,7 +22,8 @@ def train_text_tokenizer(
         special_tokens: further tokens that are never split, appended after the pieces.
 
     Returns:
-        A `LlamaTokenizer`, which `AutoTokenizer` loads again after `save_pretrained`.
+        A text tokenizer that `AutoTokenizer` loads again after `save_pretrained`; it pads on the
+        left.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -46,7 +47,19 @@ def train_text_tokenizer(
     )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tokenizer.model").write_bytes(model.getvalue())
-        text_tokenizer = LlamaTokenizer.from_pretrained(folder, pad_token=PAD)
+        # `legacy` marks the first word of each stretch between special tokens, not of the text
+        # alone: "what" is then one token in "what ..." and in "<|user|>what ...".
+        read = LlamaTokenizer.from_pretrained(folder, pad_token=PAD, legacy=True)
+    # A `LlamaTokenizer` would forget `legacy` when saved; this class cuts as its file says.
+    text_tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=read.backend_tokenizer,
+        padding_side=read.padding_side,
+        model_input_names=read.model_input_names,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        bos_token=BEGIN,
+        eos_token=END,
+    )
     if special_tokens:
         text_tokenizer.add_special_tokens({"additional_special_tokens": list(special_tokens)})
     return text_tokenizer

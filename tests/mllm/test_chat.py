@@ -57,7 +57,7 @@ def test_a_question_about_an_image_is_these_tokens_with_these_labels(chat):
     branch_1 = [*first, "<|assistant|>", *red, "</s>"]
     branch_2 = [*second, "<|assistant|>", *no, "</s>"]
     assert spelled(chat, document.token_ids, offset) == stem + branch_1 + branch_2
-    assert "".join(first).replace("▁", " ") == "what color is it?"
+    assert "".join(first).replace("▁", " ") == " what color is it?"
 
     ids = document.token_ids
     starts = (len(stem) + len(first) + 1, len(stem) + len(branch_1) + len(second) + 1)
