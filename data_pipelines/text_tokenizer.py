@@ -8,6 +8,8 @@ from pathlib import Path
 import sentencepiece
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from semhitok.errors import UserError
+
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"  # ids 0, 1, 2, 3
 
 
@@ -24,27 +26,36 @@ def train_text_tokenizer(
     Returns:
         A text tokenizer that `AutoTokenizer` loads again after `save_pretrained`; it pads on the
         left.
+
+    Raises:
+        UserError: if `vocab_size` is too small for the single characters.
     """
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        character_coverage=1.0,
-        pad_id=0,
-        unk_id=1,
-        bos_id=2,
-        eos_id=3,
-        pad_piece=PAD,
-        unk_piece=UNKNOWN,
-        bos_piece=BEGIN,
-        eos_piece=END,
-        num_threads=1,  # the pieces are then the same on every machine
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            character_coverage=1.0,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece=PAD,
+            unk_piece=UNKNOWN,
+            bos_piece=BEGIN,
+            eos_piece=END,
+            num_threads=1,  # the pieces are then the same on every machine
+            minloglevel=2,
+        )
+    except RuntimeError as error:  # sentencepiece says where in its source, and little else
+        raise UserError(
+            f"No text vocabulary of at most {vocab_size} pieces can be made: 256 bytes, 4 marks "
+            f"and every character of the texts are pieces, so raise vocab_size."
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tokenizer.model").write_bytes(model.getvalue())
         # `legacy` marks the first word of each stretch between special tokens, not of the text

@@ -1,10 +1,12 @@
 """Run settings of the language model's phases."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from mllm.drawing import Sampler
+from semhitok.config_ranges import check_ranges
 
 
 @dataclass
@@ -34,6 +36,10 @@ class InitConfig:
     seed: int = 0
     """Of new weights."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least=0, names=("z_loss_weight",))
+        check_ranges(self, at_least=0, below=2**32, names=("seed",))
+
 
 @dataclass
 class MixtureConfig:
@@ -49,9 +55,9 @@ class MixtureConfig:
     """Weight of one drawing in the loss, shared by its tokens."""
 
     def __post_init__(self) -> None:
-        for name in ("question_share", "caption_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"mixture.{name} must lie in [0, 1], not {getattr(self, name)}.")
+        check = partial(check_ranges, self, "mixture.", at_least=0)
+        check(at_most=1, names=("question_share", "caption_dropout"))
+        check(names=("answer_weight", "drawing_weight"))
 
 
 @dataclass
@@ -104,6 +110,9 @@ class MLLMPhaseConfig:
     """Steps between two checkpoints that a killed run resumes from."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "global_batch_size", "row_length", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        counts = ("num_steps", "global_batch_size", "micro_batch_size", "row_length")
+        check_ranges(self, at_least=1, names=(*counts, "log_every", "checkpoint_every"))
+        check_ranges(self, at_least=0, names=("warmup_steps", "weight_decay", "num_workers"))
+        check_ranges(self, above=0, names=("learning_rate", "max_grad_norm"))
+        check_ranges(self, at_least=0, below=1, names=("betas",))
+        check_ranges(self, at_least=0, below=2**32, names=("seed",))

@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+_COUNTED = ("_size", "_dim", "_heads", "_layers")
+
 
 @strict
 class SemHiTokConfig(PreTrainedConfig):
@@ -81,9 +83,14 @@ class SemHiTokConfig(PreTrainedConfig):
                 patch_size=16,
                 vision_use_head=False,
             )
-        for name in ("image_size", "patch_size", "num_semantic_codes", "num_pixel_codes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in vars(self):
+            least = 0 if name.endswith("_layers") else 1
+            counted = name.startswith("num_") or name.endswith(_COUNTED)
+            if counted and getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        for name in ("teacher_mean", "teacher_std"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name} must have 3 numbers, not {getattr(self, name)}.")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}."

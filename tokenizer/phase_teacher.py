@@ -56,7 +56,6 @@ class TeacherPhase(nn.Module):
                 f"with captions, or skip this phase and name a pre-trained encoder."
             )
         self.text_tokenizer = train_text_tokenizer(captions, config.vocab_size)
-        self.max_length = int(config.text.get("max_position_embeddings", 64))
         text = dict(config.text) | {
             "vocab_size": len(self.text_tokenizer),
             "pad_token_id": self.text_tokenizer.pad_token_id,
@@ -64,6 +63,7 @@ class TeacherPhase(nn.Module):
             "eos_token_id": self.text_tokenizer.eos_token_id,
         }
         self.model = _new_model(text, config.vision)
+        self.max_length = self.model.config.text_config.max_position_embeddings
         with torch.no_grad():
             # The paper's start: temperature 10, and a bias at which nearly every pair is a "no".
             self.model.logit_scale.fill_(math.log(10.0))
@@ -115,6 +115,10 @@ def _new_model(text: dict, vision: dict) -> SiglipModel:
         # transformers keeps unknown fields in silence.
         check_fields(section, fields, config_class)
     try:
-        return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+        config = SiglipConfig(text_config=text, vision_config=vision)
+        size, patch_size = config.vision_config.image_size, config.vision_config.patch_size
+        if size < patch_size or config.text_config.max_position_embeddings < 1:
+            raise ValueError(f"{size} pixels hold no patch of {patch_size}, or texts no token")
+        return SiglipModel(config)
     except Exception as error:  # strict dataclasses raise their own types
         raise UserError(f"The teacher's sections do not fit: {one_line(error)}") from error

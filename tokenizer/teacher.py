@@ -56,6 +56,12 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
             f"The teacher {teacher_name!r} cuts patches of {teacher_config.patch_size} pixels and "
             f"model.patch_size is {config.patch_size}: set them equal."
         )
+    num_layers = getattr(teacher_config, "num_hidden_layers", None)
+    if num_layers is not None and not -num_layers - 1 <= config.teacher_layer <= num_layers:
+        raise UserError(
+            f"model.teacher_layer {config.teacher_layer} is not a layer of {teacher_name!r}, which "
+            f"has {num_layers}: choose {-num_layers - 1} to {num_layers}."
+        )
     try:
         model = SemHiTokModel(config)
     except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved

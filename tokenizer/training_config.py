@@ -1,8 +1,11 @@
 """Run settings of the tokenizer's four training phases; the model has its own config."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+from semhitok.config_ranges import check_ranges
 
 
 @dataclass
@@ -43,11 +46,16 @@ class TrainingConfig:
     """Write curves for TensorBoard as well."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "global_batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"training.learning_rate must be above 0, not {self.learning_rate}.")
+        check = partial(check_ranges, self, "training.")
+        check(
+            at_least=1,
+            names=("num_steps", "global_batch_size", "log_every", "checkpoint_every"),
+        )
+        check(at_least=0, names=("warmup_steps", "weight_decay", "max_shift", "num_workers"))
+        check(above=0, names=("learning_rate", "max_grad_norm"))
+        check(at_least=0, at_most=1, names=("final_learning_rate",))
+        check(at_least=0, below=1, names=("betas",))
+        check(at_least=0, below=2**32, names=("seed",))
 
 
 @dataclass
@@ -62,6 +70,12 @@ class CodebookConfig:
     """Images, over all ranks, that k-means places the codes by."""
     commitment_weight: float = 0.25
     """Weight of the commitment loss (VQGAN and its heirs)."""
+
+    def __post_init__(self) -> None:
+        check = partial(check_ranges, self, "codebook.")
+        check(at_least=0, below=1, names=("decay",))
+        check(at_least=0, names=("revive_below", "commitment_weight"))
+        check(at_least=1, names=("kmeans_images",))
 
 
 @dataclass
