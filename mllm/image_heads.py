@@ -97,6 +97,7 @@ class HierarchicalHead(nn.Module):
         # Fold the key projection into the query: n·D·D_pixel instead of n·M·D·D_pixel.
         folded = query @ self.key.weight  # (n, D_pixel)
         codes = image_tokenizer.pixel_sub_codebooks
-        vectors = codes.normalize(codes.codes[semantic_codes]).to(hidden.dtype)  # (n, M, D_pixel)
+        groups = image_tokenizer.pixel_groups(semantic_codes)
+        vectors = codes.normalize(codes.codes[groups]).to(hidden.dtype)  # (n, M, D_pixel)
         scores = torch.einsum("nd,nmd->nm", folded, vectors) / self.key.out_features**0.5
         return (scores + self.pixel_bias[semantic_codes]).float()

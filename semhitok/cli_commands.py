@@ -32,6 +32,7 @@ TRAINING_PHASES = {
     "semantic": ("train the semantic codebook on a teacher's features", "tokenizer.train:command"),
     "pixel": ("train the pixel sub-codebooks on a frozen semantic half", "tokenizer.train:command"),
     "decoder": ("train the Enhance Decoder on frozen codebooks", "tokenizer.train:command"),
+    "joint": ("train both levels of codes at once, to compare with", "tokenizer.train:command"),
     "mllm": ("train the language model on questions and drawing", "mllm.train:command"),
 }
 
@@ -113,7 +114,8 @@ def _add_train(commands: Any) -> None:
     train = add_command(commands, "train", "run one training phase, or go on with it", example)
     phases = add_children(train, "phase")
     for name, (about, target) in TRAINING_PHASES.items():
-        example = f"semhitok train {name} --config configs/quickstart/{name}.yaml"
+        folder = "ablation" if name == "joint" else "quickstart"
+        example = f"semhitok train {name} --config configs/{folder}/{name}.yaml"
         add_config(add_command(phases, name, about, example, target))
 
 

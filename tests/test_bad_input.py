@@ -361,7 +361,9 @@ def test_a_folder_of_broken_pictures(refuse, place, tmp_path):
     assert "cut.png" in sentence
 
 
-COMMANDS_WITH_CONFIG = [f"train {p}" for p in ("teacher", "semantic", "pixel", "decoder", "mllm")]
+COMMANDS_WITH_CONFIG = [
+    f"train {p}" for p in ("teacher", "semantic", "pixel", "decoder", "joint", "mllm")
+]
 COMMANDS_WITH_CONFIG += ["init-mllm", "quickstart"]
 
 

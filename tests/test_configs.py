@@ -21,6 +21,7 @@ YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 JSONS = sorted(CONFIGS.rglob("*.json"))
 CLASSES = {name: config_class for name, (config_class, _) in PHASES.items()}
 CLASSES |= {"init_mllm": InitConfig, "mllm": MLLMPhaseConfig}
+OUTSIDE_A_QUICKSTART = {"joint"}  # only to compare with
 
 
 def class_of(path):
@@ -35,7 +36,7 @@ def name_of(path):
 
 
 def test_there_is_a_config_for_every_phase():
-    assert {path.stem for path in (CONFIGS / "quickstart").glob("*.yaml")} >= set(CLASSES)
+    assert {path.stem for path in YAMLS} >= set(CLASSES)
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
@@ -62,8 +63,8 @@ def test_a_config_comes_back_from_what_a_run_saves(path, tmp_path):
 @pytest.mark.parametrize("path", [p for p in YAMLS if class_of(p) is QuickstartConfig], ids=name_of)
 def test_a_quickstart_finds_all_of_its_phases(path):
     phases = path.parent / load_config(QuickstartConfig, path).phases
-    missing = [name for name in CLASSES if not (phases / f"{name}.yaml").is_file()]
-    assert missing == []
+    wanted = CLASSES.keys() - OUTSIDE_A_QUICKSTART
+    assert [name for name in wanted if not (phases / f"{name}.yaml").is_file()] == []
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if p.stem == "semantic"], ids=name_of)

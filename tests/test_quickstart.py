@@ -24,6 +24,7 @@ SHORT = {
     "pixel": ["training.num_steps=4", "codebook.kmeans_images=32"],
     "decoder": ["training.num_steps=4"],
     "mllm": ["num_steps=4", "global_batch_size=4"],
+    "../ablation/joint": ["training.num_steps=4", "codebook.kmeans_images=32"],
 }
 SUMMARY_KEYS = {
     "seconds",

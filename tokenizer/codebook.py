@@ -73,7 +73,7 @@ class GroupedCodebook(nn.Module):
         # Explicit float32 with autocast off: half-precision distances pick wrong codes and diverge.
         with torch.autocast(vectors.device.type, enabled=False):
             vectors, table = vectors.float(), self.normalize(self.codes)
-            if groups is None:
+            if groups is None or len(table) == 1:
                 scores = vectors @ table[0].T
             else:
                 table = table[groups]  # (n, C, D)

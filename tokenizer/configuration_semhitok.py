@@ -21,6 +21,10 @@ class SemHiTokConfig(PreTrainedConfig):
         patch_size: pixels per image position, along each side.
         num_semantic_codes: K, codes in the semantic codebook.
         num_pixel_codes: M, codes in each of the K pixel sub-codebooks.
+        code_structure: "hierarchical", a sub-codebook of M pixel codes for each semantic code (the
+            paper's); or, to compare with it, "independent", one codebook of M pixel codes whatever
+            the semantic code is; or "flat", one codebook of K codes, each a semantic and a pixel
+            vector chosen together (M is 1). K = 1 leaves the pixel codes alone, M = 1 the semantic.
         semantic_code_dim, pixel_code_dim: widths of the code vectors.
         semantic_metric, pixel_metric: "cosine" or "euclidean", how codes are compared.
         semantic_hidden_size, semantic_encoder_layers, semantic_decoder_layers,
@@ -45,6 +49,7 @@ class SemHiTokConfig(PreTrainedConfig):
     patch_size: int = 16
     num_semantic_codes: int = 16384
     num_pixel_codes: int = 12
+    code_structure: Literal["hierarchical", "independent", "flat"] = "hierarchical"
     semantic_code_dim: int = 32
     pixel_code_dim: int = 32
     semantic_metric: Literal["cosine", "euclidean"] = "cosine"
@@ -94,6 +99,12 @@ class SemHiTokConfig(PreTrainedConfig):
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}."
+            )
+        if self.code_structure == "flat" and self.num_pixel_codes != 1:
+            raise ValueError(
+                f"a flat codebook has one pixel vector for each of its codes: set num_pixel_codes "
+                f"to 1, not {self.num_pixel_codes}, and num_semantic_codes to the number of all "
+                f"codes."
             )
         super().__post_init__(**kwargs)
 

@@ -33,6 +33,8 @@ def code_fingerprint(model: SemHiTokModel) -> str:
     digest = hashlib.sha256()
     settings = [getattr(model.config, name) for name in _SETTINGS]
     settings += [getattr(model.config.teacher_config, name, None) for name in _TEACHER_SETTINGS]
+    if model.config.code_structure != "hierarchical":  # left out there, as before it was a setting
+        settings.append(model.config.code_structure)
     digest.update(json.dumps(settings).encode())  # a tuple and the list it is saved as read alike
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(_PARTS):

@@ -17,6 +17,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 
 from .codebook import GroupedCodebook, Quantized
+from .codebook_joined import JoinedCodebook
 from .configuration_semhitok import SemHiTokConfig
 from .layers import HEADS, STEMS, GridPositions, Trunk, feature_head
 
@@ -129,7 +130,7 @@ class SemHiTokModel(PreTrainedModel):
             }
         )
         self.pixel_sub_codebooks = GroupedCodebook(
-            config.num_semantic_codes,
+            1 if config.code_structure == "independent" else config.num_semantic_codes,
             config.num_pixel_codes,
             config.pixel_code_dim,
             config.pixel_metric,
@@ -232,9 +233,16 @@ class SemHiTokModel(PreTrainedModel):
         tokens = self.pixel_encoder["stem"](images)
         return self.pixel_encoder["head"](self.pixel_encoder["trunk"](tokens, self.grid(images)))
 
+    def pixel_groups(self, semantic_codes: Tensor) -> Tensor:
+        """The sub-codebook of each semantic code; where there is only one, the 0th."""
+        if self.config.code_structure == "independent":
+            return torch.zeros_like(semantic_codes)
+        return semantic_codes
+
     def quantize_pixels(self, images: Tensor, semantic_codes: Tensor) -> Quantized:
         """Look pixel vectors up in the sub-codebook of each position's semantic code."""
-        return self.pixel_sub_codebooks(self.pixel_vectors(images), semantic_codes)
+        groups = self.pixel_groups(semantic_codes)
+        return self.pixel_sub_codebooks(self.pixel_vectors(images), groups)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> ImageCodes:
@@ -249,14 +257,25 @@ class SemHiTokModel(PreTrainedModel):
         Raises:
             ValueError: if the resolution is not divisible by `patch_size`.
         """
+        if self.config.code_structure == "flat":
+            return self._encode_flat(images)
         semantic_codes = self.semantic_codes(images)
         pixel_codes = self.quantize_pixels(images, semantic_codes).codes
         return ImageCodes(semantic_codes, pixel_codes, self.config.num_pixel_codes)
 
+    def _encode_flat(self, images: Tensor) -> ImageCodes:
+        """The nearest code by both vectors together; there is no second level, so j is 0."""
+        semantic = self.semantic_vectors(self.teacher_features(images), self.grid(images))
+        vectors = torch.cat([semantic, self.pixel_vectors(images)], dim=-1)
+        codebook = JoinedCodebook(self.semantic_codebook, self.pixel_sub_codebooks)
+        flat = codebook.nearest(codebook.normalize(vectors).flatten(0, 1))
+        codes = flat.view(vectors.shape[:2])
+        return ImageCodes(codes, torch.zeros_like(codes), self.config.num_pixel_codes)
+
     def code_vectors(self, codes: ImageCodes) -> Tensor:
         """(B, N, D_semantic + D_pixel) joint code vectors, the decoders' input."""
         semantic = self.semantic_codebook.lookup(codes.semantic)
-        pixel = self.pixel_sub_codebooks.lookup(codes.pixel, codes.semantic)
+        pixel = self.pixel_sub_codebooks.lookup(codes.pixel, self.pixel_groups(codes.semantic))
         return torch.cat([semantic, pixel], dim=-1)
 
     @torch.no_grad()

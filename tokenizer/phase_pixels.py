@@ -15,7 +15,8 @@ from semhitok.errors import UserError
 from tokenizer.codebook_ema import CodebookEMA
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.modeling_semhitok import CodeDecoder
-from tokenizer.teacher import trainable
+from tokenizer.pixel_half import renew_pixel_half
+from tokenizer.teacher import refuse_flat, trainable
 from tokenizer.training_config import DecoderPhaseConfig, PixelLossConfig, PixelPhaseConfig
 
 
@@ -66,6 +67,9 @@ class PixelPhase(nn.Module):
         super().__init__()
         self.config = config
         self.model = load_tokenizer(config.tokenizer)
+        if config.model:
+            self.model = renew_pixel_half(self.model, config.model)
+        refuse_flat(self.model, "pixel")
         trainable(self.model, "pixel_encoder", "decoder")
         self.codebook_ema = CodebookEMA(
             self.model.pixel_sub_codebooks,
@@ -74,19 +78,20 @@ class PixelPhase(nn.Module):
             config.training.seed,
         )
         self.image_size = self.model.config.image_size
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # vectors, pixel, semantic codes
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
         """Place every sub-codebook by k-means over (B, 3, H, W) images."""
-        groups = self.model.semantic_codes(images).flatten()
+        groups = self.model.pixel_groups(self.model.semantic_codes(images)).flatten()
         self.codebook_ema.kmeans_start(self.model.pixel_vectors(images).flatten(0, 1), groups)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         images = batch["images"]
         semantic_codes = self.model.semantic_codes(images)
         vectors = self.model.pixel_vectors(images)
-        quantized = self.model.pixel_sub_codebooks(vectors, semantic_codes)
+        groups = self.model.pixel_groups(semantic_codes)
+        quantized = self.model.pixel_sub_codebooks(vectors, groups)
         self._last = (
             vectors.detach().flatten(0, 1),
             quantized.codes.flatten(),
@@ -104,9 +109,9 @@ class PixelPhase(nn.Module):
     def after_step(self) -> dict[str, float]:
         """Move the sub-codebooks with what the step saw."""
         assert self._last is not None
-        vectors, codes, groups = self._last
-        revived = self.codebook_ema.update(vectors, codes, groups)
-        flat = groups * self.model.config.num_pixel_codes + codes
+        vectors, codes, semantic = self._last
+        revived = self.codebook_ema.update(vectors, codes, self.model.pixel_groups(semantic))
+        flat = semantic * self.model.config.num_pixel_codes + codes
         used = flat.unique().numel() / self.model.config.num_image_codes
         return {"revived_codes": revived, "batch_pixel_usage": used}
 

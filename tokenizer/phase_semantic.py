@@ -9,8 +9,21 @@ from torch import Tensor, nn
 from data_pipelines.dataset import PreparedDataset
 from tokenizer.codebook_ema import CodebookEMA
 from tokenizer.model_folder import save_tokenizer
-from tokenizer.teacher import build_model, trainable
-from tokenizer.training_config import SemanticPhaseConfig
+from tokenizer.teacher import build_model, refuse_flat, trainable
+from tokenizer.training_config import JointPhaseConfig, SemanticPhaseConfig
+
+
+def distillation_loss(
+    config: SemanticPhaseConfig | JointPhaseConfig, features: Tensor, target: Tensor
+) -> dict[str, Tensor]:
+    """Weighted sum and terms, for predicted and the teacher's own features (B, N, D)."""
+    cosine = 1 - F.cosine_similarity(features, target, dim=-1).mean()
+    l1 = F.l1_loss(features, target)
+    return {
+        "loss": config.cosine_weight * cosine + config.l1_weight * l1,
+        "cosine_loss": cosine.detach(),
+        "l1_loss": l1.detach(),
+    }
 
 
 class SemanticPhase(nn.Module):
@@ -20,6 +33,7 @@ class SemanticPhase(nn.Module):
         super().__init__()
         self.config = config
         self.model = build_model(config.teacher, config.model)
+        refuse_flat(self.model, "semantic")
         trainable(self.model, "semantic_encoder", "semantic_decoder")
         self.codebook_ema = CodebookEMA(
             self.model.semantic_codebook,
@@ -46,19 +60,11 @@ class SemanticPhase(nn.Module):
         quantized = self.model.semantic_codebook(vectors)
         features = self.model.semantic_features(quantized.vectors, grid)
         self._last = (vectors.detach().flatten(0, 1), quantized.codes.flatten())
-        cosine = 1 - F.cosine_similarity(features, target, dim=-1).mean()
-        l1 = F.l1_loss(features, target)
-        loss = (
-            self.config.cosine_weight * cosine
-            + self.config.l1_weight * l1
-            + self.config.codebook.commitment_weight * quantized.commitment_loss
-        )
-        return {
-            "loss": loss,
-            "cosine_loss": cosine.detach(),
-            "l1_loss": l1.detach(),
-            "commitment_loss": quantized.commitment_loss.detach(),
-        }
+        losses = distillation_loss(self.config, features, target)
+        weight = self.config.codebook.commitment_weight
+        losses["loss"] = losses["loss"] + weight * quantized.commitment_loss
+        losses["commitment_loss"] = quantized.commitment_loss.detach()
+        return losses
 
     def after_step(self) -> dict[str, float]:
         """Move the codebook with what the step saw."""

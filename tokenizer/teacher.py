@@ -83,6 +83,15 @@ def trainable(model: torch.nn.Module, *names: str) -> list[torch.nn.Parameter]:
     return parameters
 
 
+def refuse_flat(model: SemHiTokModel, phase: str) -> None:
+    """A flat codebook is chosen by both vectors, so neither half can be trained alone."""
+    if model.config.code_structure == "flat":
+        raise UserError(
+            f"A tokenizer with model.code_structure flat cannot be trained by the phase {phase}, "
+            f"which knows one half of it: run `semhitok train joint`."
+        )
+
+
 def check_fields(section: str, fields: dict[str, Any], config_class: type) -> None:
     """Refuse fields that a transformers config does not have, with the nearest that it has."""
     known = set(config_class.__dataclass_fields__) - {"teacher_config"}  # type: ignore[attr-defined]

@@ -29,11 +29,13 @@ from semhitok.metrics_log import MetricsLog
 from semhitok.progress import Progress
 from semhitok.run import RunDirectory
 from tokenizer.checkpoint import load_checkpoint, save_checkpoint
+from tokenizer.phase_joint import JointPhase
 from tokenizer.phase_pixels import DecoderPhase, PixelPhase
 from tokenizer.phase_semantic import SemanticPhase
 from tokenizer.phase_teacher import TeacherPhase
 from tokenizer.training_config import (
     DecoderPhaseConfig,
+    JointPhaseConfig,
     PixelPhaseConfig,
     SemanticPhaseConfig,
     TeacherPhaseConfig,
@@ -45,6 +47,7 @@ PHASES: dict[str, tuple[Any, Any]] = {
     "semantic": (SemanticPhaseConfig, SemanticPhase),
     "pixel": (PixelPhaseConfig, PixelPhase),
     "decoder": (DecoderPhaseConfig, DecoderPhase),
+    "joint": (JointPhaseConfig, JointPhase),
 }
 
 
@@ -60,7 +63,7 @@ def train_phase(name: str, config: Any) -> Path:
     """Run one phase from its last checkpoint, or from the start.
 
     Args:
-        name: "teacher", "semantic", "pixel" or "decoder".
+        name: "teacher", "semantic", "pixel", "decoder" or "joint".
         config: the phase's config.
 
     Returns:
@@ -175,6 +178,6 @@ def _start_images(
 
 
 def command(args: argparse.Namespace) -> Path:
-    """`semhitok train {teacher,semantic,pixel,decoder}`."""
+    """`semhitok train {teacher,semantic,pixel,decoder,joint}`."""
     config = load_config(PHASES[args.phase][0], args.config, args.overrides)
     return train_phase(args.phase, config)

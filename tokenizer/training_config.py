@@ -1,4 +1,4 @@
-"""Run settings of the tokenizer's four training phases; the model has its own config."""
+"""Run settings of the tokenizer's training phases; the model has its own config."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,6 +143,8 @@ class PixelPhaseConfig:
     """Model of the semantic phase."""
     training: TrainingConfig
     """See `TrainingConfig`."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Fields of `SemHiTokConfig` to set anew, such as another M; the semantic half's stay."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     """See `CodebookConfig`."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)
@@ -165,3 +167,28 @@ class DecoderPhaseConfig:
     """Copy the plain decoder into the Enhance Decoder, so that it starts where that one ended."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)
     """See `PixelLossConfig`."""
+
+
+@dataclass
+class JointPhaseConfig:
+    """`train joint`: everything but the teacher at once, on summed losses, instead of `semantic`
+    and then `pixel`; for comparison, and the only way to train a flat codebook."""
+
+    data: Path
+    """Prepared folder of images."""
+    out: Path
+    """Run folder; the model goes to `out/model`."""
+    teacher: str
+    """Folder or hub name of a transformers vision encoder."""
+    training: TrainingConfig
+    """See `TrainingConfig`."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Fields of `SemHiTokConfig`; the teacher's part is read from the teacher."""
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    """Of both codebooks; see `CodebookConfig`."""
+    cosine_weight: float = 1.0
+    """Weight of 1 − cosine to the teacher's patch features."""
+    l1_weight: float = 1.0
+    """Weight of the L1 distance to the teacher's patch features."""
+    loss: PixelLossConfig = field(default_factory=PixelLossConfig)
+    """Of the pixels; see `PixelLossConfig`."""
