@@ -32,7 +32,7 @@ from mllm.training_config import InitConfig
 from semhitok.config import load_config
 from semhitok.errors import UserError
 from semhitok.run import make_folder
-from tokenizer.model_folder import image_processor, load_tokenizer, one_line
+from tokenizer.model_folder import image_processor, load_tokenizer, one_line, whole_folder
 
 
 def init_mllm(config: InitConfig) -> Path:
@@ -74,8 +74,9 @@ def init_mllm(config: InitConfig) -> Path:
         text_tokenizer,
         num_image_positions=unified_config.num_image_positions,
     )
-    model.save_pretrained(config.out)
-    processor.save_pretrained(config.out)
+    with whole_folder(config.out) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
     return config.out
 
 
@@ -136,8 +137,11 @@ def _new_text_config(
 def _pretrained(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """A pre-trained LM with rows for the three image tokens."""
     try:
-        text_tokenizer = AutoTokenizer.from_pretrained(name)
-        language_model = AutoModelForCausalLM.from_pretrained(name)
+        # Neither code nor pickles of the folder are run or read.
+        text_tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        language_model = AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"No causal language model can be loaded from {name!r}: {one_line(error)}"

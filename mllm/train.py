@@ -17,20 +17,22 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from data_pipelines.dataset import PreparedDataset
 from mllm.load import load_model, load_processor
 from mllm.packing import pack
 from mllm.rows import TrainingRows
 from mllm.training_config import MLLMPhaseConfig
-from semhitok.config import load_config
+from semhitok.config import load_config, to_dict
 from semhitok.errors import UserError
 from semhitok.metrics_log import MetricsLog
 from semhitok.progress import Progress
 from semhitok.run import RunDirectory, write_json
+from tokenizer.checkpoint import refuse_other_settings
 from tokenizer.code_shards import CodeStore
 from tokenizer.fingerprint import code_fingerprint
+from tokenizer.model_folder import whole_folder
 
 _PARTS = {"text_loss": "num_text_labels", "semantic_loss": "num_image_labels"}
 _PARTS |= {"pixel_loss": "num_image_labels"}
@@ -99,8 +101,9 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     """
     arguments = _arguments(config)
     set_seed(config.seed)
-    run = RunDirectory(config.out)
-    run.start(config, "train mllm")
+    last = _last_checkpoint(config)
+    # Only now, so that a refused run leaves the folder as it was.
+    run = RunDirectory(config.out).start(config, "train mllm")
     model = load_model(config.model)
     processor = load_processor(config.model)
     records, codes = PreparedDataset(config.data), CodeStore(config.codes)
@@ -131,19 +134,38 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
     trainer.add_callback(_Reporter(trainer, run.path))
-    checkpoints = Path(arguments.output_dir)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if config.deepspeed is not None:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
     model_folder = run.path / "model"
-    trainer.save_model(str(model_folder))
+    with whole_folder(model_folder) as unfinished:
+        trainer.save_model(str(unfinished))
+        if trainer.is_world_process_zero():
+            (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            model.generation_config.save_pretrained(unfinished)
+            processor.save_pretrained(unfinished)
+        trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        (model_folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
-        model.generation_config.save_pretrained(model_folder)
-        processor.save_pretrained(model_folder)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(arguments.output_dir, ignore_errors=True)
     return model_folder
+
+
+def _last_checkpoint(config: MLLMPhaseConfig) -> Path | None:
+    """The newest whole checkpoint of the run in `config.out`.
+
+    Raises:
+        UserError: if the run had other settings.
+    """
+    # The Trainer writes its state last; a killed run may leave a newer folder without it.
+    states = (config.out / "checkpoints").glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    whole = sorted((state.parent for state in states), key=lambda p: int(p.name.split("-")[1]))
+    saved = config.out / "config.yaml"
+    if not whole:
+        return None
+    if saved.is_file():
+        then = load_config(MLLMPhaseConfig, saved)
+        refuse_other_settings(config.out / "checkpoints", config, to_dict(then))
+    return whole[-1]
 
 
 def _whole(module: torch.nn.Module) -> AbstractContextManager:

@@ -50,13 +50,7 @@ def load_checkpoint(
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, UnpicklingError) as error:
         raise UserError(f"{path} is damaged: delete the file to start anew.") from error
-    now, then = to_dict(config), state["config"]
-    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
-    if changed:
-        raise UserError(
-            f"{path} was written by a run with another {', '.join(changed)}: "
-            f"give those settings again, or another `out` folder, or delete the file to start anew."
-        )
+    refuse_other_settings(path, config, state["config"])
     missing, unexpected = phase.load_state_dict(state["phase"], strict=False)
     missing = [key for key in missing if not key.startswith(_FROZEN)]
     if missing or unexpected:
@@ -69,3 +63,24 @@ def load_checkpoint(
     if state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     return int(state["step"])
+
+
+def refuse_other_settings(path: Path, config: Any, then: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint with settings that it was not made with.
+
+    Args:
+        path: of the checkpoint.
+        config: of this run.
+        then: plain values of the run that wrote it. Its `out` may be another: folders move.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    now = to_dict(config)
+    keys = (now.keys() | then.keys()) - {"out"}
+    changed = sorted(key for key in keys if now.get(key) != then.get(key))
+    if changed:
+        raise UserError(
+            f"{path} was written by a run with another {', '.join(changed)}: "
+            f"give those settings again, or another `out` folder, or delete it to start anew."
+        )

@@ -1,11 +1,18 @@
-"""A tokenizer on disk: weights, config and image processor in one folder."""
+"""Models on disk: a folder is written whole or not at all, and read with errors of one sentence."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from semhitok.errors import UserError
+from semhitok.ranks import is_main_rank
+from semhitok.run import make_folder
 from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.image_processing_semhitok import SemHiTokImageProcessor
 from tokenizer.modeling_semhitok import SemHiTokModel
@@ -13,8 +20,38 @@ from tokenizer.modeling_semhitok import SemHiTokModel
 
 def save_tokenizer(model: SemHiTokModel, folder: Path) -> None:
     """Write model and image processor, so that the folder says how to feed it."""
-    model.save_pretrained(folder)
-    image_processor(model.config).save_pretrained(folder)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        image_processor(model.config).save_pretrained(unfinished)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write a model into; at the end its files go to their place.
+
+    A killed run leaves the old model or the new one, or one without a config.json, which is none.
+    Files in `folder` that are not of a model stay. Every rank may enter; rank 0 moves the files.
+
+    Raises:
+        UserError: if the place cannot be written.
+    """
+    folder = Path(folder)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    if is_main_rank():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    yield make_folder(unfinished)
+    if not is_main_rank():
+        return
+    make_folder(folder)
+    # The config goes first and comes back last: without it the folder is no model.
+    (folder / "config.json").unlink(missing_ok=True)
+    for old in folder.glob("*.safetensors*"):  # shards of another size would be read as well
+        old.unlink()
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():  # further chat templates
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+        os.replace(path, folder / path.name)
+    unfinished.rmdir()
 
 
 def image_processor(config: SemHiTokConfig) -> SemHiTokImageProcessor:
@@ -27,23 +64,38 @@ def image_processor(config: SemHiTokConfig) -> SemHiTokImageProcessor:
 
 def load_tokenizer(folder: Path | str) -> SemHiTokModel:
     """A saved SemHiTok model, with one sentence instead of a traceback where there is none."""
+    written_by = "a training phase wrote, such as runs/quickstart/decoder/model"
+    return load_whole(folder, SemHiTokModel, "an image tokenizer", written_by)
+
+
+def load_whole(folder: Path | str, model_class: Any, kind: str, written_by: str) -> Any:
+    """A saved model of one of our classes, with all of its weights and no others.
+
+    Args:
+        folder: where it was saved.
+        model_class: the class, which names its config class.
+        kind: what it is, with its article, for errors.
+        written_by: who writes such folders and an example of one, likewise.
+
+    Raises:
+        UserError: if the folder holds no model, one of another kind, or one that is damaged.
+    """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"{folder} holds no tokenizer (no config.json): give the `model` folder that a "
-            f"training phase wrote, such as runs/quickstart/decoder/model."
+            f"{folder} holds no model (no config.json): give the `model` folder that {written_by}."
         )
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # strict dataclasses raise their own types, odd JSON a TypeError
         raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
-    if not isinstance(config, SemHiTokConfig):
+    if not isinstance(config, model_class.config_class):
         raise UserError(
-            f"{folder} holds a {config.model_type!r} model, not an image tokenizer: give the "
-            f"`model` folder of a tokenizer phase."
+            f"{folder} holds a {config.model_type!r} model, not {kind}: give the `model` folder "
+            f"that {written_by}."
         )
     try:
-        model, found = SemHiTokModel.from_pretrained(
+        model, found = model_class.from_pretrained(
             folder,
             use_safetensors=True,  # pickles are never read
             output_loading_info=True,
@@ -51,8 +103,8 @@ def load_tokenizer(folder: Path | str) -> SemHiTokModel:
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"The weights in {folder} do not fit its config.json (another K, M or width, or a "
-            f"broken file): {one_line(error)}"
+            f"The weights in {folder} do not fit its config.json (another shape, or a broken "
+            f"file): {one_line(error)}"
         ) from error
     # transformers only warns of these, and fills the gaps with random weights.
     misfits = [
@@ -63,8 +115,7 @@ def load_tokenizer(folder: Path | str) -> SemHiTokModel:
     misfits += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
     if misfits:
         raise UserError(
-            f"The weights in {folder} do not fit its config.json (another K, M or width): "
-            f"{misfits[0]}."
+            f"The weights in {folder} do not fit its config.json (another shape): {misfits[0]}."
         )
     return model
 

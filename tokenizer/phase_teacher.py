@@ -16,7 +16,7 @@ from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisi
 from data_pipelines.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from semhitok.errors import UserError
-from tokenizer.model_folder import one_line
+from tokenizer.model_folder import one_line, whole_folder
 from tokenizer.teacher import check_fields
 from tokenizer.training_config import TeacherPhaseConfig
 
@@ -104,8 +104,9 @@ class TeacherPhase(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the model and its caption vocabulary."""
-        self.model.save_pretrained(folder)
-        self.text_tokenizer.save_pretrained(folder)
+        with whole_folder(folder) as unfinished:
+            self.model.save_pretrained(unfinished)
+            self.text_tokenizer.save_pretrained(unfinished)
 
 
 def _new_model(text: dict, vision: dict) -> SiglipModel:

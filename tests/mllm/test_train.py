@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,6 +42,7 @@ def test_the_loss_falls_and_the_run_is_written(finished):
     assert json.loads((finished / "rows.json").read_text())["rows"] == 48
     assert (finished / "config.yaml").is_file() and (finished / "environment.json").is_file()
     assert not (finished / "checkpoints").exists()
+    assert not list(finished.glob(".*"))
 
 
 def test_the_trained_folder_is_whole_and_holds_no_pickle(finished):
@@ -75,7 +78,13 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path
     monkeypatch.undo()
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-5").is_dir()
+    # Killed in the middle of the next checkpoint: its state, which comes last, is not there.
+    half = tmp_path / "run" / "checkpoints" / "checkpoint-10"
+    shutil.copytree(half.with_name("checkpoint-5"), half)
+    (half / "trainer_state.json").unlink()
 
+    with pytest.raises(UserError, match="by a run with another learning_rate, seed: give those"):
+        train_mllm(replace(config, learning_rate=1.0, seed=5))
     train_mllm(config)
     assert same(weights(tmp_path / "run" / "model"), weights(finished / "model"))
     assert read_metrics(tmp_path / "run") == read_metrics(finished)

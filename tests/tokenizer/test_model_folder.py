@@ -5,7 +5,7 @@ import pytest
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from semhitok.errors import UserError
-from tokenizer.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.model_folder import load_tokenizer, save_tokenizer, whole_folder
 from tokenizer.modeling_semhitok import SemHiTokModel
 
 
@@ -109,3 +109,18 @@ def test_a_config_that_describes_no_model(saved, fields):
 def test_the_sentence_names_what_does_not_fit(saved):
     edit(saved, num_semantic_codes=16)
     assert re.search(r"codes", refusal(saved))
+
+
+def test_a_folder_that_is_being_written_is_no_model(saved, tiny_model):
+    (saved / "notes.txt").write_text("mine\n")
+    (saved / "model-00001-of-00002.safetensors").write_text("a shard of an older, larger model")
+    with pytest.raises(KeyboardInterrupt), whole_folder(saved) as unfinished:
+        tiny_model().save_pretrained(unfinished)
+        raise KeyboardInterrupt
+    load_tokenizer(saved)  # the old one
+
+    save_tokenizer(tiny_model(), saved)
+    load_tokenizer(saved)
+    assert (saved / "notes.txt").read_text() == "mine\n"
+    assert not (saved / "model-00001-of-00002.safetensors").exists()
+    assert [path.name for path in saved.parent.iterdir() if "unfinished" in path.name] == []
