@@ -46,6 +46,8 @@ def build_parser() -> Parser:
         example="semhitok quickstart",
     )
     parser.add_argument("--version", action="version", version=f"semhitok {__version__}")
+    # The deepspeed launcher puts it before everything else; LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = add_children(parser, "command")
     _add_quickstart(commands)
     _add_prepare(commands)

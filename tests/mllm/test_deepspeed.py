@@ -26,10 +26,10 @@ def single(world, tmp_path_factory):
     return out
 
 
-def run_on_two(world, root, *overrides, **settings):
+def run_on_two(world, root, *overrides, launcher="torchrun", **settings):
     out = root / "run"
     config = write_phase(root / "mllm.yaml", phase(world, out, **settings))
-    finished = launch(2, "train", "mllm", "--config", str(config), *overrides)
+    finished = launch(2, "train", "mllm", "--config", str(config), *overrides, launcher=launcher)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.count(f"wrote {out / 'model'}") == 1
     assert "FutureWarning" not in finished.stderr
@@ -67,3 +67,9 @@ def test_zero_accumulates_like_one_batch(world, single, tmp_path):
 
 def test_plain_data_parallel_on_two_processes_is_the_run_on_one(world, single, tmp_path):
     assert_same_run(run_on_two(world, tmp_path), single)
+
+
+@pytest.mark.parametrize("launcher", ["accelerate", "deepspeed"])
+def test_the_other_launchers_start_the_same_run(world, single, tmp_path, launcher):
+    run = run_on_two(world, tmp_path, "deepspeed=configs/deepspeed/zero2.json", launcher=launcher)
+    assert_same_run(run, single)

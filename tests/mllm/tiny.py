@@ -154,18 +154,35 @@ def losses_of(run: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(run)]
 
 
-def launch(processes: int, *arguments: str, timeout: float = 270) -> subprocess.CompletedProcess:
-    """`semhitok` under torchrun on a port of its own."""
+def launch(
+    processes: int, *arguments: str, launcher: str = "torchrun", timeout: float = 270
+) -> subprocess.CompletedProcess:
+    """`semhitok` under torchrun, accelerate or deepspeed, on a port of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port = str(probe.getsockname()[1])
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
         "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    count = str(processes)
+    launchers = {
+        "torchrun": [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", count,
+            "--master_port", port, "-m",
+        ],
+        "accelerate": [
+            sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch",
+            "--use_deepspeed", "--num_processes", count, "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port, "-m",
+        ],
+        "deepspeed": [
+            sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", count,
+            "--master_port", port, "--module",
+        ],
+    }  # fmt: skip
     return subprocess.run(
-        [*launcher, "--master_port", str(port), "-m", "semhitok", *arguments],
+        [*launchers[launcher], "semhitok", *arguments],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
 
