@@ -1,7 +1,7 @@
 """The training loop of the tokenizer's phases: accelerate, one optimiser, exact resume.
 
     semhitok train semantic --config configs/quickstart/semantic.yaml
-    torchrun --nproc_per_node 8 -m semhitok train pixel --config configs/paper/pixel.yaml
+    torchrun --nproc_per_node 8 -m semhitok train pixel --config FILE
 
 The batch of a step is a function of the seed and the step number alone, and so is the learning
 rate: what a checkpoint holds is weights, optimiser, codebook statistics and the random state.
@@ -71,7 +71,10 @@ def train_phase(name: str, config: Any) -> Path:
     """
     training: TrainingConfig = config.training
     model_folder = Path(config.out) / "model"
-    accelerator = Accelerator(mixed_precision=training.mixed_precision)
+    # Unless told that it is on CPUs, accelerate takes each rank there for a run of its own.
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(), mixed_precision=training.mixed_precision
+    )
     if training.global_batch_size % accelerator.num_processes:
         raise UserError(
             f"training.global_batch_size {training.global_batch_size} cannot be shared by "
@@ -180,4 +183,8 @@ def _start_images(
 def command(args: argparse.Namespace) -> Path:
     """`semhitok train {teacher,semantic,pixel,decoder,joint}`."""
     config = load_config(PHASES[args.phase][0], args.config, args.overrides)
-    return train_phase(args.phase, config)
+    try:
+        return train_phase(args.phase, config)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
