@@ -133,7 +133,7 @@ def _add_extract_codes(commands: Any) -> None:
     add_data(command)
     add_out(command)
     add_count(command, "--batch-size", 64, "images encoded at once")
-    add_count(command, "--shard-size", 2000, "records in a shard")
+    add_count(command, "--shard-size", 10_000, "records in a shard")
     command.add_argument(
         "--device", default="auto", help="cpu, cuda, or auto, which takes a GPU where there is one"
     )

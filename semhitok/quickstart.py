@@ -73,7 +73,8 @@ def run_quickstart(config: QuickstartConfig, out: Path) -> Path:
         step()
         _forget_accelerators()
         marks.mkdir(exist_ok=True)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB → GiB
+        unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
         write_json(mark, {"seconds": time.monotonic() - started, "peak_memory_gb": peak})
     return report
 
