@@ -17,6 +17,8 @@ class SemHiTokConfig(PreTrainedConfig):
             that gives patch features), as an object or a dict with its `model_type`.
         teacher_layer: which hidden state of the teacher is read; -1 is its normalised output.
         teacher_mean, teacher_std: the teacher's own pixel normalisation, in [0, 1] units.
+        teacher_dtype: what the frozen teacher is held and run in; "bfloat16" halves its memory, and
+            codes differ a little from those of "float32".
         image_size: native height and width in pixels.
         patch_size: pixels per image position, along each side.
         num_semantic_codes: K, codes in the semantic codebook.
@@ -29,12 +31,16 @@ class SemHiTokConfig(PreTrainedConfig):
         semantic_metric, pixel_metric: "cosine" or "euclidean", how codes are compared.
         semantic_hidden_size, semantic_encoder_layers, semantic_decoder_layers,
             semantic_attention_heads: the semantic encoder and decoder.
+        pixel_encoder_kind: "vit", a transformer on the patch grid; or "conv", a convolutional
+            network with attention at the patch grid, whose `layers` are residual blocks at each
+            resolution and whose `hidden_size` is its width at the grid.
         pixel_hidden_size, pixel_encoder_layers, pixel_attention_heads, pixel_stem: the pixel
-            encoder; the stem is "conv" (overlapping) or "patch" (one linear map).
-        decoder_hidden_size, decoder_layers, decoder_attention_heads, decoder_head: the decoder that
-            is trained with the pixel codes; the head is "conv" or "patch".
-        enhance_decoder_hidden_size, enhance_decoder_layers, enhance_decoder_attention_heads: the
-            Enhance Decoder, trained last on frozen codes.
+            encoder; the stem of a "vit" is "conv" (overlapping) or "patch" (one linear map).
+        decoder_kind, decoder_hidden_size, decoder_layers, decoder_attention_heads, decoder_head:
+            the decoder that is trained with the pixel codes; the head of a "vit" is "conv" or
+            "patch".
+        enhance_decoder_kind, enhance_decoder_hidden_size, enhance_decoder_layers,
+            enhance_decoder_attention_heads: the Enhance Decoder, trained last on frozen codes.
         use_enhance_decoder: decode with it; set by the `decoder` phase.
     """
 
@@ -45,6 +51,7 @@ class SemHiTokConfig(PreTrainedConfig):
     teacher_layer: int = -1
     teacher_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     teacher_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     image_size: int = 256
     patch_size: int = 16
     num_semantic_codes: int = 16384
@@ -58,14 +65,17 @@ class SemHiTokConfig(PreTrainedConfig):
     semantic_encoder_layers: int = 3
     semantic_decoder_layers: int = 1
     semantic_attention_heads: int = 16
+    pixel_encoder_kind: Literal["vit", "conv"] = "vit"
     pixel_hidden_size: int = 768
     pixel_encoder_layers: int = 12
     pixel_attention_heads: int = 12
     pixel_stem: Literal["conv", "patch"] = "patch"
+    decoder_kind: Literal["vit", "conv"] = "vit"
     decoder_hidden_size: int = 768
     decoder_layers: int = 12
     decoder_attention_heads: int = 12
     decoder_head: Literal["conv", "patch"] = "patch"
+    enhance_decoder_kind: Literal["vit", "conv"] = "vit"
     enhance_decoder_hidden_size: int = 1024
     enhance_decoder_layers: int = 24
     enhance_decoder_attention_heads: int = 16
@@ -106,6 +116,16 @@ class SemHiTokConfig(PreTrainedConfig):
                 f"to 1, not {self.num_pixel_codes}, and num_semantic_codes to the number of all "
                 f"codes."
             )
+        for part in ("semantic", "pixel"):
+            code_dim, width = (
+                getattr(self, f"{part}_code_dim"),
+                getattr(self, f"{part}_hidden_size"),
+            )
+            if code_dim > width:
+                raise ValueError(
+                    f"{part}_code_dim {code_dim} is larger than the encoder's width, "
+                    f"{part}_hidden_size {width}: lower the one or raise the other."
+                )
         super().__post_init__(**kwargs)
 
     @property

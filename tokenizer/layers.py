@@ -68,8 +68,7 @@ class ConvStem(nn.Module):
 
     def __init__(self, width: int, patch_size: int, base_width: int = 16):
         super().__init__()
-        num_halvings = _num_halvings(patch_size)
-        widths = [min(width, base_width * 2**i) for i in range(num_halvings)]
+        widths = [min(width, base_width * 2**i) for i in range(num_halvings(patch_size))]
         layers: list[nn.Module] = []
         in_dim = 3
         for out_dim in widths:
@@ -98,8 +97,7 @@ class ConvHead(nn.Module):
 
     def __init__(self, width: int, patch_size: int, base_width: int = 16):
         super().__init__()
-        num_doublings = _num_halvings(patch_size)
-        widths = [min(width, base_width * 2**i) for i in reversed(range(num_doublings))]
+        widths = [min(width, base_width * 2**i) for i in reversed(range(num_halvings(patch_size)))]
         layers: list[nn.Module] = []
         in_dim = width
         for out_dim in widths:
@@ -125,14 +123,19 @@ class PatchHead(nn.Module):
         return F.pixel_shuffle(pixels, self.patch_size)
 
 
-def _num_halvings(patch_size: int) -> int:
-    num_halvings = int(math.log2(patch_size))
-    if 2**num_halvings != patch_size:
+def num_halvings(patch_size: int) -> int:
+    """How often convolutions halve an image until one position is left per patch.
+
+    Raises:
+        ValueError: if the patch size is no power of two.
+    """
+    number = int(math.log2(patch_size))
+    if 2**number != patch_size:
         raise ValueError(
-            f"A convolutional stem or head halves the image until one position is left per patch, "
-            f"so patch_size must be a power of two, not {patch_size}; use the 'patch' kind instead."
+            f"Convolutions halve the image until one position is left per patch, so patch_size "
+            f"must be a power of two, not {patch_size}; use a 'vit' with 'patch' stem and head."
         )
-    return num_halvings
+    return number
 
 
 STEMS: dict[str, type[nn.Module]] = {"conv": ConvStem, "patch": PatchStem}

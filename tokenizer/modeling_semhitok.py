@@ -8,7 +8,6 @@ Shapes: B batch, H·W pixels, N = (H/p)·(W/p) image positions row-major, D widt
 M pixel codes in each sub-codebook.
 """
 
-from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,9 @@ from transformers import initialization as init
 from .codebook import GroupedCodebook, Quantized
 from .codebook_joined import JoinedCodebook
 from .configuration_semhitok import SemHiTokConfig
-from .layers import HEADS, STEMS, GridPositions, Trunk, feature_head
+from .layers import GridPositions, Trunk, feature_head
+from .patch_features import patch_features
+from .pixel_networks import code_decoder, pixel_encoder
 
 
 class ImageCodes(NamedTuple):
@@ -46,19 +47,6 @@ class ImageCodes(NamedTuple):
         return cls(image_codes // num_pixel_codes, image_codes % num_pixel_codes, num_pixel_codes)
 
 
-class CodeDecoder(nn.Module):
-    """Joint code vectors (B, N, D_semantic + D_pixel) → images (B, 3, H, W) in about [-1, 1]."""
-
-    def __init__(self, config: SemHiTokConfig, width: int, num_layers: int, num_heads: int):
-        super().__init__()
-        code_dim = config.semantic_code_dim + config.pixel_code_dim
-        self.trunk = Trunk(code_dim, width, num_layers, num_heads, config.grid_size)
-        self.head = HEADS[config.decoder_head](width, config.patch_size)
-
-    def forward(self, code_vectors: Tensor, grid: tuple[int, int]) -> Tensor:
-        return self.head(self.trunk(code_vectors, grid), grid)
-
-
 class SemHiTokModel(PreTrainedModel):
     """Image tokenizer whose codes carry meaning and pixels.
 
@@ -80,7 +68,9 @@ class SemHiTokModel(PreTrainedModel):
     def __init__(self, config: SemHiTokConfig):
         super().__init__(config)
         teacher_width = config.teacher_config.hidden_size
-        self.teacher = AutoModel.from_config(config.teacher_config)
+        self.teacher = AutoModel.from_config(
+            config.teacher_config, dtype=getattr(torch, config.teacher_dtype)
+        )
         self.teacher.requires_grad_(False)
         mean, std = torch.tensor(config.teacher_mean), torch.tensor(config.teacher_std)
         # One affine map from [-1, 1] to the teacher's own normalisation.
@@ -114,39 +104,15 @@ class SemHiTokModel(PreTrainedModel):
                 "head": feature_head(width, width, teacher_width),
             }
         )
-        self.pixel_encoder = nn.ModuleDict(
-            {
-                "stem": STEMS[config.pixel_stem](config.pixel_hidden_size, config.patch_size),
-                "trunk": Trunk(
-                    config.pixel_hidden_size,
-                    config.pixel_hidden_size,
-                    config.pixel_encoder_layers,
-                    config.pixel_attention_heads,
-                    grid_size,
-                ),
-                "head": feature_head(
-                    config.pixel_hidden_size, config.pixel_hidden_size, config.pixel_code_dim
-                ),
-            }
-        )
+        self.pixel_encoder = pixel_encoder(config)
         self.pixel_sub_codebooks = GroupedCodebook(
             1 if config.code_structure == "independent" else config.num_semantic_codes,
             config.num_pixel_codes,
             config.pixel_code_dim,
             config.pixel_metric,
         )
-        self.decoder = CodeDecoder(
-            config,
-            config.decoder_hidden_size,
-            config.decoder_layers,
-            config.decoder_attention_heads,
-        )
-        self.enhance_decoder = CodeDecoder(
-            config,
-            config.enhance_decoder_hidden_size,
-            config.enhance_decoder_layers,
-            config.enhance_decoder_attention_heads,
-        )
+        self.decoder = code_decoder(config, "decoder")
+        self.enhance_decoder = code_decoder(config, "enhance_decoder")
         self.post_init()
 
     @torch.no_grad()
@@ -169,6 +135,11 @@ class SemHiTokModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of all but the teacher, which comes first and has its own (`teacher_dtype`)."""
+        return self.semantic_codebook.codes.dtype
+
     def train(self, mode: bool = True) -> "SemHiTokModel":
         """Switch dropout on or off; the frozen teacher's stays off, or codes would be noisy."""
         super().train(mode)
@@ -189,29 +160,9 @@ class SemHiTokModel(PreTrainedModel):
     @torch.no_grad()
     def teacher_features(self, images: Tensor) -> Tensor:
         """Patch features (B, N, D) of the frozen teacher for (B, 3, H, W) images in [-1, 1]."""
-        rows, columns = self.grid(images)
-        native = self.config.teacher_config.image_size
-        other_size = tuple(images.shape[-2:]) != (native, native)
-        options: dict[str, bool] = {}
-        # SigLIP and CLIP fit their positions to another size only when told to; DINOv2 always does.
-        if other_size and "interpolate_pos_encoding" in signature(self.teacher.forward).parameters:
-            options["interpolate_pos_encoding"] = True
-        outputs = self.teacher(
-            pixel_values=images * self.teacher_scale + self.teacher_shift,
-            output_hidden_states=self.config.teacher_layer != -1,
-            **options,
-        )
-        if self.config.teacher_layer == -1:
-            features = outputs.last_hidden_state
-        else:
-            features = outputs.hidden_states[self.config.teacher_layer]
-        num_extra = features.shape[1] - rows * columns  # class or register tokens come first
-        if num_extra < 0:
-            raise ValueError(
-                f"The teacher gives {features.shape[1]} features for {rows}×{columns} patches: "
-                f"its patch size must be the tokenizer's, {self.config.patch_size}."
-            )
-        return features[:, num_extra:]
+        self.grid(images)  # refuses what cannot be cut into patches
+        pixel_values = images * self.teacher_scale + self.teacher_shift
+        return patch_features(self.teacher, pixel_values, self.config.teacher_layer)
 
     def semantic_vectors(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
         """Teacher features (B, N, D) → unquantised semantic vectors (B, N, D_semantic)."""
@@ -230,8 +181,7 @@ class SemHiTokModel(PreTrainedModel):
 
     def pixel_vectors(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] → unquantised pixel vectors (B, N, D_pixel)."""
-        tokens = self.pixel_encoder["stem"](images)
-        return self.pixel_encoder["head"](self.pixel_encoder["trunk"](tokens, self.grid(images)))
+        return self.pixel_encoder(images, self.grid(images))
 
     def pixel_groups(self, semantic_codes: Tensor) -> Tensor:
         """The sub-codebook of each semantic code; where there is only one, the 0th."""

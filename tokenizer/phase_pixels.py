@@ -14,8 +14,9 @@ from data_pipelines.dataset import PreparedDataset
 from semhitok.errors import UserError
 from tokenizer.codebook_ema import CodebookEMA
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
-from tokenizer.modeling_semhitok import CodeDecoder
 from tokenizer.pixel_half import renew_pixel_half
+from tokenizer.pixel_networks import CodeDecoder
+from tokenizer.start_from_teacher import start_from_teacher
 from tokenizer.teacher import refuse_flat, trainable
 from tokenizer.training_config import DecoderPhaseConfig, PixelLossConfig, PixelPhaseConfig
 
@@ -36,14 +37,20 @@ def reconstruction_loss(
 
 
 @torch.no_grad()
-def grow_decoder(plain: CodeDecoder, deeper: CodeDecoder) -> None:
+def grow_decoder(plain: nn.Module, deeper: nn.Module) -> None:
     """Start the deeper decoder as the same function as the plain one.
 
     Shared layers are copied; the further blocks start with nothing to add to the residual stream.
 
     Raises:
-        UserError: if the widths or heads differ, or the deeper one has fewer layers.
+        UserError: if one is convolutional, the widths or heads differ, or the deeper one has fewer
+            layers.
     """
+    if not (isinstance(plain, CodeDecoder) and isinstance(deeper, CodeDecoder)):
+        raise UserError(
+            "Only an Enhance Decoder of kind 'vit' can start from a plain one of that kind: set "
+            "both kinds to 'vit', or start_from_decoder to false."
+        )
     shared = plain.state_dict()
     own = deeper.state_dict()
     misfits = [k for k, v in shared.items() if k not in own or own[k].shape != v.shape]
@@ -70,6 +77,8 @@ class PixelPhase(nn.Module):
         if config.model:
             self.model = renew_pixel_half(self.model, config.model)
         refuse_flat(self.model, "pixel")
+        if config.start_from_teacher:
+            start_from_teacher(self.model)
         trainable(self.model, "pixel_encoder", "decoder")
         self.codebook_ema = CodebookEMA(
             self.model.pixel_sub_codebooks,

@@ -16,6 +16,7 @@ _FIXED = (
     "teacher_layer",
     "teacher_mean",
     "teacher_std",
+    "teacher_dtype",
     "semantic_metric",
     "semantic_attention_heads",
 )

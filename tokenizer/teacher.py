@@ -1,4 +1,4 @@
-"""Load a frozen vision encoder by folder or hub name."""
+"""Load a frozen vision encoder by folder or hub name, and build a tokenizer around it."""
 
 import difflib
 from typing import Any
@@ -6,33 +6,74 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from semhitok.errors import UserError
 from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.model_folder import one_line
 from tokenizer.modeling_semhitok import SemHiTokModel
+from tokenizer.patch_features import patch_features
 
 
-def load_teacher(name: str) -> PreTrainedModel:
-    """The vision tower of a folder or hub name: SigLIP, SigLIP 2, CLIP, DINOv2 and their like.
+def load_teacher(name: str, dtype: str = "auto") -> PreTrainedModel:
+    """The vision tower of a folder or hub name: SigLIP, SigLIP 2, CLIP, DINOv2, DINOv3 and so on.
+
+    Args:
+        name: a folder that `save_pretrained` or `train teacher` wrote, or a name on the hub.
+        dtype: "float32", "bfloat16", "float16"; "auto" is what it was saved in.
+
+    Returns:
+        The encoder in eval mode, frozen.
 
     Raises:
         UserError: if nothing can be loaded there, or it has no patch features.
     """
     try:
-        model = AutoModel.from_pretrained(name)
+        model = AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"No vision encoder can be loaded from {name!r}: give a folder written by "
             f"`train teacher` or by save_pretrained, or a hub name ({one_line(error)})."
         ) from error
     tower = getattr(model, "vision_model", model)
-    if not hasattr(tower.config, "patch_size"):
+    sizes = [getattr(tower.config, name, None) for name in ("patch_size", "hidden_size")]
+    if not all(isinstance(size, int) for size in sizes):
         raise UserError(
             f"{name!r} is a {type(tower).__name__}, which has no patch features: name a vision "
             f"transformer such as SigLIP, CLIP or DINOv2."
         )
-    return tower
+    return tower.eval().requires_grad_(False)
+
+
+def check_teacher(name: str, teacher: PreTrainedModel, layer: int) -> None:
+    """Refuse a layer that is not there, and an encoder whose features are not one a patch.
+
+    Windowed and pyramid encoders have a patch size too, so one blank image is passed through.
+    """
+    patch_size = teacher.config.patch_size
+    side = getattr(teacher.config, "image_size", 2 * patch_size)
+    try:
+        patch_features(teacher, torch.zeros(1, 3, side, side, device=teacher.device), layer)
+    except IndexError as error:
+        raise UserError(
+            f"The teacher {name!r} has {teacher.config.num_hidden_layers} layers and no layer "
+            f"{layer}: choose -1, the normalised output, or -2, the layer before it, and so on."
+        ) from error
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The teacher {name!r} has no patch features: name a vision transformer such as "
+            f"SigLIP, CLIP or DINOv2 ({one_line(error)})."
+        ) from error
+
+
+def normalisation(name: str) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of the pixels in [0, 1] that an encoder wants, if its folder says."""
+    try:
+        settings, _ = BaseImageProcessor.get_image_processor_dict(name)
+    except (OSError, ValueError):  # no preprocessor_config.json there
+        return None
+    mean, std = settings.get("image_mean"), settings.get("image_std")
+    return (mean, std) if mean and std and settings.get("do_normalize", True) else None
 
 
 def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
@@ -40,13 +81,31 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
 
     Args:
         teacher_name: see `load_teacher`.
-        fields: of `SemHiTokConfig`, checked by name.
+        fields: of `SemHiTokConfig`, checked by name; `teacher_mean` and `teacher_std` are read
+            from the teacher's folder where they are not given.
     """
     check_fields("model", fields, SemHiTokConfig)
     teacher = load_teacher(teacher_name)
-    teacher_config: PreTrainedConfig = AutoConfig.for_model(**teacher.config.to_dict())
+    model = _untrained(teacher_name, teacher.config, fields)
+    outcome = model.teacher.load_state_dict(teacher.state_dict(), strict=False)
+    if outcome.missing_keys:
+        raise UserError(
+            f"The teacher {teacher_name!r} lacks the weights {', '.join(outcome.missing_keys[:3])}."
+        )
+    check_teacher(teacher_name, model.teacher.eval(), model.config.teacher_layer)
+    return model
+
+
+def _untrained(
+    teacher_name: str, vision_config: PreTrainedConfig, fields: dict[str, Any]
+) -> SemHiTokModel:
+    """The model of a config, with random weights."""
+    teacher_config = AutoConfig.for_model(**vision_config.to_dict())
     if hasattr(teacher_config, "vision_use_head"):
         teacher_config.vision_use_head = False  # pooling is not read
+    found = normalisation(teacher_name)
+    if found is not None:
+        fields = {"teacher_mean": found[0], "teacher_std": found[1]} | fields
     try:
         config = SemHiTokConfig(teacher_config=teacher_config, **fields)
     except Exception as error:  # strict dataclasses raise their own types
@@ -63,15 +122,9 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
             f"has {num_layers}: choose {-num_layers - 1} to {num_layers}."
         )
     try:
-        model = SemHiTokModel(config)
+        return SemHiTokModel(config)
     except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
         raise UserError(f"The model section does not fit: {one_line(error)}") from error
-    outcome = model.teacher.load_state_dict(teacher.state_dict(), strict=False)
-    if outcome.missing_keys:
-        raise UserError(
-            f"The teacher {teacher_name!r} lacks the weights {', '.join(outcome.missing_keys[:3])}."
-        )
-    return model
 
 
 def trainable(model: torch.nn.Module, *names: str) -> list[torch.nn.Parameter]:

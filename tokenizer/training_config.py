@@ -100,6 +100,24 @@ class TeacherPhaseConfig:
 
 
 @dataclass
+class FurtherTeacherConfig:
+    """One more encoder whose features the semantic codes must predict."""
+
+    teacher: str
+    """Folder or hub name of a transformers vision encoder, of any patch size."""
+    weight: float = 1.0
+    """Of its distillation loss, beside 1 for the first teacher's."""
+    layer: int = -1
+    """Which hidden state is the target; -1 is the normalised output."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What it is held and run in."""
+    mean: tuple[float, float, float] | None = None
+    """Of its pixels in [0, 1]; by default what its folder says, else 0.5."""
+    std: tuple[float, float, float] | None = None
+    """Deviation of its pixels in [0, 1]; by default what its folder says, else 0.5."""
+
+
+@dataclass
 class SemanticPhaseConfig:
     """`train semantic`: the semantic codebook, by distillation from a frozen teacher."""
 
@@ -119,6 +137,8 @@ class SemanticPhaseConfig:
     """Weight of 1 − cosine to the teacher's patch features."""
     l1_weight: float = 1.0
     """Weight of the L1 distance to the teacher's patch features."""
+    further_teachers: list[FurtherTeacherConfig] = field(default_factory=list)
+    """Encoders that are targets only; `teacher` is also what the semantic encoder reads."""
 
 
 @dataclass
@@ -145,6 +165,8 @@ class PixelPhaseConfig:
     """See `TrainingConfig`."""
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of `SemHiTokConfig` to set anew, such as another M; the semantic half's stay."""
+    start_from_teacher: bool = False
+    """Copy the teacher's first layers into the pixel encoder, where their sizes are the same."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     """See `CodebookConfig`."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)

@@ -6,9 +6,9 @@ from torch import nn
 
 from semhitok.errors import UserError
 from tokenizer.configuration_semhitok import SemHiTokConfig
-from tokenizer.modeling_semhitok import CodeDecoder
 from tokenizer.phase_pixels import grow_decoder
 from tokenizer.phase_teacher import start_from_cosines
+from tokenizer.pixel_networks import CodeDecoder
 
 TEACHER = {
     "model_type": "siglip_vision_model",
