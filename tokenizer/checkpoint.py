@@ -11,7 +11,12 @@ from torch import nn
 from semhitok.config import to_dict
 from semhitok.errors import UserError
 
-_FROZEN = "model.teacher."  # read from its own folder again, never trained here
+
+def _is_frozen(name: str) -> bool:
+    """Teachers are read from their own folders again, never trained here."""
+    return name.startswith("model.teacher.") or (
+        name.startswith("further_teachers.") and ".teacher." in name
+    )
 
 
 def save_checkpoint(
@@ -21,7 +26,7 @@ def save_checkpoint(
     state = {
         "step": step,
         "config": to_dict(config),
-        "phase": {k: v for k, v in phase.state_dict().items() if not k.startswith(_FROZEN)},
+        "phase": {k: v for k, v in phase.state_dict().items() if not _is_frozen(k)},
         "optimizer": optimizer.state_dict(),
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -52,7 +57,7 @@ def load_checkpoint(
         raise UserError(f"{path} is damaged: delete the file to start anew.") from error
     refuse_other_settings(path, config, state["config"])
     missing, unexpected = phase.load_state_dict(state["phase"], strict=False)
-    missing = [key for key in missing if not key.startswith(_FROZEN)]
+    missing = [key for key in missing if not _is_frozen(key)]
     if missing or unexpected:
         raise UserError(
             f"{path} does not fit this model ({', '.join([*missing, *unexpected][:3])}): "

@@ -13,9 +13,9 @@ from data_pipelines.dataset import PreparedDataset
 from tokenizer.codebook import Quantized
 from tokenizer.codebook_ema import CodebookEMA
 from tokenizer.codebook_joined import JoinedCodebook
+from tokenizer.distillation import distillation_loss
 from tokenizer.model_folder import save_tokenizer
 from tokenizer.phase_pixels import reconstruction_loss
-from tokenizer.phase_semantic import distillation_loss
 from tokenizer.teacher import build_model, trainable
 from tokenizer.training_config import JointPhaseConfig
 

@@ -1,33 +1,20 @@
-"""Phase `semantic`: codes that stand for a frozen teacher's patch features (VQ-KD)."""
+"""Phase `semantic`: codes that stand for frozen teachers' patch features (VQ-KD)."""
 
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.dataset import PreparedDataset
 from tokenizer.codebook_ema import CodebookEMA
+from tokenizer.distillation import FurtherTeacher, distillation_loss
 from tokenizer.model_folder import save_tokenizer
 from tokenizer.teacher import build_model, refuse_flat, trainable
-from tokenizer.training_config import JointPhaseConfig, SemanticPhaseConfig
-
-
-def distillation_loss(
-    config: SemanticPhaseConfig | JointPhaseConfig, features: Tensor, target: Tensor
-) -> dict[str, Tensor]:
-    """Weighted sum and terms, for predicted and the teacher's own features (B, N, D)."""
-    cosine = 1 - F.cosine_similarity(features, target, dim=-1).mean()
-    l1 = F.l1_loss(features, target)
-    return {
-        "loss": config.cosine_weight * cosine + config.l1_weight * l1,
-        "cosine_loss": cosine.detach(),
-        "l1_loss": l1.detach(),
-    }
+from tokenizer.training_config import SemanticPhaseConfig
 
 
 class SemanticPhase(nn.Module):
-    """Trains semantic encoder, codebook and decoder; the teacher is frozen."""
+    """Trains semantic encoder, codebook and decoder; the teachers are frozen."""
 
     def __init__(self, config: SemanticPhaseConfig, dataset: PreparedDataset):
         super().__init__()
@@ -35,6 +22,10 @@ class SemanticPhase(nn.Module):
         self.model = build_model(config.teacher, config.model)
         refuse_flat(self.model, "semantic")
         trainable(self.model, "semantic_encoder", "semantic_decoder")
+        self.further_teachers = nn.ModuleList(
+            FurtherTeacher(further, self.model.config.semantic_hidden_size)
+            for further in config.further_teachers
+        )
         self.codebook_ema = CodebookEMA(
             self.model.semantic_codebook,
             config.codebook.decay,
@@ -58,9 +49,14 @@ class SemanticPhase(nn.Module):
         target = self.model.teacher_features(images)
         vectors = self.model.semantic_vectors(target, grid)
         quantized = self.model.semantic_codebook(vectors)
-        features = self.model.semantic_features(quantized.vectors, grid)
         self._last = (vectors.detach().flatten(0, 1), quantized.codes.flatten())
+        hidden = self.model.semantic_decoder["trunk"](quantized.vectors, grid)
+        features = self.model.semantic_decoder["head"](hidden)
         losses = distillation_loss(self.config, features, target)
+        for number, teacher in enumerate(self.further_teachers, start=2):
+            further = teacher(self.config, hidden.unflatten(1, grid), images)
+            losses["loss"] = losses["loss"] + further.pop("loss")
+            losses |= {f"{name}_{number}": value for name, value in further.items()}
         weight = self.config.codebook.commitment_weight
         losses["loss"] = losses["loss"] + weight * quantized.commitment_loss
         losses["commitment_loss"] = quantized.commitment_loss.detach()
