@@ -13,6 +13,7 @@ import shutil
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -21,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from data_pipelines.dataset import PreparedDataset
 from mllm.load import load_model, load_processor
+from mllm.optimizer import MuonWithAdamW
 from mllm.packing import pack
 from mllm.rows import TrainingRows
 from mllm.training_config import MLLMPhaseConfig
@@ -39,11 +41,29 @@ _PARTS |= {"pixel_loss": "num_image_labels"}
 
 
 class UnifiedTrainer(Trainer):
-    """The HF Trainer, with the losses of each task kept for the log."""
+    """The HF Trainer, with the losses of each task kept for the log.
 
-    def __init__(self, *args, **kwargs):
+    Args:
+        muon: move the language model's hidden matrices by Muon.
+    """
+
+    optimizer: Any
+
+    def __init__(self, *args, muon=False, **kwargs):
         super().__init__(*args, **kwargs)
+        self.muon = muon
         self.parts: dict[str, float] = {}
+
+    def create_optimizer(self, model=None):
+        if self.muon and self.optimizer is None:
+            self.optimizer = MuonWithAdamW(
+                self.model,
+                self.model.language_model,
+                self.args.learning_rate,
+                (self.args.adam_beta1, self.args.adam_beta2),
+                self.args.weight_decay,
+            )
+        return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
@@ -131,6 +151,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
         args=arguments,
         train_dataset=rows,
         data_collator=lambda batch: pack(batch, config.row_length, pad_token_id),
+        muon=config.optimizer == "muon",
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
     trainer.add_callback(_Reporter(trainer, run.path))

@@ -77,15 +77,18 @@ class MLLMPhaseConfig:
     global_batch_size: int
     """Packed rows per step over all ranks and accumulation."""
     learning_rate: float
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     micro_batch_size: int | None = None
     """Rows per forward pass and rank; by default the global batch divided by the ranks."""
     row_length: int = 2048
     """Tokens per packed row."""
     warmup_steps: int = 50
     """Steps of linear warm-up before the cosine."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """What moves the weights; "muon" takes it for the language model's hidden matrices alone, and
+    does not work under DeepSpeed, which cuts matrices up."""
     weight_decay: float = 0.05
-    """AdamW weight decay."""
+    """Weight decay."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW momentum terms."""
     max_grad_norm: float = 1.0
@@ -116,3 +119,8 @@ class MLLMPhaseConfig:
         check_ranges(self, above=0, names=("learning_rate", "max_grad_norm"))
         check_ranges(self, at_least=0, below=1, names=("betas",))
         check_ranges(self, at_least=0, below=2**32, names=("seed",))
+        if self.optimizer == "muon" and self.deepspeed is not None:
+            raise ValueError(
+                "optimizer muon needs whole matrices, which DeepSpeed cuts up: set optimizer to "
+                "adamw, or leave deepspeed out."
+            )

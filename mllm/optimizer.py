@@ -1,0 +1,83 @@
+"""Muon for the matrices inside the language model, AdamW for everything else.
+
+Muon (https://kellerjordan.github.io/posts/muon) replaces each momentum matrix by its nearest
+orthogonal one, so that rare directions move as fast as common ones. It is made for hidden matrices;
+embeddings, heads, gains and biases stay with AdamW. With `match_rms_adamw` (arXiv 2502.16982) an
+update is as large as AdamW's, so both take one learning rate.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+from transformers import PreTrainedModel
+
+
+class MuonWithAdamW(Optimizer):
+    """One optimiser to the Trainer, two inside.
+
+    Args:
+        model: the whole model; only what is trainable is moved.
+        language_model: the part of it whose linear maps Muon moves, its embeddings and its head
+            excepted.
+        lr: peak learning rate of both.
+        betas: of AdamW.
+        weight_decay: of all matrices; gains and biases do not decay.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        language_model: PreTrainedModel,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ):
+        hidden = _hidden_matrices(language_model)
+        taken = {id(parameter) for parameter in hidden}
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+        self.muon = Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.adamw = AdamW(
+            [
+                {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+                {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=lr,
+            betas=betas,
+        )
+        super().__init__([*hidden, *rest], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        # The very same dictionaries: a schedule that writes "lr" here reaches both.
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move all parameters once.
+
+        Raises:
+            ValueError: for a closure, which two optimisers would run twice.
+        """
+        if closure is not None:
+            raise ValueError("MuonWithAdamW takes no closure: compute the gradients before.")
+        self.muon.step()
+        self.adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states, by name."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self._share_groups()
+
+
+def _hidden_matrices(language_model: PreTrainedModel) -> list[nn.Parameter]:
+    ends = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
+    outside = {id(parameter) for module in ends for parameter in module.parameters()}
+    linear = [m for m in language_model.modules() if isinstance(m, nn.Linear)]
+    weights = [module.get_parameter("weight") for module in linear]
+    return [w for w in weights if w.requires_grad and id(w) not in outside]
