@@ -10,7 +10,7 @@ Example:
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,14 @@ from data_pipelines.easy_vqa_shapes import PALETTE, SHAPES, judge_shape
 from eval.intervals import wilson_interval
 
 TASK = "easy-vqa"
-SAMPLER_SETTINGS = ("guidance_scale", "temperature", "top_k", "top_p")
+SAMPLER_SETTINGS = (
+    "guidance_scale",
+    "temperature",
+    "pixel_temperature",
+    "top_k",
+    "top_p",
+    "num_candidates",
+)
 CHANCE = 1 / (len(PALETTE) * len(SHAPES))
 RULE = (
     "easy-VQA drawing rule: colour of the largest blob against the exact palette, shape by how "
@@ -58,6 +65,10 @@ class DrawingSettings:
     """Codes that may be drawn at each position."""
     top_p: float | None = None
     """Probability mass that may be drawn from at each position."""
+    pixel_temperature: float | None = None
+    """The temperature of pixel codes, where it is another."""
+    num_candidates: int | None = None
+    """Drawings made for each one that is judged; the model chooses."""
 
 
 def drawing_prompts() -> list[DrawingPrompt]:
@@ -95,6 +106,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Draw every prompt with several seeds, judge the drawings and save both.
 
+    Where the model chooses among candidates, its first ones are judged too, so that what the choice
+    is worth can be seen.
+
     Writes `summary.json`, `judged.jsonl` (one line per drawing) and the drawings under `images/`.
 
     Args:
@@ -103,8 +117,7 @@ def evaluate(
         num_seeds: drawings of each prompt, at least 1. Every drawing has its own seed, so that any
             one of them can be drawn again alone.
         batch_size: drawings at a time; results do not depend on it.
-        sampler: `guidance_scale`, `temperature`, `top_k`, `top_p`; what is absent or None is left
-            to the model's own settings.
+        sampler: `SAMPLER_SETTINGS`; what is absent or None is left to the model's own settings.
 
     Returns:
         What `summary.json` holds.
@@ -112,21 +125,20 @@ def evaluate(
     Raises:
         UserError: if `num_seeds` is below 1, or `model_dir` holds no model.
     """
-    from mllm.generate import default_sampler, draw
-    from mllm.load import load_model
+    from mllm.generate import default_sampler, draw, load_drawing_model
     from semhitok.errors import UserError
     from semhitok.run import make_folder, write_json, write_text
 
     if num_seeds < 1:
         raise UserError(f"The drawing task needs at least 1 seed per prompt, not {num_seeds}.")
     out_dir = Path(out_dir)
+    model, processor = load_drawing_model(model_dir)
     # The settings in full, the model's own where none are given, for the record beside the score.
-    settings = default_sampler(load_model(model_dir), **(sampler or {}))
+    settings = default_sampler(model, **(sampler or {}))
     prompts = [prompt for prompt in drawing_prompts() for _ in range(num_seeds)]
+    texts = [prompt.text for prompt in prompts]
     seeds = list(range(len(prompts)))
-    drawings = draw(
-        model_dir, [prompt.text for prompt in prompts], seeds, batch_size, **asdict(settings)
-    )
+    drawings = draw(model, processor, texts, seeds, settings, batch_size)
 
     make_folder(out_dir / "images")
     judged = []
@@ -136,6 +148,12 @@ def evaluate(
         judged.append(
             {"prompt": prompt.text, "seed": seed, "image": path, **judge(drawing, prompt)}
         )
+    if settings.num_candidates > 1:
+        alone = draw(
+            model, processor, texts, seeds, replace(settings, num_candidates=1), batch_size
+        )
+        for row, prompt, drawing in zip(judged, prompts, alone, strict=True):
+            row["first_candidate_correct"] = judge(drawing, prompt)["correct"]
 
     summary = {
         "task": f"generation, {TASK}",
@@ -170,12 +188,14 @@ def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     prompts = dict.fromkeys(row["prompt"] for row in judged)
     num_correct = sum(row["correct"] for row in judged)
+    first = "first_candidate_correct" if "first_candidate_correct" in judged[0] else "correct"
     return {
         "accuracy": num_correct / len(judged),
         "interval": list(wilson_interval(num_correct, len(judged))),
         "num_correct": num_correct,
         "num_drawings": len(judged),
         "num_prompts": len(prompts),
+        "first_candidate_accuracy": share(judged, first),
         "colour_accuracy": share(judged, "colour_correct"),
         "shape_accuracy": share(judged, "shape_correct"),
         "per_prompt": {
@@ -201,6 +221,8 @@ def command(args: Namespace) -> Path:
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
+        pixel_temperature=args.pixel_temperature,
+        num_candidates=args.num_candidates,
     )
     RunDirectory(args.out).start(settings, "semhitok eval generation")
     sampler = {name: getattr(settings, name) for name in SAMPLER_SETTINGS}
@@ -210,6 +232,6 @@ def command(args: Namespace) -> Path:
         f"{summary['num_correct']} of {summary['num_drawings']} drawings right "
         f"({summary['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}): colour "
         f"{summary['colour_accuracy']:.1%}, shape {summary['shape_accuracy']:.1%}; "
-        f"chance {CHANCE:.1%}"
+        f"first candidates {summary['first_candidate_accuracy']:.1%}; chance {CHANCE:.1%}"
     )
     return Path(args.out)

@@ -92,6 +92,7 @@ def flat_summary(
         "codebook.pixel_perplexity": codebook.get("pixel_perplexity"),
         "drawing.accuracy": drawing.get("accuracy"),
         **bounds("drawing.accuracy", drawing.get("interval")),
+        "drawing.first_candidate_accuracy": drawing.get("first_candidate_accuracy"),
         "drawing.colour_accuracy": drawing.get("colour_accuracy"),
         "drawing.shape_accuracy": drawing.get("shape_accuracy"),
         "drawing.chance": drawing.get("chance"),
@@ -217,6 +218,13 @@ def _drawing_rows(drawing: Mapping[str, Any], targets: Mapping[str, float]) -> l
             baseline=f"{percent(chance)} chance",
             baseline_share=chance,
             target=targets.get("drawing.accuracy"),
+            basis=basis,
+        ),
+        _share_row(
+            "… by their first candidate",
+            drawing["first_candidate_accuracy"],
+            baseline=f"{percent(chance)} chance",
+            baseline_share=chance,
             basis=basis,
         ),
         *(

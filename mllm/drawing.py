@@ -5,7 +5,7 @@ Guidance is u + s·(c − u) on the logits of both levels, c with the prompt and
 Shapes: B images, N positions, K semantic codes, M pixel codes each.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,10 +24,14 @@ class Sampler:
     """s; 1 draws from the conditional model alone, at half the cost."""
     temperature: float = 1.0
     """Divides the scores; 0 takes the best code."""
+    pixel_temperature: float | None = None
+    """The same for pixel codes, where they should differ from semantic ones."""
     top_k: int = 0
     """Keep the k best codes of a level; 0 keeps all."""
     top_p: float = 1.0
     """Keep the fewest codes of a level whose probabilities sum to p."""
+    num_candidates: int = 1
+    """Drawings made for each one that is given; see `mllm.best_of`."""
 
     def choose(self, scores: Tensor, uniform: Tensor) -> Tensor:
         """Draw one code a row.
@@ -54,14 +58,23 @@ class Sampler:
         place = torch.minimum(place, keep.sum(-1, keepdim=True) - 1)
         return index.gather(-1, place).squeeze(-1)
 
+    def for_pixels(self) -> "Sampler":
+        """How pixel codes are drawn."""
+        own = self.pixel_temperature
+        return self if own is None else replace(self, temperature=own)
 
-def noise(seeds: list[int], num_positions: int) -> Tensor:
-    """(B, N, 2) uniform numbers, each image's from its own seed: the batch does not matter."""
+
+def noise(seeds: list[int], num_positions: int, candidate: int = 0) -> Tensor:
+    """(B, N, 2) uniform numbers, each image's from its own seed: the batch does not matter.
+
+    Args:
+        seeds: B of them.
+        num_positions: N.
+        candidate: which of the drawings of one seed, from 0.
+    """
+    shape = (candidate + 1, num_positions, 2)
     return torch.stack(
-        [
-            torch.rand(num_positions, 2, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
+        [torch.rand(shape, generator=torch.Generator().manual_seed(seed))[-1] for seed in seeds]
     )
 
 
@@ -74,6 +87,7 @@ def draw_tokens(
     unconditional_mask: Tensor | None = None,
     seeds: list[int] | None = None,
     sampler: Sampler | None = None,
+    candidate: int = 0,
 ) -> Tensor:
     """Draw one image per prompt.
 
@@ -84,11 +98,13 @@ def draw_tokens(
         unconditional_mask: (B, L').
         seeds: one a picture; 0, 1, 2, … by default.
         sampler: see `Sampler`; by default the one in the model's config.
+        candidate: which of the drawings of these seeds, from 0.
 
     Returns:
         (B, N) image token ids.
     """
     sampler = sampler or Sampler(**model.config.image_sampler)
+    pixel_sampler = sampler.for_pixels()
     batch_size, device = len(input_ids), input_ids.device
     num_positions = model.config.num_image_positions
     guided = sampler.guidance_scale != 1
@@ -102,7 +118,7 @@ def draw_tokens(
         input_ids, attention_mask = _stack_left_padded(
             (input_ids, attention_mask), (unconditional_ids, unconditional_mask)
         )
-    uniform = noise(seeds or list(range(batch_size)), num_positions).to(device)
+    uniform = noise(seeds or list(range(batch_size)), num_positions, candidate).to(device)
 
     def guide(scores: Tensor) -> Tensor:
         if not guided:
@@ -128,7 +144,7 @@ def draw_tokens(
         ).last_hidden_state[:, -1]
         semantic = sampler.choose(guide(head.semantic_scores(hidden)), uniform[:, step, 0])
         scores = head.pixel_scores(hidden, twice(semantic), model.image_tokenizer)
-        pixel = sampler.choose(guide(scores), uniform[:, step, 1])
+        pixel = pixel_sampler.choose(guide(scores), uniform[:, step, 1])
         codes = semantic * model.vocabulary.num_pixel_codes + pixel
         tokens.append(model.vocabulary.token_ids(codes))
         embeddings = model.embed(twice(tokens[-1]).unsqueeze(1), first_place=step)

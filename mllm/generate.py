@@ -5,6 +5,7 @@ semhitok generate --model DIR --prompt "a teal triangle" --num-images 4 --out DI
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -41,32 +42,38 @@ def draw_images(
 
 
 def draw(
-    model_dir: Path | str,
+    model: UnifiedForConditionalGeneration,
+    processor: UnifiedProcessor,
     prompts: list[str],
     seeds: list[int],
+    sampler: Sampler,
     batch_size: int = 16,
-    **overrides: float | None,
 ) -> Iterator[Image.Image]:
     """Draw a list of prompts in batches, with a progress bar.
 
     Args:
-        model_dir: folder of a unified model.
+        model, processor: see `load_drawing_model`.
         prompts: texts.
         seeds: one for each.
+        sampler: see `default_sampler`.
         batch_size: images drawn together.
-        overrides: fields of `Sampler` in place of the model's own settings.
 
     Yields:
         One PIL image for each prompt, in order.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = load_model(model_dir).to(device).eval(), load_processor(model_dir)
-    sampler = default_sampler(model, **overrides)
     with Progress(len(prompts), "draw", unit="image") as progress:
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
             yield from draw_images(model, processor, prompts[part], seeds[part], sampler)
             progress.update(len(prompts[part]))
+
+
+def load_drawing_model(
+    folder: Path | str,
+) -> tuple[UnifiedForConditionalGeneration, UnifiedProcessor]:
+    """A unified model, on the GPU if there is one, with its processor."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(folder).to(device).eval(), load_processor(folder)
 
 
 def default_sampler(model: UnifiedForConditionalGeneration, **overrides: float | None) -> Sampler:
@@ -93,12 +100,13 @@ def command(args: argparse.Namespace) -> Path:
     """`semhitok generate`."""
     prompts = [args.prompt] if args.prompt is not None else read_prompts(Path(args.prompts))
     out = Path(args.out)
-    names = ("guidance_scale", "temperature", "top_k", "top_p")
-    overrides = {name: getattr(args, name) for name in names}
+    overrides = {field.name: getattr(args, field.name) for field in fields(Sampler)}
     repeated = [prompt for prompt in prompts for _ in range(args.num_images)]
     seeds = [args.seed + number for _ in prompts for number in range(args.num_images)]
     out.mkdir(parents=True, exist_ok=True)
-    images = draw(args.model, repeated, seeds, args.batch_size, **overrides)
+    model, processor = load_drawing_model(args.model)
+    sampler = default_sampler(model, **overrides)
+    images = draw(model, processor, repeated, seeds, sampler, args.batch_size)
     entries = []
     for number, (prompt, seed, image) in enumerate(zip(repeated, seeds, images, strict=True)):
         name = f"{number // args.num_images:05d}-{number % args.num_images:02d}.png"
@@ -107,5 +115,5 @@ def command(args: argparse.Namespace) -> Path:
         text.add_itxt("seed", str(seed))
         image.save(out / name, pnginfo=text)
         entries.append({"file": name, "prompt": prompt, "seed": seed})
-    write_json(out / "images.json", {"sampler": overrides, "images": entries})
+    write_json(out / "images.json", {"sampler": asdict(sampler), "images": entries})
     return out

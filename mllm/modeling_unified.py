@@ -264,17 +264,17 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             inputs: (B, L) prompt token ids; `input_ids=` works too.
             generation_mode: "text" for transformers' own `generate`; "image" for exactly N image
-                tokens a prompt (see `mllm.drawing.draw_tokens` for its arguments).
+                tokens a prompt (see `mllm.best_of.draw_best` for its arguments).
 
         Returns:
             "text": (B, L + new) token ids. "image": (B, N) image token ids.
         """
         input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if generation_mode == "image":
-            from .drawing import draw_tokens
+            from .best_of import draw_best
 
             assert input_ids is not None
-            return draw_tokens(self, input_ids, **kwargs)
+            return draw_best(self, input_ids, **kwargs)
         if generation_mode != "text":
             raise ValueError(f"generation_mode must be 'text' or 'image', not {generation_mode!r}.")
         pixel_values = kwargs.pop("pixel_values", None)

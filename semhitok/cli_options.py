@@ -117,6 +117,18 @@ def add_sampler(command: argparse.ArgumentParser) -> None:
         help="spread of the choices; 0 always takes the likeliest",
     )
     sampler.add_argument(
+        "--pixel-temperature",
+        type=cli_types.non_negative_float,
+        metavar="X",
+        help="the same for pixel codes alone",
+    )
+    sampler.add_argument(
+        "--num-candidates",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="draw N and give the one in which the model itself best sees the prompt",
+    )
+    sampler.add_argument(
         "--top-k", type=cli_types.positive_int, metavar="N", help="choose among the N likeliest"
     )
     sampler.add_argument(

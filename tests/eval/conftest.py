@@ -87,8 +87,13 @@ def fake_answers(model_dir, dataset, batch_size, progress):
     return rows
 
 
-def fake_drawings(model_dir, prompts, seeds, batch_size, **sampler):
-    """What the prompt says, except that every fifth seed draws a circle, and every 24th nothing."""
+def fake_drawings(model, processor, prompts, seeds, sampler, batch_size):
+    """What the prompt says, except that every fifth seed draws a circle, and every 24th nothing.
+
+    Without a choice among candidates every second drawing is of the prompt before.
+    """
+    if sampler.num_candidates == 1:
+        prompts = [prompts[i - i % 2 * 8] for i in range(len(prompts))]
     yield from map(_drawing, prompts, seeds)
 
 
@@ -117,7 +122,8 @@ def stand_ins():
         patch.setattr("tokenizer.model_folder.load_tokenizer", FakeTokenizer)
         patch.setattr("mllm.ask.answer_records", fake_answers)
         patch.setattr("mllm.generate.draw", fake_drawings)
-        patch.setattr("mllm.load.load_model", lambda folder: SimpleNamespace(config=FAKE_CONFIG))
+        model = SimpleNamespace(config=FAKE_CONFIG)
+        patch.setattr("mllm.generate.load_drawing_model", lambda folder: (model, None))
         yield
 
 

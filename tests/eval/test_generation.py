@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 from eval import generation
+from mllm.drawing import Sampler
 from semhitok.errors import UserError
 
 
@@ -50,7 +52,17 @@ def test_summary_counts_what_is_saved(tmp_path, fake_models):
 def test_given_settings_win_over_the_models_own(tmp_path, fake_models):
     given = {"guidance_scale": 2.0, "temperature": None}
     sampler = generation.evaluate("mllm", tmp_path, 1, sampler=given)["sampler"]
-    assert sampler == {"guidance_scale": 2.0, "temperature": 1.0, "top_k": 40, "top_p": 1.0}
+    assert sampler == asdict(Sampler(guidance_scale=2.0, temperature=1.0, top_k=40, top_p=1.0))
+
+
+def test_first_candidates_are_judged_beside_the_chosen_ones(tmp_path, fake_models):
+    plain = generation.evaluate("mllm", tmp_path / "plain", num_seeds=2)
+    assert plain["first_candidate_accuracy"] == plain["accuracy"]
+    chosen = generation.evaluate("mllm", tmp_path / "best", 2, sampler={"num_candidates": 4})
+    rows = (tmp_path / "best" / "judged.jsonl").read_text().splitlines()
+    first = [json.loads(row)["first_candidate_correct"] for row in rows]
+    assert chosen["first_candidate_accuracy"] == pytest.approx(np.mean(first))
+    assert chosen["first_candidate_accuracy"] < chosen["accuracy"]
 
 
 def test_unknown_tasks_and_no_seeds_are_refused(tmp_path, fake_models):

@@ -205,3 +205,20 @@ def test_the_ends_of_the_noise_stay_within_what_is_kept(uniform):
 def test_noise_belongs_to_the_seed_alone():
     assert torch.equal(noise([3, 9], 4)[1], noise([9], 4)[0])
     assert not torch.equal(noise([3], 4), noise([9], 4))
+
+
+def test_pixel_codes_may_have_a_temperature_of_their_own(model, processor):
+    both = Sampler(guidance_scale=1.0, temperature=1.3, pixel_temperature=1.3)
+    assert torch.equal(
+        draw(model, processor, PROMPTS, [0, 1, 2, 3], both),
+        draw(model, processor, PROMPTS, [0, 1, 2, 3], Sampler(guidance_scale=1.0, temperature=1.3)),
+    )
+    # The first semantic code is drawn before any pixel code, so only its pixel code can differ.
+    seeds = list(range(64))
+    greedy = Sampler(guidance_scale=1.0, temperature=1.3, pixel_temperature=0.0)
+    first = [draw(model, processor, PROMPTS[:1] * 64, seeds, s)[:, 0] for s in (both, greedy)]
+    codes = [tokens - model.vocabulary.offset for tokens in first]
+    assert torch.equal(codes[0] // NUM_PIXEL, codes[1] // NUM_PIXEL)
+    assert not torch.equal(codes[0], codes[1])
+    for semantic in (codes[1] // NUM_PIXEL).unique():
+        assert len(codes[1][codes[1] // NUM_PIXEL == semantic].unique()) == 1

@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoProcessor
 
 from mllm import UnifiedForConditionalGeneration, UnifiedProcessor
 from mllm.configuration_unified import UnifiedConfig
-from mllm.generate import draw, read_prompts
+from mllm.drawing import Sampler
+from mllm.generate import draw, load_drawing_model, read_prompts
 from mllm.load import load_model, load_processor
 from semhitok.errors import UserError
 from tests.mllm.tiny import change_config, make_model, picture
@@ -96,15 +97,17 @@ def test_the_python_use_of_the_readme(folder):
 
 def test_drawings_of_a_list_do_not_depend_on_the_batch_size(folder):
     prompts = ["a red bar", "a blue box", "a green bar"]
+    loaded = load_drawing_model(folder)
     one, all_at_once = (
-        [image.tobytes() for image in draw(folder, prompts, [0, 1, 2], size)] for size in (1, 3)
+        [image.tobytes() for image in draw(*loaded, prompts, [0, 1, 2], Sampler(), size)]
+        for size in (1, 3)
     )
     assert one == all_at_once
 
 
 def test_a_prompt_beyond_the_context_is_one_sentence(folder):
     with pytest.raises(UserError, match="at most 128: shorten the prompt"):
-        list(draw(folder, ["red " * 10_000], [0]))
+        list(draw(*load_drawing_model(folder), ["red " * 10_000], [0], Sampler()))
 
 
 def test_a_folder_without_a_model_is_one_sentence(tmp_path):
