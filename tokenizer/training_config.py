@@ -20,6 +20,8 @@ class TrainingConfig:
     """Peak learning rate of AdamW."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up."""
     final_learning_rate: float = 0.02
     """Where the cosine ends, as a fraction of the peak."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -28,6 +30,11 @@ class TrainingConfig:
     """AdamW weight decay."""
     max_grad_norm: float = 1.0
     """Gradient clipping by global norm."""
+    micro_batch_size: int | None = None
+    """Images per device at once; the rest of the share is accumulated. None is the whole share."""
+    ema_decay: float = 0.0
+    """Moving average of the weights, such as 0.999, which is what is validated and saved; 0 is
+    none. The average starts as the weights of the first step."""
     max_shift: int = 0
     """Augmentation: random shift of each image by up to so many pixels."""
     flip: bool = False
@@ -36,6 +43,10 @@ class TrainingConfig:
     """Of initial weights, data order, augmentation and codebook start."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast type of the networks; codebooks stay in float32."""
+    activation_checkpointing: bool = False
+    """Compute the transformer blocks' activations again in the backward pass: less memory."""
+    compile: bool = False
+    """Pass the phase through torch.compile: a slow start for faster steps."""
     num_workers: int = 0
     """Processes that decode images, per rank."""
     log_every: int = 20
@@ -49,13 +60,42 @@ class TrainingConfig:
         check = partial(check_ranges, self, "training.")
         check(
             at_least=1,
-            names=("num_steps", "global_batch_size", "log_every", "checkpoint_every"),
+            names=(
+                "num_steps",
+                "global_batch_size",
+                "micro_batch_size",
+                "log_every",
+                "checkpoint_every",
+            ),
         )
         check(at_least=0, names=("warmup_steps", "weight_decay", "max_shift", "num_workers"))
         check(above=0, names=("learning_rate", "max_grad_norm"))
         check(at_least=0, at_most=1, names=("final_learning_rate",))
-        check(at_least=0, below=1, names=("betas",))
+        check(at_least=0, below=1, names=("betas", "ema_decay"))
         check(at_least=0, below=2**32, names=("seed",))
+
+
+@dataclass
+class ValidationConfig:
+    """Measuring on held-out images while training."""
+
+    data: Path | None = None
+    """Prepared folder of held-out images; None is no validation."""
+    every: int = 500
+    """Steps between two measurements; the last step is always measured."""
+    num_images: int = 256
+    """Images, over all ranks; the first of the folder."""
+    batch_size: int = 32
+    """Images per device at once."""
+    num_shown: int = 8
+    """Pairs in the image grid."""
+    usage_alarm: float = 0.0
+    """Warn when a codebook's usage over these images falls below this share."""
+
+    def __post_init__(self) -> None:
+        check = partial(check_ranges, self, "validation.")
+        check(at_least=1, names=("every", "num_images", "batch_size", "num_shown"))
+        check(at_least=0, at_most=1, names=("usage_alarm",))
 
 
 @dataclass
@@ -139,6 +179,80 @@ class SemanticPhaseConfig:
     """Weight of the L1 distance to the teacher's patch features."""
     further_teachers: list[FurtherTeacherConfig] = field(default_factory=list)
     """Encoders that are targets only; `teacher` is also what the semantic encoder reads."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """See `ValidationConfig`."""
+
+
+@dataclass
+class PerceptualConfig:
+    """Distance between the features that a frozen network gives for two images."""
+
+    network: str | None = None
+    """"lpips-vgg", "efficientnet-lite0" (offline), or the folder or hub name of any transformers
+    vision encoder, such as facebook/convnext-small-224; None is no perceptual term."""
+    weight: float = 1.0
+    """Weight of the distance."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "loss.perceptual.", at_least=0, names=("weight",))
+
+
+@dataclass
+class AdversarialConfig:
+    """A discriminator that learns to tell reconstructions from images."""
+
+    discriminator: str | None = None
+    """"patchgan", or a frozen network whose features small heads judge: "efficientnet-lite0", or
+    the folder or hub name of a transformers vision encoder such as facebook/dinov2-small; None is
+    no adversarial term."""
+    loss: Literal["hinge", "non_saturating"] = "hinge"
+    """Of discriminator and generator."""
+    weight: float = 0.1
+    """Of the generator's adversarial loss; peers take 0.1 to 0.8."""
+    adaptive: bool = False
+    """Scale the weight by the ratio of the reconstruction's gradient to the adversary's at the
+    decoder's last layer (VQGAN); with micro-batches, of each micro-batch."""
+    adaptive_range: tuple[float, float] = (0.0, 1e4)
+    """The ratio is clamped to this (VQGAN)."""
+    start_step: int = 0
+    """First step of discriminator and adversarial term; peers wait for 20k steps."""
+    warmup_steps: int = 0
+    """Steps over which the weight then grows from 0."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of the discriminator; its schedule is the generator's."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Of the discriminator's AdamW (VQGAN)."""
+    weight_decay: float = 0.0
+    """Of the discriminator's AdamW."""
+    r1_weight: float = 0.0
+    """Gamma of the R1 penalty, gamma/2 · |gradient at real images|² (arXiv 1801.04406)."""
+    r1_every: int = 16
+    """Steps between two R1 penalties, each then counted so many times (StyleGAN2)."""
+    lecam_weight: float = 0.0
+    """Of the LeCam regulariser (arXiv 2104.03310); peers take 0.001 to 0.05."""
+    lecam_decay: float = 0.999
+    """Of its moving averages of the logits."""
+    augment_probability: float = 0.0
+    """Chance of each differentiable augmentation of what the discriminator sees
+    (DiffAugment, arXiv 2006.10738)."""
+    width: int = 64
+    """PatchGAN: channels of the first layer. Feature heads: channels of the hidden layer."""
+    num_layers: int = 3
+    """PatchGAN: halvings of the image."""
+
+    def __post_init__(self) -> None:
+        check = partial(check_ranges, self, "loss.adversarial.")
+        check(at_least=0, names=("weight", "start_step", "warmup_steps", "weight_decay"))
+        check(at_least=0, names=("adaptive_range", "r1_weight", "lecam_weight"))
+        check(at_least=0, at_most=1, names=("augment_probability",))
+        check(at_least=0, below=1, names=("betas", "lecam_decay"))
+        check(above=0, names=("learning_rate",))
+        check(at_least=1, names=("r1_every", "width", "num_layers"))
+        if self.adaptive_range[0] > self.adaptive_range[1]:
+            raise ValueError(
+                f"loss.adversarial.adaptive_range goes from low to high, not "
+                f"{list(self.adaptive_range)}."
+            )
 
 
 @dataclass
@@ -149,6 +263,10 @@ class PixelLossConfig:
     """Weight of the mean absolute error."""
     l2_weight: float = 1.0
     """Weight of the mean squared error."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """See `PerceptualConfig`."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """See `AdversarialConfig`."""
 
 
 @dataclass
@@ -171,6 +289,8 @@ class PixelPhaseConfig:
     """See `CodebookConfig`."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)
     """See `PixelLossConfig`."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """See `ValidationConfig`."""
 
 
 @dataclass
@@ -189,6 +309,8 @@ class DecoderPhaseConfig:
     """Copy the plain decoder into the Enhance Decoder, so that it starts where that one ended."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)
     """See `PixelLossConfig`."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """See `ValidationConfig`."""
 
 
 @dataclass
@@ -214,3 +336,5 @@ class JointPhaseConfig:
     """Weight of the L1 distance to the teacher's patch features."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)
     """Of the pixels; see `PixelLossConfig`."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """See `ValidationConfig`."""

@@ -1,0 +1,103 @@
+"""The adversarial formulas against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tokenizer.losses.adversarial import (
+    DISCRIMINATOR_LOSSES,
+    GENERATOR_LOSSES,
+    LeCam,
+    gradient_ratio,
+    r1_penalty,
+    ramp,
+)
+from tokenizer.training_config import AdversarialConfig
+
+
+def log_sigmoid(x):
+    return -math.log(1 + math.exp(-x))
+
+
+def test_hinge_losses_of_known_logits():
+    real, fake = torch.tensor([[3.0, 0.5]]), torch.tensor([[-2.0, 0.25]])
+    expected = 0.5 * ((0 + 0.5) / 2 + (0 + 1.25) / 2)
+    assert DISCRIMINATOR_LOSSES["hinge"](real, fake).item() == pytest.approx(expected)
+    assert GENERATOR_LOSSES["hinge"](fake).item() == pytest.approx(0.875)
+
+
+def test_non_saturating_losses_of_known_logits():
+    real, fake = torch.tensor([[3.0]]), torch.tensor([[-2.0]])
+    expected = 0.5 * (-log_sigmoid(3.0) - log_sigmoid(2.0))  # log(1 - σ(-2)) = log σ(2)
+    found = DISCRIMINATOR_LOSSES["non_saturating"](real, fake).item()
+    assert found == pytest.approx(expected, rel=1e-5)
+    found = GENERATOR_LOSSES["non_saturating"](fake).item()
+    assert found == pytest.approx(-log_sigmoid(-2.0), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", DISCRIMINATOR_LOSSES)
+def test_the_discriminator_raises_real_and_lowers_fake_and_the_generator_raises_fake(name):
+    real, fake = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3, requires_grad=True)
+    DISCRIMINATOR_LOSSES[name](real, fake).backward()
+    assert (real.grad < 0).all() and (fake.grad > 0).all()
+    fake.grad = None
+    GENERATOR_LOSSES[name](fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_the_ramp_starts_and_grows():
+    config = AdversarialConfig(start_step=10, warmup_steps=4)
+    assert [ramp(config, step) for step in (0, 9, 10, 11, 12, 13, 14, 99)] == [
+        0, 0, 0.25, 0.5, 0.75, 1, 1, 1,
+    ]  # fmt: skip
+    assert ramp(AdversarialConfig(), 0) == 1
+
+
+def test_the_gradient_ratio_balances_the_two_gradients_and_is_clamped():
+    ours, theirs = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.5])
+    assert gradient_ratio(ours, theirs, (0, 1e4)).item() == pytest.approx(10, rel=1e-4)
+    assert gradient_ratio(ours, theirs, (0, 2.5)).item() == 2.5
+    assert gradient_ratio(theirs, ours, (0.3, 10)).item() == pytest.approx(0.3)
+
+
+def test_r1_of_a_linear_judge_is_half_its_squared_weight():
+    weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = torch.zeros(5, 3, 4, 4, requires_grad=True)
+    logits = (images * weight).sum((1, 2, 3)).unsqueeze(1).expand(5, 7)  # seven equal places
+    expected = 0.5 * weight.square().sum().item()
+    assert r1_penalty(logits, images).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_r1_reaches_the_weights_of_the_judge():
+    judge = nn.Conv2d(3, 1, 3)
+    images = torch.ones(2, 3, 8, 8, requires_grad=True)
+    r1_penalty(judge(images).flatten(1), images).backward()
+    assert judge.weight.grad.abs().sum() > 0
+
+
+def test_lecam_is_nothing_before_its_first_update_and_follows_the_paper_after():
+    lecam = LeCam(decay=0.9)
+    real, fake = torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 1.0]])
+    assert lecam(real, fake) == 0
+    lecam.update(torch.tensor(1.0), torch.tensor(-0.5))  # the first becomes the average
+    expected = ((2.5**2 + 0.5**2) + (2.0**2 + 0)) / 2
+    assert lecam(real, fake).item() == pytest.approx(expected)
+    lecam.update(torch.tensor(3.0), torch.tensor(0.5))
+    assert lecam.real.item() == pytest.approx(0.9 * 1 + 0.1 * 3)
+    assert lecam.fake.item() == pytest.approx(0.9 * -0.5 + 0.1 * 0.5)
+    assert set(lecam.state_dict()) == {"real", "fake", "num_updates"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"adaptive_range": (2.0, 1.0)}, r"adaptive_range goes from low to high"),
+        ({"augment_probability": 1.5}, r"augment_probability must be at least 0 and at most 1"),
+        ({"r1_every": 0}, r"r1_every must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AdversarialConfig(**fields)

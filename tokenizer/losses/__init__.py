@@ -1,0 +1,1 @@
+"""Losses on images: perceptual distances and the adversary."""

@@ -1,0 +1,105 @@
+"""The adversarial game as formulas: losses, adaptive weight, R1, LeCam.
+
+Logits are (B, P), one for each judged place; positive means real.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.training_config import AdversarialConfig
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """½ · (mean max(0, 1 − real) + mean max(0, 1 + fake)) (arXiv 1705.02894)."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def hinge_generator_loss(fake: Tensor) -> Tensor:
+    """−mean fake."""
+    return -fake.mean()
+
+
+def non_saturating_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """½ · (mean −log σ(real) + mean −log(1 − σ(fake))) (arXiv 1406.2661)."""
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+def non_saturating_generator_loss(fake: Tensor) -> Tensor:
+    """mean −log σ(fake)."""
+    return F.softplus(-fake).mean()
+
+
+DISCRIMINATOR_LOSSES = {
+    "hinge": hinge_discriminator_loss,
+    "non_saturating": non_saturating_discriminator_loss,
+}
+GENERATOR_LOSSES = {
+    "hinge": hinge_generator_loss,
+    "non_saturating": non_saturating_generator_loss,
+}
+
+
+def ramp(config: AdversarialConfig, step: int) -> float:
+    """Share of the adversarial weight at a step: 0 before the start, then a line up to 1."""
+    if step < config.start_step:
+        return 0.0
+    return min(1.0, (step - config.start_step + 1) / max(1, config.warmup_steps))
+
+
+def gradient_ratio(
+    reconstruction_gradient: Tensor,
+    adversarial_gradient: Tensor,
+    limits: tuple[float, float],
+) -> Tensor:
+    """|∇ reconstruction| / |∇ adversarial| at one parameter, clamped (VQGAN, eq. 7)."""
+    norms = reconstruction_gradient.float().norm(), adversarial_gradient.float().norm()
+    return (norms[0] / (norms[1] + 1e-6)).clamp(*limits).detach()
+
+
+def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
+    """½ · mean squared norm of each image's gradient of its mean logit.
+
+    Args:
+        real_logits: (B, P), computed from `real_images`.
+        real_images: (B, 3, H, W), requiring gradients.
+    """
+    (gradient,) = torch.autograd.grad(
+        real_logits.mean(1).sum(), real_images, create_graph=True, retain_graph=True
+    )
+    return 0.5 * gradient.float().square().sum((1, 2, 3)).mean()
+
+
+class LeCam(nn.Module):
+    """Holds the logits near each other's moving averages (arXiv 2104.03310, eq. 4).
+
+    The averages are buffers, so a checkpoint has them.
+    """
+
+    def __init__(self, decay: float = 0.999):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.real: Tensor
+        self.fake: Tensor
+        self.num_updates: Tensor
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        """mean max(0, real − average fake)² + mean max(0, average real − fake)².
+
+        0 until there are averages.
+        """
+        known = (self.num_updates > 0).float()
+        above = F.relu(real.float() - self.fake).square().mean()
+        below = F.relu(self.real - fake.float()).square().mean()
+        return known * (above + below)
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Move the averages towards a step's mean logits, equal on all ranks."""
+        weight = torch.where(self.num_updates > 0, 1 - self.decay, 1.0)
+        self.real.lerp_(real.to(self.real), weight)
+        self.fake.lerp_(fake.to(self.fake), weight)
+        self.num_updates += 1

@@ -1,0 +1,94 @@
+"""Networks that tell images from reconstructions, place by place.
+
+Both normalise within an image, never over the batch: an image is then judged alike whatever lies
+beside it, on one rank or on many.
+
+Shapes: B batch, H·W pixels, C channels, P judged places.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from semhitok.errors import UserError
+from tokenizer.losses.features import load_features
+from tokenizer.training_config import AdversarialConfig
+
+
+class PatchGAN(nn.Module):
+    """Strided convolutions that judge overlapping patches (pix2pix, arXiv 1611.07004).
+
+    Args:
+        width: channels of the first layer, doubled by each further one up to eightfold.
+        num_layers: halvings; 3 gives the usual receptive field of 70 pixels.
+    """
+
+    def __init__(self, width: int = 64, num_layers: int = 3):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), _leaky()]
+        in_dim = width
+        for depth in range(1, num_layers + 1):
+            out_dim = width * min(2**depth, 8)
+            stride = 2 if depth < num_layers else 1
+            layers += [
+                nn.Conv2d(in_dim, out_dim, 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(1, out_dim),
+                _leaky(),
+            ]
+            in_dim = out_dim
+        layers.append(nn.Conv2d(in_dim, 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.02)  # pix2pix's
+        # Each halving rounds down, and the two 4-wide layers at stride 1 take one pixel each.
+        self.smallest = 3 * 2**num_layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, P) logits of (B, 3, H, W) images in [-1, 1]; positive means real."""
+        if min(images.shape[-2:]) < self.smallest:
+            raise UserError(
+                f"The PatchGAN discriminator needs images of at least {self.smallest} pixels a "
+                f"side, not {min(images.shape[-2:])}: lower loss.adversarial.num_layers."
+            )
+        return self.layers(images).flatten(1)
+
+
+class FeatureDiscriminator(nn.Module):
+    """Small heads on the features of a frozen network (projected GAN, arXiv 2111.01007).
+
+    Args:
+        name: see `load_features`; DINO's features are the usual choice.
+        width: hidden channels of each head.
+    """
+
+    def __init__(self, name: str, width: int = 64):
+        super().__init__()
+        self.features = load_features(name)
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv1d(channels, width, 1)),
+                nn.GroupNorm(1, width),
+                _leaky(),
+                spectral_norm(nn.Conv1d(width, 1, 1)),
+            )
+            for channels in self.features.channels
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, P) logits of (B, 3, H, W) images in [-1, 1], all levels' places side by side."""
+        levels = self.features(images)
+        judged = [head(level) for head, level in zip(self.heads, levels, strict=True)]
+        return torch.cat([logits.flatten(1) for logits in judged], dim=1)
+
+
+def build_discriminator(config: AdversarialConfig) -> nn.Module:
+    """The discriminator that a config names."""
+    assert config.discriminator is not None
+    if config.discriminator == "patchgan":
+        return PatchGAN(config.width, config.num_layers)
+    return FeatureDiscriminator(config.discriminator, config.width)
+
+
+def _leaky() -> nn.LeakyReLU:
+    return nn.LeakyReLU(0.2)
