@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.codebook_usage import codebook_statistics
+from tokenizer.codebook_usage import codebook_statistics
+from tokenizer.image_quality import MAX_PSNR, image_psnr, image_ssim, to_levels
 
 NUM_SHOWN = 12
-MAX_PSNR = 100.0  # dB, stands for infinity where a reconstruction is identical to its image
 
 
 def pooled_psnr(image_psnrs: Sequence[float]) -> float:
@@ -49,38 +49,6 @@ class ReconstructionSettings:
     """Folder of the prepared data set."""
     batch_size: int
     """Images at a time."""
-
-
-def to_levels(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] → the 8-bit levels of a saved PNG, in [0, 255] and still floats."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round()
-
-
-def image_psnr(levels: Tensor, target: Tensor) -> Tensor:
-    """PSNR of each image in dB, at most `MAX_PSNR`.
-
-    Args:
-        levels: (B, 3, H, W) in [0, 255].
-        target: the same.
-
-    Returns:
-        (B,).
-    """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    psnr = peak_signal_noise_ratio(
-        levels, target, data_range=255.0, reduction="none", dim=(1, 2, 3)
-    )
-    return psnr.clamp(max=MAX_PSNR)
-
-
-def image_ssim(levels: Tensor, target: Tensor) -> Tensor:
-    """SSIM of each image, Gaussian window 11 wide with sigma 1.5; arguments as `image_psnr`."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    ssim = structural_similarity_index_measure(levels, target, data_range=255.0, reduction="none")
-    assert isinstance(ssim, Tensor)  # a tuple only where the full map is asked for
-    return ssim
 
 
 def evaluate(

@@ -18,6 +18,8 @@ def codebook_statistics(counts: np.ndarray) -> dict[str, float | int]:
         `pixel_usage`: fraction of all K·M pixel codes that occur.
         `pixel_usage_within_used`: the same over the sub-codebooks of those semantic codes that
             occur; the rest of the sub-codebooks never had a chance.
+        `dead_sub_codebooks`: how many semantic codes occur at least M times and yet always with
+            the same one of their M > 1 pixel codes; global usage hides them.
         `semantic_perplexity` in [1, K] and `pixel_perplexity` in [1, K·M]: the number of equally
             frequent codes with the same entropy.
         `pixel_perplexity_given_semantic` in [1, M]: the same for the pixel code once its semantic
@@ -33,11 +35,13 @@ def codebook_statistics(counts: np.ndarray) -> dict[str, float | int]:
     num_semantic, num_pixel = counts.shape
     semantic_counts = counts.sum(axis=1)
     used = semantic_counts > 0
+    dead = (semantic_counts >= num_pixel) & ((counts > 0).sum(axis=1) == 1) & (num_pixel > 1)
     semantic_entropy, pixel_entropy = _entropy(semantic_counts), _entropy(counts.ravel())
     return {
         "semantic_usage": float(used.mean()),
         "pixel_usage": float((counts > 0).mean()),
         "pixel_usage_within_used": float((counts[used] > 0).mean()),
+        "dead_sub_codebooks": int(dead.sum()),
         "semantic_perplexity": float(np.exp(semantic_entropy)),
         "pixel_perplexity": float(np.exp(pixel_entropy)),
         "pixel_perplexity_given_semantic": float(np.exp(pixel_entropy - semantic_entropy)),

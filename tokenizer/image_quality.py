@@ -1,0 +1,40 @@
+"""PSNR and SSIM of images as they would be saved: 8-bit levels.
+
+Shapes: B batch, H·W pixels.
+"""
+
+from torch import Tensor
+
+MAX_PSNR = 100.0  # dB, stands for infinity where a reconstruction is identical to its image
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] → the 8-bit levels of a saved PNG, in [0, 255] and still floats."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round()
+
+
+def image_psnr(levels: Tensor, target: Tensor) -> Tensor:
+    """PSNR of each image in dB, at most `MAX_PSNR`.
+
+    Args:
+        levels: (B, 3, H, W) in [0, 255].
+        target: the same.
+
+    Returns:
+        (B,).
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    psnr = peak_signal_noise_ratio(
+        levels, target, data_range=255.0, reduction="none", dim=(1, 2, 3)
+    )
+    return psnr.clamp(max=MAX_PSNR)
+
+
+def image_ssim(levels: Tensor, target: Tensor) -> Tensor:
+    """SSIM of each image, Gaussian window 11 wide with sigma 1.5; arguments as `image_psnr`."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    ssim = structural_similarity_index_measure(levels, target, data_range=255.0, reduction="none")
+    assert isinstance(ssim, Tensor)  # a tuple only where the full map is asked for
+    return ssim
