@@ -45,6 +45,11 @@ class MetricsLog:
             for name, number in numbers.items():
                 self._board.add_scalar(name, number, step)
 
+    def write_image(self, step: int, name: str, image: Any) -> None:
+        """Show an (H, W, 3) array of 8-bit levels on TensorBoard, where it is on."""
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
     def close(self) -> None:
         """Finish the files; writing after this does nothing."""
         if self._file is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semhitok.config import to_dict
+from semhitok.config import build_config, to_dict
 from semhitok.errors import UserError
 
 
@@ -20,14 +20,22 @@ def _is_frozen(name: str) -> bool:
 
 
 def save_checkpoint(
-    path: Path, phase: nn.Module, optimizer: torch.optim.Optimizer, config: Any, step: int
+    path: Path, phase: nn.Module, parts: dict[str, Any], config: Any, step: int
 ) -> None:
-    """Write everything that the next step depends on; the old file stays until the new is whole."""
+    """Write everything that the next step depends on; the old file stays until the new is whole.
+
+    Args:
+        path: the file.
+        phase: whose frozen teacher is left out.
+        parts: by name, whatever else has a state: optimisers, discriminator, averages.
+        config: the run's.
+        step: how many steps are done.
+    """
     state = {
         "step": step,
         "config": to_dict(config),
         "phase": {k: v for k, v in phase.state_dict().items() if not _is_frozen(k)},
-        "optimizer": optimizer.state_dict(),
+        **{name: part.state_dict() for name, part in parts.items()},
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -38,16 +46,15 @@ def save_checkpoint(
     os.replace(temporary, path)
 
 
-def load_checkpoint(
-    path: Path, phase: nn.Module, optimizer: torch.optim.Optimizer, config: Any
-) -> int:
-    """Restore `path` in place, if it is there.
+def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config: Any) -> int:
+    """Restore `path` in place, if it is there; arguments as of `save_checkpoint`.
 
     Returns:
         How many steps are done; 0 without a checkpoint.
 
     Raises:
-        UserError: if the file belongs to a run with other settings.
+        UserError: if the file is damaged, lacks a part, or belongs to a run with other settings or
+            another model.
     """
     if not path.is_file():
         return 0
@@ -56,14 +63,16 @@ def load_checkpoint(
     except (EOFError, RuntimeError, UnpicklingError) as error:
         raise UserError(f"{path} is damaged: delete the file to start anew.") from error
     refuse_other_settings(path, config, state["config"])
-    missing, unexpected = phase.load_state_dict(state["phase"], strict=False)
-    missing = [key for key in missing if not _is_frozen(key)]
-    if missing or unexpected:
+    _refuse_other_model(path, state["phase"], phase)
+    missing = [name for name in parts if name not in state]
+    if missing:
         raise UserError(
-            f"{path} does not fit this model ({', '.join([*missing, *unexpected][:3])}): "
-            f"give another `out` folder, or delete the file to start anew."
+            f"{path} holds no state of the {missing[0].replace('_', ' ')}, which this run trains "
+            f"with: give the checkpoint that has it, or delete the file to start anew."
         )
-    optimizer.load_state_dict(state["optimizer"])
+    phase.load_state_dict(state["phase"], strict=False)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     torch.set_rng_state(state["torch_rng"])
     if state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -81,11 +90,39 @@ def refuse_other_settings(path: Path, config: Any, then: dict[str, Any]) -> None
     Raises:
         UserError: naming the settings that differ.
     """
-    now = to_dict(config)
-    keys = (now.keys() | then.keys()) - {"out"}
-    changed = sorted(key for key in keys if now.get(key) != then.get(key))
+    # Settings that are newer than the file had their default then.
+    before = _flat(to_dict(build_config(type(config), then, str(path))))
+    now = _flat(to_dict(config))
+    keys = (now.keys() | before.keys()) - {"out"}
+    changed = sorted(key for key in keys if now.get(key) != before.get(key))
     if changed:
         raise UserError(
             f"{path} was written by a run with another {', '.join(changed)}: "
             f"give those settings again, or another `out` folder, or delete it to start anew."
         )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
+        flat |= inner or {f"{prefix}{key}": value}
+    return flat
+
+
+def _refuse_other_model(path: Path, saved: dict[str, Any], phase: nn.Module) -> None:
+    own = {k: v for k, v in phase.state_dict().items() if not _is_frozen(k)}
+    odd = sorted(own.keys() ^ saved.keys())
+    if odd:
+        raise UserError(
+            f"{path} does not fit this model ({', '.join(odd[:3])}): "
+            f"give another `out` folder, or delete the file to start anew."
+        )
+    for name, value in own.items():
+        if saved[name].shape != value.shape:
+            raise UserError(
+                f"{path} does not fit this model (another K, M or width: {name} is "
+                f"{tuple(saved[name].shape)}, not {tuple(value.shape)}): "
+                f"give another `out` folder, or delete the file to start anew."
+            )

@@ -15,7 +15,7 @@ from tokenizer.codebook_ema import CodebookEMA
 from tokenizer.codebook_joined import JoinedCodebook
 from tokenizer.distillation import distillation_loss
 from tokenizer.model_folder import save_tokenizer
-from tokenizer.phase_pixels import reconstruction_loss
+from tokenizer.phase_pixels import ReconstructionLoss, last_layer
 from tokenizer.teacher import build_model, trainable
 from tokenizer.training_config import JointPhaseConfig
 
@@ -40,7 +40,14 @@ class JointPhase(nn.Module):
         ]
         self.codebook_emas = nn.ModuleList(self._emas)  # so that a checkpoint has them
         self.image_size = self.model.config.image_size
-        self._last: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.reconstruction_loss = ReconstructionLoss(config.loss)
+        # Of each micro-batch, what each codebook saw.
+        self._seen: list[list[tuple[Tensor, Tensor, Tensor | None]]] = []
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where an adaptive weight compares gradients."""
+        return last_layer(self.model.decoder)
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
@@ -68,9 +75,7 @@ class JointPhase(nn.Module):
         distilled = distillation_loss(
             self.config, self.model.semantic_features(semantic, grid), target
         )
-        losses = reconstruction_loss(
-            self.config.loss, self.model.decoder(code_vectors, grid), images
-        )
+        losses = self.reconstruction_loss(self.model.decoder(code_vectors, grid), images)
         loss = losses["loss"] + distilled["loss"]
         return losses | {
             "loss": loss + self.config.codebook.commitment_weight * commitment,
@@ -84,24 +89,30 @@ class JointPhase(nn.Module):
         if self.joined is not None:
             vectors = torch.cat([semantic, pixel], dim=-1)
             joint: Quantized = self.joined(vectors)
-            self._last = [_seen(vectors, joint.codes, None)]
+            self._seen.append([_seen(vectors, joint.codes, None)])
             # Two means over the halves, as below, and not one over all of their numbers.
             return joint.vectors, 2 * joint.commitment_loss
         first: Quantized = self.model.semantic_codebook(semantic)
         groups = self.model.pixel_groups(first.codes)
         second: Quantized = self.model.pixel_sub_codebooks(pixel, groups)
-        self._last = [_seen(semantic, first.codes, None), _seen(pixel, second.codes, groups)]
+        self._seen.append([_seen(semantic, first.codes, None), _seen(pixel, second.codes, groups)])
         vectors = torch.cat([first.vectors, second.vectors], dim=-1)
         return vectors, first.commitment_loss + second.commitment_loss
 
     def after_step(self) -> dict[str, float]:
-        """Move the codebooks with what the step saw."""
-        revived = sum(ema.update(*seen) for ema, seen in zip(self._emas, self._last, strict=True))
+        """Move the codebooks with what the step's micro-batches saw."""
+        seen = [_joined(parts) for parts in zip(*self._seen, strict=True)]
+        self.forget_step()
+        revived = sum(ema.update(*each) for ema, each in zip(self._emas, seen, strict=True))
         if self.joined is not None:
             self.joined.push()
-        codes = self._last[0][1]
+        codes = seen[0][1]
         used = codes.unique().numel() / self.model.config.num_semantic_codes
         return {"revived_codes": revived, "batch_semantic_usage": used}
+
+    def forget_step(self) -> None:
+        """Drop what the step's micro-batches saw."""
+        self._seen.clear()
 
     def save(self, folder: Path) -> None:
         save_tokenizer(self.model, folder)
@@ -114,3 +125,9 @@ def _seen(vectors: Tensor, codes: Tensor, groups: Tensor | None) -> tuple:
         codes.flatten(),
         None if groups is None else groups.flatten(),
     )
+
+
+def _joined(parts: tuple) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What one codebook saw in all micro-batches, of what it saw in each."""
+    vectors, codes, groups = zip(*parts, strict=True)
+    return torch.cat(vectors), torch.cat(codes), None if groups[0] is None else torch.cat(groups)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data_pipelines.dataset import PreparedDataset
 from semhitok.errors import UserError
 from tokenizer.codebook_ema import CodebookEMA
+from tokenizer.losses.perceptual import load_distance
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.pixel_half import renew_pixel_half
 from tokenizer.pixel_networks import CodeDecoder
@@ -21,19 +22,46 @@ from tokenizer.teacher import refuse_flat, trainable
 from tokenizer.training_config import DecoderPhaseConfig, PixelLossConfig, PixelPhaseConfig
 
 
-def reconstruction_loss(
-    config: PixelLossConfig, reconstruction: Tensor, images: Tensor
-) -> dict[str, Tensor]:
-    """Weighted sum and terms, for images in [-1, 1]; PSNR in dB over the batch's pixels."""
-    l1 = F.l1_loss(reconstruction, images)
-    l2 = F.mse_loss(reconstruction, images)
-    psnr = -10 * torch.log10(l2.detach() / 4)  # the range of [-1, 1] is 2, squared 4
-    return {
-        "loss": config.l1_weight * l1 + config.l2_weight * l2,
-        "l1_loss": l1.detach(),
-        "l2_loss": l2.detach(),
-        "batch_psnr": psnr,
-    }
+class ReconstructionLoss:
+    """L1, L2 and, where the config names a network, a perceptual distance.
+
+    Not an `nn.Module`: its frozen network is neither trained nor saved.
+
+    Attributes:
+        distance: the perceptual distance, or None.
+    """
+
+    def __init__(self, config: PixelLossConfig):
+        self.config = config
+        network = config.perceptual.network
+        self.distance = load_distance(network) if network else None
+
+    def __call__(self, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Weighted sum, terms, and the reconstruction itself, which an adversary judges.
+
+        Args:
+            reconstruction, images: (B, 3, H, W) in [-1, 1]; PSNR is in dB over the batch's pixels.
+        """
+        l1 = F.l1_loss(reconstruction, images)
+        l2 = F.mse_loss(reconstruction, images)
+        psnr = -10 * torch.log10(l2.detach() / 4)  # the range of [-1, 1] is 2, squared 4
+        losses = {
+            "loss": self.config.l1_weight * l1 + self.config.l2_weight * l2,
+            "l1_loss": l1.detach(),
+            "l2_loss": l2.detach(),
+            "batch_psnr": psnr,
+            "reconstruction": reconstruction,
+        }
+        if self.distance is not None:
+            perceptual = self.distance(reconstruction, images).mean()
+            losses["loss"] = losses["loss"] + self.config.perceptual.weight * perceptual
+            losses["perceptual_loss"] = perceptual.detach()
+        return losses
+
+
+def last_layer(decoder: nn.Module) -> nn.Parameter:
+    """The weight that makes the pixels, where an adaptive weight compares gradients."""
+    return [p for p in decoder.parameters() if p.ndim > 1][-1]
 
 
 @torch.no_grad()
@@ -87,7 +115,14 @@ class PixelPhase(nn.Module):
             config.training.seed,
         )
         self.image_size = self.model.config.image_size
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # vectors, pixel, semantic codes
+        self.reconstruction_loss = ReconstructionLoss(config.loss)
+        # Vectors, pixel codes and semantic codes of each micro-batch.
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where an adaptive weight compares gradients."""
+        return last_layer(self.model.decoder)
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
@@ -101,28 +136,30 @@ class PixelPhase(nn.Module):
         vectors = self.model.pixel_vectors(images)
         groups = self.model.pixel_groups(semantic_codes)
         quantized = self.model.pixel_sub_codebooks(vectors, groups)
-        self._last = (
-            vectors.detach().flatten(0, 1),
-            quantized.codes.flatten(),
-            semantic_codes.flatten(),
+        self._seen.append(
+            (vectors.detach().flatten(0, 1), quantized.codes.flatten(), semantic_codes.flatten())
         )
         semantic = self.model.semantic_codebook.lookup(semantic_codes)
         joint = torch.cat([semantic, quantized.vectors], dim=-1)
         reconstruction = self.model.decoder(joint, self.model.grid(images))
-        losses = reconstruction_loss(self.config.loss, reconstruction, images)
+        losses = self.reconstruction_loss(reconstruction, images)
         weight = self.config.codebook.commitment_weight
         losses["loss"] = losses["loss"] + weight * quantized.commitment_loss
         losses["commitment_loss"] = quantized.commitment_loss.detach()
         return losses
 
     def after_step(self) -> dict[str, float]:
-        """Move the sub-codebooks with what the step saw."""
-        assert self._last is not None
-        vectors, codes, semantic = self._last
+        """Move the sub-codebooks with what the step's micro-batches saw."""
+        vectors, codes, semantic = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self.forget_step()
         revived = self.codebook_ema.update(vectors, codes, self.model.pixel_groups(semantic))
         flat = semantic * self.model.config.num_pixel_codes + codes
         used = flat.unique().numel() / self.model.config.num_image_codes
         return {"revived_codes": revived, "batch_pixel_usage": used}
+
+    def forget_step(self) -> None:
+        """Drop what the step's micro-batches saw."""
+        self._seen.clear()
 
     def save(self, folder: Path) -> None:
         save_tokenizer(self.model, folder)
@@ -140,6 +177,12 @@ class DecoderPhase(nn.Module):
             grow_decoder(self.model.decoder, self.model.enhance_decoder)
         trainable(self.model, "enhance_decoder")
         self.image_size = self.model.config.image_size
+        self.reconstruction_loss = ReconstructionLoss(config.loss)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where an adaptive weight compares gradients."""
+        return last_layer(self.model.enhance_decoder)
 
     def start(self, images: Tensor) -> None:
         """Nothing to place before the first step."""
@@ -148,11 +191,14 @@ class DecoderPhase(nn.Module):
         images = batch["images"]
         code_vectors = self.model.code_vectors(self.model.encode(images))
         reconstruction = self.model.enhance_decoder(code_vectors, self.model.grid(images))
-        return reconstruction_loss(self.config.loss, reconstruction, images)
+        return self.reconstruction_loss(reconstruction, images)
 
     def after_step(self) -> dict[str, float]:
         """Nothing moves outside the optimiser."""
         return {}
+
+    def forget_step(self) -> None:
+        """Nothing is kept of a step."""
 
     def save(self, folder: Path) -> None:
         save_tokenizer(self.model, folder)

@@ -33,7 +33,7 @@ class SemanticPhase(nn.Module):
             config.training.seed,
         )
         self.image_size = self.model.config.image_size
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
@@ -49,7 +49,7 @@ class SemanticPhase(nn.Module):
         target = self.model.teacher_features(images)
         vectors = self.model.semantic_vectors(target, grid)
         quantized = self.model.semantic_codebook(vectors)
-        self._last = (vectors.detach().flatten(0, 1), quantized.codes.flatten())
+        self._seen.append((vectors.detach().flatten(0, 1), quantized.codes.flatten()))
         hidden = self.model.semantic_decoder["trunk"](quantized.vectors, grid)
         features = self.model.semantic_decoder["head"](hidden)
         losses = distillation_loss(self.config, features, target)
@@ -63,12 +63,16 @@ class SemanticPhase(nn.Module):
         return losses
 
     def after_step(self) -> dict[str, float]:
-        """Move the codebook with what the step saw."""
-        assert self._last is not None
-        vectors, codes = self._last
+        """Move the codebook with what the step's micro-batches saw."""
+        vectors, codes = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self.forget_step()
         revived = self.codebook_ema.update(vectors, codes)
         used = codes.unique().numel() / self.model.config.num_semantic_codes
         return {"revived_codes": revived, "batch_semantic_usage": used}
+
+    def forget_step(self) -> None:
+        """Drop what the step's micro-batches saw."""
+        self._seen.clear()
 
     def save(self, folder: Path) -> None:
         save_tokenizer(self.model, folder)

@@ -102,6 +102,9 @@ class TeacherPhase(nn.Module):
         """Nothing moves outside the optimiser."""
         return {}
 
+    def forget_step(self) -> None:
+        """Nothing is kept of a step."""
+
     def save(self, folder: Path) -> None:
         """Write the model and its caption vocabulary."""
         with whole_folder(folder) as unfinished:

@@ -1,4 +1,4 @@
-"""The training loop of the tokenizer's phases: accelerate, one optimiser, exact resume.
+"""The training loop of the tokenizer's phases: accelerate, validation, exact resume.
 
     semhitok train semantic --config configs/quickstart/semantic.yaml
     torchrun --nproc_per_node 8 -m semhitok train pixel --config FILE
@@ -8,8 +8,8 @@ rate: what a checkpoint holds is weights, optimiser, codebook statistics and the
 """
 
 import argparse
-import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from semhitok.errors import UserError
 from semhitok.metrics_log import MetricsLog
 from semhitok.progress import Progress
 from semhitok.run import RunDirectory
+from tokenizer.adversary import Adversary
 from tokenizer.checkpoint import load_checkpoint, save_checkpoint
 from tokenizer.phase_joint import JointPhase
 from tokenizer.phase_pixels import DecoderPhase, PixelPhase
 from tokenizer.phase_semantic import SemanticPhase
 from tokenizer.phase_teacher import TeacherPhase
+from tokenizer.train_step import TrainStep, report_bad_steps
 from tokenizer.training_config import (
     DecoderPhaseConfig,
     JointPhaseConfig,
@@ -41,6 +43,8 @@ from tokenizer.training_config import (
     TeacherPhaseConfig,
     TrainingConfig,
 )
+from tokenizer.validation import Validation, save_grid
+from tokenizer.weight_average import WeightAverage
 
 PHASES: dict[str, tuple[Any, Any]] = {
     "teacher": (TeacherPhaseConfig, TeacherPhase),
@@ -49,14 +53,6 @@ PHASES: dict[str, tuple[Any, Any]] = {
     "decoder": (DecoderPhaseConfig, DecoderPhase),
     "joint": (JointPhaseConfig, JointPhase),
 }
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `final_learning_rate` of the peak."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-    floor = config.final_learning_rate
-    return config.learning_rate * warmup * (floor + (1 - floor) * cosine)
 
 
 def train_phase(name: str, config: Any) -> Path:
@@ -83,27 +79,40 @@ def train_phase(name: str, config: Any) -> Path:
     set_seed(training.seed)
     dataset = PreparedDataset(config.data)
     phase = PHASES[name][1](config, dataset).to(accelerator.device)
-    parameters = [p for p in phase.parameters() if p.requires_grad]
+    if training.activation_checkpointing:
+        phase.model.activation_checkpointing_enable()
     optimizer = torch.optim.AdamW(
-        parameters,
+        [p for p in phase.parameters() if p.requires_grad],
         lr=training.learning_rate,
         betas=training.betas,
         weight_decay=training.weight_decay,
     )
+    adversary = _adversary(config, accelerator)
+    average = WeightAverage(phase, training.ema_decay) if training.ema_decay else None
+    validation = _validation(config, phase, accelerator)
+    # All that a step depends on beside the phase itself and the random state.
+    parts: dict[str, Any] = {"optimizer": optimizer}
+    if adversary is not None:
+        parts |= adversary.parts()
+    if average is not None:
+        parts["average"] = average
     checkpoint = Path(config.out) / "checkpoint.pt"
-    first_step = load_checkpoint(checkpoint, phase, optimizer, config)
+    first_step = load_checkpoint(checkpoint, phase, parts, config)
     # Only now, so that a refused run leaves the folder as it was.
     run = RunDirectory(config.out).start(config, f"train {name}")
     if first_step == 0 and hasattr(config, "codebook"):
         phase.start(_start_images(dataset, phase.image_size, config, accelerator))
-    wrapped, optimizer = accelerator.prepare(phase, optimizer)
+    if training.compile:
+        phase.compile()
+    wrapped, prepared = accelerator.prepare(phase, optimizer)
+    if adversary is not None:
+        adversary.prepare()
+    train_step = TrainStep(training, accelerator, phase, wrapped, prepared, adversary, average)
     batches = _batches(dataset, phase.image_size, training, first_step, accelerator)
     log = MetricsLog(run.path, resume_step=first_step, tensorboard=training.tensorboard)
     wrapped.train()
     with Progress(training.num_steps, name, initial=first_step) as progress:
         for step, batch in enumerate(batches, start=first_step):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(training, step)
             images = augment(
                 batch["images"],
                 batch["caption"],
@@ -112,33 +121,54 @@ def train_phase(name: str, config: Any) -> Path:
                 seed=(training.seed, step, accelerator.process_index),
             )
             batch["images"] = images.to(accelerator.device)
-            with accelerator.autocast():
-                losses = wrapped(batch)
-            accelerator.backward(losses["loss"])
-            grad_norm = accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            moved = phase.after_step()
+            values = train_step(step, batch)
+            if "skipped" in values:
+                report_bad_steps(train_step.bad_steps, dataset, training, run.path)
             done = step + 1
-            if done % training.log_every == 0 or done == training.num_steps:
-                values = {key: float(value.detach()) for key, value in losses.items()}
-                values |= moved | {
-                    "grad_norm": float(grad_norm),
-                    "learning_rate": learning_rate(training, step),
-                }
+            is_end = done == training.num_steps
+            measured: dict[str, float] = {}
+            if validation is not None and (done % validation.config.every == 0 or is_end):
+                with average.applied() if average is not None else nullcontext():
+                    measured, grid = validation.measure(phase.model, name)
+                validation.alarm(measured, done)
                 if accelerator.is_main_process:
-                    log.write(done, **values)
-                progress.update(0, loss=values["loss"])
+                    save_grid(grid, run.path, done, log)
+            if done % training.log_every == 0 or is_end or measured:
+                numbers = {key: float(value) for key, value in values.items()} | measured
+                log.write(done, **numbers)
+                progress.update(0, loss=numbers["loss"])
             progress.update(1)
-            if done % training.checkpoint_every == 0 and done < training.num_steps:
+            # Not amid skipped steps: a resumed run would count them anew.
+            if done % training.checkpoint_every == 0 and not (is_end or train_step.bad_steps):
                 if accelerator.is_main_process:
-                    save_checkpoint(checkpoint, phase, optimizer, config, done)
+                    save_checkpoint(checkpoint, phase, parts, config, done)
                 accelerator.wait_for_everyone()
+    log.close()
+    if average is not None:
+        average.write()
     if accelerator.is_main_process:
         phase.save(model_folder)
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return model_folder
+
+
+def _adversary(config: Any, accelerator: Accelerator) -> Adversary | None:
+    """The discriminator that the phase's loss asks for."""
+    adversarial = getattr(getattr(config, "loss", None), "adversarial", None)
+    if adversarial is None or adversarial.discriminator is None:
+        return None
+    return Adversary(adversarial, config.training, accelerator)
+
+
+def _validation(config: Any, phase: Any, accelerator: Accelerator) -> Validation | None:
+    """The held-out images that the config names."""
+    settings = getattr(config, "validation", None)
+    if settings is None or settings.data is None:
+        return None
+    loss = getattr(phase, "reconstruction_loss", None)
+    distance = loss.distance if loss is not None else None
+    return Validation(settings, phase.image_size, distance, accelerator)
 
 
 def _batches(
@@ -162,6 +192,7 @@ def _batches(
             ImageTensors(dataset, image_size),
             batch_sampler=sampler,
             num_workers=training.num_workers,
+            generator=torch.Generator(),  # the global one's state is part of a checkpoint
         )
     )
 

@@ -113,13 +113,13 @@ def test_a_checkpoint_holds_the_heads_and_no_teacher(config, all_images, tmp_pat
     optimizer = torch.optim.AdamW(parameters)
     phase({"images": all_images[:2]})["loss"].backward()
     optimizer.step()
-    save_checkpoint(tmp_path / "c.pt", phase, optimizer, config, 1)
+    save_checkpoint(tmp_path / "c.pt", phase, {"optimizer": optimizer}, config, 1)
     state = torch.load(tmp_path / "c.pt", weights_only=True)["phase"]
     assert any(name.startswith("further_teachers.0.head.") for name in state)
     assert not any(".teacher." in name for name in state)
     again = phase_of(config)
     fresh = torch.optim.AdamW([p for p in again.parameters() if p.requires_grad])
-    assert load_checkpoint(tmp_path / "c.pt", again, fresh, config) == 1
+    assert load_checkpoint(tmp_path / "c.pt", again, {"optimizer": fresh}, config) == 1
     given, own = phase.further_teachers[0].head, again.further_teachers[0].head
     assert torch.equal(given[0].weight, own[0].weight)
 

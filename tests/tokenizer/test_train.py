@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -245,17 +244,6 @@ def test_teacher_sections_that_do_not_fit_are_refused(chain, section, fields, me
     own = values["teacher"]
     with pytest.raises(UserError, match=message):
         run("teacher", own | {section: own[section] | fields, "out": str(tmp_path)})
-
-
-def test_learning_rate_warms_up_and_sinks_to_its_floor():
-    settings = build_config(
-        train.TrainingConfig, training(100, warmup_steps=10, learning_rate=1.0), "the test"
-    )
-    rates = [train.learning_rate(settings, step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1, rel=0.01)
-    assert rates.index(max(rates)) == 9
-    assert rates[-1] == pytest.approx(settings.final_learning_rate, abs=1e-3)
-    assert all(late < early for early, late in pairwise(rates[9:]))
 
 
 def test_the_command_reads_yaml_and_overrides(chain, tmp_path):

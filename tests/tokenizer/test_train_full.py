@@ -1,0 +1,332 @@
+"""Training with everything on: adversary, averages, micro-batches, validation, exact resume."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import SiglipVisionModel
+
+from semhitok.config import build_config, save_config
+from semhitok.errors import UserError
+from semhitok.metrics_log import read_metrics
+from tokenizer import train
+from tokenizer.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.phase_pixels import last_layer
+
+TRAINING = {
+    "num_steps": 6,
+    "global_batch_size": 8,
+    "learning_rate": 5e-3,
+    "warmup_steps": 2,
+    "log_every": 1,
+    "checkpoint_every": 2,
+}
+FULL = TRAINING | {"micro_batch_size": 3, "ema_decay": 0.7, "max_shift": 2, "schedule": "constant"}
+ADVERSARIAL = {
+    "discriminator": "patchgan",
+    "width": 4,
+    "num_layers": 1,
+    "weight": 0.5,
+    "adaptive": True,
+    "start_step": 1,
+    "warmup_steps": 3,
+    "r1_weight": 1.0,
+    "r1_every": 2,
+    "lecam_weight": 0.1,
+    "augment_probability": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def place(prepared, tiny_model, tmp_path_factory):
+    """A tiny untrained tokenizer and its teacher, to start phases from; only to be read."""
+    root = tmp_path_factory.mktemp("full")
+    model = tiny_model()
+    save_tokenizer(model, root / "tokenizer")
+    SiglipVisionModel(model.config.teacher_config).save_pretrained(root / "teacher")
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(place, prepared, model_fields, vision_fields):
+    """Values of a phase's config with everything on."""
+
+    def build(phase, out, **sections):
+        values = {"data": str(prepared), "out": str(out), "training": FULL}
+        if phase == "teacher":
+            text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+            text |= {"num_attention_heads": 2, "max_position_embeddings": 8}
+            values |= {"vision": vision_fields, "text": text, "vocab_size": 300}
+        elif phase == "semantic":
+            values |= {"teacher": str(place / "teacher"), "model": model_fields}
+        else:
+            values |= {"tokenizer": str(place / "tokenizer"), "loss": {"adversarial": ADVERSARIAL}}
+        if phase != "teacher":
+            values["validation"] = {"data": str(prepared), "every": 3, "num_images": 10}
+        for name, fields in sections.items():
+            values[name] = values.get(name, {}) | fields
+        return values
+
+    return build
+
+
+def run(phase, values):
+    return train.train_phase(phase, build_config(train.PHASES[phase][0], values, "the test"))
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def killed(monkeypatch, phase, values, after_steps):
+    """Run a phase that dies in the middle of a step, past its last checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    real = train.TrainStep.__call__
+
+    def call(self, step, batch):
+        if step == after_steps:
+            raise Killed
+        return real(self, step, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train.TrainStep, "__call__", call)
+        run(phase, values)
+
+
+@pytest.mark.parametrize("phase", ["teacher", "semantic", "pixel", "decoder"])
+def test_with_everything_on_a_resumed_run_ends_in_the_same_bits(
+    settings, phase, tmp_path, monkeypatch
+):
+    run(phase, settings(phase, tmp_path / "whole"))
+    resumed = settings(phase, tmp_path / "resumed")
+    killed(monkeypatch, phase, resumed, after_steps=5)
+    torch.manual_seed(123)  # a fresh process has another random state
+    run(phase, resumed)
+    expected, found = (weights(tmp_path / name / "model") for name in ("whole", "resumed"))
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    logs = [read_metrics(tmp_path / name) for name in ("whole", "resumed")]
+    assert logs[0] == logs[1]
+    if phase in ("pixel", "decoder"):
+        assert "discriminator_loss" in logs[0][-1] and "r1_penalty" in logs[0][2]
+        assert "discriminator_loss" not in logs[0][0]  # it starts at the second step
+        assert logs[0][-1]["lecam_loss"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["teacher", "semantic", "pixel", "decoder"])
+def test_a_run_killed_by_the_system_is_resumed_in_the_same_bits(settings, phase, tmp_path):
+    run(phase, settings(phase, tmp_path / "whole"))
+    values = settings(phase, tmp_path / "killed")
+    config = build_config(train.PHASES[phase][0], values, "the test")
+    file = save_config(config, tmp_path / "config.yaml")
+    script = (
+        "import os, signal, sys\n"
+        "from semhitok.config import load_config\n"
+        "from tokenizer import train\n"
+        "real = train.TrainStep.__call__\n"
+        "def call(self, step, batch):\n"
+        "    values = real(self, step, batch)\n"
+        "    if step == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return values\n"
+        "train.TrainStep.__call__ = call\n"
+        "train.train_phase(sys.argv[1], load_config(train.PHASES[sys.argv[1]][0], sys.argv[2]))\n"
+    )
+    dead = subprocess.run([sys.executable, "-c", script, phase, str(file)], timeout=240)
+    assert dead.returncode == -9
+    assert (tmp_path / "killed" / "checkpoint.pt").is_file()
+    run(phase, values)
+    expected, found = (weights(tmp_path / name / "model") for name in ("whole", "killed"))
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_micro_batches_equal_the_whole_batch(settings, tmp_path):
+    folders = {}
+    for size in (8, 3, 1):
+        values = settings(
+            "pixel",
+            tmp_path / str(size),
+            training={"micro_batch_size": size, "num_steps": 3, "ema_decay": 0.0},
+            # The ratio is of each micro-batch, and so is no function of the whole batch.
+            loss={"adversarial": ADVERSARIAL | {"adaptive": False}},
+        )
+        folders[size] = weights(run("pixel", values))
+    for size in (3, 1):
+        for name, value in folders[8].items():
+            if name.endswith("k_proj.bias"):
+                continue  # its gradient is nought but for rounding, which AdamW blows up
+            assert torch.allclose(folders[size][name], value, atol=2e-4), (size, name)
+    start = weights(settings("pixel", tmp_path)["tokenizer"])
+    assert max(float((folders[8][k] - start[k]).abs().max()) for k in start) > 1e-2  # it moved
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(settings, tmp_path):
+    results = []
+    for on in (False, True):
+        values = settings("decoder", tmp_path / str(on), training={"activation_checkpointing": on})
+        results.append(weights(run("decoder", values)))
+    for name, value in results[0].items():
+        assert torch.allclose(results[1][name], value, atol=1e-6), name
+
+
+def test_the_saved_model_is_the_average_of_the_steps(settings, tmp_path, monkeypatch):
+    steps = []
+    real = train.TrainStep.__call__
+
+    def call(self, step, batch):
+        values = real(self, step, batch)
+        steps.append({k: v.clone() for k, v in self.phase.model.state_dict().items()})
+        return values
+
+    monkeypatch.setattr(train.TrainStep, "__call__", call)
+    saved = weights(run("pixel", settings("pixel", tmp_path)))
+    decay = FULL["ema_decay"]
+    for name in ("decoder.trunk.embed.weight", "pixel_sub_codebooks.codes"):
+        average = steps[0][name].double()
+        for state in steps[1:]:
+            average = decay * average + (1 - decay) * state[name].double()
+        assert torch.allclose(saved[name].double(), average, atol=1e-6)
+        assert not torch.allclose(saved[name], steps[-1][name], atol=1e-4)
+    frozen = "semantic_codebook.codes"
+    assert torch.equal(saved[frozen], steps[0][frozen])
+
+
+def test_validation_measures_the_saved_model_and_draws_a_grid(settings, tmp_path, prepared):
+    pytest.importorskip("tensorboard")
+    values = settings("decoder", tmp_path, training={"tensorboard": True})
+    folder = run("decoder", values)
+    records = read_metrics(tmp_path)
+    measured = [r["step"] for r in records if "validation_psnr" in r]
+    assert measured == [3, 6]
+    for name in ("ssim", "semantic_usage", "pixel_usage", "dead_sub_codebooks"):
+        assert f"validation_{name}" in records[-1]
+    grid = Image.open(tmp_path / "validation" / "step-000006.png")
+    assert grid.size == (8 * 32, 2 * 32)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+    from data_pipelines.dataset import PreparedDataset
+    from tokenizer.image_quality import image_psnr, to_levels
+
+    dataset, model = PreparedDataset(prepared), load_tokenizer(folder).eval()
+    images = torch.stack([dataset.image_tensor(i, 32) for i in range(10)])
+    psnr = image_psnr(to_levels(model(images)), to_levels(images)).mean().item()
+    assert records[-1]["validation_psnr"] == pytest.approx(psnr, rel=1e-4)
+
+
+def test_an_alarm_is_raised_when_usage_falls(settings, tmp_path, capsys):
+    run("semantic", settings("semantic", tmp_path / "a", validation={"usage_alarm": 1.0}))
+    usage = read_metrics(tmp_path / "a")[-1]["validation_semantic_usage"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ALARM")]
+    assert len(lines) == 2 * (usage < 1) or len(lines) == 1
+    assert all("semantic_usage" in line and "below 1" in line for line in lines)
+    run("semantic", settings("semantic", tmp_path / "b"))
+    assert "ALARM" not in capsys.readouterr().err
+
+
+def spoil(monkeypatch, bad_steps):
+    """Make the loss of some steps NaN."""
+    real = train.TrainStep.__call__
+
+    def call(self, step, batch):
+        if step in bad_steps:
+            batch = batch | {"images": batch["images"] * float("nan")}
+        return real(self, step, batch)
+
+    monkeypatch.setattr(train.TrainStep, "__call__", call)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_leaves_nothing_behind(
+    settings, tmp_path, monkeypatch, capsys
+):
+    spoil(monkeypatch, {2, 3})
+    saved = weights(run("pixel", settings("pixel", tmp_path)))
+    assert all(bool(torch.isfinite(value).all()) for value in saved.values())
+    skipped = [r["step"] for r in read_metrics(tmp_path) if r.get("skipped")]
+    assert skipped == [3, 4]
+    assert "step 4 skipped" in capsys.readouterr().err
+
+
+def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_their_records(
+    settings, tmp_path, monkeypatch, prepared
+):
+    spoil(monkeypatch, set(range(1, 30)))
+    values = settings("decoder", tmp_path, training={"num_steps": 20})
+    with pytest.raises(UserError, match=r"10 steps in a row .*/nonfinite_batches.json"):
+        run("decoder", values)
+    rows = json.loads((tmp_path / "nonfinite_batches.json").read_text())
+    assert [row["step"] for row in rows] == list(range(2, 12))
+
+    from data_pipelines.batches import StepBatches
+    from data_pipelines.dataset import PreparedDataset
+
+    ids, batches = PreparedDataset(prepared).ids, StepBatches(24, 8, seed=0)
+    assert rows[0]["record_ids"] == [ids[i] for i in batches.indices(1)]
+
+
+def rewrite(path, change):
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+
+def test_a_checkpoint_without_the_discriminator_is_refused(settings, tmp_path, monkeypatch):
+    values = settings("pixel", tmp_path)
+    killed(monkeypatch, "pixel", values, after_steps=3)
+    rewrite(tmp_path / "checkpoint.pt", lambda state: state.pop("discriminator"))
+    with pytest.raises(UserError, match="holds no state of the discriminator"):
+        run("pixel", values)
+
+
+def test_a_checkpoint_of_another_codebook_size_is_refused(
+    settings, tmp_path, monkeypatch, tiny_model
+):
+    values = settings("pixel", tmp_path / "out")
+    killed(monkeypatch, "pixel", values, after_steps=3)
+    save_tokenizer(tiny_model(num_pixel_codes=2), tmp_path / "other")
+    other = values | {"tokenizer": str(tmp_path / "other")}
+
+    def same_settings(state):
+        state["config"]["tokenizer"] = other["tokenizer"]
+
+    rewrite(tmp_path / "out" / "checkpoint.pt", same_settings)
+    with pytest.raises(UserError, match=r"another K, M or width: .*\(8, 4.* not \(8, 2"):
+        run("pixel", other)
+
+
+def test_a_checkpoint_older_than_a_setting_still_loads(settings, tmp_path, monkeypatch):
+    values = settings("semantic", tmp_path / "out", training={"ema_decay": 0.0})
+    del values["validation"]
+    killed(monkeypatch, "semantic", values, after_steps=3)
+
+    def older(state):
+        del state["config"]["validation"]
+        del state["config"]["training"]["compile"]
+
+    rewrite(tmp_path / "out" / "checkpoint.pt", older)
+    run("semantic", values)
+    with pytest.raises(UserError, match=r"another training\.learning_rate"):
+        killed(monkeypatch, "semantic", values | {"out": str(tmp_path / "b")}, after_steps=3)
+        changed = values["training"] | {"learning_rate": 1e-3}
+        run("semantic", values | {"out": str(tmp_path / "b"), "training": changed})
+
+
+@pytest.mark.parametrize("kind", ["vit", "conv"])
+def test_the_last_layer_of_a_decoder_makes_the_pixels(tiny_model, random_images, kind):
+    width = 16 if kind == "vit" else 128
+    model = tiny_model(decoder_kind=kind, decoder_hidden_size=width)
+    codes = model.encode(random_images())
+    pictures = model.decoder(model.code_vectors(codes), (4, 4))
+    weight = last_layer(model.decoder)
+    with torch.no_grad():
+        weight.zero_()
+    flat = model.decoder(model.code_vectors(codes), (4, 4))
+    assert len(pictures.unique()) > 1000
+    # Only the bias is left, one for each channel or each pixel of a patch.
+    assert len(flat.unique()) <= 3 * 8 * 8

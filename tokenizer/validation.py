@@ -1,0 +1,172 @@
+"""Measuring a phase on held-out images while it trains.
+
+Each rank takes every W-th image of a world of W; sums over images and counts of codes are added
+over ranks, so the result does not depend on their number.
+
+Shapes: B batch, H·W pixels, K semantic codes, M pixel codes per semantic code.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from data_pipelines.dataset import PreparedDataset
+from data_pipelines.images import to_pil
+from semhitok.errors import UserError
+from semhitok.metrics_log import MetricsLog
+from semhitok.run import make_folder
+from tokenizer.codebook_usage import codebook_statistics
+from tokenizer.image_quality import image_psnr, image_ssim, to_levels
+from tokenizer.losses.perceptual import PerceptualDistance
+from tokenizer.modeling_semhitok import SemHiTokModel
+from tokenizer.training_config import ValidationConfig
+
+Scores = tuple[dict[str, Tensor], Tensor, Tensor | None]
+"""(B,) scores by name, (K, M) counts of codes, and (B, 3, H, W) reconstructions if any."""
+
+_USAGE = ("semantic_usage", "pixel_usage", "pixel_usage_within_used", "dead_sub_codebooks")
+_ALARMING = ("semantic_usage", "pixel_usage_within_used")
+
+
+class Validation:
+    """Held-out images, and what to measure on them.
+
+    Args:
+        config: see `ValidationConfig`; its data is not None.
+        image_size: pixels a side.
+        distance: the phase's perceptual distance, or None.
+        accelerator: for device and ranks.
+
+    Raises:
+        UserError: if the folder holds no prepared images.
+    """
+
+    def __init__(
+        self,
+        config: ValidationConfig,
+        image_size: int,
+        distance: PerceptualDistance | None,
+        accelerator: Accelerator,
+    ):
+        assert config.data is not None
+        self.config = config
+        self.image_size = image_size
+        self.distance = distance
+        self.accelerator = accelerator
+        self.dataset = PreparedDataset(config.data)
+        if not len(self.dataset):
+            raise UserError(f"{config.data} has no images to validate on: prepare some first.")
+
+    @torch.no_grad()
+    def measure(self, model: SemHiTokModel, phase: str) -> tuple[dict[str, float], np.ndarray]:
+        """Scores of the model as it is, averaged over the images.
+
+        Args:
+            model: left as it was.
+            phase: "semantic" measures how well teacher features are rebuilt; the others images.
+
+        Returns:
+            Names and values for the log, and an (H, W, 3) grid of images above reconstructions,
+            empty where nothing is rebuilt.
+        """
+        score: Callable[[SemHiTokModel, Tensor], Scores]
+        score = semantic_scores if phase == "semantic" else self.reconstruction_scores
+        was_training = model.training
+        model.eval()
+        sums: dict[str, Tensor] = {}
+        shape = (model.config.num_semantic_codes, model.config.num_pixel_codes)
+        counts = torch.zeros(shape, dtype=torch.int64, device=self.accelerator.device)
+        num_images = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        shown: list[Tensor] = []
+        for images in self._batches():
+            with self.accelerator.autocast():
+                scores, seen, rebuilt = score(model, images)
+            for name, values in scores.items():
+                sums[name] = sums.get(name, 0) + values.double().sum()
+            counts += seen
+            num_images += len(images)
+            if rebuilt is not None and len(shown) < self.config.num_shown:
+                pairs = torch.stack([images, rebuilt.to(images)], dim=1).cpu()
+                shown += list(pairs)[: self.config.num_shown - len(shown)]
+        model.train(was_training)
+        total = self.accelerator.reduce(torch.stack([num_images, *sums.values()]), reduction="sum")
+        counts = self.accelerator.reduce(counts, reduction="sum")
+        means = (float(number / total[0]) for number in total[1:])
+        averages = dict(zip(sums, means, strict=True))
+        statistics = codebook_statistics(counts.cpu().numpy())
+        names = ("semantic_usage",) if phase == "semantic" else _USAGE
+        averages |= {name: float(statistics[name]) for name in names}
+        return {f"validation_{name}": value for name, value in averages.items()}, _grid(shown)
+
+    def reconstruction_scores(self, model: SemHiTokModel, images: Tensor) -> Scores:
+        """PSNR in dB, SSIM and perceptual distance of each image through its codes."""
+        codes = model.encode(images)
+        rebuilt = model.decode(codes, model.grid(images)).float()
+        levels, target = to_levels(rebuilt), to_levels(images)
+        scores = {"psnr": image_psnr(levels, target), "ssim": image_ssim(levels, target)}
+        if self.distance is not None:
+            scores["perceptual"] = self.distance(rebuilt, images)
+        counts = torch.bincount(codes.flat.flatten(), minlength=model.config.num_image_codes)
+        return scores, counts.view(-1, model.config.num_pixel_codes), rebuilt
+
+    def alarm(self, values: dict[str, float], step: int) -> list[str]:
+        """Print, and return, a line for each codebook whose usage is below the threshold."""
+        lines = [
+            f"ALARM step {step}: {name} {values[f'validation_{name}']:.3f} is below "
+            f"{self.config.usage_alarm:g}; the codebook is collapsing"
+            for name in _ALARMING
+            if values.get(f"validation_{name}", 1.0) < self.config.usage_alarm
+        ]
+        if self.accelerator.is_main_process:
+            for line in lines:
+                print(line, file=sys.stderr, flush=True)
+        return lines
+
+    def _batches(self) -> Iterator[Tensor]:
+        """(B, 3, H, W) images of this rank."""
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        mine = range(rank, min(len(self.dataset), self.config.num_images), world_size)
+        for first in range(0, len(mine), self.config.batch_size):
+            part = mine[first : first + self.config.batch_size]
+            images = [self.dataset.image_tensor(index, self.image_size) for index in part]
+            yield torch.stack(images).to(self.accelerator.device)
+
+
+def semantic_scores(model: SemHiTokModel, images: Tensor) -> Scores:
+    """Cosine and L1 distance of each image's rebuilt teacher features."""
+    grid = model.grid(images)
+    target = model.teacher_features(images)
+    quantized = model.semantic_codebook(model.semantic_vectors(target, grid))
+    features = model.semantic_features(quantized.vectors, grid)
+    scores = {
+        "cosine": F.cosine_similarity(features.float(), target.float(), dim=-1).mean(1),
+        "l1": (features - target).float().abs().mean((1, 2)),
+    }
+    num_codes = model.config.num_semantic_codes
+    counts = torch.bincount(quantized.codes.flatten(), minlength=num_codes)
+    # Pixel codes do not exist yet: every patch counts for the first of its semantic code.
+    padded = F.pad(counts.unsqueeze(1), (0, model.config.num_pixel_codes - 1))
+    return scores, padded, None
+
+
+def save_grid(grid: np.ndarray, out: Path, step: int, log: MetricsLog) -> None:
+    """Write a grid to `out/validation/step-N.png` and onto TensorBoard."""
+    if grid.size:
+        make_folder(out / "validation")
+        Image.fromarray(grid).save(out / "validation" / f"step-{step:06d}.png")
+        log.write_image(step, "validation", grid)
+
+
+def _grid(pairs: list[Tensor]) -> np.ndarray:
+    """(2, 3, H, W) pairs in [-1, 1] → images in the first row, reconstructions in the second."""
+    if not pairs:
+        return np.zeros((0, 0, 3), dtype=np.uint8)
+    rows = torch.stack(pairs).permute(1, 2, 3, 0, 4).flatten(3)  # (2, 3, H, pairs · W)
+    return np.concatenate([np.asarray(to_pil(row.float())) for row in rows])
