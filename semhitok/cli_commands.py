@@ -58,6 +58,7 @@ def build_parser() -> Parser:
     _add_generate(commands)
     _add_ask(commands)
     _add_eval(commands)
+    _add_ablate(commands)
     return parser
 
 
@@ -240,6 +241,33 @@ def _add_eval(commands: Any) -> None:
     add_out(reconstruction)
     add_count(reconstruction, "--batch-size", 64, "images at once")
 
+    observation = add_command(
+        measures,
+        "observation",
+        "how alike patches are that share a semantic code",
+        f"semhitok eval observation --tokenizer {TOKENIZER} --data {TEST_DATA} "
+        "--out runs/observation",
+        "eval.observation:command",
+    )
+    add_model(observation, "--tokenizer", "the image tokenizer")
+    add_data(observation)
+    add_out(observation)
+    add_count(observation, "--batch-size", 64, "images at once")
+    observation.add_argument(
+        "--max-images",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="images to take, evenly spaced (default: all)",
+    )
+    add_count(observation, "--shuffles", 5, "permutations of the codes to compare with")
+    observation.add_argument(
+        "--seed",
+        type=cli_types.non_negative_int,
+        default=0,
+        metavar="N",
+        help="of the permutations and baselines (default: 0)",
+    )
+
     vqa = add_command(
         measures, "vqa", "accuracy of the answers to a data set", example, "eval.vqa:command"
     )
@@ -272,3 +300,21 @@ def _add_eval(commands: Any) -> None:
     add_count(generation, "--seeds", 4, "drawings of each prompt")
     add_count(generation, "--batch-size", 24, "images drawn at once")
     add_sampler(generation)
+
+
+def _add_ablate(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "ablate",
+        "train and measure variants of the tokenizer with several seeds, for one table",
+        "semhitok ablate --config configs/ablation/quickstart.yaml",
+        "semhitok.ablate:command",
+    )
+    add_config(command)
+    command.add_argument(
+        "--only",
+        type=cli_types.names,
+        metavar="NAME,...",
+        help="variants to take (default: all of the file's)",
+    )
+    add_count(command, "--jobs", 1, "variants at a time, which share the cores")

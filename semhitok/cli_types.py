@@ -54,6 +54,14 @@ def words(text: str) -> str:
     return text
 
 
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise ArgumentTypeError(f"give different names with commas between them, not {text!r}")
+    return found
+
+
 def existing_file(text: str) -> Path:
     """A file that is there and can be read."""
     path = _path(text)

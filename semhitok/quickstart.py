@@ -71,7 +71,7 @@ def run_quickstart(config: QuickstartConfig, out: Path) -> Path:
         print(f"[{number}/{len(steps)}] {name}", file=sys.stderr, flush=True)
         started = time.monotonic()
         step()
-        _forget_accelerators()
+        forget_accelerators()
         marks.mkdir(exist_ok=True)
         unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
@@ -193,7 +193,7 @@ def _write_examples(data: Path, folder: Path) -> None:
         (folder / f"test-{index}.png").write_bytes(dataset[index].image)
 
 
-def _forget_accelerators() -> None:
+def forget_accelerators() -> None:
     """Each phase chooses its own device and precision, which accelerate keeps for the process."""
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState

@@ -9,6 +9,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import semhitok
 from mllm.training_config import InitConfig, MLLMPhaseConfig
+from semhitok.ablation_plan import AblationConfig
 from semhitok.config import load_config, to_dict
 from semhitok.errors import UserError
 from semhitok.quickstart import QuickstartConfig
@@ -26,6 +27,8 @@ OUTSIDE_A_QUICKSTART = {"joint"}  # only to compare with
 
 def class_of(path):
     """The config class that reads a file, by its name; None where nothing claims it."""
+    if path == CONFIGS / "ablation" / "quickstart.yaml":
+        return AblationConfig
     if path.name.startswith("quickstart-"):
         return QuickstartConfig
     return CLASSES.get(path.stem)
