@@ -239,7 +239,7 @@ def _shuffle(
     permuted = [flat[torch.randperm(len(flat), generator=generator)] for _ in range(num_shuffles)]
     width = 3 * config.patch_size**2
     shuffled = [GroupedVariance(config.num_semantic_codes, width) for _ in permuted]
-    shown: dict[int, list[Tensor]] = {code: [] for code in _shown_codes(flat)}
+    shown: dict[int, list[Tensor]] = {code: [] for code in _shown_codes(codes)}
     first = 0
     for batch in images.batches("shuffled"):
         patches = to_patches(batch, config.patch_size)
@@ -256,8 +256,10 @@ def _shuffle(
 
 
 def _shown_codes(codes: Tensor) -> list[int]:
-    """Codes from the commonest to the rarest that fills a row, evenly spaced between."""
-    counts = torch.bincount(codes)
+    """Codes (n, N) from that of most images to the last that fills a row, evenly spaced between."""
+    num_codes = int(codes.max()) + 1
+    image = torch.arange(len(codes)).unsqueeze(1)
+    counts = torch.bincount((image * num_codes + codes).unique() % num_codes)
     order = counts.argsort(descending=True)
     order = order[counts[order] >= min(NUM_SHOWN_PATCHES, int(counts.max()))]
     places = np.linspace(0, len(order) - 1, min(NUM_SHOWN_CODES, len(order))).astype(int)

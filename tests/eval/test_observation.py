@@ -172,9 +172,11 @@ def test_codes_that_never_meet_are_one_sentence(data, monkeypatch, tmp_path):
         evaluate(settings(data, max_images=1), tmp_path)
 
 
-def test_shown_codes_reach_from_the_commonest_to_the_rarest_that_fills_a_row():
-    codes = torch.repeat_interleave(torch.arange(5), torch.tensor([100, 3, 40, 16, 15]))
-    assert observation._shown_codes(codes) == [0, 2, 3]
+def test_shown_codes_reach_from_that_of_most_images_to_the_last_that_fills_a_row():
+    codes = torch.full((100, 5), 3)  # code 3 in every image
+    codes[:40, 0], codes[:16, 1], codes[:15, 2] = 0, 1, 2
+    codes[-1, 1:] = 4  # many patches, but of one image
+    assert observation._shown_codes(codes) == [3, 0, 1]
 
 
 def test_kmeans_takes_no_more_codes_than_patches(data, known_codes, tmp_path):
