@@ -1,7 +1,8 @@
 """A codebook in groups: the one look-up behind both levels of the hierarchy.
 
 The semantic codebook is one group of K codes. The pixel sub-codebooks are K groups of M codes, and
-the group of a patch is its semantic code, so a look-up costs K + M distances and never K·M.
+the group of a patch is its semantic code, so a look-up costs K + M distances and never K·M. Scores
+are made a chunk of vectors at a time, so that memory does not grow with the batch.
 
 Shapes: n vectors, G groups, C codes in each group, D code dimension.
 """
@@ -14,18 +15,24 @@ from torch import Tensor, nn
 
 Metric = Literal["cosine", "euclidean"]
 
+# Numbers held at once by a look-up: 64 MB in float32. Sixteen times fewer take three times as long
+# on a CPU, where each small product reads the whole codebook again.
+MAX_SCORES = 2**24
+
 
 class Quantized(NamedTuple):
     """What one look-up gives.
 
     Attributes:
         codes: (...) int64 in [0, C), local to the group.
+        inputs: (..., D) what was looked up, in float32 and normalised for the metric.
         vectors: (..., D) code vectors; their gradient flows straight through to the input.
         commitment_loss: mean squared distance input → code; moves the encoder only.
         codebook_loss: the same value; moves the codes only.
     """
 
     codes: Tensor
+    inputs: Tensor
     vectors: Tensor
     commitment_loss: Tensor
     codebook_loss: Tensor
@@ -44,7 +51,7 @@ class GroupedCodebook(nn.Module):
     def __init__(self, num_groups: int, num_codes: int, code_dim: int, metric: Metric = "cosine"):
         super().__init__()
         self.metric = metric
-        # Not trained by default: the moving-average updater (codebook_ema.py) writes it in place.
+        # No gradient unless codebook_gradient.py asks for it: codebook_ema.py writes it in place.
         self.codes = nn.Parameter(torch.empty(num_groups, num_codes, code_dim), requires_grad=False)
         self.reset_parameters()
 
@@ -69,18 +76,40 @@ class GroupedCodebook(nn.Module):
         Returns:
             (n,) int64 in [0, C).
         """
-        # argmin |v - c|² = argmax v·c - |c|²/2; the last term is constant on the unit sphere.
+        if len(self.codes) == 1:
+            groups = None
+        _, num_codes, code_dim = self.codes.shape
         # Explicit float32 with autocast off: half-precision distances pick wrong codes and diverge.
         with torch.autocast(vectors.device.type, enabled=False):
-            vectors, table = vectors.float(), self.normalize(self.codes)
-            if groups is None or len(table) == 1:
-                scores = vectors @ table[0].T
-            else:
-                table = table[groups]  # (n, C, D)
-                scores = torch.einsum("nd,ncd->nc", vectors, table)
-            if self.metric == "euclidean":
-                scores = scores - table.square().sum(-1) / 2  # (1, C) or (n, C)
-            return scores.argmax(-1)
+            vectors = vectors.float()
+            table = self.normalize(self.codes[0]) if groups is None else self.codes
+            # Of a plain codebook each vector needs C scores; of several, a copy of its C codes.
+            numbers_each = num_codes if groups is None else num_codes * code_dim
+            rows = max(1, MAX_SCORES // numbers_each)
+            codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+            for start in range(0, len(vectors), rows):
+                part = slice(start, start + rows)
+                own = table if groups is None else self.normalize(table[groups[part]])
+                codes[part] = self.scores(vectors[part], own).argmax(-1)
+            return codes
+
+    def scores(self, vectors: Tensor, table: Tensor) -> Tensor:
+        """How near each code is: half of |v|² - |v - c|², or v·c on the unit sphere.
+
+        Args:
+            vectors: (n, D), already passed through `normalize`.
+            table: (C, D) for all vectors or (n, C, D) for each its own, normalised too.
+
+        Returns:
+            (n, C), highest for the nearest code.
+        """
+        if table.dim() == 2:
+            scores = vectors @ table.T
+        else:
+            scores = torch.einsum("nd,ncd->nc", vectors, table)
+        if self.metric == "euclidean":  # on the unit sphere the term is the same for all codes
+            scores = scores - table.square().sum(-1) / 2  # (C,) or (n, C)
+        return scores
 
     def lookup(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
         """Code vectors (..., D) of integer `codes` (...) in `groups` (...)."""
@@ -97,6 +126,7 @@ class GroupedCodebook(nn.Module):
             chosen = self.lookup(codes, groups)
             return Quantized(
                 codes=codes,
+                inputs=normalized,
                 vectors=normalized + (chosen - normalized).detach(),
                 commitment_loss=F.mse_loss(normalized, chosen.detach()),
                 codebook_loss=F.mse_loss(chosen, normalized.detach()),

@@ -1,4 +1,4 @@
-"""Moving-average training of a codebook: k-means start, update, and revival of dead codes.
+"""Moving-average training of a codebook (BEiT-v2, DualToken).
 
 The statistics live here and not in the model: a released checkpoint carries codes alone, a
 training checkpoint carries both (this is an `nn.Module`, so `state_dict` has them).
@@ -10,10 +10,10 @@ Shapes: n vectors, G groups, C codes in each group, D code dimension.
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from tokenizer.codebook import GroupedCodebook
+from tokenizer.codebook_placement import accumulate, kmeans, move_to_means, revive, sum_over_ranks
 
 
 class CodebookEMA(nn.Module):
@@ -60,21 +60,10 @@ class CodebookEMA(nn.Module):
         Args:
             vectors: (n, D) of this rank; gathered over ranks.
             groups: (n,) int64, None for one group.
+            num_iterations: of k-means.
         """
-        vectors = _gather(self.codebook.normalize(vectors))
-        groups = None if groups is None else _gather(groups)
-        generator = torch.Generator().manual_seed(self.seed)
-        self._place(torch.ones_like(self.counts, dtype=torch.bool), vectors, groups, generator)
-        for _ in range(num_iterations):
-            counts, sums = self._statistics(vectors, groups)
-            self.counts.copy_(counts)
-            self.sums.copy_(sums)
-            self._write_codes()
-            self._place(counts == 0, vectors, groups, generator)
-        counts, sums = self._statistics(vectors, groups)
-        # Averages per update, as if the start had been one typical batch of one vector per code.
-        scale = self.counts.numel() / max(1, len(vectors))
-        self.counts.copy_((counts * scale).clamp_min(self.revive_below))
+        counts = kmeans(self.codebook, vectors, groups, self.seed, num_iterations)
+        self.counts.copy_(counts.clamp_min(self.revive_below))
         self.sums.copy_(self.codebook.codes * self.counts.unsqueeze(-1))
 
     @torch.no_grad()
@@ -90,69 +79,17 @@ class CodebookEMA(nn.Module):
             How many codes were revived.
         """
         vectors = self.codebook.normalize(vectors.detach())
-        counts, sums = _accumulate(self.counts, self.sums, vectors, codes, groups)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
+        counts, sums = accumulate(self.codebook, vectors, codes, groups)
+        sum_over_ranks(counts, sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        self._write_codes()
+        move_to_means(self.codebook, self.counts, self.sums)
         self.num_updates += 1
         dead = self.counts < self.revive_below
         if not bool(dead.any()):
             return 0
-        generator = torch.Generator().manual_seed(self.seed + 1 + int(self.num_updates))
-        groups = None if groups is None else _gather(groups)
-        return self._place(dead, _gather(vectors), groups, generator)
-
-    def _statistics(self, vectors: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
-        codes = self.codebook.nearest(vectors, groups)
-        return _accumulate(self.counts, self.sums, vectors, codes, groups)
-
-    def _write_codes(self) -> None:
-        means = self.sums / self.counts.clamp_min(1e-6).unsqueeze(-1)
-        alive = (self.counts > 1e-6).unsqueeze(-1)
-        codes = torch.where(alive, self.codebook.normalize(means), self.codebook.codes)
-        self.codebook.codes.copy_(codes)
-
-    def _place(
-        self, chosen: Tensor, vectors: Tensor, groups: Tensor | None, generator: torch.Generator
-    ) -> int:
-        """Put the `chosen` (G, C) codes onto random vectors of their own group; return how many."""
-        order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
-        vectors = vectors[order]
-        if groups is None:
-            groups = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-        else:
-            groups = groups[order]
-        # Give the r-th chosen code of a group the r-th vector of that group.
-        by_group = torch.argsort(groups, stable=True)
-        num_vectors = torch.bincount(groups, minlength=chosen.shape[0])
-        first = num_vectors.cumsum(0) - num_vectors
-        rank = chosen.cumsum(1) - 1
-        possible = chosen & (rank < num_vectors.unsqueeze(1))
-        group_index, code_index = possible.nonzero(as_tuple=True)
-        picked = by_group[first[group_index] + rank[group_index, code_index]]
-        self.codebook.codes[group_index, code_index] = vectors[picked]
-        self.counts[group_index, code_index] = 1.0
-        self.sums[group_index, code_index] = vectors[picked]
-        return len(picked)
-
-
-def _accumulate(
-    counts: Tensor, sums: Tensor, vectors: Tensor, codes: Tensor, groups: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Count and sum (n, D) vectors by code, in the (G, C) and (G, C, D) shapes of the arguments."""
-    flat = codes if groups is None else groups * counts.shape[1] + codes
-    new_counts = torch.bincount(flat, minlength=counts.numel()).to(counts.dtype)
-    new_sums = torch.zeros_like(sums).flatten(0, 1).index_add_(0, flat, vectors)
-    return new_counts.view_as(counts), new_sums.view_as(sums)
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    """Concatenate a tensor of equal shape over ranks, in rank order."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+        seed = self.seed + 1 + int(self.num_updates)
+        placed = revive(self.codebook, dead, vectors, groups, seed)
+        self.counts[placed] = 1.0
+        self.sums[placed] = self.codebook.codes[placed]
+        return int(placed.sum())

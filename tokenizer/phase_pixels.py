@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data_pipelines.dataset import PreparedDataset
 from semhitok.errors import UserError
-from tokenizer.codebook_ema import CodebookEMA
+from tokenizer.codebook_training import CodebookTraining
 from tokenizer.losses.perceptual import load_distance
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.pixel_half import renew_pixel_half
@@ -108,16 +108,11 @@ class PixelPhase(nn.Module):
         if config.start_from_teacher:
             start_from_teacher(self.model)
         trainable(self.model, "pixel_encoder", "decoder")
-        self.codebook_ema = CodebookEMA(
-            self.model.pixel_sub_codebooks,
-            config.codebook.decay,
-            config.codebook.revive_below,
-            config.training.seed,
+        self.codebook_training = CodebookTraining(
+            self.model.pixel_sub_codebooks, config.codebook, config.training.seed
         )
         self.image_size = self.model.config.image_size
         self.reconstruction_loss = ReconstructionLoss(config.loss)
-        # Vectors, pixel codes and semantic codes of each micro-batch.
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -127,39 +122,29 @@ class PixelPhase(nn.Module):
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
         """Place every sub-codebook by k-means over (B, 3, H, W) images."""
-        groups = self.model.pixel_groups(self.model.semantic_codes(images)).flatten()
-        self.codebook_ema.kmeans_start(self.model.pixel_vectors(images).flatten(0, 1), groups)
+        groups = self.model.pixel_groups(self.model.semantic_codes(images))
+        self.codebook_training.start(self.model.pixel_vectors(images), groups)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         images = batch["images"]
         semantic_codes = self.model.semantic_codes(images)
         vectors = self.model.pixel_vectors(images)
         groups = self.model.pixel_groups(semantic_codes)
-        quantized = self.model.pixel_sub_codebooks(vectors, groups)
-        self._seen.append(
-            (vectors.detach().flatten(0, 1), quantized.codes.flatten(), semantic_codes.flatten())
-        )
+        quantized, quantizer_losses = self.codebook_training(vectors, groups)
         semantic = self.model.semantic_codebook.lookup(semantic_codes)
         joint = torch.cat([semantic, quantized.vectors], dim=-1)
         reconstruction = self.model.decoder(joint, self.model.grid(images))
         losses = self.reconstruction_loss(reconstruction, images)
-        weight = self.config.codebook.commitment_weight
-        losses["loss"] = losses["loss"] + weight * quantized.commitment_loss
-        losses["commitment_loss"] = quantized.commitment_loss.detach()
-        return losses
+        return quantizer_losses | losses | {"loss": losses["loss"] + quantizer_losses["loss"]}
 
     def after_step(self) -> dict[str, float]:
         """Move the sub-codebooks with what the step's micro-batches saw."""
-        vectors, codes, semantic = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self.forget_step()
-        revived = self.codebook_ema.update(vectors, codes, self.model.pixel_groups(semantic))
-        flat = semantic * self.model.config.num_pixel_codes + codes
-        used = flat.unique().numel() / self.model.config.num_image_codes
-        return {"revived_codes": revived, "batch_pixel_usage": used}
+        moved = self.codebook_training.after_step()
+        return {"revived_codes": moved["revived_codes"], "batch_pixel_usage": moved["batch_usage"]}
 
     def forget_step(self) -> None:
         """Drop what the step's micro-batches saw."""
-        self._seen.clear()
+        self.codebook_training.forget()
 
     def save(self, folder: Path) -> None:
         save_tokenizer(self.model, folder)

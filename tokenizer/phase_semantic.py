@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.dataset import PreparedDataset
-from tokenizer.codebook_ema import CodebookEMA
+from tokenizer.codebook_training import CodebookTraining
 from tokenizer.distillation import FurtherTeacher, distillation_loss
 from tokenizer.model_folder import save_tokenizer
 from tokenizer.teacher import build_model, refuse_flat, trainable
@@ -26,14 +26,10 @@ class SemanticPhase(nn.Module):
             FurtherTeacher(further, self.model.config.semantic_hidden_size)
             for further in config.further_teachers
         )
-        self.codebook_ema = CodebookEMA(
-            self.model.semantic_codebook,
-            config.codebook.decay,
-            config.codebook.revive_below,
-            config.training.seed,
+        self.codebook_training = CodebookTraining(
+            self.model.semantic_codebook, config.codebook, config.training.seed
         )
         self.image_size = self.model.config.image_size
-        self._seen: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
@@ -41,15 +37,14 @@ class SemanticPhase(nn.Module):
         vectors = self.model.semantic_vectors(
             self.model.teacher_features(images), self.model.grid(images)
         )
-        self.codebook_ema.kmeans_start(vectors.flatten(0, 1))
+        self.codebook_training.start(vectors)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         images = batch["images"]
         grid = self.model.grid(images)
         target = self.model.teacher_features(images)
         vectors = self.model.semantic_vectors(target, grid)
-        quantized = self.model.semantic_codebook(vectors)
-        self._seen.append((vectors.detach().flatten(0, 1), quantized.codes.flatten()))
+        quantized, quantizer_losses = self.codebook_training(vectors)
         hidden = self.model.semantic_decoder["trunk"](quantized.vectors, grid)
         features = self.model.semantic_decoder["head"](hidden)
         losses = distillation_loss(self.config, features, target)
@@ -57,22 +52,19 @@ class SemanticPhase(nn.Module):
             further = teacher(self.config, hidden.unflatten(1, grid), images)
             losses["loss"] = losses["loss"] + further.pop("loss")
             losses |= {f"{name}_{number}": value for name, value in further.items()}
-        weight = self.config.codebook.commitment_weight
-        losses["loss"] = losses["loss"] + weight * quantized.commitment_loss
-        losses["commitment_loss"] = quantized.commitment_loss.detach()
-        return losses
+        return quantizer_losses | losses | {"loss": losses["loss"] + quantizer_losses["loss"]}
 
     def after_step(self) -> dict[str, float]:
         """Move the codebook with what the step's micro-batches saw."""
-        vectors, codes = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self.forget_step()
-        revived = self.codebook_ema.update(vectors, codes)
-        used = codes.unique().numel() / self.model.config.num_semantic_codes
-        return {"revived_codes": revived, "batch_semantic_usage": used}
+        moved = self.codebook_training.after_step()
+        return {
+            "revived_codes": moved["revived_codes"],
+            "batch_semantic_usage": moved["batch_usage"],
+        }
 
     def forget_step(self) -> None:
         """Drop what the step's micro-batches saw."""
-        self._seen.clear()
+        self.codebook_training.forget()
 
     def save(self, folder: Path) -> None:
         save_tokenizer(self.model, folder)

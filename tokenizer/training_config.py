@@ -102,19 +102,33 @@ class ValidationConfig:
 class CodebookConfig:
     """How a codebook moves."""
 
+    update: Literal["ema", "gradient"] = "ema"
+    """By moving averages of the vectors that chose a code (BEiT-v2), or by the codebook loss and
+    the optimiser (VQGAN); never both, which diverges."""
     decay: float = 0.99
-    """Moving-average weight of the past (BEiT-v2, DualToken)."""
+    """Moving-average weight of the past (BEiT-v2, DualToken); with `gradient`, of hits alone."""
     revive_below: float = 0.05
-    """A code with fewer hits per step than this, on average, is placed anew."""
+    """A code with fewer hits per step than this, on average, is placed anew; 0 is never."""
     kmeans_images: int = 256
     """Images, over all ranks, that k-means places the codes by."""
     commitment_weight: float = 0.25
     """Weight of the commitment loss (VQGAN and its heirs)."""
+    codebook_weight: float = 1.0
+    """Weight of the codebook loss, where `update` is `gradient` (VQGAN and its heirs)."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy loss, which spreads vectors over all codes of their group; IBQ 0.05."""
+    entropy_temperature: float = 0.01
+    """Of the soft assignments whose entropy is taken (MaskGIT, IBQ)."""
+    warmup_steps: int = 0
+    """First steps whose network sees the vectors before quantisation (a remedy for codebooks that
+    collapse, LaVIT); the codes follow the encoder all the same."""
 
     def __post_init__(self) -> None:
         check = partial(check_ranges, self, "codebook.")
         check(at_least=0, below=1, names=("decay",))
-        check(at_least=0, names=("revive_below", "commitment_weight"))
+        check(at_least=0, names=("revive_below", "commitment_weight", "codebook_weight"))
+        check(at_least=0, names=("entropy_weight", "warmup_steps"))
+        check(above=0, names=("entropy_temperature",))
         check(at_least=1, names=("kmeans_images",))
 
 
