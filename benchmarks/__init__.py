@@ -1,0 +1,1 @@
+"""What the parts cost beside their alternatives: `python -m benchmarks.NAME --help`."""
