@@ -73,7 +73,7 @@ class JointPhase(nn.Module):
         losses = self.reconstruction_loss(self.model.decoder(code_vectors, grid), images)
         loss = losses["loss"] + distilled["loss"] + quantizer_losses["loss"]
         named = {"cosine_loss": distilled["cosine_loss"], "feature_l1_loss": distilled["l1_loss"]}
-        return quantizer_losses | losses | named | {"loss": loss}
+        return losses | quantizer_losses | named | {"loss": loss}
 
     def _quantize(self, semantic: Tensor, pixel: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Joint code vectors (B, N, D_semantic + D_pixel), and the summed losses of both."""

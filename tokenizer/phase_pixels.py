@@ -135,7 +135,7 @@ class PixelPhase(nn.Module):
         joint = torch.cat([semantic, quantized.vectors], dim=-1)
         reconstruction = self.model.decoder(joint, self.model.grid(images))
         losses = self.reconstruction_loss(reconstruction, images)
-        return quantizer_losses | losses | {"loss": losses["loss"] + quantizer_losses["loss"]}
+        return losses | quantizer_losses | {"loss": losses["loss"] + quantizer_losses["loss"]}
 
     def after_step(self) -> dict[str, float]:
         """Move the sub-codebooks with what the step's micro-batches saw."""

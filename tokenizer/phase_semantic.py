@@ -52,7 +52,7 @@ class SemanticPhase(nn.Module):
             further = teacher(self.config, hidden.unflatten(1, grid), images)
             losses["loss"] = losses["loss"] + further.pop("loss")
             losses |= {f"{name}_{number}": value for name, value in further.items()}
-        return quantizer_losses | losses | {"loss": losses["loss"] + quantizer_losses["loss"]}
+        return losses | quantizer_losses | {"loss": losses["loss"] + quantizer_losses["loss"]}
 
     def after_step(self) -> dict[str, float]:
         """Move the codebook with what the step's micro-batches saw."""
