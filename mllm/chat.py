@@ -32,12 +32,14 @@ class ChatEncoder:
     text_tokenizer: PreTrainedTokenizerBase
     num_image_positions: int
     _render: Callable[[str, str | None], tuple[int, ...]] = field(init=False, repr=False)
+    _control: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Data sets repeat few questions often; rendering a template costs 0.1 ms each time.
         self._render = lru_cache(maxsize=100_000)(self._render_uncached)
         convert = self.text_tokenizer.convert_tokens_to_ids
         self.begin_of_image_id, self.end_of_image_id, self.image_id = convert(list(IMAGE_TOKENS))
+        self._control = control_tokens(self.text_tokenizer)
 
     def _render_uncached(self, user: str, assistant: str | None) -> tuple[int, ...]:
         messages = [{"role": "user", "content": user}]
@@ -58,13 +60,13 @@ class ChatEncoder:
     def question(self, question: str) -> list[int]:
         """Prompt of a question about one image: the image first, then the text."""
         image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
-        return self._expand(self._render(image + clean(question), None))
+        return self._expand(self._render(image + clean(question, self._control), None))
 
     def answer(self, question: str, answer: str) -> list[int]:
         """What the assistant writes after `question`, up to and with the token that ends it."""
         image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
-        prompt = self._render(image + clean(question), None)
-        whole = self._render(image + clean(question), clean(answer))
+        prompt = self._render(image + clean(question, self._control), None)
+        whole = self._render(image + clean(question, self._control), clean(answer, self._control))
         if whole[: len(prompt)] != prompt:
             raise ValueError(
                 "The chat template writes a question with an answer otherwise than the question "
@@ -74,7 +76,7 @@ class ChatEncoder:
 
     def drawing(self, caption: str) -> list[int]:
         """Prompt of a drawing, up to and with the begin-of-image token; "" for no caption."""
-        return [*self._render(clean(caption), None), self.begin_of_image_id]
+        return [*self._render(clean(caption, self._control), None), self.begin_of_image_id]
 
     def drawing_end(self) -> list[int]:
         """What closes a drawing: the end-of-image token and the end of the turn."""
@@ -86,9 +88,16 @@ class ChatEncoder:
         return token_ids[: token_ids.index(end) + 1] if end in token_ids else [*token_ids, end]
 
 
-def clean(text: str) -> str:
-    """User text with the image tokens' own spelling removed: text cannot forge an image."""
-    while any(token in text for token in IMAGE_TOKENS):  # "<|im<|image|>age|>" hides another
-        for token in IMAGE_TOKENS:
+def control_tokens(text_tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Spellings that mean something else than themselves: ends of turns, roles, images."""
+    added = text_tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special}
+    return tuple(sorted({*special, *text_tokenizer.all_special_tokens, *IMAGE_TOKENS}))
+
+
+def clean(text: str, control: tuple[str, ...] = IMAGE_TOKENS) -> str:
+    """User text without control tokens: text cannot forge an image, nor somebody else's turn."""
+    while any(token in text for token in control):  # "<|im<|image|>age|>" hides another
+        for token in control:
             text = text.replace(token, "")
     return text.strip()

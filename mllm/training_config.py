@@ -37,6 +37,11 @@ class InitConfig:
     """Of new weights."""
 
     def __post_init__(self) -> None:
+        draw = partial(check_ranges, self.sampler, "sampler.")
+        draw(at_least=0, names=("temperature", "pixel_temperature", "top_k"))
+        draw(at_least=0, at_most=1, names=("top_p",))
+        draw(at_least=1, names=("num_candidates",))
+        draw(names=("guidance_scale",))
         check_ranges(self, at_least=0, names=("z_loss_weight",))
         check_ranges(self, at_least=0, below=2**32, names=("seed",))
 

@@ -15,7 +15,7 @@ from semhitok.config_fields import build_config, to_dict
 from semhitok.errors import UserError
 from semhitok.files import write_text
 
-__all__ = ["build_config", "load_config", "save_config", "to_dict"]
+__all__ = ["build_config", "load_config", "read_values", "save_config", "to_dict"]
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def load_config(config_class: type[T], path: str | Path | None, overrides: Seque
         UserError: for a missing file, broken YAML, an unknown or missing key, a wrong type, or
             values that the dataclass refuses.
     """
-    values = _read_with_base(Path(path)) if path is not None else {}
+    values = read_values(Path(path)) if path is not None else {}
     for override in overrides:
         _apply_override(values, override)
     where = str(path) if path is not None else "the config"
@@ -62,8 +62,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_with_base(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of one file over those of its base, and of the base's base."""
+def read_values(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of one file over those of its base, and of the base's base, unchecked."""
     if path.resolve() in children:
         raise UserError(f"{path} is its own base; remove one of the `base:` lines")
     values = _read_yaml(path)
@@ -72,7 +72,7 @@ def _read_with_base(path: Path, children: tuple[Path, ...] = ()) -> dict[str, An
         return values
     if not isinstance(base, str):
         raise UserError(f'{path}: "base" must be the name of a YAML file, not {base!r}')
-    base_values = _read_with_base(path.parent / base, (*children, path.resolve()))
+    base_values = read_values(path.parent / base, (*children, path.resolve()))
     return _merge(base_values, values)
 
 

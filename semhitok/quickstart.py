@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from semhitok.config import load_config
+from semhitok.config import load_config, read_values
 from semhitok.errors import UserError
-from semhitok.run import RunDirectory, file_sha256, read_json, write_json
+from semhitok.run import RunDirectory, read_json, write_json
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_EXAMPLES = 8
@@ -69,13 +69,18 @@ def run_quickstart(config: QuickstartConfig, out: Path) -> Path:
         if mark.is_file():
             continue
         print(f"[{number}/{len(steps)}] {name}", file=sys.stderr, flush=True)
+        begun = marks / f"{name}.begun"
+        resumed = begun.exists()
+        marks.mkdir(exist_ok=True)
+        begun.touch()
         started = time.monotonic()
         step()
         forget_accelerators()
-        marks.mkdir(exist_ok=True)
         unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-        write_json(mark, {"seconds": time.monotonic() - started, "peak_memory_gb": peak})
+        seconds = time.monotonic() - started
+        write_json(mark, {"seconds": seconds, "peak_memory_gb": peak, "resumed": resumed})
+        begun.unlink()
     return report
 
 
@@ -143,7 +148,9 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
         timings = {name: mark["seconds"] for name, mark in marks.items()}
         write_json(out / "timings.json", timings)
         peak = max(mark["peak_memory_gb"] for mark in marks.values())
-        summarize(out, sum(timings.values()), peak)
+        # What a killed attempt took is not known: then there is no honest duration.
+        whole = not any(mark["resumed"] for mark in marks.values())
+        summarize(out, sum(timings.values()) if whole else None, peak)
         write_report(out)
 
     return {
@@ -171,7 +178,7 @@ def _overrides(**paths: Path) -> list[str]:
 
 def _identity(config: QuickstartConfig) -> dict[str, Any]:
     """What must be the same for a folder to be gone on with; where files lie does not matter."""
-    phases = {path.name: file_sha256(path) for path in sorted(config.phases.glob("*.yaml"))}
+    phases = {path.name: read_values(path) for path in sorted(config.phases.glob("*.yaml"))}
     return asdict(config) | {"phases": phases}
 
 

@@ -315,7 +315,15 @@ def test_prompt_files_without_prompts(refuse, file, complaint):
 
 @pytest.mark.parametrize(
     "option",
-    ["--num-images=0", "--seed=-1", "--guidance-scale=x", "--temperature=-1", "--top-p=2"],
+    [
+        "--num-images=0",
+        "--seed=-1",
+        "--guidance-scale=x",
+        "--temperature=-1",
+        "--top-p=2",
+        "--pixel-temperature=-1",
+        "--num-candidates=0",
+    ],
 )
 def test_sampling_options_out_of_range(refuse, option):
     command = ["generate", "--model", "@mllm", "--prompt", "a triangle", "--out", "out"]
