@@ -1,6 +1,7 @@
 """Build a unified model once, offline: language model + image tokenizer + new weights.
 
     semhitok init-mllm --config configs/quickstart/init_mllm.yaml
+    semhitok init-mllm --llm NAME --tokenizer DIR --out DIR
 
 The text rows are not touched and no matrix is resized: image tokens have their adapter and head.
 """
@@ -48,6 +49,8 @@ def init_mllm(config: InitConfig) -> Path:
         text_tokenizer, language_model = _pretrained(config.llm)
         text_config = language_model.config
     begin, end, image = text_tokenizer.convert_tokens_to_ids(list(IMAGE_TOKENS))
+    # Whatever the LM was saved in: optimisers keep float32, and two dtypes in one model do not mix.
+    text_config.dtype = torch.float32
     unified_config = UnifiedConfig(
         text_config=text_config.to_dict(),
         image_tokenizer_config=image_tokenizer.config.to_dict(),
@@ -64,6 +67,7 @@ def init_mllm(config: InitConfig) -> Path:
     model.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
     if language_model is not None:
         model.language_model.load_state_dict(language_model.state_dict())
+        _refuse_other_logits(model)
     model.generation_config = GenerationConfig(
         eos_token_id=text_tokenizer.eos_token_id,
         bos_token_id=text_tokenizer.bos_token_id,
@@ -78,6 +82,23 @@ def init_mllm(config: InitConfig) -> Path:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
     return config.out
+
+
+@torch.no_grad()
+def _refuse_other_logits(model: UnifiedForConditionalGeneration) -> None:
+    """Some language models do more to their logits than the head: they would be lost.
+
+    Raises:
+        UserError: if the extended model's text logits are not the language model's own.
+    """
+    token_ids = torch.arange(min(16, model.config.text_config.vocab_size)).unsqueeze(0)
+    model.eval()
+    if not torch.equal(model(token_ids).logits, model.language_model(token_ids).logits):
+        raise UserError(
+            f"A {model.config.text_config.model_type!r} model changes its logits after the head "
+            f"(a cap or a scale), which the unified model does not: choose an llm without it, such "
+            f"as Qwen2, Llama, Mistral or Gemma 3."
+        )
 
 
 def _new_text_tokenizer(config: InitConfig) -> PreTrainedTokenizerBase:
@@ -166,4 +187,6 @@ def _pretrained(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
 
 def command(args: argparse.Namespace) -> Path:
     """`semhitok init-mllm`."""
-    return init_mllm(load_config(InitConfig, args.config, args.overrides))
+    named = {name: getattr(args, name) for name in ("llm", "tokenizer", "out")}
+    overrides = [f"{name}={value}" for name, value in named.items() if value is not None]
+    return init_mllm(load_config(InitConfig, args.config, [*args.overrides, *overrides]))

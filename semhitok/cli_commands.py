@@ -164,7 +164,13 @@ def _add_init_mllm(commands: Any) -> None:
         "semhitok init-mllm --config configs/quickstart/init_mllm.yaml",
         "mllm.init:command",
     )
-    add_config(command)
+    add_config(command, required=False)
+    for option, metavar, what in (
+        ("--llm", "NAME", "pre-trained causal LM, a folder or a hub name (setting llm)"),
+        ("--tokenizer", "DIR", "the image tokenizer (setting tokenizer)"),
+        ("--out", "DIR", "folder to write (setting out)"),
+    ):
+        command.add_argument(option, type=cli_types.words, metavar=metavar, help=what)
 
 
 def _add_generate(commands: Any) -> None:

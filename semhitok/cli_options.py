@@ -72,12 +72,12 @@ def add_out(command: argparse.ArgumentParser, default: str | None = None) -> Non
     )
 
 
-def add_config(command: argparse.ArgumentParser) -> None:
+def add_config(command: argparse.ArgumentParser, required: bool = True) -> None:
     """`--config` and the overrides that may stand on either side of it."""
     command.add_argument(
         "--config",
         type=cli_types.config_file,
-        required=True,
+        required=required,
         metavar="FILE",
         help="the settings, YAML",
     )

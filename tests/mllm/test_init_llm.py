@@ -1,0 +1,81 @@
+"""A pre-trained language model says of text what it said before, to the last bit."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from mllm.init import init_mllm
+from mllm.load import load_model
+from mllm.training_config import InitConfig
+from semhitok import cli
+from semhitok.errors import UserError
+
+ARCHITECTURES = {  # SmolLM2 is a Llama
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"tie_word_embeddings": False},
+    "llama": {"tie_word_embeddings": False},
+    "gemma": {"tie_word_embeddings": True},
+    "mistral": {"tie_word_embeddings": False, "sliding_window": 8},
+}
+
+
+def save_llm(world, folder, model_type, dtype=torch.float32, **fields):
+    """A small language model with random weights, large enough to tell its logits apart."""
+    text_tokenizer = AutoTokenizer.from_pretrained(world.start)
+    config = AutoConfig.for_model(
+        model_type, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        vocab_size=len(text_tokenizer), pad_token_id=text_tokenizer.pad_token_id,
+        bos_token_id=text_tokenizer.bos_token_id, eos_token_id=text_tokenizer.eos_token_id,
+        **fields,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    language_model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in language_model.parameters():
+            parameter.normal_(std=0.3)
+    language_model.to(dtype).save_pretrained(folder)
+    text_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def extend(world, llm, out, **settings):
+    return init_mllm(InitConfig(tokenizer=world.tokenizer, out=out, llm=str(llm), **settings))
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_text_logits_are_the_language_models_own_to_the_last_bit(world, tmp_path, model_type):
+    llm = save_llm(world, tmp_path / "llm", model_type, **ARCHITECTURES[model_type])
+    plain = AutoModelForCausalLM.from_pretrained(llm).eval()
+    model = load_model(extend(world, llm, tmp_path / "out")).eval()
+    token_ids = torch.randint(0, plain.config.vocab_size, (2, 12))
+    with torch.no_grad():
+        wanted, logits = plain(token_ids).logits, model(token_ids).logits
+    assert wanted.dtype == torch.float32 and wanted.std() > 0.1
+    assert torch.equal(logits[..., : wanted.shape[-1]], wanted)
+
+
+def test_a_language_model_saved_in_bfloat16_becomes_float32_with_the_same_values(world, tmp_path):
+    llm = save_llm(world, tmp_path / "llm", "qwen2", torch.bfloat16)
+    plain = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32).eval()
+    model = load_model(extend(world, llm, tmp_path / "out")).eval()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    token_ids = torch.arange(10).unsqueeze(0)
+    with torch.no_grad():
+        assert torch.equal(model(token_ids).logits, plain(token_ids).logits)
+
+
+def test_logits_changed_after_the_head_are_one_sentence(world, tmp_path):
+    llm = save_llm(world, tmp_path / "llm", "gemma2")
+    with pytest.raises(UserError, match="'gemma2' model changes its logits after the head"):
+        extend(world, llm, tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_command_needs_no_yaml(world, tmp_path, capsys):
+    llm = save_llm(world, tmp_path / "llm", "llama")
+    command = ["init-mllm", "--llm", llm, "--tokenizer", world.tokenizer, "--out", tmp_path / "out"]
+    assert cli.main([str(word) for word in command]) == 0
+    assert load_model(tmp_path / "out").config.text_config.model_type == "llama"
+    assert cli.main(["init-mllm", "--llm", str(llm)]) == 2
+    assert 'required key "tokenizer" is missing' in capsys.readouterr().err
