@@ -27,7 +27,7 @@ class TrainingRows(Dataset):
 
     Args:
         records: prepared folder.
-        codes: of the same records.
+        codes: of the same records; where they hold several crops, each document takes one.
         chat: renders the template.
         offset: first image token id.
         mixture: shares and weights.
@@ -124,7 +124,8 @@ class TrainingRows(Dataset):
     def __getitem__(self, row: int) -> list[Document]:
         documents = []
         for task, record, number in self._plan[row]:
-            codes = self.codes.flat(self._text[record][0])
+            crop = random.Random(f"{self.seed} {number} crop").randrange(self.codes.num_crops)
+            codes = self.codes.flat(self._text[record][0], crop)
             documents.append(self._document(task, record, number, codes))
         return documents
 

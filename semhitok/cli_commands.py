@@ -133,8 +133,16 @@ def _add_extract_codes(commands: Any) -> None:
     add_model(command, "--tokenizer", "the image tokenizer")
     add_data(command)
     add_out(command)
+    add_count(command, "--num-crops", 1, "crops of each image; the first is the centre")
     add_count(command, "--batch-size", 64, "images encoded at once")
-    add_count(command, "--shard-size", 10_000, "records in a shard")
+    add_count(command, "--shard-size", 2000, "records in a shard")
+    command.add_argument(
+        "--num-workers",
+        type=cli_types.non_negative_int,
+        metavar="N",
+        help="processes that decode images, for each rank (default: none beside a model on the "
+        "CPU, up to 8 beside a GPU)",
+    )
     command.add_argument(
         "--device", default="auto", help="cpu, cuda, or auto, which takes a GPU where there is one"
     )

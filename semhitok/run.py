@@ -92,12 +92,12 @@ def describe_environment() -> dict[str, Any]:
         "git": _git_state(Path(__file__).resolve().parents[1]),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu_count": _usable_cpus(),
+        "cpu_count": usable_cpus(),
         "packages": versions,
     }
 
 
-def _usable_cpus() -> int | None:
+def usable_cpus() -> int | None:
     """Cores this process may use, which on a shared machine can be fewer than it has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -337,6 +337,14 @@ def test_an_output_that_is_a_file(refuse):
     assert "is a file" in refuse("prepare", "@pictures", "--out", "@cut.png/deeper")
 
 
+@pytest.mark.parametrize(
+    "option", ["--batch-size=0", "--shard-size=x", "--num-crops=0", "--num-workers=-1"]
+)
+def test_extraction_options_out_of_range(refuse, option):
+    command = ["extract-codes", "--tokenizer", "@good", "--data", "@data", "--out", "out"]
+    assert option.partition("=")[0] in refuse(*command, option)
+
+
 def test_an_unknown_device(refuse):
     command = ["extract-codes", "--tokenizer", "@good", "--data", "@data", "--out", "out"]
     assert "device" in refuse(*command, "--device", "abacus")

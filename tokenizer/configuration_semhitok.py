@@ -42,6 +42,7 @@ class SemHiTokConfig(PreTrainedConfig):
         enhance_decoder_kind, enhance_decoder_hidden_size, enhance_decoder_layers,
             enhance_decoder_attention_heads: the Enhance Decoder, trained last on frozen codes.
         use_enhance_decoder: decode with it; set by the `decoder` phase.
+        has_pixel_codes: False after the `semantic` phase, whose pixel half is still random.
     """
 
     model_type = "semhitok"
@@ -80,6 +81,7 @@ class SemHiTokConfig(PreTrainedConfig):
     enhance_decoder_layers: int = 24
     enhance_decoder_attention_heads: int = 16
     use_enhance_decoder: bool = False
+    has_pixel_codes: bool = True
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):

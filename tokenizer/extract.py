@@ -1,28 +1,35 @@
 """Images → shards of codes.
 
     semhitok extract-codes --tokenizer DIR --data DIR --out DIR
+    torchrun --nproc_per_node 8 -m semhitok extract-codes --tokenizer DIR --data DIR --out DIR
 
-Each shard is a fixed range of records, written whole or not at all, so a killed run goes on at the
-first missing shard and ends with the same bytes.
+Each shard is a fixed range of records, encoded in batches that never cross its ends, and written
+whole or not at all: a killed run goes on at the first missing shard, and any number of ranks, on
+one node or on several that share the folder, ends with the same bytes. (On the same kind of machine
+with the same batch size and threads, that is: another order of additions may turn the last bit of a
+distance, and that a code.)
 """
 
 import argparse
-import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
+from data_pipelines.crops import ImageCrops
 from data_pipelines.dataset import PreparedDataset
-from data_pipelines.image_dataset import ImageTensors
 from semhitok.errors import UserError
 from semhitok.progress import Progress
-from semhitok.run import file_sha256, read_json, write_json
-from tokenizer.code_shards import CodesManifest, write_shard
+from semhitok.run import make_folder, read_json, usable_cpus, write_json
+from tokenizer.code_shards import CodesManifest, is_whole, shard_entry, write_shard
 from tokenizer.fingerprint import code_fingerprint
 from tokenizer.model_folder import load_tokenizer
 from tokenizer.modeling_semhitok import SemHiTokModel
+from tokenizer.rank_group import RankGroup
+
+MAX_WORKERS = 8  # decoding threads that keep one GPU busy at 256²; ours, more only cost memory
 
 
 def extract_codes(
@@ -30,103 +37,252 @@ def extract_codes(
     data: Path | str,
     out: Path | str,
     batch_size: int = 64,
-    shard_size: int = 10_000,
+    shard_size: int = 2000,
     device: str = "auto",
+    num_crops: int = 1,
+    num_workers: int | None = None,
 ) -> Path:
     """Encode every image of a prepared folder.
+
+    Every rank of a `torchrun` launch calls this; they share the shards.
 
     Args:
         tokenizer: folder of a tokenizer.
         data: prepared folder.
-        out: folder for shards and manifest.
+        out: folder for shards and manifest; one that all nodes share.
         batch_size: images per forward pass.
         shard_size: records per shard.
         device: "auto", "cpu", "cuda", ...
+        num_crops: crops of each image, see `data_pipelines.crops`; the first is the centre.
+        num_workers: processes that decode images, of each rank; by default none where the model
+            itself needs the cores, else as many as there are, up to `MAX_WORKERS`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: if an argument cannot be used, or `out` holds other codes.
     """
     out = Path(out)
-    where = _device(device)
-    model = load_tokenizer(tokenizer).to(where).eval()
-    dataset = PreparedDataset(data)
+    with RankGroup() as ranks:
+        where = _device(device, ranks.local_rank)
+        dataset = PreparedDataset(data)
+        if not len(dataset):
+            raise UserError(f"{data} holds no record: prepare some images first.")
+        model = load_tokenizer(tokenizer)
+        _refuse_untrained(model, tokenizer)
+        model = model.to(where).eval()
+        manifest = make_manifest(model, dataset, num_crops)
+        shards = _Shards(out, manifest, shard_size)
+        missing, entries = ranks.from_main(lambda: shards.find(dataset))
+        _refuse_differing(ranks.gather(shards.identity()), ranks.rank)
+        mine = missing[ranks.rank :: ranks.world_size]
+        if num_workers is None:
+            num_workers = _free_cores(where, ranks.local_world_size)
+        total = sum(len(shards.rows(number)) for number in mine) * num_crops
+        with Progress(total, _label(ranks), unit="image") as progress:
+            encoded = encode_shards(
+                model,
+                dataset,
+                [shards.rows(number) for number in mine],
+                num_crops,
+                batch_size,
+                num_workers,
+                progress,
+            )
+            for number, (semantic, pixel) in zip(mine, encoded, strict=True):
+                rows = shards.rows(number)
+                ids = dataset.ids[rows.start : rows.stop]
+                entries[number] = write_shard(shards.path(number), manifest, ids, semantic, pixel)
+        for others in ranks.gather(entries):
+            entries |= others
+        if ranks.rank == 0:
+            manifest.shards.extend(entries[number] for number in sorted(entries))
+            write_json(out / "manifest.json", manifest.to_dict())
+    return out
+
+
+@torch.inference_mode()
+def encode_shards(
+    model: SemHiTokModel,
+    dataset: PreparedDataset,
+    shards: Sequence[range],
+    num_crops: int,
+    batch_size: int,
+    num_workers: int,
+    progress: Progress | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Encode ranges of records.
+
+    Args:
+        model: on its device, in eval mode.
+        dataset: the records.
+        shards: rows of each shard.
+        num_crops: C, of each record.
+        batch_size: images per forward pass.
+        num_workers: processes that decode images; 0 decodes in this one.
+        progress: counts images.
+
+    Yields:
+        For each shard of R records, semantic and pixel codes, each (R, C, N) int64.
+    """
+    num_records = max(1, batch_size // num_crops)
+    batches = [
+        rows[start : start + num_records]
+        for rows in shards
+        for start in range(0, len(rows), num_records)
+    ]
+    loader = DataLoader(
+        ImageCrops(dataset, model.config.image_size, num_crops),
+        batch_sampler=batches,  # type: ignore[arg-type]  # ranges are as good as lists
+        num_workers=num_workers,
+        pin_memory=model.device.type == "cuda",
+    )
+    loaded = iter(loader)
+    for rows in shards:
+        semantic, pixel = [], []
+        for _ in range(0, len(rows), num_records):
+            images = next(loaded).to(model.device, non_blocking=True)  # (records, C, 3, H, W)
+            codes = model.encode(images.flatten(0, 1))
+            semantic.append(codes.semantic.cpu().unflatten(0, images.shape[:2]))
+            pixel.append(codes.pixel.cpu().unflatten(0, images.shape[:2]))
+            if progress is not None:
+                progress.update(images.shape[0] * num_crops)
+        yield torch.cat(semantic).numpy(), torch.cat(pixel).numpy()
+
+
+class _Shards:
+    """The shards of one extraction in their folder: who they are, where, and which are there.
+
+    Args:
+        out: the folder.
+        manifest: of the extraction, still without shards.
+        shard_size: records per shard.
+    """
+
+    def __init__(self, out: Path, manifest: CodesManifest, shard_size: int):
+        self.out = out
+        self.manifest = manifest
+        self.shard_size = shard_size
+
+    def path(self, number: int) -> Path:
+        return self.out / f"codes-{number:05d}.arrow"
+
+    def rows(self, number: int) -> range:
+        """Records of a shard."""
+        start = number * self.shard_size
+        return range(start, min(start + self.shard_size, self.manifest.num_records))
+
+    def identity(self) -> dict:
+        """What must agree for shards to be of one extraction."""
+        return {
+            "format_version": self.manifest.schema_version,
+            "tokenizer_fingerprint": self.manifest.tokenizer_fingerprint,
+            "data_fingerprint": self.manifest.data_fingerprint,
+            "shard_size": self.shard_size,
+            "number_of_crops": self.manifest.num_crops,
+        }
+
+    def find(self, dataset: PreparedDataset) -> tuple[list[int], dict[int, dict]]:
+        """Claim the folder; return the shards still to be made, and the entries of those there."""
+        make_folder(self.out)
+        self._refuse_other_codes()
+        for left in self.out.glob("*.tmp"):  # of a killed run
+            left.unlink()
+        all_ids = dataset.ids  # before the other ranks ask, since this makes the data's Arrow copy
+        missing, entries = [], {}
+        for number in range(-(-self.manifest.num_records // self.shard_size)):
+            path, rows = self.path(number), self.rows(number)
+            ids = all_ids[rows.start : rows.stop]
+            if path.is_file() and is_whole(path, self.manifest, ids):
+                entries[number] = shard_entry(path, len(ids) * self.manifest.num_crops)
+            else:
+                missing.append(number)
+        return missing, entries
+
+    def _refuse_other_codes(self) -> None:
+        """Shards of another tokenizer, data set or format must not be taken for ours."""
+        path, mine = self.out / "extraction.json", self.identity()
+        if path.is_file():
+            theirs = read_json(path)
+            changed = [key.replace("_", " ") for key in mine if theirs.get(key) != mine[key]]
+            if changed:
+                raise UserError(
+                    f"{self.out} holds codes of another {' and '.join(changed)}: give another "
+                    f"--out, or delete that folder."
+                )
+        elif any(self.out.glob("codes-*")):
+            raise UserError(f"{self.out} holds shards of unknown origin: give another --out.")
+        else:
+            write_json(path, mine)
+
+
+def make_manifest(model: SemHiTokModel, dataset: PreparedDataset, num_crops: int) -> CodesManifest:
     config = model.config
-    fingerprint = code_fingerprint(model)
-    starts = range(0, len(dataset), shard_size)
-    manifest = CodesManifest(
-        tokenizer_fingerprint=fingerprint,
+    return CodesManifest(
+        tokenizer_fingerprint=code_fingerprint(model),
         data_fingerprint=dataset.fingerprint,
         num_records=len(dataset),
+        num_crops=num_crops,
         num_image_positions=config.num_image_positions,
         num_semantic_codes=config.num_semantic_codes,
         num_pixel_codes=config.num_pixel_codes,
         shards=[],
     )
-    out.mkdir(parents=True, exist_ok=True)
-    _refuse_other_codes(out, manifest, shard_size)
-    shards = []
-    with Progress(len(dataset), "extract-codes", unit="image") as progress:
-        for number, start in enumerate(starts):
-            path = out / f"codes-{number:05d}.parquet"
-            rows = range(start, min(start + shard_size, len(dataset)))
-            if not path.is_file():
-                semantic, pixel = _encode(model, dataset, rows, batch_size, progress)
-                temporary = path.with_suffix(".tmp")
-                ids = [dataset.ids[row] for row in rows]
-                write_shard(temporary, manifest, ids, semantic, pixel)
-                os.replace(temporary, path)
-            else:
-                progress.update(len(rows))
-            shards.append({"file": path.name, "rows": len(rows), "sha256": file_sha256(path)})
-    manifest = CodesManifest(**{**manifest.__dict__, "shards": shards})
-    write_json(out / "manifest.json", manifest.to_dict())
-    return out
 
 
-def _device(name: str) -> torch.device:
-    """The device of a name, if this machine has it."""
+def _device(name: str, local_rank: int) -> torch.device:
+    """The device of a name, if this machine has it; each rank of a node takes a GPU of its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         return torch.empty(0, device=name).device
     except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
         raise UserError(f"There is no device {name!r} here: give cpu, cuda or auto.") from error
 
 
-@torch.no_grad()
-def _encode(
-    model: SemHiTokModel, dataset: PreparedDataset, rows: range, batch_size: int, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    images = Subset(ImageTensors(dataset, model.config.image_size), list(rows))
-    semantic, pixel = [], []
-    for batch in DataLoader(images, batch_size=batch_size):
-        codes = model.encode(batch["images"].to(model.device))
-        semantic.append(codes.semantic.cpu().numpy())
-        pixel.append(codes.pixel.cpu().numpy())
-        progress.update(len(codes.semantic))
-    return np.concatenate(semantic), np.concatenate(pixel)
+def _free_cores(device: torch.device, local_world_size: int) -> int:
+    """Cores of a rank that its model leaves idle."""
+    if device.type == "cpu":
+        return 0
+    return min(MAX_WORKERS, (usable_cpus() or 1) // local_world_size)
 
 
-def _refuse_other_codes(out: Path, manifest: CodesManifest, shard_size: int) -> None:
-    """Shards of another tokenizer, data set or shard size must not be taken for ours."""
-    mine = {
-        "tokenizer_fingerprint": manifest.tokenizer_fingerprint,
-        "data_fingerprint": manifest.data_fingerprint,
-        "shard_size": shard_size,
-    }
-    path = out / "extraction.json"
-    if path.is_file():
-        theirs = read_json(path)
-        changed = [key.replace("_", " ") for key in mine if theirs.get(key) != mine[key]]
-        if changed:
-            raise UserError(
-                f"{out} holds codes of another {' and '.join(changed)}: give another --out, or "
-                f"delete that folder."
-            )
-    elif any(out.glob("codes-*.parquet")):
-        raise UserError(f"{out} holds shards of unknown origin: give another --out.")
-    write_json(path, mine)
+def _refuse_untrained(model: SemHiTokModel, folder: Path | str) -> None:
+    """After the semantic phase alone, every pixel code would be noise."""
+    if not model.config.has_pixel_codes:
+        raise UserError(
+            f"The tokenizer in {folder} has no pixel codes yet: run `semhitok train pixel` on it, "
+            f"and extract with the folder which that writes."
+        )
+
+
+def _refuse_differing(identities: list[dict], rank: int) -> None:
+    """Nodes with copies of their own could each bring another tokenizer."""
+    differing = [key for key, value in identities[0].items() if identities[rank][key] != value]
+    if differing:
+        raise UserError(
+            f"Rank {rank} has another {differing[0].replace('_', ' ')} than rank 0: give every "
+            f"node the same tokenizer, data and options."
+        )
+
+
+def _label(ranks: RankGroup) -> str:
+    several = f" (rank 0 of {ranks.world_size})" if ranks.world_size > 1 else ""
+    return f"extract-codes{several}"
 
 
 def command(args: argparse.Namespace) -> Path:
     """`semhitok extract-codes`."""
     return extract_codes(
-        args.tokenizer, args.data, args.out, args.batch_size, args.shard_size, args.device
+        args.tokenizer,
+        args.data,
+        args.out,
+        args.batch_size,
+        args.shard_size,
+        args.device,
+        args.num_crops,
+        args.num_workers,
     )

@@ -25,6 +25,8 @@ _SETTINGS = (
     "semantic_attention_heads",
     "pixel_attention_heads",
 )
+# Left out at their defaults, which held before they were settings: older codes stay valid.
+_LATER_SETTINGS = {"code_structure": "hierarchical", "teacher_dtype": "float32"}
 _TEACHER_SETTINGS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 
@@ -33,8 +35,9 @@ def code_fingerprint(model: SemHiTokModel) -> str:
     digest = hashlib.sha256()
     settings = [getattr(model.config, name) for name in _SETTINGS]
     settings += [getattr(model.config.teacher_config, name, None) for name in _TEACHER_SETTINGS]
-    if model.config.code_structure != "hierarchical":  # left out there, as before it was a setting
-        settings.append(model.config.code_structure)
+    for name, default in _LATER_SETTINGS.items():
+        value = getattr(model.config, name)
+        settings += [value] if value != default else []
     digest.update(json.dumps(settings).encode())  # a tuple and the list it is saved as read alike
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(_PARTS):

@@ -147,6 +147,7 @@ class PixelPhase(nn.Module):
         self.codebook_training.forget()
 
     def save(self, folder: Path) -> None:
+        self.model.config.has_pixel_codes = True
         save_tokenizer(self.model, folder)
 
 

@@ -67,4 +67,5 @@ class SemanticPhase(nn.Module):
         self.codebook_training.forget()
 
     def save(self, folder: Path) -> None:
+        self.model.config.has_pixel_codes = False
         save_tokenizer(self.model, folder)

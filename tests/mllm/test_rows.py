@@ -9,14 +9,15 @@ from mllm.training_config import MixtureConfig
 from semhitok.errors import UserError
 from tests.mllm.tiny import make_records, prepare_records
 from tokenizer.code_shards import CodeStore
+from tokenizer.extract import extract_codes
 
 
 @pytest.fixture
 def make_rows(world, chat):
-    def make(num_rows=40, seed=0, row_length=64, data=None, **mixture):
+    def make(num_rows=40, seed=0, row_length=64, data=None, codes=None, **mixture):
         return TrainingRows(
             PreparedDataset(data or world.data),
-            CodeStore(world.codes),
+            CodeStore(codes or world.codes),
             chat,
             len(chat.text_tokenizer),
             MixtureConfig(**mixture),
@@ -99,6 +100,30 @@ def test_documents_carry_the_codes_of_their_record(make_rows, world, chat):
             assert images == codes.flat(name).tolist()
 
 
+def test_each_document_takes_one_of_the_crops_by_the_seed(make_rows, world, tmp_path):
+    codes = extract_codes(world.tokenizer, world.data, tmp_path, num_crops=3)
+    store, plain = CodeStore(codes), make_rows(60)
+    rows, again, other = (make_rows(60, codes=codes, seed=seed) for seed in (0, 0, 1))
+    assert [rows[i] for i in range(60)] == [again[i] for i in range(60)]
+    taken, changed, seen = set(), 0, {}
+    for i in range(60):
+        for (_, record, _), document in zip(rows._plan[i], rows[i], strict=True):
+            name = rows._text[record][0]
+            images = [t - rows.offset for t in document.token_ids if t >= rows.offset]
+            matches = [c for c in range(3) if store.flat(name, c).tolist() == images]
+            assert matches
+            taken |= set(matches) if len(matches) == 1 else set()
+            changed += seen.setdefault(name, images) != images
+    assert taken == {0, 1, 2}
+    assert changed  # another crop when the record comes again
+    assert [rows[i] for i in range(60)] != [other[i] for i in range(60)]
+    # The crops change the images alone: captions and questions are drawn as ever.
+    for i in range(60):
+        for document, same in zip(rows[i], plain[i], strict=True):
+            text = [t for t in document.token_ids if t < rows.offset]
+            assert text == [t for t in same.token_ids if t < rows.offset]
+
+
 def test_labels_and_weights_are_those_of_the_mixture(make_rows, chat):
     rows = make_rows(answer_weight=2.0, drawing_weight=10.0)
     offset = len(chat.text_tokenizer)
@@ -140,7 +165,9 @@ def test_data_without_what_the_mixture_wants_is_one_sentence(make_rows, tmp_path
 
 
 def test_a_share_out_of_range_is_an_error():
-    with pytest.raises(ValueError, match=r"mixture\.caption_dropout must lie in \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"mixture\.caption_dropout must be at least 0 and at most 1"
+    ):
         MixtureConfig(caption_dropout=1.5)
 
 
