@@ -21,6 +21,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 
 from data_pipelines.dataset import PreparedDataset
+from mllm.code_check import refuse_wrong_codes
 from mllm.load import load_model, load_processor
 from mllm.optimizer import MuonWithAdamW
 from mllm.packing import pack
@@ -129,11 +130,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     records, codes = PreparedDataset(config.data), CodeStore(config.codes)
     with _whole(model.image_tokenizer):
         fingerprint = code_fingerprint(model.image_tokenizer)
-    if codes.manifest.tokenizer_fingerprint != fingerprint:
-        raise UserError(
-            f"The codes in {config.codes} were made by another tokenizer than the one inside "
-            f"{config.model}: extract codes with that tokenizer, or init the model with the other."
-        )
+    refuse_wrong_codes(codes, records, fingerprint, config)
     rows = TrainingRows(
         records,
         codes,

@@ -1,16 +1,26 @@
+import dataclasses
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mllm.init import init_mllm
 from mllm.load import load_model, load_processor
 from mllm.train import UnifiedTrainer, command, train_mllm
+from mllm.training_config import InitConfig
 from semhitok.errors import UserError
 from semhitok.metrics_log import read_metrics
-from tests.mllm.tiny import REPOSITORY, losses_of, make_model, save_tiny_tokenizer
+from tests.mllm.tiny import (
+    REPOSITORY,
+    TEXT_CONFIG,
+    losses_of,
+    make_model,
+    make_records,
+    prepare_records,
+    save_tiny_tokenizer,
+)
 from tokenizer.extract import extract_codes
 from tokenizer.fingerprint import code_fingerprint
 
@@ -62,8 +72,8 @@ def test_training_leaves_the_image_tokenizer_as_it_was(world, finished):
     assert len({code_fingerprint(model.image_tokenizer) for model in models}) == 1
 
 
-def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path, monkeypatch):
-    config = world.phase(tmp_path / "run", checkpoint_every=5)
+def interrupt(config):
+    """Train until the ninth batch."""
     compute, calls = UnifiedTrainer.compute_loss, []
 
     def until_killed(self, *args, **kwargs):
@@ -72,10 +82,14 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path
             raise KeyboardInterrupt
         return compute(self, *args, **kwargs)
 
-    monkeypatch.setattr(UnifiedTrainer, "compute_loss", until_killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(UnifiedTrainer, "compute_loss", until_killed)
         train_mllm(config)
-    monkeypatch.undo()
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path):
+    config = world.phase(tmp_path / "run", checkpoint_every=5)
+    interrupt(config)
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-5").is_dir()
     # Killed in the middle of the next checkpoint: its state, which comes last, is not there.
@@ -84,7 +98,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path
     (half / "trainer_state.json").unlink()
 
     with pytest.raises(UserError, match="by a run with another learning_rate, seed: give those"):
-        train_mllm(replace(config, learning_rate=1.0, seed=5))
+        train_mllm(dataclasses.replace(config, learning_rate=1.0, seed=5))
     train_mllm(config)
     assert same(weights(tmp_path / "run" / "model"), weights(finished / "model"))
     assert read_metrics(tmp_path / "run") == read_metrics(finished)
@@ -121,6 +135,47 @@ def test_codes_of_another_tokenizer_are_refused(world, tmp_path):
     other = save_tiny_tokenizer(tmp_path / "tokenizer", seed=1)
     codes = extract_codes(other, world.data, tmp_path / "codes")
     with pytest.raises(UserError, match="were made by another tokenizer than the one inside"):
+        train_mllm(world.phase(tmp_path / "run", codes=codes))
+
+
+def test_codes_of_images_of_the_same_names_are_refused(world, tmp_path):
+    turned = [dataclasses.replace(r, image=make_records()[0].image) for r in make_records()]
+    data = prepare_records(turned, tmp_path / "data")
+    with pytest.raises(UserError, match="were extracted from other data than"):
+        train_mllm(world.phase(tmp_path / "run", data=data))
+
+
+def test_a_run_does_not_go_on_with_codes_of_another_tokenizer(world, tmp_path):
+    # Tokenizer, model and codes are all made anew under their old names; the checkpoint is not.
+    folders = {name: tmp_path / name for name in ("start", "codes")}
+    for name, folder in folders.items():
+        shutil.copytree(getattr(world, name), folder)
+    config = world.phase(
+        tmp_path / "run", checkpoint_every=5, model=folders["start"], codes=folders["codes"]
+    )
+    interrupt(config)
+    for folder in folders.values():
+        shutil.rmtree(folder)
+    other = save_tiny_tokenizer(tmp_path / "tokenizer", seed=1)
+    extract_codes(other, world.data, folders["codes"])
+    init_mllm(
+        InitConfig(
+            other, folders["start"], text_config=dict(TEXT_CONFIG), text_data=[world.data],
+            vocab_size=320,
+        )
+    )  # fmt: skip
+    with pytest.raises(UserError, match="began with codes of another tokenizer fingerprint"):
+        train_mllm(config)
+
+
+def test_damaged_codes_are_refused(world, tmp_path):
+    codes = tmp_path / "codes"
+    shutil.copytree(world.codes, codes)
+    shard = codes / "codes-00000.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"codes-00000\.arrow is damaged"):
         train_mllm(world.phase(tmp_path / "run", codes=codes))
 
 
