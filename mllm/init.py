@@ -7,8 +7,10 @@ The text rows are not touched and no matrix is resized: image tokens have their 
 """
 
 import argparse
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -46,7 +48,7 @@ def init_mllm(config: InitConfig) -> Path:
         language_model = None
         text_config = _new_text_config(config, text_tokenizer)
     else:
-        text_tokenizer, language_model = _pretrained(config.llm)
+        text_tokenizer, language_model = _pretrained(config.llm, config.text_config)
         text_config = language_model.config
     begin, end, image = text_tokenizer.convert_tokens_to_ids(list(IMAGE_TOKENS))
     # Whatever the LM was saved in: optimisers keep float32, and two dtypes in one model do not mix.
@@ -149,14 +151,25 @@ def _new_text_config(
             f"text_config.hidden_size {width} is not divisible by num_attention_heads {num_heads}: "
             f"change one of them."
         )
-    unknown = [field for field in fields if field not in type(text_config)().to_dict()]
-    if unknown:
-        raise UserError(f"text_config.{unknown[0]} is not a field of {type(text_config).__name__}.")
+    refuse_unknown_fields(text_config, fields)
     return text_config
 
 
-def _pretrained(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """A pre-trained LM with rows for the three image tokens."""
+def refuse_unknown_fields(text_config: PreTrainedConfig, fields: Iterable[str]) -> None:
+    """Raise a UserError for a name that `text_config` does not know, which it would swallow."""
+    unknown = [field for field in fields if field not in type(text_config)().to_dict()]
+    if unknown:
+        raise UserError(f"text_config.{unknown[0]} is not a field of {type(text_config).__name__}.")
+
+
+def _pretrained(
+    name: str, expected: Mapping[str, Any]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """A pre-trained LM with rows for the three image tokens.
+
+    Raises:
+        UserError: if there is none, or it has other sizes than those expected.
+    """
     try:
         # Neither code nor pickles of the folder are run or read.
         text_tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -167,6 +180,13 @@ def _pretrained(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         raise UserError(
             f"No causal language model can be loaded from {name!r}: {one_line(error)}"
         ) from error
+    for field, value in expected.items():
+        found = getattr(language_model.config, field, None)
+        if isinstance(value, int) and value != found:
+            raise UserError(
+                f"text_config.{field} is {value}, but {found} in {name}: take that line out of "
+                f"text_config, or name another llm."
+            )
     text_tokenizer.add_special_tokens(
         {"additional_special_tokens": list(IMAGE_TOKENS)}, replace_extra_special_tokens=False
     )

@@ -20,7 +20,8 @@ class InitConfig:
     llm: str | None = None
     """Folder or hub name of a pre-trained causal LM; none builds one from `text_config`."""
     text_config: dict[str, Any] = field(default_factory=dict)
-    """Fields of the LM's config, `model_type` among them, when none is pre-trained."""
+    """Fields of the LM's config, `model_type` among them, when none is pre-trained; with `llm`, its
+    published sizes, which `semhitok plan` reads before anything is downloaded."""
     text_data: list[Path] = field(default_factory=list)
     """Prepared folders whose text the sentencepiece vocabulary is trained on, likewise."""
     vocab_size: int = 1024
@@ -31,6 +32,9 @@ class InitConfig:
     """See `UnifiedConfig`."""
     z_loss_weight: float = 0.0
     """See `UnifiedConfig`."""
+    planned_tokenizer: dict[str, Any] = field(default_factory=dict)
+    """Fields of the image tokenizer's config that `semhitok plan` takes while the folder
+    `tokenizer` is not there; the default is the paper's size."""
     sampler: Sampler = field(default_factory=Sampler)
     """How the model draws unless told otherwise; saved in its config."""
     seed: int = 0

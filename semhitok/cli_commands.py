@@ -55,6 +55,7 @@ def build_parser() -> Parser:
     _add_extract_codes(commands)
     _add_reconstruct(commands)
     _add_init_mllm(commands)
+    _add_plan(commands)
     _add_generate(commands)
     _add_ask(commands)
     _add_eval(commands)
@@ -179,6 +180,35 @@ def _add_init_mllm(commands: Any) -> None:
         ("--out", "DIR", "folder to write (setting out)"),
     ):
         command.add_argument(option, type=cli_types.words, metavar=metavar, help=what)
+
+
+def _add_plan(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "plan",
+        "memory, tokens and FLOPs of a training of the language model, from its config alone",
+        "semhitok plan --config configs/quickstart/mllm.yaml --gpus 2 --gpu-memory 80G",
+        "mllm.plan:command",
+    )
+    add_config(command)
+    command.add_argument(
+        "--init",
+        type=cli_types.config_file,
+        metavar="FILE",
+        help="settings of init-mllm while the model is not made (default: init_mllm.yaml beside "
+        "the config)",
+    )
+    add_count(command, "--gpus", 1, "ranks")
+    command.add_argument(
+        "--gpu-memory",
+        type=cli_types.memory_size,
+        default="80G",
+        metavar="SIZE",
+        help="memory of each, such as 80G (default: 80G)",
+    )
+    command.add_argument(
+        "--json", type=cli_types.new_file, metavar="FILE", help="write the plan as JSON as well"
+    )
 
 
 def _add_generate(commands: Any) -> None:

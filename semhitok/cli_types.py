@@ -5,6 +5,7 @@ says in one sentence what is wrong with it.
 """
 
 import os
+import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -45,6 +46,25 @@ def probability(text: str) -> float:
     if not 0 < value <= 1:
         raise ArgumentTypeError(f"give a number above 0 and at most 1, not {text!r}")
     return value
+
+
+def memory_size(text: str) -> int:
+    """Bytes, written as 80G or 80GB (10⁹ each) or 80GiB (2³⁰ each); M and MiB likewise."""
+    found = re.fullmatch(r"([0-9.]+)\s*(G|GB|GiB|M|MB|MiB)", text.strip())
+    value = _float(found[1]) if found else float("nan")
+    if found is None or not value > 0:
+        raise ArgumentTypeError(f"give a size such as 80G or 80GiB, not {text!r}")
+    unit = {"G": (10**9, 2**30), "M": (10**6, 2**20)}[found[2][0]]
+    return int(value * unit[found[2].endswith("iB")])
+
+
+def new_file(text: str) -> Path:
+    """A file that can be written, in a folder that is there."""
+    path = _path(text)
+    if not path.name or os.path.isdir(path):
+        raise ArgumentTypeError(f"{text!r} is a folder; name a file")
+    existing_folder(str(path.parent))
+    return path
 
 
 def words(text: str) -> str:

@@ -79,3 +79,9 @@ def test_the_command_needs_no_yaml(world, tmp_path, capsys):
     assert load_model(tmp_path / "out").config.text_config.model_type == "llama"
     assert cli.main(["init-mllm", "--llm", str(llm)]) == 2
     assert 'required key "tokenizer" is missing' in capsys.readouterr().err
+
+
+def test_sizes_that_are_not_the_language_models_are_one_sentence(world, tmp_path):
+    llm = save_llm(world, tmp_path / "llm", "llama")
+    with pytest.raises(UserError, match=r"text_config\.hidden_size is 48, but 32 in"):
+        extend(world, llm, tmp_path / "out", text_config={"model_type": "llama", "hidden_size": 48})

@@ -1,0 +1,218 @@
+"""What a training run of the language model will take, before anything is rented or downloaded.
+
+    semhitok plan --config configs/mllm/qwen2.5-7b-instruct/mllm.yaml --gpus 8 --gpu-memory 80G
+
+Works from configs: the model is built on the meta device. Estimates assume the worst row, in which
+every token is a label of the larger head, and leave a tenth of the memory to the driver, the
+allocator's gaps and the kernels' workspace.
+"""
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.plan_activations import Activations, activations
+from mllm.plan_memory import States, flops_of_a_row, loss_bytes, states
+from mllm.plan_model import (
+    OptimizerGroup,
+    build_on_meta,
+    optimizer_groups,
+    parts,
+    read_model_config,
+)
+from mllm.plan_print import print_plan
+from mllm.training_config import InitConfig, MLLMPhaseConfig
+from semhitok.config import load_config
+from semhitok.errors import UserError
+from semhitok.files import read_json, write_json
+
+USABLE = 0.9  # of the memory; ours
+
+
+@dataclass
+class Placement:
+    """One way to spread the run over its ranks.
+
+    Attributes:
+        stage: of ZeRO; 0 is plain data parallel.
+        offload: the optimiser lives in the host's memory.
+        chosen: the config asks for this one.
+        states: bytes on a rank that do not grow with the micro-batch.
+        micro_batch_size: the largest that fits and divides the rows of a rank; 0 where none does.
+        accumulation: micro-batches of a step.
+        peak: bytes on the device at that micro-batch, or at 1 where none fits.
+    """
+
+    stage: int
+    offload: bool
+    chosen: bool
+    states: States
+    micro_batch_size: int
+    accumulation: int
+    peak: int
+
+
+@dataclass
+class Plan:
+    """A run in numbers. Bytes are of one rank, FLOPs of all.
+
+    Attributes:
+        parameters: numbers by part.
+        groups: of the optimiser.
+        activations: bytes of one row.
+        loss: bytes of one row.
+        row_bytes: bytes that one more row of the micro-batch takes.
+        tokens_per_step: padding included.
+        flops_per_step: forward and backward.
+        placements: every stage, with and without offload where there is a choice.
+    """
+
+    num_gpus: int
+    gpu_memory: int
+    bf16: bool
+    gradient_checkpointing: bool
+    row_length: int
+    global_batch_size: int
+    parameters: dict[str, int]
+    groups: list[OptimizerGroup]
+    activations: Activations
+    loss: int
+    row_bytes: int
+    tokens_per_step: int
+    flops_per_step: int
+    placements: list[Placement]
+
+
+def make_plan(
+    config: MLLMPhaseConfig, init: InitConfig | None, num_gpus: int, gpu_memory: int
+) -> Plan:
+    """Size a run.
+
+    Args:
+        config: of the training phase.
+        init: settings of `init-mllm`, for a model that is not there yet.
+        num_gpus: ranks.
+        gpu_memory: bytes of each.
+
+    Raises:
+        UserError: if the model is not known, or the batch cannot be shared among the ranks.
+    """
+    if config.global_batch_size % num_gpus:
+        raise UserError(
+            f"global_batch_size {config.global_batch_size} is not a multiple of {num_gpus} GPUs: "
+            f"change one of them."
+        )
+    model = build_on_meta(read_model_config(config.model, init))
+    groups = optimizer_groups(model, config)
+    frozen = [p.numel() for p in model.parameters() if not p.requires_grad]
+    kept = activations(model, config.row_length, torch.bfloat16 if config.bf16 else torch.float32)
+    text = model.config.text_config
+    rows = max(text.vocab_size, model.image_head.rows.out_features)
+    loss = loss_bytes(config.row_length, rows, text.hidden_size, config.bf16)
+    layers = kept.checkpointed if config.gradient_checkpointing else kept.layers
+    row_bytes = layers + kept.mask + loss
+    chosen = _chosen(config)
+    # Muon needs whole matrices, so it trains by plain data parallel alone.
+    stages = (0,) if config.optimizer == "muon" else (0, 1, 2, 3)
+    ways = [
+        (stage, offload) for stage in stages for offload in (False, True) if stage or not offload
+    ]
+    placements = []
+    for stage, offload in ways:
+        held = states(groups, frozen, stage, num_gpus, config.bf16, offload)
+        share = config.global_batch_size // num_gpus
+        micro = _largest(share, USABLE * gpu_memory - held.device, row_bytes)
+        placements.append(
+            Placement(
+                stage=stage,
+                offload=offload,
+                chosen=(stage, offload) == chosen,
+                states=held,
+                micro_batch_size=micro,
+                accumulation=share // micro if micro else 0,
+                peak=held.device + max(micro, 1) * row_bytes,
+            )
+        )
+    return Plan(
+        num_gpus=num_gpus,
+        gpu_memory=gpu_memory,
+        bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        row_length=config.row_length,
+        global_batch_size=config.global_batch_size,
+        parameters=parts(model),
+        groups=groups,
+        activations=kept,
+        loss=loss,
+        row_bytes=row_bytes,
+        tokens_per_step=config.global_batch_size * config.row_length,
+        flops_per_step=config.global_batch_size * _flops(model, config, rows),
+        placements=placements,
+    )
+
+
+def _flops(model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig, rows: int) -> int:
+    text = model.config.text_config
+    layers = model.language_model.get_decoder().layers
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return flops_of_a_row(
+        sum(p.numel() for p in layers.parameters() if p.ndim > 1),
+        rows * text.hidden_size,
+        text.num_hidden_layers,
+        text.num_attention_heads * head_dim,
+        config.row_length,
+        config.gradient_checkpointing,
+    )
+
+
+def _chosen(config: MLLMPhaseConfig) -> tuple[int, bool]:
+    """ZeRO stage and offload of the config's DeepSpeed JSON."""
+    if config.deepspeed is None:
+        return 0, False
+    zero = read_json(config.deepspeed).get("zero_optimization", {})
+    offload = zero.get("offload_optimizer", {}).get("device", "none")
+    return zero.get("stage", 0), offload == "cpu"
+
+
+def _largest(share: int, free: float, row_bytes: int) -> int:
+    """Largest divisor of a rank's rows that fits into `free` bytes; 0 where one row does not."""
+    return max(
+        (n for n in range(1, share + 1) if share % n == 0 and n * row_bytes <= free), default=0
+    )
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    values = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
+    values["activations"] = asdict(plan.activations)
+    values["groups"] = [
+        {
+            "rule": group.rule,
+            "decays": group.decays,
+            "num_parameters": group.num_parameters,
+            "shapes": {
+                name: list(parameter.shape)
+                for name, parameter in zip(group.names, group.parameters, strict=True)
+            },
+        }
+        for group in plan.groups
+    ]
+    values["placements"] = [
+        asdict(p) | {"device_bytes": p.states.device, "fits": p.micro_batch_size > 0}
+        for p in plan.placements
+    ]
+    return values
+
+
+def command(args: argparse.Namespace) -> Path | None:
+    """`semhitok plan`."""
+    config = load_config(MLLMPhaseConfig, args.config, args.overrides)
+    beside = args.config.with_name("init_mllm.yaml")
+    init_file = args.init or (beside if beside.is_file() else None)
+    init = None if init_file is None else load_config(InitConfig, init_file)
+    plan = make_plan(config, init, args.gpus, args.gpu_memory)
+    print_plan(plan)
+    return write_json(args.json, _as_json(plan)) if args.json is not None else None

@@ -1,0 +1,174 @@
+"""The model of a training config without its weights: built on the meta device from configs alone.
+
+Nothing is downloaded and no memory is taken, so that a run can be sized before anything is rented.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Trainer
+
+from mllm.configuration_unified import UnifiedConfig
+from mllm.init import refuse_unknown_fields
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.optimizer import MuonWithAdamW
+from mllm.training_config import InitConfig, MLLMPhaseConfig
+from semhitok.errors import UserError
+from tokenizer.configuration_semhitok import SemHiTokConfig
+from tokenizer.model_folder import one_line
+
+
+@dataclass
+class OptimizerGroup:
+    """Parameters that one rule moves.
+
+    Attributes:
+        rule: "adamw" or "muon".
+        decays: whether weight decay pulls at them.
+        names: of the parameters.
+        parameters: themselves, on the meta device.
+    """
+
+    rule: str
+    decays: bool
+    names: list[str]
+    parameters: list[nn.Parameter]
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers, not tensors."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    @property
+    def states(self) -> int:
+        """float32 numbers kept for each parameter: two moments of AdamW, the momentum of Muon."""
+        return 2 if self.rule == "adamw" else 1
+
+
+def read_model_config(model: Path, init: InitConfig | None) -> UnifiedConfig:
+    """The config of a saved model, or of the one that `init-mllm` would make.
+
+    Args:
+        model: folder; it decides where it is there.
+        init: settings of `init-mllm`, where it is not.
+
+    Raises:
+        UserError: if neither says what the model is.
+    """
+    if (model / "config.json").is_file():
+        try:
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        except Exception as error:  # strict dataclasses raise their own types
+            raise UserError(f"{model}/config.json cannot be read: {one_line(error)}") from error
+        if not isinstance(config, UnifiedConfig):
+            raise UserError(
+                f"{model} holds a {config.model_type!r} model, not a unified one: give the folder "
+                f"that init-mllm wrote."
+            )
+        return config
+    if init is None:
+        raise UserError(
+            f"There is no model in {model} and no init_mllm.yaml beside the config: give the "
+            f"settings of init-mllm with --init FILE."
+        )
+    text_config = _text_config(init)
+    return UnifiedConfig(
+        text_config=text_config.to_dict(),
+        image_tokenizer_config=_tokenizer_config(init).to_dict(),
+        image_head=init.image_head,
+        image_positions=init.image_positions,
+        z_loss_weight=init.z_loss_weight,
+        tie_word_embeddings=text_config.tie_word_embeddings,
+    )
+
+
+def _text_config(init: InitConfig) -> PreTrainedConfig:
+    fields = dict(init.text_config)
+    if init.llm is not None and (Path(init.llm) / "config.json").is_file():
+        return AutoConfig.from_pretrained(init.llm, trust_remote_code=False)
+    model_type = fields.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"The sizes of the language model {init.llm or ''} are not known here: write its "
+            f"text_config, with a model_type such as qwen2 or llama, into the settings of "
+            f"init-mllm."
+        )
+    if init.llm is None:
+        fields.setdefault("vocab_size", init.vocab_size)
+    try:
+        config = CONFIG_MAPPING[model_type](**fields)
+    except Exception as error:  # strict dataclasses raise their own types
+        raise UserError(f"text_config does not fit: {one_line(error)}") from error
+    refuse_unknown_fields(config, fields)
+    config.dtype = torch.float32
+    return config
+
+
+def _tokenizer_config(init: InitConfig) -> SemHiTokConfig:
+    if (init.tokenizer / "config.json").is_file():
+        return SemHiTokConfig.from_pretrained(init.tokenizer)
+    try:
+        return SemHiTokConfig(**init.planned_tokenizer)
+    except Exception as error:  # strict dataclasses raise their own types
+        raise UserError(f"planned_tokenizer does not fit: {one_line(error)}") from error
+
+
+def build_on_meta(config: UnifiedConfig) -> UnifiedForConditionalGeneration:
+    """The model with shapes and no memory.
+
+    Raises:
+        UserError: if the sizes do not fit one another.
+    """
+    try:
+        with torch.device("meta"):
+            return UnifiedForConditionalGeneration(config)
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise UserError(f"No model can be built of these sizes: {one_line(error)}") from error
+
+
+def parts(model: UnifiedForConditionalGeneration) -> dict[str, int]:
+    """Number of parameters by part; they sum to the whole. A head tied to its rows counts once."""
+    language_model = model.language_model
+    rows = language_model.get_input_embeddings().weight
+    head = language_model.get_output_embeddings().weight
+    head_size = 0 if head is rows else head.numel()
+    ends = rows.numel() + head_size
+    return {
+        "language model layers": _count(language_model) - ends,
+        "text rows": rows.numel(),
+        "text head": head_size,
+        "image adapter": _count(model.adapter),
+        "image head": _count(model.image_head),
+        "image tokenizer (frozen)": _count(model.image_tokenizer),
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def optimizer_groups(
+    model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig
+) -> list[OptimizerGroup]:
+    """The groups that training makes, by the same code as training."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if config.optimizer == "muon":
+        optimizer = MuonWithAdamW(
+            model, model.language_model, config.learning_rate, config.betas, config.weight_decay
+        )
+        muon, matrices, vectors = (group["params"] for group in optimizer.param_groups)
+        chosen = [("muon", True, muon), ("adamw", True, matrices), ("adamw", False, vectors)]
+    else:
+        # A method of the Trainer that reads nothing of it.
+        decaying = set(Trainer.get_decay_parameter_names(None, model))
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        chosen = [
+            ("adamw", decays, [p for n, p in trained if (n in decaying) == decays])
+            for decays in (True, False)
+        ]
+    return [
+        OptimizerGroup(rule, decays, [names[id(p)] for p in parameters], parameters)
+        for rule, decays, parameters in chosen
+    ]

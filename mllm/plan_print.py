@@ -1,0 +1,76 @@
+"""A plan as text: parameters, optimiser groups with their shapes, and the table of ZeRO stages."""
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from mllm.plan_model import OptimizerGroup
+
+if TYPE_CHECKING:
+    from mllm.plan import Placement, Plan
+
+COLUMNS = (
+    "ZeRO", "weights", "gradients", "master", "optimiser", "buffers", "on host",
+    "micro-batch", "accumulate", "peak",
+)  # fmt: skip
+
+
+def print_plan(plan: "Plan") -> None:
+    """Print a plan; sizes are GB of 10⁹ bytes on one rank."""
+    print("parameters")
+    for name, count in plan.parameters.items():
+        print(f"  {name:28}{count:>18,}")
+    print(f"  {'in all':28}{sum(plan.parameters.values()):>18,}")
+    for group in plan.groups:
+        decay = "decays" if group.decays else "no decay"
+        print(f"optimiser group: {group.rule}, {decay}, {group.num_parameters:,} parameters")
+        for line in shapes(group):
+            print(f"  {line}")
+    kept = plan.activations
+    mark = {True: " *", False: ""}
+    print(f"one row of {plan.row_length:,} tokens")
+    print(f"  activations               {_gb(kept.layers)}{mark[not plan.gradient_checkpointing]}")
+    print(
+        f"  with checkpointing        {_gb(kept.checkpointed)}{mark[plan.gradient_checkpointing]}"
+    )
+    print(f"  attention mask            {_gb(kept.mask)}")
+    print(f"  logits and loss           {_gb(plan.loss)}")
+    print(
+        f"a step: {plan.global_batch_size:,} rows, {plan.tokens_per_step:,} tokens, "
+        f"{plan.flops_per_step:.3g} FLOPs"
+    )
+    precision = "bfloat16" if plan.bf16 else "float32"
+    print(
+        f"each of {plan.num_gpus} GPUs with {_gb(plan.gpu_memory).strip()} GB, {precision}, sizes "
+        f"in GB (* as the config says)"
+    )
+    print("  " + "".join(f"{name:>12}" for name in COLUMNS))
+    for placement in plan.placements:
+        print("  " + "".join(f"{cell:>12}" for cell in _cells(placement)))
+
+
+def shapes(group: OptimizerGroup) -> list[str]:
+    """A line for each kind of parameter: its name with `*` for layer numbers, shape and count."""
+    counts = Counter(
+        (re.sub(r"\.\d+\.", ".*.", name), tuple(parameter.shape))
+        for name, parameter in zip(group.names, group.parameters, strict=True)
+    )
+    return [f"{count:>4} × {name} {shape}" for (name, shape), count in counts.items()]
+
+
+def _cells(placement: "Placement") -> list[str]:
+    held = placement.states
+    name = f"{placement.stage}{' + host' if placement.offload else ''}"
+    sizes = (held.weights, held.gradients, held.master, held.optimizer, held.buffers, held.host)
+    fits = placement.micro_batch_size > 0
+    return [
+        ("* " if placement.chosen else "") + name,
+        *(_gb(size).strip() for size in sizes),
+        str(placement.micro_batch_size) if fits else "too large",
+        str(placement.accumulation) if fits else "–",
+        _gb(placement.peak).strip(),
+    ]
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:9.3g}" if size < 1e9 else f"{size / 1e9:9.1f}"

@@ -1,0 +1,229 @@
+"""A plan's numbers against published sizes, against torch, and against what runs really hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import AdamW
+from torch.utils.flop_counter import FlopCounterMode
+
+import semhitok
+from mllm.load import load_model
+from mllm.optimizer import MuonWithAdamW
+from mllm.plan import make_plan
+from mllm.plan_activations import activations
+from mllm.plan_memory import flops_of_a_row, states
+from mllm.plan_model import build_on_meta, optimizer_groups, parts, read_model_config
+from mllm.training_config import InitConfig, MLLMPhaseConfig
+from semhitok import cli
+from semhitok.config import load_config
+from semhitok.errors import UserError
+from tests.mllm.tiny import write_phase
+
+CONFIGS = Path(semhitok.__file__).parents[1] / "configs" / "mllm"
+PUBLISHED = {  # parameters of the plain language models, as their model cards count them
+    "smollm2-135m": 134_515_008,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-7b-instruct": 7_615_616_512,
+    "llama-3.1-8b": 8_030_261_248,
+}
+GPUS = {"smollm2-135m": 1, "qwen2.5-0.5b": 4, "qwen2.5-7b-instruct": 8, "llama-3.1-8b": 8}
+
+
+def shipped(name):
+    init = load_config(InitConfig, CONFIGS / name / "init_mllm.yaml")
+    return load_config(MLLMPhaseConfig, CONFIGS / name / "mllm.yaml"), init
+
+
+def test_every_size_is_planned_here():
+    assert {path.name for path in CONFIGS.iterdir()} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shipped_size_is_the_published_one_and_fits_its_hardware(name, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parents[1])
+    config, init = shipped(name)
+    plan = make_plan(config, init, GPUS[name], 80 * 10**9)
+    count = plan.parameters
+    language_model = ("language model layers", "text rows", "text head")
+    assert sum(count[part] for part in language_model) == PUBLISHED[name]
+    frozen = count["image tokenizer (frozen)"]
+    assert sum(g.num_parameters for g in plan.groups) == sum(count.values()) - frozen
+    (chosen,) = [p for p in plan.placements if p.chosen]
+    assert chosen.micro_batch_size >= 1 and chosen.peak <= plan.gpu_memory
+    rows = chosen.micro_batch_size * chosen.accumulation * GPUS[name]
+    assert rows == config.global_batch_size
+    assert plan.tokens_per_step == 256 * 4096
+
+
+@pytest.fixture
+def tiny(world, tmp_path):
+    """A trained step's worth of everything: config, real model, model on the meta device."""
+    config = world.phase(tmp_path / "run")
+    return config, load_model(world.start), build_on_meta(read_model_config(world.start, None))
+
+
+def test_parts_are_the_saved_models(tiny):
+    _, model, planned = tiny
+    shapes = [
+        {name: (p.shape, p.requires_grad) for name, p in m.named_parameters()}
+        for m in (model, planned)
+    ]
+    assert shapes[0] == shapes[1]
+    assert sum(parts(planned).values()) == sum(p.numel() for p in model.parameters())
+
+
+def bytes_of(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_bytes_are_what_torch_holds(tiny, rule):
+    config, model, planned = tiny
+    config.optimizer = rule
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if rule == "adamw":
+        optimizer = AdamW(trained)
+        inner = [optimizer]
+    else:
+        optimizer = MuonWithAdamW(model, model.language_model, 1e-3, (0.9, 0.95), 0.1)
+        inner = [optimizer.muon, optimizer.adamw]
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    frozen = [p.numel() for p in planned.parameters() if not p.requires_grad]
+    held = states(optimizer_groups(planned, config), frozen, 0, 1, bf16=False)
+    moments = [t for o in inner for s in o.state.values() for t in s.values() if t.ndim]
+    assert held.optimizer == bytes_of(moments) > 0
+    assert held.weights == bytes_of(model.parameters())
+    assert held.gradients == bytes_of(p.grad for p in trained)
+    assert held.device == held.weights + held.gradients + held.optimizer
+
+
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_groups_are_the_trainers(world, tiny, rule, tmp_path):
+    from mllm.train import UnifiedTrainer, _arguments
+
+    config, model, planned = tiny
+    config.optimizer = rule
+    trainer = UnifiedTrainer(model=model, args=_arguments(config), muon=rule == "muon")
+    names = {id(p): name for name, p in model.named_parameters()}
+    real = [
+        (group["weight_decay"] > 0, [names[id(p)] for p in group["params"]])
+        for group in trainer.create_optimizer().param_groups
+    ]
+    assert [(g.decays, g.names) for g in optimizer_groups(planned, config)] == real
+
+
+def test_activations_are_what_autograd_saves(tiny):
+    _, model, planned = tiny
+    length = 64
+    decoder = model.language_model.get_decoder()
+    own = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
+    saved = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    row = torch.randn(1, length, model.config.text_config.hidden_size, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = decoder(inputs_embeds=row, use_cache=False)  # SDPA's fused kernel of the CPU
+    real = sum(storage.nbytes() for storage in saved.values())
+    kept = activations(planned, length, torch.float32)
+    assert output.last_hidden_state.requires_grad
+    assert kept.layers == pytest.approx(real, rel=0.03)
+    assert kept.checkpointed < kept.layers
+    # Measuring leaves the model as it was.
+    assert activations(planned, length, torch.float32) == kept
+    assert activations(planned, length, torch.bfloat16).layers < kept.layers
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_flops_are_what_torch_counts(world, recompute):
+    model = load_model(world.start).language_model
+    text, length = model.config, 32
+    if recompute:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    model.set_attn_implementation("eager")
+    token_ids = torch.zeros(1, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        embeddings = model.get_input_embeddings()(token_ids)
+        hidden = model.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        model.lm_head(hidden).sum().backward()
+    layers = model.get_decoder().layers
+    counted = flops_of_a_row(
+        sum(p.numel() for p in layers.parameters() if p.ndim > 1),
+        text.vocab_size * text.hidden_size,
+        text.num_hidden_layers,
+        text.hidden_size,
+        length,
+        recompute,
+    )
+    # The rotary table is one small product more; a checkpoint stops before a layer's last one.
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.06 if recompute else 0.01)
+
+
+def test_more_ranks_and_stages_never_need_more(tiny):
+    config, _, planned = tiny
+    groups = optimizer_groups(planned, config)
+    frozen = [p.numel() for p in planned.parameters() if not p.requires_grad]
+    held = [states(groups, frozen, stage, 8, bf16=True) for stage in (0, 1, 2, 3)]
+    for less, more in zip(held[1:], held, strict=False):
+        assert less.device - less.buffers < more.device - more.buffers
+    for stage in (1, 2, 3):
+        offloaded = states(groups, frozen, stage, 8, bf16=True, offload=True)
+        assert offloaded.host == offloaded.master + offloaded.optimizer > 0
+        assert offloaded.device == held[stage].device - offloaded.host
+
+
+def test_the_largest_micro_batch_is_found(world, tmp_path):
+    config = world.phase(tmp_path / "run", global_batch_size=12)
+    plan = make_plan(config, None, 1, 10**12)
+    first = plan.placements[0]
+    assert (first.micro_batch_size, first.accumulation) == (12, 1)
+    needed = first.states.device + 5 * plan.row_bytes
+    tight = make_plan(config, None, 1, int(needed / 0.9) + 2).placements[0]
+    assert (tight.micro_batch_size, tight.accumulation) == (4, 3)
+    assert make_plan(config, None, 1, 10**5).placements[0].micro_batch_size == 0
+
+
+def test_the_command_prints_a_table_and_writes_it(world, tmp_path, capsys):
+    config = write_phase(tmp_path / "mllm.yaml", world.phase(tmp_path / "run"))
+    command = ["plan", "--config", str(config), "--gpus", "2", "--gpu-memory", "1GiB"]
+    assert cli.main([*command, "--json", str(tmp_path / "plan.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "image tokenizer (frozen)" in shown and "2 × language_model" in shown
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["gpu_memory"] == 2**30 and len(plan["placements"]) == 7
+    assert sum(placement["chosen"] for placement in plan["placements"]) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "3"], "global_batch_size 4 is not a multiple of 3 GPUs"),
+        (["--gpu-memory", "much"], "give a size such as 80G"),
+        (["model=nowhere"], "give the settings of init-mllm with --init FILE"),
+        (["--json", "nowhere/plan.json"], "no such folder: nowhere"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(world, tmp_path, capsys, arguments, message):
+    config = write_phase(tmp_path / "mllm.yaml", world.phase(tmp_path / "run"))
+    assert cli.main(["plan", "--config", str(config), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_language_model_of_unknown_sizes_is_one_sentence(tmp_path):
+    init = InitConfig(tokenizer=tmp_path / "none", out=tmp_path, llm="some/model")
+    with pytest.raises(UserError, match=r"some/model are not known here: write its text_config"):
+        read_model_config(tmp_path / "none", init)
+    init.text_config = {"model_type": "llama", "hiden_size": 8}
+    with pytest.raises(UserError, match=r"text_config\.hiden_size is not a field"):
+        read_model_config(tmp_path / "none", init)
