@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from tokenizer.modeling_semhitok import SemHiTokModel
 
+from . import loss
+
 
 class FlatHead(nn.Module):
     """One row per flat code, K·M rows: the paper's head."""
@@ -28,14 +30,25 @@ class FlatHead(nn.Module):
             image_codes: (n,) flat codes.
 
         Returns:
-            Semantic and pixel parts, each (n,), in nats.
+            Semantic and pixel parts, each (n,), in nats. Of this head only their sum carries the
+            right gradient: the pixel part is computed for the log, from the M rows of the code's
+            own sub-codebook, and the semantic part is the rest.
         """
-        log_probs = self.rows(hidden).float().log_softmax(-1)
-        flat = -log_probs.gather(-1, image_codes.unsqueeze(-1)).squeeze(-1)
-        by_semantic = log_probs.unflatten(-1, (-1, self.num_pixel_codes)).logsumexp(-1)
-        index = (image_codes // self.num_pixel_codes).unsqueeze(-1)
-        semantic = -by_semantic.gather(-1, index).squeeze(-1)
-        return semantic, flat - semantic
+        flat = loss.label_losses(self.rows, self.rows.out_features, hidden, image_codes)[0]
+        pixel = self._pixel_losses(hidden, image_codes)
+        return flat - pixel, pixel
+
+    @torch.no_grad()
+    def _pixel_losses(self, hidden: Tensor, image_codes: Tensor) -> Tensor:
+        """(n,) -log p(j | i), where a chunk's rows take no more memory than its scores may."""
+        chunk = max(1, loss.CHUNK_SCORES // (self.num_pixel_codes * hidden.shape[-1]))
+        parts = []
+        for states, codes in zip(hidden.split(chunk), image_codes.split(chunk), strict=True):
+            rows = self.rows.weight.unflatten(0, (-1, self.num_pixel_codes))
+            chosen = rows[codes // self.num_pixel_codes]
+            scores = torch.einsum("nd,nmd->nm", states, chosen.to(states.dtype)).float()
+            parts.append(F.cross_entropy(scores, codes % self.num_pixel_codes, reduction="none"))
+        return torch.cat(parts)
 
     def semantic_scores(self, hidden: Tensor) -> Tensor:
         """Unnormalised log p(i), (n, K)."""
@@ -76,7 +89,7 @@ class HierarchicalHead(nn.Module):
         """See `FlatHead.losses`."""
         num_pixel_codes = self.pixel_bias.shape[1]
         semantic_codes, pixel_codes = image_codes // num_pixel_codes, image_codes % num_pixel_codes
-        semantic = F.cross_entropy(self.semantic_scores(hidden), semantic_codes, reduction="none")
+        semantic = loss.label_losses(self.rows, self.rows.out_features, hidden, semantic_codes)[0]
         pixel = F.cross_entropy(
             self.pixel_scores(hidden, semantic_codes, image_tokenizer),
             pixel_codes,

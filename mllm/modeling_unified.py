@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -18,6 +17,7 @@ from tokenizer.modeling_semhitok import ImageCodes, SemHiTokModel
 from .configuration_unified import UnifiedConfig
 from .image_adapter import DualMLPAdapter
 from .image_heads import FlatHead, HierarchicalHead
+from .loss import label_losses
 from .vocabulary import ImageVocabulary
 
 
@@ -236,12 +236,13 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image = self.vocabulary.is_image(labels)
         is_text = (labels >= 0) & ~is_image
 
-        logits = self.get_output_embeddings()(hidden[is_text]).float()
-        text = F.cross_entropy(logits, labels[is_text], reduction="none")
+        head, z_weight = self.get_output_embeddings(), self.config.z_loss_weight
+        text, log_z = label_losses(
+            head, self.vocabulary.offset, hidden[is_text], labels[is_text], z_weight != 0
+        )
         loss = (text * weights[is_text]).sum()
-        if self.config.z_loss_weight:
-            z_loss = logits.logsumexp(-1).square() * weights[is_text]
-            loss = loss + self.config.z_loss_weight * z_loss.sum()
+        if log_z is not None:
+            loss = loss + z_weight * (log_z.square() * weights[is_text]).sum()
 
         codes = labels[is_image] - self.vocabulary.offset
         semantic, pixel = self.image_head.losses(hidden[is_image], codes, self.image_tokenizer)

@@ -1,0 +1,131 @@
+"""The loss in chunks beside full logits, over a text and an image vocabulary.
+
+Both compute the cross entropy of the same tokens over all rows, forward and backward. `full` makes
+every logit, as transformers' causal models do; `ours` is the training loss, and `fallback` what it
+takes where torch has no chunked loss of its own. Memory is the peak beyond the parameters, the
+hidden states and the gradients of both. The last row of the table continues the straight line
+through the two largest sizes, and is not measured.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import protocol
+from mllm import loss
+
+MB = 1e6
+WAYS = ("full", "ours", "fallback")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.loss --tokens 256 512 1024")
+    add = parser.add_argument
+    add("--text-rows", type=protocol.positive, default=151_936, help="(default: 151936, Qwen2.5)")
+    add("--image-rows", type=protocol.positive, default=196_608, help="(default: 196608)")
+    add("--width", type=protocol.positive, default=256, help="hidden size (default: 256)")
+    add(
+        "--tokens", type=protocol.positive, nargs="+", default=[256, 512, 1024], metavar="N",
+        help="labels in a batch; full logits of 1024 hold 4.3 GB (default: 256 512 1024)",
+    )  # fmt: skip
+    add("--extrapolate", type=protocol.positive, default=8192, help="tokens (default: 8192)")
+    arguments = parser.parse_args(argv)
+    if len(set(arguments.tokens)) < 2:
+        parser.error("--tokens needs at least two sizes, since a line goes through them")
+    device = protocol.start(arguments)
+    head = nn.Linear(arguments.width, arguments.text_rows + arguments.image_rows, bias=False)
+    head.to(device)
+    rows = [measure(head, n, arguments.repeats) for n in sorted(set(arguments.tokens))]
+    further = extrapolate(rows[-2], rows[-1], arguments.extrapolate)
+    protocol.print_table(list(rows[0]), [list(row.values()) for row in (*rows, further)])
+    protocol.print_result(
+        "loss",
+        rows[-1]["less memory"],
+        time_ratio=rows[-1]["faster"],
+        memory_ratio_extrapolated=further["less memory"],
+        extrapolated_tokens=further["tokens"],
+        num_rows=head.out_features,
+        width=arguments.width,
+        chunk_scores=loss.CHUNK_SCORES,
+        has_torch_chunks=loss.HAS_TORCH_CHUNKS,
+        repeats=arguments.repeats,
+        seed=arguments.seed,
+        device=str(device),
+        rows=rows,
+    )
+
+
+def measure(head: nn.Linear, num_tokens: int, repeats: int) -> dict:
+    """One row of the table: seconds and megabytes of each way."""
+    device = head.weight.device
+    hidden = torch.randn(num_tokens, head.in_features, device=device, requires_grad=True)
+    labels = torch.randint(head.out_features, (num_tokens,), device=device)
+    leaves = (hidden, head.weight)
+
+    def step(losses: Callable[[nn.Linear, Tensor, Tensor], Tensor]) -> None:
+        clear()
+        losses(head, hidden, labels).mean().backward()
+
+    def clear() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+
+    calls: dict[str, Callable[[], None]] = {
+        "full": lambda: step(full),
+        "ours": lambda: step(chunked),
+        "fallback": lambda: step(fallback),
+    }
+    times = protocol.seconds_in_turn(calls, repeats)
+    seconds = {name: protocol.median(values) for name, values in times.items()}
+    gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    peaks = {}
+    for name, call in calls.items():
+        clear()  # before the profiler starts, which would count it as memory won
+        peaks[name] = protocol.peak_bytes(call, device) - gradients
+    clear()
+    return _row(num_tokens, seconds, {name: peak / MB for name, peak in peaks.items()})
+
+
+def full(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
+    """(n,) losses by way of (n, V) logits."""
+    return F.cross_entropy(head(hidden), labels, reduction="none")
+
+
+def chunked(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
+    """(n,) losses as training computes them."""
+    return loss.label_losses(head, head.out_features, hidden, labels)[0]
+
+
+def fallback(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
+    """(n,) losses without torch's own chunks."""
+    has_torch_chunks, loss.HAS_TORCH_CHUNKS = loss.HAS_TORCH_CHUNKS, False
+    try:
+        return chunked(head, hidden, labels)
+    finally:
+        loss.HAS_TORCH_CHUNKS = has_torch_chunks
+
+
+def extrapolate(smaller: dict, larger: dict, num_tokens: int) -> dict:
+    """The row of more tokens on the line through two measured ones."""
+    steps = (num_tokens - larger["tokens"]) / (larger["tokens"] - smaller["tokens"])
+
+    def further(column: str) -> float:
+        return larger[column] + steps * (larger[column] - smaller[column])
+
+    seconds = {name: further(f"{name} s") for name in WAYS}
+    return _row(num_tokens, seconds, {name: further(f"{name} MB") for name in WAYS})
+
+
+def _row(num_tokens: int, seconds: dict[str, float], megabytes: dict[str, float]) -> dict:
+    row: dict = {"tokens": num_tokens}
+    row |= {f"{name} s": value for name, value in seconds.items()}
+    row["faster"] = seconds["full"] / seconds["ours"]
+    row |= {f"{name} MB": value for name, value in megabytes.items()}
+    row["less memory"] = megabytes["full"] / megabytes["ours"]
+    return row
+
+
+if __name__ == "__main__":
+    main()
