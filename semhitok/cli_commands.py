@@ -4,7 +4,8 @@ A target is "module:function". It is a string, imported when the command runs, s
 waits for neither torch nor transformers. The function takes the parsed arguments and returns the
 path, or paths, of what it wrote.
 
-The examples work as they stand after `semhitok quickstart`.
+The examples work as they stand after `semhitok quickstart`; `export-llm` needs a model with a flat
+head beside it.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from semhitok.cli_options import (
 
 TOKENIZER = "runs/quickstart/decoder/model"
 MODEL = "runs/quickstart/mllm/model"
+FLAT_MODEL = "runs/flat"  # init-mllm ... image_head=flat image_positions=none out=runs/flat
 TEST_DATA = "runs/quickstart/data/test"
 
 TRAINING_PHASES = {
@@ -56,6 +58,7 @@ def build_parser() -> Parser:
     _add_reconstruct(commands)
     _add_init_mllm(commands)
     _add_plan(commands)
+    _add_export_llm(commands)
     _add_generate(commands)
     _add_ask(commands)
     _add_eval(commands)
@@ -209,6 +212,18 @@ def _add_plan(commands: Any) -> None:
     command.add_argument(
         "--json", type=cli_types.new_file, metavar="FILE", help="write the plan as JSON as well"
     )
+
+
+def _add_export_llm(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "export-llm",
+        "write a model with a flat head as a plain causal LM, for servers such as vLLM",
+        f"semhitok export-llm --model {FLAT_MODEL} --out runs/exported",
+        "mllm.export:command",
+    )
+    add_model(command, "--model", "a language model with image_head flat and no grid positions")
+    add_out(command)
 
 
 def _add_generate(commands: Any) -> None:

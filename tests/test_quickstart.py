@@ -168,7 +168,13 @@ def help_examples() -> list[str]:
 @pytest.fixture(scope="module")
 def second_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy to train in, since the examples of `train` write where the quickstart did."""
-    return shutil.copytree(home, tmp_path_factory.mktemp("second") / "home")
+    copy = shutil.copytree(home, tmp_path_factory.mktemp("second") / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy)
+        flat = ["image_head=flat", "image_positions=none", "out=runs/flat"]
+        config = "configs/quickstart/init_mllm.yaml"
+        assert cli.main(["init-mllm", "--config", config, *flat]) == 0
+    return copy
 
 
 @pytest.mark.parametrize("example", help_examples())

@@ -45,6 +45,8 @@ def quickstart(tmp_path, monkeypatch):
     for folder in ("decoder/model", "mllm/model"):
         (run / folder).mkdir(parents=True)
         (run / folder / "config.json").write_text("{}")
+    (tmp_path / "runs" / "flat").mkdir()
+    (tmp_path / "runs" / "flat" / "config.json").write_text("{}")
     (run / "images" / "test-0.png").write_bytes(b"")
     configs = tmp_path / "configs" / "quickstart"
     configs.mkdir(parents=True)
