@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mllm.loss import CHUNK_SCORES
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.plan_activations import Activations, activations
 from mllm.plan_memory import States, flops_of_a_row, loss_bytes, states
@@ -112,7 +113,9 @@ def make_plan(
     kept = activations(model, config.row_length, torch.bfloat16 if config.bf16 else torch.float32)
     text = model.config.text_config
     rows = max(text.vocab_size, model.image_head.rows.out_features)
-    loss = loss_bytes(config.row_length, rows, text.hidden_size, config.bf16)
+    # A chunk for each row of the micro-batch: more than is ever held at once.
+    num_scored = min(config.row_length, max(1, CHUNK_SCORES // rows))
+    loss = loss_bytes(num_scored, rows, text.hidden_size, config.bf16)
     layers = kept.checkpointed if config.gradient_checkpointing else kept.layers
     row_bytes = layers + kept.mask + loss
     chosen = _chosen(config)

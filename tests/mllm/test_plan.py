@@ -1,6 +1,10 @@
 """A plan's numbers against published sizes, against torch, and against what runs really hold."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -227,3 +231,30 @@ def test_a_language_model_of_unknown_sizes_is_one_sentence(tmp_path):
     init.text_config = {"model_type": "llama", "hiden_size": 8}
     with pytest.raises(UserError, match=r"text_config\.hiden_size is not a field"):
         read_model_config(tmp_path / "none", init)
+
+
+@pytest.mark.slow
+def test_bytes_are_what_deepspeed_holds(world):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", str(free_port()), "-m", "tests.mllm.deepspeed_bytes"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    finished = subprocess.run(
+        [*command, str(world.start)],
+        cwd=CONFIGS.parents[1], env=environment, capture_output=True, text=True, timeout=270,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    found = json.loads(finished.stdout.partition("HELD ")[2])
+    planned = build_on_meta(read_model_config(world.start, None))
+    groups = optimizer_groups(planned, world.phase(world.start))
+    frozen = [p.numel() for p in planned.parameters() if not p.requires_grad]
+    for stage in (1, 2, 3):
+        held = states(groups, frozen, stage, 2, bf16=True)
+        assert found[str(stage)] == {
+            "weights": held.weights, "master": held.master, "optimizer": held.optimizer,
+        }  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
