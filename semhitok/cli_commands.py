@@ -56,6 +56,8 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_extract_codes(commands)
     _add_reconstruct(commands)
+    _add_describe(commands)
+    _add_export_tokenizer(commands)
     _add_init_mllm(commands)
     _add_plan(commands)
     _add_export_llm(commands)
@@ -164,6 +166,51 @@ def _add_reconstruct(commands: Any) -> None:
     add_model(command, "--tokenizer", "the image tokenizer")
     command.add_argument(
         "images", nargs="+", type=cli_types.existing_file, metavar="IMAGE", help="image files"
+    )
+    add_out(command)
+
+
+def _add_describe(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "describe",
+        "print the sizes of an image tokenizer: parameters by part, codes, tokens",
+        f"semhitok describe --tokenizer {TOKENIZER}",
+        "tokenizer.describe:command",
+    )
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--tokenizer", type=cli_types.model_folder, metavar="DIR", help="the image tokenizer"
+    )
+    which.add_argument(
+        "--config",
+        type=cli_types.config_file,
+        metavar="FILE",
+        help="YAML of a semantic phase, which nothing is allocated or trained for",
+    )
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        type=cli_types.override,
+        metavar="key.sub=value",
+        help="settings in place of the config file's",
+    )
+
+
+def _add_export_tokenizer(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "export-tokenizer",
+        "write the encoder half or the decoder half of an image tokenizer alone",
+        f"semhitok export-tokenizer --tokenizer {TOKENIZER} --half encoder --out runs/encoder",
+        "tokenizer.halves:command",
+    )
+    add_model(command, "--tokenizer", "the image tokenizer")
+    command.add_argument(
+        "--half",
+        choices=("encoder", "decoder"),
+        required=True,
+        help="images to codes, or codes to images",
     )
     add_out(command)
 

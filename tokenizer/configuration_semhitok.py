@@ -42,7 +42,9 @@ class SemHiTokConfig(PreTrainedConfig):
         enhance_decoder_kind, enhance_decoder_hidden_size, enhance_decoder_layers,
             enhance_decoder_attention_heads: the Enhance Decoder, trained last on frozen codes.
         use_enhance_decoder: decode with it; set by the `decoder` phase.
-        has_pixel_codes: False after the `semantic` phase, whose pixel half is still random.
+        half: "both"; or which half an exported folder has, the "encoder" or the "decoder".
+        code_fingerprint: of the whole that a half was cut from, which a decoder cannot tell.
+        training_history: what each phase that trained the model says of itself.
     """
 
     model_type = "semhitok"
@@ -81,8 +83,10 @@ class SemHiTokConfig(PreTrainedConfig):
     enhance_decoder_layers: int = 24
     enhance_decoder_attention_heads: int = 16
     use_enhance_decoder: bool = False
-    has_pixel_codes: bool = True
     initializer_range: float = 0.02
+    half: Literal["both", "encoder", "decoder"] = "both"
+    code_fingerprint: str = ""
+    training_history: list[dict[str, Any]] | tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self, **kwargs):
         if isinstance(self.teacher_config, dict):
@@ -129,6 +133,16 @@ class SemHiTokConfig(PreTrainedConfig):
                     f"{part}_hidden_size {width}: lower the one or raise the other."
                 )
         super().__post_init__(**kwargs)
+
+    @property
+    def absent_parts(self) -> tuple[str, ...]:
+        """Parts of the model that an exported half leaves out."""
+        if self.half == "encoder":
+            return ("semantic_decoder", "decoder", "enhance_decoder")
+        if self.half == "decoder":
+            unused = "decoder" if self.use_enhance_decoder else "enhance_decoder"
+            return ("teacher", "semantic_encoder", "semantic_decoder", "pixel_encoder", unused)
+        return ()
 
     @property
     def num_image_codes(self) -> int:

@@ -28,6 +28,7 @@ from tokenizer.fingerprint import code_fingerprint
 from tokenizer.model_folder import load_tokenizer
 from tokenizer.modeling_semhitok import SemHiTokModel
 from tokenizer.rank_group import RankGroup
+from tokenizer.training_history import require_phase
 
 MAX_WORKERS = 8  # decoding threads that keep one GPU busy at 256²; ours, more only cost memory
 
@@ -69,8 +70,9 @@ def extract_codes(
         dataset = PreparedDataset(data)
         if not len(dataset):
             raise UserError(f"{data} holds no record: prepare some images first.")
-        model = load_tokenizer(tokenizer)
-        _refuse_untrained(model, tokenizer)
+        model = load_tokenizer(tokenizer, needs="encoder")
+        # After the semantic phase alone, every pixel code would be noise.
+        require_phase(model.config, "pixel", str(tokenizer))
         model = model.to(where).eval()
         manifest = make_manifest(model, dataset, num_crops)
         shards = _Shards(out, manifest, shard_size)
@@ -248,15 +250,6 @@ def _free_cores(device: torch.device, local_world_size: int) -> int:
     if device.type == "cpu":
         return 0
     return min(MAX_WORKERS, (usable_cpus() or 1) // local_world_size)
-
-
-def _refuse_untrained(model: SemHiTokModel, folder: Path | str) -> None:
-    """After the semantic phase alone, every pixel code would be noise."""
-    if not model.config.has_pixel_codes:
-        raise UserError(
-            f"The tokenizer in {folder} has no pixel codes yet: run `semhitok train pixel` on it, "
-            f"and extract with the folder which that writes."
-        )
 
 
 def _refuse_differing(identities: list[dict], rank: int) -> None:

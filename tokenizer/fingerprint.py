@@ -32,6 +32,8 @@ _TEACHER_SETTINGS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 def code_fingerprint(model: SemHiTokModel) -> str:
     """Hex SHA-256 over the weights, and the settings, that turn images into codes."""
+    if model.config.half == "decoder":  # has not what decides, and carries the whole's
+        return model.config.code_fingerprint
     digest = hashlib.sha256()
     settings = [getattr(model.config, name) for name in _SETTINGS]
     settings += [getattr(model.config.teacher_config, name, None) for name in _TEACHER_SETTINGS]

@@ -5,24 +5,44 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from semhitok.errors import UserError
+from semhitok.files import write_text
 from semhitok.ranks import is_main_rank
 from semhitok.run import make_folder
 from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.image_processing_semhitok import SemHiTokImageProcessor
+from tokenizer.model_card import model_card
 from tokenizer.modeling_semhitok import SemHiTokModel
+from tokenizer.training_history import add_phase
+
+_WRITTEN_BY = "a training phase wrote, such as runs/quickstart/decoder/model"
 
 
-def save_tokenizer(model: SemHiTokModel, folder: Path) -> None:
-    """Write model and image processor, so that the folder says how to feed it."""
+def save_tokenizer(
+    model: SemHiTokModel,
+    folder: Path,
+    trained: dict[str, Any] | None = None,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write model, image processor and model card: the folder says what it is, how to feed it.
+
+    Args:
+        model: a whole tokenizer or a half.
+        folder: made where it is missing.
+        trained: `phase_record` of the phase that has just ended.
+        max_shard_size: larger models are written as several safetensors files and their index.
+    """
+    if trained is not None:
+        add_phase(model.config, trained)
     with whole_folder(folder) as unfinished:
-        model.save_pretrained(unfinished)
+        model.save_pretrained(unfinished, max_shard_size=max_shard_size)
         image_processor(model.config).save_pretrained(unfinished)
+        write_text(unfinished / "README.md", model_card(model))
 
 
 @contextmanager
@@ -62,10 +82,31 @@ def image_processor(config: SemHiTokConfig) -> SemHiTokImageProcessor:
     )
 
 
-def load_tokenizer(folder: Path | str) -> SemHiTokModel:
-    """A saved SemHiTok model, with one sentence instead of a traceback where there is none."""
-    written_by = "a training phase wrote, such as runs/quickstart/decoder/model"
-    return load_whole(folder, SemHiTokModel, "an image tokenizer", written_by)
+def load_tokenizer(
+    folder: Path | str, needs: Literal["both", "encoder", "decoder"] = "both"
+) -> SemHiTokModel:
+    """A saved SemHiTok model, with one sentence instead of a traceback where there is none.
+
+    Args:
+        folder: as `save_tokenizer` wrote it.
+        needs: what it will be used for; an exported half serves for its own use alone.
+
+    Raises:
+        UserError: if there is no tokenizer, it is damaged, or it is the wrong half.
+    """
+    config = tokenizer_config(folder)
+    if config.half not in ("both", needs):
+        cannot = "decode codes" if config.half == "encoder" else "encode images"
+        raise UserError(
+            f"{folder} holds the {config.half} half of a tokenizer, which cannot {cannot}: give "
+            f"the folder of the whole one."
+        )
+    return load_whole(folder, SemHiTokModel, "an image tokenizer", _WRITTEN_BY)
+
+
+def tokenizer_config(folder: Path | str) -> SemHiTokConfig:
+    """The config of a saved tokenizer, without its weights."""
+    return _read_config(Path(folder), SemHiTokConfig, "an image tokenizer", _WRITTEN_BY)
 
 
 def load_whole(folder: Path | str, model_class: Any, kind: str, written_by: str) -> Any:
@@ -81,19 +122,7 @@ def load_whole(folder: Path | str, model_class: Any, kind: str, written_by: str)
         UserError: if the folder holds no model, one of another kind, or one that is damaged.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} holds no model (no config.json): give the `model` folder that {written_by}."
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # strict dataclasses raise their own types, odd JSON a TypeError
-        raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
-    if not isinstance(config, model_class.config_class):
-        raise UserError(
-            f"{folder} holds a {config.model_type!r} model, not {kind}: give the `model` folder "
-            f"that {written_by}."
-        )
+    _read_config(folder, model_class.config_class, kind, written_by)
     try:
         model, found = model_class.from_pretrained(
             folder,
@@ -118,6 +147,24 @@ def load_whole(folder: Path | str, model_class: Any, kind: str, written_by: str)
             f"The weights in {folder} do not fit its config.json (another shape): {misfits[0]}."
         )
     return model
+
+
+def _read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> Any:
+    """The config of a folder, if it is of a class."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no model (no config.json): give the `model` folder that {written_by}."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # strict dataclasses raise their own types, odd JSON a TypeError
+        raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
+    if not isinstance(config, config_class):
+        raise UserError(
+            f"{folder} holds a {config.model_type!r} model, not {kind}: give the `model` folder "
+            f"that {written_by}."
+        )
+    return config
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

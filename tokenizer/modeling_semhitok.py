@@ -8,7 +8,7 @@ Shapes: B batch, H·W pixels, N = (H/p)·(W/p) image positions row-major, D widt
 M pixel codes in each sub-codebook.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,8 @@ class SemHiTokModel(PreTrainedModel):
         )
         self.decoder = code_decoder(config, "decoder")
         self.enhance_decoder = code_decoder(config, "enhance_decoder")
+        for part in config.absent_parts:
+            delattr(self, part)
         self.post_init()
 
     @torch.no_grad()
@@ -143,8 +145,15 @@ class SemHiTokModel(PreTrainedModel):
     def train(self, mode: bool = True) -> "SemHiTokModel":
         """Switch dropout on or off; the frozen teacher's stays off, or codes would be noisy."""
         super().train(mode)
-        self.teacher.eval()
+        if "teacher" not in self.config.absent_parts:
+            self.teacher.eval()
         return self
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the whole folder, model card and image processor too; see `push_tokenizer`."""
+        from .hub import push_tokenizer  # which imports this file
+
+        return push_tokenizer(self, repo_id, **options)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of image positions of (B, 3, H, W) images."""
@@ -205,8 +214,14 @@ class SemHiTokModel(PreTrainedModel):
             `semantic` (B, N) int64 in [0, K) and `pixel` (B, N) int64 in [0, M), row-major.
 
         Raises:
-            ValueError: if the resolution is not divisible by `patch_size`.
+            ValueError: if the resolution is not divisible by `patch_size`, or the model is the
+                decoder half.
         """
+        if self.config.half == "decoder":
+            raise ValueError(
+                "This is the decoder half of a tokenizer, which cannot encode images: load the "
+                "whole one, or its encoder half."
+            )
         if self.config.code_structure == "flat":
             return self._encode_flat(images)
         semantic_codes = self.semantic_codes(images)
@@ -238,7 +253,15 @@ class SemHiTokModel(PreTrainedModel):
 
         Returns:
             (B, 3, rows·p, columns·p) float in [-1, 1].
+
+        Raises:
+            ValueError: if the codes do not fill the grid, or the model is the encoder half.
         """
+        if self.config.half == "encoder":
+            raise ValueError(
+                "This is the encoder half of a tokenizer, which cannot decode codes: load the "
+                "whole one, or its decoder half."
+            )
         num_positions = codes.semantic.shape[1]
         if grid is None:
             side = int(num_positions**0.5)

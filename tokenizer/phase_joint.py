@@ -17,6 +17,7 @@ from tokenizer.model_folder import save_tokenizer
 from tokenizer.phase_pixels import ReconstructionLoss, last_layer
 from tokenizer.teacher import build_model, trainable
 from tokenizer.training_config import JointPhaseConfig
+from tokenizer.training_history import phase_record
 
 
 class JointPhase(nn.Module):
@@ -25,6 +26,7 @@ class JointPhase(nn.Module):
     def __init__(self, config: JointPhaseConfig, dataset: PreparedDataset):
         super().__init__()
         self.config = config
+        self.dataset = dataset
         self.model = build_model(config.teacher, config.model)
         trainable(self.model, "semantic_encoder", "semantic_decoder", "pixel_encoder", "decoder")
         semantic, pixel = self.model.semantic_codebook, self.model.pixel_sub_codebooks
@@ -106,4 +108,4 @@ class JointPhase(nn.Module):
             training.forget()
 
     def save(self, folder: Path) -> None:
-        save_tokenizer(self.model, folder)
+        save_tokenizer(self.model, folder, phase_record("joint", self.config, self.dataset))

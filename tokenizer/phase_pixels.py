@@ -20,6 +20,7 @@ from tokenizer.pixel_networks import CodeDecoder
 from tokenizer.start_from_teacher import start_from_teacher
 from tokenizer.teacher import refuse_flat, trainable
 from tokenizer.training_config import DecoderPhaseConfig, PixelLossConfig, PixelPhaseConfig
+from tokenizer.training_history import phase_record, require_phase
 
 
 class ReconstructionLoss:
@@ -101,7 +102,9 @@ class PixelPhase(nn.Module):
     def __init__(self, config: PixelPhaseConfig, dataset: PreparedDataset):
         super().__init__()
         self.config = config
+        self.dataset = dataset
         self.model = load_tokenizer(config.tokenizer)
+        require_phase(self.model.config, "semantic", str(config.tokenizer))
         if config.model:
             self.model = renew_pixel_half(self.model, config.model)
         refuse_flat(self.model, "pixel")
@@ -147,8 +150,7 @@ class PixelPhase(nn.Module):
         self.codebook_training.forget()
 
     def save(self, folder: Path) -> None:
-        self.model.config.has_pixel_codes = True
-        save_tokenizer(self.model, folder)
+        save_tokenizer(self.model, folder, phase_record("pixel", self.config, self.dataset))
 
 
 class DecoderPhase(nn.Module):
@@ -157,7 +159,9 @@ class DecoderPhase(nn.Module):
     def __init__(self, config: DecoderPhaseConfig, dataset: PreparedDataset):
         super().__init__()
         self.config = config
+        self.dataset = dataset
         self.model = load_tokenizer(config.tokenizer)
+        require_phase(self.model.config, "pixel", str(config.tokenizer))
         self.model.config.use_enhance_decoder = True
         if config.start_from_decoder:
             grow_decoder(self.model.decoder, self.model.enhance_decoder)
@@ -187,4 +191,4 @@ class DecoderPhase(nn.Module):
         """Nothing is kept of a step."""
 
     def save(self, folder: Path) -> None:
-        save_tokenizer(self.model, folder)
+        save_tokenizer(self.model, folder, phase_record("decoder", self.config, self.dataset))

@@ -11,6 +11,7 @@ from tokenizer.distillation import FurtherTeacher, distillation_loss
 from tokenizer.model_folder import save_tokenizer
 from tokenizer.teacher import build_model, refuse_flat, trainable
 from tokenizer.training_config import SemanticPhaseConfig
+from tokenizer.training_history import phase_record
 
 
 class SemanticPhase(nn.Module):
@@ -19,6 +20,7 @@ class SemanticPhase(nn.Module):
     def __init__(self, config: SemanticPhaseConfig, dataset: PreparedDataset):
         super().__init__()
         self.config = config
+        self.dataset = dataset
         self.model = build_model(config.teacher, config.model)
         refuse_flat(self.model, "semantic")
         trainable(self.model, "semantic_encoder", "semantic_decoder")
@@ -67,5 +69,4 @@ class SemanticPhase(nn.Module):
         self.codebook_training.forget()
 
     def save(self, folder: Path) -> None:
-        self.model.config.has_pixel_codes = False
-        save_tokenizer(self.model, folder)
+        save_tokenizer(self.model, folder, phase_record("semantic", self.config, self.dataset))

@@ -14,6 +14,8 @@ from tokenizer.model_folder import one_line
 from tokenizer.modeling_semhitok import SemHiTokModel
 from tokenizer.patch_features import patch_features
 
+_NOT_SET_BY_HAND = {"teacher_config", "half", "code_fingerprint", "training_history"}
+
 
 def load_teacher(name: str, dtype: str = "auto") -> PreTrainedModel:
     """The vision tower of a folder or hub name: SigLIP, SigLIP 2, CLIP, DINOv2, DINOv3 and so on.
@@ -84,9 +86,13 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
         fields: of `SemHiTokConfig`, checked by name; `teacher_mean` and `teacher_std` are read
             from the teacher's folder where they are not given.
     """
-    check_fields("model", fields, SemHiTokConfig)
+    check_fields("model", fields, SemHiTokConfig)  # before what takes time
     teacher = load_teacher(teacher_name)
-    model = _untrained(teacher_name, teacher.config, fields)
+    config = model_config(teacher_name, teacher.config, fields)
+    try:
+        model = SemHiTokModel(config)
+    except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
+        raise UserError(f"The model section does not fit: {one_line(error)}") from error
     outcome = model.teacher.load_state_dict(teacher.state_dict(), strict=False)
     if outcome.missing_keys:
         raise UserError(
@@ -96,10 +102,17 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
     return model
 
 
-def _untrained(
+def model_config(
     teacher_name: str, vision_config: PreTrainedConfig, fields: dict[str, Any]
-) -> SemHiTokModel:
-    """The model of a config, with random weights."""
+) -> SemHiTokConfig:
+    """The config of a tokenizer around a teacher.
+
+    Args:
+        teacher_name: for its pixel normalisation, and for sentences.
+        vision_config: of the teacher's vision tower.
+        fields: see `build_model`.
+    """
+    check_fields("model", fields, SemHiTokConfig)
     teacher_config = AutoConfig.for_model(**vision_config.to_dict())
     if hasattr(teacher_config, "vision_use_head"):
         teacher_config.vision_use_head = False  # pooling is not read
@@ -121,10 +134,7 @@ def _untrained(
             f"model.teacher_layer {config.teacher_layer} is not a layer of {teacher_name!r}, which "
             f"has {num_layers}: choose {-num_layers - 1} to {num_layers}."
         )
-    try:
-        return SemHiTokModel(config)
-    except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
-        raise UserError(f"The model section does not fit: {one_line(error)}") from error
+    return config
 
 
 def trainable(model: torch.nn.Module, *names: str) -> list[torch.nn.Parameter]:
@@ -147,7 +157,7 @@ def refuse_flat(model: SemHiTokModel, phase: str) -> None:
 
 def check_fields(section: str, fields: dict[str, Any], config_class: type) -> None:
     """Refuse fields that a transformers config does not have, with the nearest that it has."""
-    known = set(config_class.__dataclass_fields__) - {"teacher_config"}  # type: ignore[attr-defined]
+    known = set(config_class.__dataclass_fields__) - _NOT_SET_BY_HAND  # type: ignore[attr-defined]
     for field in fields:
         if field not in known:
             raise UserError(

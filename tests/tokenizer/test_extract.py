@@ -18,6 +18,8 @@ from tokenizer.code_shards import CodeStore
 from tokenizer.extract import extract_codes
 from tokenizer.fingerprint import code_fingerprint
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.training_config import SemanticPhaseConfig, TrainingConfig
+from tokenizer.training_history import phase_record
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +208,11 @@ def test_a_damaged_shard_is_made_anew_by_the_same_command(
 
 
 def test_a_tokenizer_without_pixel_codes_is_refused(prepared, tiny_model, tmp_path):
-    save_tokenizer(tiny_model(has_pixel_codes=False), tmp_path / "semantic")
-    with pytest.raises(UserError, match="has no pixel codes yet: run `semhitok train pixel`"):
+    training = TrainingConfig(num_steps=1, global_batch_size=1, learning_rate=1e-3)
+    config = SemanticPhaseConfig(prepared, tmp_path, "nowhere", training)
+    record = phase_record("semantic", config, PreparedDataset(prepared))
+    save_tokenizer(tiny_model(), tmp_path / "semantic", record)
+    with pytest.raises(UserError, match="phase semantic alone: run `semhitok train pixel` first"):
         extract_codes(tmp_path / "semantic", prepared, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -32,7 +32,7 @@ def edit(folder, **fields):
 
 def test_a_folder_carries_weights_config_and_image_processor(saved):
     names = {path.name for path in saved.iterdir()}
-    assert names == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
     assert isinstance(load_tokenizer(saved), SemHiTokModel)
 
 
