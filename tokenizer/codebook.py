@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 Metric = Literal["cosine", "euclidean"]
 
-# Numbers held at once by a look-up: 64 MB in float32. Sixteen times fewer take three times as long
-# on a CPU, where each small product reads the whole codebook again.
+# Numbers held at once by a look-up: 64 MB in float32. Fewer are no faster on a CPU, and chunks of a
+# few vectors far slower: each product reads the whole codebook again.
 MAX_SCORES = 2**24
 
 
@@ -87,28 +87,32 @@ class GroupedCodebook(nn.Module):
             numbers_each = num_codes if groups is None else num_codes * code_dim
             rows = max(1, MAX_SCORES // numbers_each)
             codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+            # One buffer for all chunks: fresh memory for each would cost a CPU as much time again.
+            buffer = vectors.new_empty(min(rows, len(vectors)), num_codes)
             for start in range(0, len(vectors), rows):
                 part = slice(start, start + rows)
                 own = table if groups is None else self.normalize(table[groups[part]])
-                codes[part] = self.scores(vectors[part], own).argmax(-1)
+                room = buffer[: len(vectors[part])]
+                codes[part] = self.scores(vectors[part], own, out=room).argmax(-1)
             return codes
 
-    def scores(self, vectors: Tensor, table: Tensor) -> Tensor:
+    def scores(self, vectors: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
         """How near each code is: half of |v|² - |v - c|², or v·c on the unit sphere.
 
         Args:
             vectors: (n, D), already passed through `normalize`.
             table: (C, D) for all vectors or (n, C, D) for each its own, normalised too.
+            out: (n, C) to write into, without gradient.
 
         Returns:
             (n, C), highest for the nearest code.
         """
         if table.dim() == 2:
-            scores = vectors @ table.T
+            scores = torch.matmul(vectors, table.T, out=out)
         else:
             scores = torch.einsum("nd,ncd->nc", vectors, table)
         if self.metric == "euclidean":  # on the unit sphere the term is the same for all codes
-            scores = scores - table.square().sum(-1) / 2  # (C,) or (n, C)
+            scores = torch.sub(scores, table.square().sum(-1) / 2, out=out)  # (C,) or (n, C)
         return scores
 
     def lookup(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:

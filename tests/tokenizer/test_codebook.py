@@ -1,7 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tokenizer import codebook as codebook_module
 from tokenizer.codebook import GroupedCodebook
 
 G, C, D, NUM_VECTORS = 5, 7, 6, 60
@@ -52,6 +54,51 @@ def test_nearest_code_without_groups_equals_brute_force(vectors, metric):
     codebook.codes.data.mul_(torch.rand(1, 12, 1) + 0.5)
     codes = codebook.nearest(codebook.normalize(vectors))
     assert torch.equal(codes, brute_force(codebook, vectors, torch.zeros(NUM_VECTORS).long()))
+
+
+class LargestArray(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation inside gives."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("limit", [1, 50, 333])  # numbers: less than one vector needs, and more
+def test_looking_up_in_chunks_changes_no_code(codebook, vectors, groups, limit, monkeypatch):
+    plain = GroupedCodebook(1, 12, D, codebook.metric)
+    whole = plain.nearest(plain.normalize(vectors))
+    monkeypatch.setattr(codebook_module, "MAX_SCORES", limit)
+    codes = codebook.nearest(codebook.normalize(vectors), groups)
+    assert torch.equal(codes, brute_force(codebook, vectors, groups))
+    assert torch.equal(plain.nearest(plain.normalize(vectors)), whole)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_look_up_holds_k_and_m_scores_for_a_patch_and_never_more_than_its_limit(
+    metric, monkeypatch
+):
+    num_vectors, num_semantic, num_pixel = 512, 64, 16
+    semantic = GroupedCodebook(1, num_semantic, D, metric)
+    pixel = GroupedCodebook(num_semantic, num_pixel, D, metric)
+    vectors = semantic.normalize(torch.randn(num_vectors, D))
+
+    def largest(look_up):
+        with LargestArray() as array:
+            codes = look_up()
+        return codes, array.numbers
+
+    semantic_codes, numbers = largest(lambda: semantic.nearest(vectors))
+    assert numbers == num_vectors * num_semantic
+    _, numbers = largest(lambda: pixel.nearest(vectors, semantic_codes))
+    assert numbers == num_vectors * num_pixel * D < num_vectors * num_semantic * num_pixel
+    monkeypatch.setattr(codebook_module, "MAX_SCORES", 8000)
+    assert largest(lambda: semantic.nearest(vectors))[1] <= 8000
+    assert largest(lambda: pixel.nearest(vectors, semantic_codes))[1] <= 8000
 
 
 def test_the_metrics_differ_where_norms_do(codebook, vectors, groups):

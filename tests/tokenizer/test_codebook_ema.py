@@ -1,8 +1,7 @@
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from tokenizer import codebook_placement
 from tokenizer.codebook import GroupedCodebook
 from tokenizer.codebook_ema import CodebookEMA
 
@@ -26,7 +25,7 @@ def batch(num_vectors=50, num_groups=G, seed=1):
 def test_updates_equal_a_float64_reference(metric):
     codebook, ema = make(metric, decay=0.9, revive_below=NO_REVIVAL)
     counts, sums = torch.ones(G, C).double(), codebook.codes.double()
-    for step in range(5):
+    for step in range(60):
         vectors, groups = batch(seed=step)
         codes = codebook.nearest(codebook.normalize(vectors), groups)
         ema.update(vectors, codes, groups)
@@ -41,7 +40,7 @@ def test_updates_equal_a_float64_reference(metric):
         expected = expected / expected.norm(dim=-1, keepdim=True)
     # Measured: 2e-7.
     assert torch.allclose(codebook.codes.double(), expected, atol=2e-6)
-    assert int(ema.num_updates) == 5
+    assert int(ema.num_updates) == 60
 
 
 def test_codes_of_a_cosine_codebook_stay_on_the_unit_sphere():
@@ -74,6 +73,46 @@ def test_a_revived_code_survives_the_next_update():
     code = codebook.codes[1, 2].clone()
     ema.update(vectors, nobody, groups)
     assert torch.allclose(codebook.codes[1, 2], code, atol=1e-6)
+
+
+def test_a_revived_code_stays_on_its_vector_while_nobody_chooses_it_until_it_counts_as_dead():
+    codebook, ema = make(decay=0.9, revive_below=0.05)
+    vectors, groups = batch()
+    ema.counts[1, 2], ema.sums[1, 2] = 0.01, 1e6
+    nobody = torch.zeros(len(vectors), dtype=torch.int64)
+    ema.update(vectors, nobody, groups)
+    code = codebook.codes[1, 2].clone()
+    # 0.9 ** 28 is the last power above 0.05.
+    for step in range(28):
+        later, _ = batch(seed=10 + step)
+        ema.update(later, nobody, groups)
+        assert torch.allclose(codebook.codes[1, 2], code, atol=1e-5)
+    ema.update(later, nobody, groups)
+    assert not torch.allclose(codebook.codes[1, 2], code, atol=1e-2)
+
+
+def test_a_revived_code_follows_the_vectors_that_choose_it_and_no_older_ones():
+    codebook, ema = make(decay=0.9, revive_below=0.05)
+    vectors, groups = batch()
+    ema.counts[1, 2], ema.sums[1, 2] = 0.01, 1e6
+    ema.update(vectors, torch.zeros(len(vectors), dtype=torch.int64), groups)
+    code = codebook.codes[1, 2].clone()
+    target = torch.full((10, D), 3.0)
+    ema.update(target, torch.full((10,), 2), torch.ones(10, dtype=torch.int64))
+    # One hit of the start against ten: (0.9 · 1 · code + 0.1 · 10 · target) / (0.9 + 1).
+    assert torch.allclose(codebook.codes[1, 2], (0.9 * code + 3.0) / 1.9, atol=1e-6)
+
+
+def test_candidates_for_revival_are_bounded_and_still_of_the_own_group(monkeypatch):
+    monkeypatch.setattr(codebook_placement, "MAX_CANDIDATES", 20)
+    codebook, ema = make(num_codes=16, revive_below=0.5)
+    ema.counts.zero_()
+    vectors, groups = batch(200)
+    assert 0 < ema.update(vectors, torch.zeros(200, dtype=torch.int64), groups) <= 20
+    revived = (ema.counts == 1).nonzero()
+    for group, code in revived:
+        mine = vectors[groups == group]
+        assert (mine == codebook.codes[group, code]).all(-1).any()
 
 
 def test_revival_spreads_dead_codes_over_different_vectors():
@@ -139,25 +178,3 @@ def test_statistics_are_saved_with_the_updater_and_codes_with_the_codebook():
     codebook, ema = make()
     assert set(ema.state_dict()) == {"counts", "sums", "num_updates"}
     assert set(codebook.state_dict()) == {"codes"}
-
-
-def one_rank(rank, file, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    codebook, ema = make("cosine", num_codes=8, revive_below=0.5, decay=0.3)
-    vectors, groups = batch(40, seed=10 + rank)  # each rank sees its own data
-    ema.kmeans_start(vectors, groups)
-    revived = 0
-    for step in range(4):
-        vectors, groups = batch(40, seed=100 * step + rank)
-        revived += ema.update(vectors, codebook.nearest(vectors, groups), groups)
-    torch.save({"codes": codebook.codes, "revived": revived}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_ranks_keep_bit_equal_codebooks(tmp_path):
-    mp.spawn(one_rank, (tmp_path / "rendezvous", tmp_path), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert torch.equal(first["codes"], second["codes"])
-    assert first["revived"] == second["revived"] > 0
