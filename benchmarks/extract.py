@@ -192,7 +192,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--num-images", type=protocol.positive, metavar="N", help="to encode (default: all)"
     )
     parser.add_argument(
-        "--batch-size", type=protocol.positive, default=64, help="images at once (default: 64)"
+        "--batch-size", type=protocol.positive, default=32, help="images at once (default: 32)"
     )
     parser.add_argument(
         "--num-workers", type=int, default=0, help="processes that decode images (default: 0)"

@@ -6,13 +6,14 @@ need not see the same pixels each time (LlamaGen extracts ten).
 
 import random
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_pipelines.dataset import PreparedDataset
-from data_pipelines.images import open_image, resize_and_crop, to_tensor
+from data_pipelines.images import open_image, resize_and_crop
 
 MAX_ZOOM = 1.1
 """LlamaGen cuts its ten crops from an image 1.1 times the size. There is no mirroring: a caption or
@@ -43,7 +44,10 @@ def numbered_crop(image: Image.Image, size: int, number: int, name: str) -> Imag
 
 
 class ImageCrops(Dataset):
-    """Item i is every crop of record i, (C, 3, size, size) float in [-1, 1].
+    """Item i is every crop of record i, (C, size, size, 3) uint8.
+
+    Pixels as they come: a quarter of the bytes between processes and to a GPU, and `scale_pixels`
+    on a whole batch takes half the time of the images one by one.
 
     Args:
         records: the prepared folder.
@@ -63,7 +67,7 @@ class ImageCrops(Dataset):
         record = self.records[index]
         image = open_image(record.image, name=f"the image of {record.record_id}")
         crops = [
-            to_tensor(numbered_crop(image, self.size, number, record.record_id))
+            np.asarray(numbered_crop(image, self.size, number, record.record_id))
             for number in range(self.num_crops)
         ]
-        return torch.stack(crops)
+        return torch.from_numpy(np.stack(crops))

@@ -100,8 +100,14 @@ def to_tensor(image: Image.Image) -> Tensor:
     """Return an RGB picture as a (3, H, W) float32 tensor in [-1, 1]."""
     import torch
 
-    pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.uint8))
-    return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
+    return scale_pixels(torch.from_numpy(np.array(image.convert("RGB"), dtype=np.uint8)))
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """Return (..., H, W, 3) uint8 pixels as (..., 3, H, W) float32 in [-1, 1]."""
+    import torch
+
+    return pixels.movedim(-1, -3).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
 
 
 def to_pil(tensor: Tensor) -> Image.Image:

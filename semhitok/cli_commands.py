@@ -140,7 +140,7 @@ def _add_extract_codes(commands: Any) -> None:
     add_data(command)
     add_out(command)
     add_count(command, "--num-crops", 1, "crops of each image; the first is the centre")
-    add_count(command, "--batch-size", 64, "images encoded at once")
+    add_count(command, "--batch-size", 32, "images encoded at once")
     add_count(command, "--shard-size", 2000, "records in a shard")
     command.add_argument(
         "--num-workers",

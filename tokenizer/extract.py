@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from data_pipelines.crops import ImageCrops
 from data_pipelines.dataset import PreparedDataset
+from data_pipelines.images import scale_pixels
 from semhitok.errors import UserError
 from semhitok.progress import Progress
 from semhitok.run import make_folder, read_json, usable_cpus, write_json
@@ -37,7 +38,7 @@ def extract_codes(
     tokenizer: Path | str,
     data: Path | str,
     out: Path | str,
-    batch_size: int = 64,
+    batch_size: int = 32,
     shard_size: int = 2000,
     device: str = "auto",
     num_crops: int = 1,
@@ -144,8 +145,8 @@ def encode_shards(
     for rows in shards:
         semantic, pixel = [], []
         for _ in range(0, len(rows), num_records):
-            images = next(loaded).to(model.device, non_blocking=True)  # (records, C, 3, H, W)
-            codes = model.encode(images.flatten(0, 1))
+            images = next(loaded).to(model.device, non_blocking=True)  # (records, C, H, W, 3)
+            codes = model.encode(scale_pixels(images.flatten(0, 1)))
             semantic.append(codes.semantic.cpu().unflatten(0, images.shape[:2]))
             pixel.append(codes.pixel.cpu().unflatten(0, images.shape[:2]))
             if progress is not None:

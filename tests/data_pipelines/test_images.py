@@ -7,7 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.images import ImageError, open_image, resize_and_crop, to_pil, to_tensor
+from data_pipelines.images import (
+    ImageError,
+    open_image,
+    resize_and_crop,
+    scale_pixels,
+    to_pil,
+    to_tensor,
+)
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -173,3 +180,11 @@ def test_shrinking_does_not_alias():
     stripes[:, ::2] = 255
     shrunk = np.asarray(resize_and_crop(Image.fromarray(stripes), 8)).astype(int)
     assert np.abs(shrunk - 127).max() <= 12  # grey all over, up to the picture's edge
+
+
+def test_a_batch_of_pixels_is_scaled_as_its_images_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7, 3), dtype=np.uint8)
+    batch = scale_pixels(torch.from_numpy(pixels))
+    assert batch.shape == (2, 3, 3, 5, 7) and batch.is_contiguous()
+    for i, j in np.ndindex(2, 3):
+        assert torch.equal(batch[i, j], to_tensor(Image.fromarray(pixels[i, j])))
