@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
+
+from mllm.muon import Muon
 
 
 class MuonWithAdamW(Optimizer):
