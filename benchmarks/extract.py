@@ -54,7 +54,7 @@ def _compare(
     arguments: argparse.Namespace, device: torch.device, tokenizer: Path, data: Path, work: Path
 ) -> None:
     model = load_tokenizer(tokenizer).to(device).eval()
-    dataset = PreparedDataset(data)
+    dataset = PreparedDataset(data, images_only=True)
     count = min(arguments.num_images or len(dataset), len(dataset))
     seconds = protocol.seconds_in_turn(
         {
@@ -136,7 +136,7 @@ def _time_ranks(arguments: argparse.Namespace, device: torch.device) -> None:
     with RankGroup() as ranks, tempfile.TemporaryDirectory() as folder:
         where = f"cuda:{ranks.local_rank}" if device.type == "cuda" else "cpu"
         model = load_tokenizer(arguments.tokenizer).to(where).eval()
-        dataset = PreparedDataset(arguments.data)
+        dataset = PreparedDataset(arguments.data, images_only=True)
         count = arguments.num_images or len(dataset)
         mine = _shards(count)[ranks.rank :: ranks.world_size]
         for _ in range(2):

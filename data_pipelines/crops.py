@@ -50,7 +50,7 @@ class ImageCrops(Dataset):
     on a whole batch takes half the time of the images one by one.
 
     Args:
-        records: the prepared folder.
+        records: the prepared folder, opened with `images_only`.
         size: height and width in pixels.
         num_crops: C.
     """
@@ -65,6 +65,7 @@ class ImageCrops(Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         record = self.records[index]
+        assert record.image is not None
         image = open_image(record.image, name=f"the image of {record.record_id}")
         crops = [
             np.asarray(numbered_crop(image, self.size, number, record.record_id))

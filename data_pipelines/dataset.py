@@ -9,9 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipelines.images import open_image, resize_and_crop, to_tensor
+import numpy as np
+
+from data_pipelines.images import ImageError, open_image, resize_and_crop, to_tensor
 from data_pipelines.prepare import MANIFEST_NAME
-from data_pipelines.records import SCHEMA_VERSION, Question, Record, record_from_row
+from data_pipelines.records import (
+    SCHEMA_VERSION,
+    Record,
+    RecordText,
+    record_from_row,
+    text_from_row,
+)
 from semhitok.errors import UserError
 from semhitok.run import read_json
 
@@ -22,6 +30,9 @@ if TYPE_CHECKING:
 CACHE_NAME = ".arrow"
 """Folder below the prepared one for the uncompressed Arrow copy that is memory-mapped."""
 
+TEXTS_AT_ONCE = 1000
+"""Rows that `texts` turns into Python objects at a time."""
+
 
 class PreparedDataset:
     """The records that `semhitok prepare` wrote, by index.
@@ -31,46 +42,62 @@ class PreparedDataset:
 
     Args:
         path: a folder written by `semhitok prepare`.
+        images_only: leave out the records that are text alone, as whatever encodes or trains on
+            images must; indices, ids and length are then those of the rest.
 
     Raises:
         UserError: if the folder has no manifest, was written for another schema, or a shard is
             missing or not of its size.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, images_only: bool = False) -> None:
         self.path = Path(path)
+        self.images_only = images_only
         self.manifest = _read_manifest(self.path)
         for shard in self.manifest["shards"]:
             _check_shard(self.path, shard)
 
     def __len__(self) -> int:
-        return int(self.manifest["counts"]["records"])
+        return int(self.manifest["counts"]["images" if self.images_only else "records"])
 
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
+        if self._rows is not None:
+            index = int(self._rows[index])
         return record_from_row(self._table[index])
 
-    def texts(self) -> Iterator[tuple[str, list[str], list[Question]]]:
-        """Record id, captions and questions of every record, in order; no image is read."""
-        for row in self._table.remove_columns("image"):
-            record = record_from_row({**row, "image": {"bytes": b""}})
-            yield record.record_id, record.captions, record.questions
+    def texts(self) -> Iterator[RecordText]:
+        """Everything but the image of every record, in order; no image is read."""
+        columns = self._table.data.table.drop_columns("image")
+        first = 0
+        for batch in columns.to_batches(max_chunksize=TEXTS_AT_ONCE):
+            flags = self._has_image[first : first + batch.num_rows].tolist()
+            first += batch.num_rows
+            for row, has_image in zip(batch.to_pylist(), flags, strict=True):
+                if has_image or not self.images_only:
+                    yield text_from_row(row, has_image)
 
     def image_tensor(self, index: int, size: int) -> Tensor:
         """Return an image, its shorter side scaled and its centre cut to `size` pixels.
 
         Returns:
             (3, size, size) float32 in [-1, 1].
+
+        Raises:
+            ImageError: if the record has no image.
         """
         record = self[index]
+        if record.image is None:
+            raise ImageError(f"the record {record.record_id} has no image")
         image = open_image(record.image, name=f"the image of {record.record_id}")
         return to_tensor(resize_and_crop(image, size))
 
     @cached_property
     def ids(self) -> list[str]:
         """The records' ids, in order."""
-        return list(self._table["id"])
+        ids: list[str] = self._table.data.column("id").to_pylist()
+        return ids if self._rows is None else [ids[row] for row in self._rows]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,6 +106,22 @@ class PreparedDataset:
         for shard in self.manifest["shards"]:
             digest.update(shard["sha256"].encode("ascii"))
         return digest.hexdigest()
+
+    @cached_property
+    def _has_image(self) -> np.ndarray:
+        """(records of the whole folder,) bool."""
+        counts = self.manifest["counts"]
+        if counts["images"] == counts["records"]:  # spares a walk through a large table
+            return np.ones(counts["records"], bool)
+        return np.asarray(self._table.data.column("image").is_valid())
+
+    @cached_property
+    def _rows(self) -> np.ndarray | None:
+        """Row of each index in the table; None where they are the same."""
+        counts = self.manifest["counts"]
+        if not self.images_only or counts["images"] == counts["records"]:
+            return None
+        return np.flatnonzero(self._has_image)
 
     @cached_property
     def _table(self) -> datasets.Dataset:
@@ -113,7 +156,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path} was prepared with schema version {version}, this program reads "
-            f"{SCHEMA_VERSION}; run semhitok prepare again"
+            f"{SCHEMA_VERSION}; delete it and run semhitok prepare again"
         )
     return manifest
 

@@ -12,7 +12,7 @@ class ImageTensors(Dataset):
     """Item i is {"images": (3, size, size) float in [-1, 1], "caption": str}.
 
     Args:
-        records: the prepared folder.
+        records: the prepared folder, opened with `images_only`.
         size: height and width in pixels; the shorter side is resized, the middle kept.
     """
 
@@ -25,6 +25,7 @@ class ImageTensors(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
+        assert record.image is not None
         image = open_image(record.image, name=f"the image of {record.record_id}")
         return {
             "images": to_tensor(resize_and_crop(image, self.size)),

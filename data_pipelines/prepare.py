@@ -33,6 +33,8 @@ from semhitok.run import file_sha256, make_folder, read_json, write_json
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 IN_PROGRESS_NAME = "in_progress.json"
+COUNTED = ("records", "images", "captions", "questions", "conversations", "texts", "rejects")
+"""Keys of the manifest's counts."""
 UNFINISHED_PATTERN = ".*.json.*.tmp"
 """What `write_json` leaves when the process is killed in the middle of it."""
 
@@ -109,7 +111,7 @@ class _Writer:
         self.quarantine = quarantine
         self.shard_size = shard_size
         self.max_rejects = max_rejects
-        self.counts = {"records": 0, "captions": 0, "questions": 0, "rejects": 0}
+        self.counts = dict.fromkeys(COUNTED, 0)
         self.shards: list[dict[str, Any]] = []
         self._ids: set[str] = set()
         self._widths: list[int] = []  # [smallest, largest], empty before the first image
@@ -128,16 +130,21 @@ class _Writer:
                 "rename one, or prepare the sources into separate folders"
             )
         try:
-            width, height = check_record(item)
+            size = check_record(item)
         except (UserError, ValueError) as error:
             self._reject(source, Reject(item.record_id, str(error)))
             return
         self._ids.add(item.record_id)
-        self._widths = [min([*self._widths, width]), max([*self._widths, width])]
-        self._heights = [min([*self._heights, height]), max([*self._heights, height])]
+        if size is not None:
+            width, height = size
+            self._widths = [min([*self._widths, width]), max([*self._widths, width])]
+            self._heights = [min([*self._heights, height]), max([*self._heights, height])]
+            self.counts["images"] += 1
         self.counts["records"] += 1
         self.counts["captions"] += len(item.captions)
         self.counts["questions"] += len(item.questions)
+        self.counts["conversations"] += len(item.conversations)
+        self.counts["texts"] += item.text is not None
         self._rows.append(record_to_row(item))
         if len(self._rows) == self.shard_size:
             self._write_shard()
@@ -152,8 +159,8 @@ class _Writer:
         """Return what the manifest says about the records."""
         return {
             "counts": self.counts,
-            "image_width": {"min": self._widths[0], "max": self._widths[1]},
-            "image_height": {"min": self._heights[0], "max": self._heights[1]},
+            "image_width": _range(self._widths),
+            "image_height": _range(self._heights),
             "shards": self.shards,
         }
 
@@ -186,6 +193,11 @@ class _Writer:
             }
         )
         self._rows = []
+
+
+def _range(bounds: list[int]) -> dict[str, int] | None:
+    """A [smallest, largest] as the manifest has it; None where there is nothing to bound."""
+    return {"min": bounds[0], "max": bounds[1]} if bounds else None
 
 
 def _is_finished(out: Path, request: dict[str, Any]) -> bool:

@@ -1,19 +1,26 @@
 """The one schema: what every source yields and every prepared shard holds.
 
-A record is an image with whatever text belongs to it. The image stays in the bytes it came in, so
-nothing is lost by preparing it, and the column layout `struct<bytes, path>` is the one that the
-Hugging Face `datasets.Image` feature reads.
+A record is an image with whatever text belongs to it, or text alone. The image stays in the bytes
+it came in, so nothing is lost by preparing it, and the column layout `struct<bytes, path>` is the
+one that the Hugging Face `datasets.Image` feature reads. An image is stored once, as some record's
+own; a conversation about several images names the other records that hold them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a column changes its name, type or meaning."""
+
+IMAGE_MARK = "<image>"
+"""Stands in a message where an image is shown."""
+
+ROLES = ("system", "user", "assistant")
+"""Who speaks a message."""
 
 SCHEMA = pa.schema(
     [
@@ -32,6 +39,21 @@ SCHEMA = pa.schema(
                 )
             ),
         ),
+        pa.field(
+            "conversations",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("images", pa.list_(pa.string())),
+                        (
+                            "messages",
+                            pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+                        ),
+                    ]
+                )
+            ),
+        ),
+        pa.field("text", pa.string()),
     ]
 )
 
@@ -49,17 +71,56 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """One of `ROLES`."""
+    content: str
+    """What is said, with an `IMAGE_MARK` wherever an image is shown."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns between a user and an assistant, after at most one system message."""
+
+    messages: list[Message]
+    """In order: the system's, if any, then user and assistant in turn; the assistant's is last."""
+    images: list[str] = field(default_factory=list)
+    """Ids of the records whose images stand at the marks, in order; empty where the only mark, if
+    there is one, is the record's own image."""
+
+
+@dataclass(frozen=True)
 class Record:
-    """One image and its text."""
+    """One image and its text, or text alone."""
 
     record_id: str
     """Unique within the data set."""
-    image: bytes
-    """The encoded file (PNG, JPEG, ...) exactly as it came."""
+    image: bytes | None
+    """The encoded file (PNG, JPEG, ...) exactly as it came; None for text alone."""
+    captions: list[str] = field(default_factory=list)
+    """Descriptions of the whole image."""
+    questions: list[Question] = field(default_factory=list)
+    """Questions about the image."""
+    conversations: list[Conversation] = field(default_factory=list)
+    """Conversations, about the image or without any."""
+    text: str | None = None
+    """Plain text without an image, to be read as it stands."""
+
+
+@dataclass(frozen=True)
+class RecordText:
+    """All of a record but its image's bytes."""
+
+    record_id: str
+    """As the record's, like the other fields."""
+    has_image: bool
+    """Whether there is an image, and so codes."""
     captions: list[str]
-    """Descriptions of the whole image; may be empty."""
     questions: list[Question]
-    """Questions about the image; may be empty."""
+    conversations: list[Conversation]
+    text: str | None
 
 
 @dataclass(frozen=True)
@@ -76,22 +137,60 @@ def record_to_row(record: Record) -> dict[str, Any]:
     """Return the record as a row of `SCHEMA`."""
     return {
         "id": record.record_id,
-        "image": {"bytes": record.image, "path": None},
+        "image": None if record.image is None else {"bytes": record.image, "path": None},
         "captions": record.captions,
         "questions": [
             {"question_id": q.question_id, "question": q.question, "answers": q.answers}
             for q in record.questions
         ],
+        "conversations": [
+            {
+                "images": conversation.images,
+                "messages": [
+                    {"role": message.role, "content": message.content}
+                    for message in conversation.messages
+                ],
+            }
+            for conversation in record.conversations
+        ],
+        "text": record.text,
     }
 
 
 def record_from_row(row: dict[str, Any]) -> Record:
     """Return the record in a row of `SCHEMA`; the inverse of `record_to_row`."""
+    image = row["image"]
     return Record(
         record_id=row["id"],
-        image=row["image"]["bytes"],
+        image=None if image is None else image["bytes"],
         captions=list(row["captions"]),
-        questions=[
-            Question(q["question"], list(q["answers"]), q["question_id"]) for q in row["questions"]
-        ],
+        questions=_questions(row),
+        conversations=_conversations(row),
+        text=row["text"],
     )
+
+
+def text_from_row(row: dict[str, Any], has_image: bool) -> RecordText:
+    """Return the text of a row of `SCHEMA`, whose image need not be there."""
+    return RecordText(
+        record_id=row["id"],
+        has_image=has_image,
+        captions=list(row["captions"]),
+        questions=_questions(row),
+        conversations=_conversations(row),
+        text=row["text"],
+    )
+
+
+def _questions(row: dict[str, Any]) -> list[Question]:
+    return [Question(q["question"], list(q["answers"]), q["question_id"]) for q in row["questions"]]
+
+
+def _conversations(row: dict[str, Any]) -> list[Conversation]:
+    return [
+        Conversation(
+            messages=[Message(each["role"], each["content"]) for each in found["messages"]],
+            images=list(found["images"]),
+        )
+        for found in row["conversations"]
+    ]

@@ -50,7 +50,7 @@ def measure(
     from tokenizer.model_folder import load_tokenizer
 
     out_dir = Path(out_dir)
-    train, test = PreparedDataset(train_dir), PreparedDataset(test_dir)
+    train, test = (PreparedDataset(path, images_only=True) for path in (train_dir, test_dir))
     reconstruction = evaluate(tokenizer_dir, test_dir, out_dir / "reconstruction", batch_size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_tokenizer(tokenizer_dir).to(device).eval()
@@ -133,7 +133,7 @@ def _labels(dataset: Any, words: Sequence[str], name: str) -> Tensor:
     """(n,) int64 classes by the captions; -1 where they leave it open."""
     from semhitok.errors import UserError
 
-    found = [caption_label(captions, words) for _, captions, _ in dataset.texts()]
+    found = [caption_label(record.captions, words) for record in dataset.texts()]
     if all(label is None for label in found):
         raise UserError(
             f"no caption of {dataset.path} names exactly one of the words of the probe {name!r} "

@@ -71,7 +71,7 @@ def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, An
     from tokenizer.model_folder import load_tokenizer
 
     out_dir = make_folder(out_dir)
-    dataset = PreparedDataset(settings.data)
+    dataset = PreparedDataset(settings.data, images_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_tokenizer(settings.tokenizer).to(device).eval()
     wanted = min(len(dataset), settings.max_images or len(dataset))

@@ -81,7 +81,7 @@ def evaluate(
     from tokenizer.model_folder import load_tokenizer
 
     out_dir = Path(out_dir)
-    dataset = PreparedDataset(data_dir)
+    dataset = PreparedDataset(data_dir, images_only=True)
     if not len(dataset):
         raise UserError(f"{data_dir} has no images, so there is nothing to reconstruct.")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -77,7 +77,7 @@ def evaluate(
     from semhitok.run import make_folder, write_json, write_text
 
     data_dir, out_dir = Path(data_dir), Path(out_dir)
-    dataset = PreparedDataset(data_dir)
+    dataset = PreparedDataset(data_dir, images_only=True)
     num_questions = sum(len(dataset[i].questions) for i in range(len(dataset)))
     if not num_questions:
         raise UserError(f"{data_dir} has no questions, so there is nothing to answer.")
@@ -95,7 +95,11 @@ def evaluate(
 
     if train_data_dir is None and (data_dir.parent / "train").is_dir():
         train_data_dir = data_dir.parent / "train"
-    counted_on = None if train_data_dir is None else _questions(PreparedDataset(train_data_dir))
+    counted_on = (
+        None
+        if train_data_dir is None
+        else _questions(PreparedDataset(train_data_dir, images_only=True))
+    )
     open_rows = [row for row in rows if not is_yes_no(row["answers"])]
     summary = {
         "task": "vqa",
@@ -183,7 +187,7 @@ def _write_examples(judged: Sequence[Row], dataset: Any, out_dir: Path) -> None:
     image_paths: dict[str, str] = {}
     for i in range(len(dataset)):
         record = dataset[i]
-        if record.record_id in shown:
+        if record.record_id in shown and record.image is not None:
             # Numbered, not named by record id: an id may hold characters that no file name may.
             image_paths[record.record_id] = f"images/{len(image_paths):03d}.png"
             picture = open_image(record.image, name=f"the image of record {record.record_id}")

@@ -111,10 +111,14 @@ def _new_text_tokenizer(config: InitConfig) -> PreTrainedTokenizerBase:
         )
     texts: list[str] = []
     for folder in config.text_data:
-        for _, captions, questions in PreparedDataset(folder).texts():
-            texts += captions
-            for question in questions:
+        for record in PreparedDataset(folder).texts():
+            texts += record.captions
+            for question in record.questions:
                 texts += [question.question, *question.answers[:1]]
+            for conversation in record.conversations:
+                texts += [message.content for message in conversation.messages]
+            if record.text is not None:
+                texts.append(record.text)
     text_tokenizer = train_text_tokenizer(
         texts, config.vocab_size, [USER, ASSISTANT, *IMAGE_TOKENS]
     )

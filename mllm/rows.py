@@ -54,7 +54,7 @@ class TrainingRows(Dataset):
         self.row_length = row_length
         self.seed = seed
         # Text of the records only; image bytes stay on disk.
-        self._text = [(name, captions, _pairs(asked)) for name, captions, asked in records.texts()]
+        self._text = [(r.record_id, r.captions, _pairs(r.questions)) for r in records.texts()]
         self._with_questions = [i for i, (_, _, pairs) in enumerate(self._text) if pairs]
         self._with_captions = [i for i, (_, captions, _) in enumerate(self._text) if captions]
         if mixture.question_share > 0 and not self._with_questions:

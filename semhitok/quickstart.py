@@ -195,9 +195,11 @@ def _write_examples(data: Path, folder: Path) -> None:
     from data_pipelines.dataset import PreparedDataset
 
     folder.mkdir(exist_ok=True)
-    dataset = PreparedDataset(data)
+    dataset = PreparedDataset(data, images_only=True)
     for index in range(min(NUM_EXAMPLES, len(dataset))):
-        (folder / f"test-{index}.png").write_bytes(dataset[index].image)
+        image = dataset[index].image
+        assert image is not None
+        (folder / f"test-{index}.png").write_bytes(image)
 
 
 def forget_accelerators() -> None:

@@ -44,7 +44,7 @@ def extract_codes(
     num_crops: int = 1,
     num_workers: int | None = None,
 ) -> Path:
-    """Encode every image of a prepared folder.
+    """Encode every image of a prepared folder; records of text alone are passed over.
 
     Every rank of a `torchrun` launch calls this; they share the shards.
 
@@ -68,9 +68,9 @@ def extract_codes(
     out = Path(out)
     with RankGroup() as ranks:
         where = _device(device, ranks.local_rank)
-        dataset = PreparedDataset(data)
+        dataset = PreparedDataset(data, images_only=True)
         if not len(dataset):
-            raise UserError(f"{data} holds no record: prepare some images first.")
+            raise UserError(f"{data} holds no image: prepare some images first.")
         model = load_tokenizer(tokenizer, needs="encoder")
         # After the semantic phase alone, every pixel code would be noise.
         require_phase(model.config, "pixel", str(tokenizer))

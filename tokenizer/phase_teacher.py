@@ -49,7 +49,7 @@ class TeacherPhase(nn.Module):
 
     def __init__(self, config: TeacherPhaseConfig, dataset: PreparedDataset):
         super().__init__()
-        captions = [caption for _, found, _ in dataset.texts() for caption in found]
+        captions = [caption for record in dataset.texts() for caption in record.captions]
         if not captions:
             raise UserError(
                 f"{config.data} has no captions, which the teacher learns from: prepare a source "

@@ -77,7 +77,7 @@ def train_phase(name: str, config: Any) -> Path:
             f"{accelerator.num_processes} ranks: choose a multiple of {accelerator.num_processes}."
         )
     set_seed(training.seed)
-    dataset = PreparedDataset(config.data)
+    dataset = PreparedDataset(config.data, images_only=True)
     phase = PHASES[name][1](config, dataset).to(accelerator.device)
     if training.activation_checkpointing:
         phase.model.activation_checkpointing_enable()

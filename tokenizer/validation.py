@@ -60,7 +60,7 @@ class Validation:
         self.image_size = image_size
         self.distance = distance
         self.accelerator = accelerator
-        self.dataset = PreparedDataset(config.data)
+        self.dataset = PreparedDataset(config.data, images_only=True)
         if not len(self.dataset):
             raise UserError(f"{config.data} has no images to validate on: prepare some first.")
 

@@ -1,14 +1,19 @@
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from data_pipelines.dataset import PreparedDataset
 from data_pipelines.easy_vqa import read_records
-from data_pipelines.images import open_image, to_tensor
+from data_pipelines.image_dataset import ImageTensors
+from data_pipelines.images import ImageError, open_image, to_tensor
 from data_pipelines.prepare import prepare
+from data_pipelines.records import Record
+from data_pipelines.sources import Source
 from semhitok.errors import UserError
 
 
@@ -71,11 +76,54 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path):
         PreparedDataset(tmp_path)
 
 
-def test_another_schema_version_is_refused(copy):
+@pytest.fixture
+def mixed(tmp_path, monkeypatch) -> Path:
+    """Five records in two shards, of which the second and the fourth are text alone."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(buffer, "PNG")
+    records = [
+        Record(f"r{number}", None, text=f"text {number}")
+        if number in (1, 3)
+        else Record(f"r{number}", buffer.getvalue(), [f"caption {number}"])
+        for number in range(5)
+    ]
+    source = Source("mixed", "CC0-1.0", "this test", len(records), iter(records))
+    monkeypatch.setattr("data_pipelines.prepare.open_source", lambda name: source)
+    return prepare(["mixed"], tmp_path / "mixed", shard_size=3)
+
+
+def test_text_alone_stands_beside_images(mixed):
+    dataset = PreparedDataset(mixed)
+    assert len(dataset) == 5
+    assert dataset.manifest["counts"]["images"] == 3
+    assert [record.has_image for record in dataset.texts()] == [True, False, True, False, True]
+    assert [record.text for record in dataset.texts()][:2] == [None, "text 1"]
+    assert dataset[1] == Record("r1", None, text="text 1")
+    with pytest.raises(ImageError, match="the record r1 has no image"):
+        dataset.image_tensor(1, 8)
+
+
+def test_whatever_wants_images_sees_only_those(mixed):
+    dataset = PreparedDataset(mixed, images_only=True)
+    assert len(dataset) == 3
+    assert dataset.ids == ["r0", "r2", "r4"]
+    assert [record.record_id for record in dataset] == dataset.ids
+    assert [record.captions for record in dataset.texts()] == [[f"caption {i}"] for i in (0, 2, 4)]
+    assert dataset[-1].record_id == "r4"
+    assert dataset.fingerprint == PreparedDataset(mixed).fingerprint
+    assert [item["caption"] for item in ImageTensors(dataset, 8)] == [
+        f"caption {i}" for i in (0, 2, 4)
+    ]
+
+
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_schema_version_is_refused(copy, version):
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["schema_version"] = 99
+    manifest["schema_version"] = version
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="schema version 99, this program reads 1"):
+    with pytest.raises(
+        UserError, match=f"schema version {version}, this program reads 2; .* prepare again"
+    ):
         PreparedDataset(copy)
 
 

@@ -34,11 +34,14 @@ def test_the_manifest_tells_what_is_there(folder, tmp_path):
     out = prepare([str(folder)], tmp_path / "out", shard_size=3)
     manifest = json.loads((out / "manifest.json").read_text())
 
-    assert manifest["counts"] == {"records": 7, "captions": 7, "questions": 0, "rejects": 2}
+    assert manifest["counts"] == {
+        "records": 7, "images": 7, "captions": 7, "questions": 0, "conversations": 0, "texts": 0,
+        "rejects": 2,
+    }  # fmt: skip
     assert manifest["image_width"] == {"min": 8, "max": 14}
     assert manifest["image_height"] == {"min": 8, "max": 8}
     assert manifest["sources"] == [str(folder)]
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert [shard["rows"] for shard in manifest["shards"]] == [3, 3, 1]
     for shard in manifest["shards"]:
         data = (out / shard["file"]).read_bytes()

@@ -27,7 +27,7 @@ class FakeDataset:
 
     fingerprint = "fabricated"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, images_only: bool = False):
         split = "train" if Path(path).name == "train" else "test"
         self._records = list(itertools.islice(read_records(split), NUM_IMAGES))
 

@@ -11,6 +11,9 @@ import torch
 from data_pipelines.crops import numbered_crop
 from data_pipelines.dataset import PreparedDataset
 from data_pipelines.images import open_image, to_tensor
+from data_pipelines.prepare import prepare
+from data_pipelines.records import Record
+from data_pipelines.sources import Source
 from semhitok.errors import UserError
 from tests.mllm.tiny import launch
 from tokenizer import extract
@@ -217,13 +220,32 @@ def test_a_tokenizer_without_pixel_codes_is_refused(prepared, tiny_model, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_data_without_a_record_is_refused(tokenizer_folder, prepared, tmp_path):
+def test_records_without_an_image_are_passed_over(
+    codes, tokenizer_folder, prepared, tmp_path, monkeypatch
+):
+    records = list(PreparedDataset(prepared))
+    mixed = [
+        item
+        for record in records[:10]
+        for item in (Record(f"text-{record.record_id}", None, text="a story"), record)
+    ]
+    source = Source("mixed", "CC0-1.0", "this test", len(mixed), iter(mixed))
+    monkeypatch.setattr("data_pipelines.prepare.open_source", lambda name: source)
+    data = prepare(["mixed"], tmp_path / "data", shard_size=3)
+    store = CodeStore(extract_codes(tokenizer_folder, data, tmp_path / "out", shard_size=4))
+    assert len(store) == 10
+    assert "text-00.png" not in store
+    for record in records[:10]:
+        assert np.array_equal(store.flat(record.record_id), CodeStore(codes).flat(record.record_id))
+
+
+def test_data_without_an_image_is_refused(tokenizer_folder, prepared, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     manifest = json.loads((prepared / "manifest.json").read_text())
-    manifest |= {"shards": [], "counts": manifest["counts"] | {"records": 0}}
+    manifest |= {"shards": [], "counts": manifest["counts"] | {"images": 0}}
     (data / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="holds no record: prepare some images"):
+    with pytest.raises(UserError, match="holds no image: prepare some images"):
         extract_codes(tokenizer_folder, data, tmp_path / "out")
 
 
