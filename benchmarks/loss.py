@@ -1,9 +1,10 @@
 """The loss in chunks beside full logits, over a text and an image vocabulary.
 
 Both compute the cross entropy of the same tokens over all rows, forward and backward. `full` makes
-every logit, as transformers' causal models do; `ours` is the training loss, and `fallback` what it
-takes where torch has no chunked loss of its own. Memory is the peak beyond the parameters, the
-hidden states and the gradients of both. The last row of the table continues the straight line
+every logit, as transformers' causal models do; `ours` is the training loss; `torch` is its own
+`linear_cross_entropy` in chunks of the same size, a loss for each label. Every label has a weight,
+as in training. Memory is the peak beyond the parameters, the hidden states and the gradients of
+both. The last row of the table continues the straight line
 through the two largest sizes, and is not measured.
 """
 
@@ -17,7 +18,7 @@ from benchmarks import protocol
 from mllm import loss
 
 MB = 1e6
-WAYS = ("full", "ours", "fallback")
+WAYS = ("full", "ours", "torch")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_rows=head.out_features,
         width=arguments.width,
         chunk_scores=loss.CHUNK_SCORES,
-        has_torch_chunks=loss.HAS_TORCH_CHUNKS,
         repeats=arguments.repeats,
         seed=arguments.seed,
         device=str(device),
@@ -62,11 +62,12 @@ def measure(head: nn.Linear, num_tokens: int, repeats: int) -> dict:
     device = head.weight.device
     hidden = torch.randn(num_tokens, head.in_features, device=device, requires_grad=True)
     labels = torch.randint(head.out_features, (num_tokens,), device=device)
+    weights = torch.rand(num_tokens, device=device)
     leaves = (hidden, head.weight)
 
-    def step(losses: Callable[[nn.Linear, Tensor, Tensor], Tensor]) -> None:
+    def step(total: Callable[..., Tensor]) -> None:
         clear()
-        losses(head, hidden, labels).mean().backward()
+        total(head, hidden, labels, weights).backward()
 
     def clear() -> None:
         for leaf in leaves:
@@ -74,8 +75,8 @@ def measure(head: nn.Linear, num_tokens: int, repeats: int) -> dict:
 
     calls: dict[str, Callable[[], None]] = {
         "full": lambda: step(full),
-        "ours": lambda: step(chunked),
-        "fallback": lambda: step(fallback),
+        "ours": lambda: step(ours),
+        "torch": lambda: step(by_torch),
     }
     times = protocol.seconds_in_turn(calls, repeats)
     seconds = {name: protocol.median(values) for name, values in times.items()}
@@ -88,23 +89,25 @@ def measure(head: nn.Linear, num_tokens: int, repeats: int) -> dict:
     return _row(num_tokens, seconds, {name: peak / MB for name, peak in peaks.items()})
 
 
-def full(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
-    """(n,) losses by way of (n, V) logits."""
-    return F.cross_entropy(head(hidden), labels, reduction="none")
+def full(head: nn.Linear, hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of losses by way of (n, V) logits."""
+    return (F.cross_entropy(head(hidden), labels, reduction="none") * weights).sum()
 
 
-def chunked(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
-    """(n,) losses as training computes them."""
-    return loss.label_losses(head, head.out_features, hidden, labels)[0]
+def ours(head: nn.Linear, hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The same as training computes it."""
+    return loss.weighted_loss(head, head.out_features, hidden, labels, weights)[0]
 
 
-def fallback(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
-    """(n,) losses without torch's own chunks."""
-    has_torch_chunks, loss.HAS_TORCH_CHUNKS = loss.HAS_TORCH_CHUNKS, False
-    try:
-        return chunked(head, hidden, labels)
-    finally:
-        loss.HAS_TORCH_CHUNKS = has_torch_chunks
+def by_torch(head: nn.Linear, hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The same by torch's own chunks (since 2.13)."""
+    options = nn.LinearCrossEntropyOptions(
+        batch_chunk_size=max(1, loss.CHUNK_SCORES // head.out_features)
+    )
+    losses = F.linear_cross_entropy(
+        hidden, head.weight, labels, reduction="none", options=options
+    )
+    return (losses * weights).sum()
 
 
 def extrapolate(smaller: dict, larger: dict, num_tokens: int) -> dict:

@@ -99,7 +99,7 @@ def semantic_log_likelihood(
         position_ids=(attention_mask.cumsum(-1) - 1).clamp_min(0),
     ).last_hidden_state[:, input_ids.shape[1] - 1 : -1]
     codes = model.vocabulary.image_codes(image_tokens)
-    semantic, _ = model.image_head.losses(
+    _, semantic, _ = model.image_head.losses(
         hidden.flatten(0, 1), codes.flatten(), model.image_tokenizer
     )
     return -semantic.view_as(image_tokens).sum(-1)

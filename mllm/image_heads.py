@@ -21,22 +21,31 @@ class FlatHead(nn.Module):
         self.rows = nn.Linear(width, num_semantic_codes * num_pixel_codes, bias=False)
 
     def losses(
-        self, hidden: Tensor, image_codes: Tensor, _: SemHiTokModel
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        hidden: Tensor,
+        image_codes: Tensor,
+        _: SemHiTokModel,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Negative log-likelihoods of the two levels, which sum to that of the flat code.
 
         Args:
             hidden: (n, D) states that predict the codes.
             image_codes: (n,) flat codes.
+            weights: (n,) of the codes in the sum; by default 1.
 
         Returns:
-            Semantic and pixel parts, each (n,), in nats. Of this head only their sum carries the
-            right gradient: the pixel part is computed for the log, from the M rows of the code's
-            own sub-codebook, and the semantic part is the rest.
+            The weighted sum over codes and levels, with gradients; the semantic and the pixel
+            parts, each (n,), in nats, without. Here the pixel part comes from the M rows of the
+            code's own sub-codebook, and the semantic part is the rest.
         """
-        flat = loss.label_losses(self.rows, self.rows.out_features, hidden, image_codes)[0]
+        if weights is None:
+            weights = hidden.new_ones(len(image_codes), dtype=torch.float32)
+        total, flat = loss.weighted_loss(
+            self.rows, self.rows.out_features, hidden, image_codes, weights
+        )
         pixel = self._pixel_losses(hidden, image_codes)
-        return flat - pixel, pixel
+        return total, flat - pixel, pixel
 
     @torch.no_grad()
     def _pixel_losses(self, hidden: Tensor, image_codes: Tensor) -> Tensor:
@@ -84,18 +93,26 @@ class HierarchicalHead(nn.Module):
         self.pixel_bias = nn.Parameter(torch.zeros(num_semantic_codes, num_pixel_codes))
 
     def losses(
-        self, hidden: Tensor, image_codes: Tensor, image_tokenizer: SemHiTokModel
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        hidden: Tensor,
+        image_codes: Tensor,
+        image_tokenizer: SemHiTokModel,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See `FlatHead.losses`."""
+        if weights is None:
+            weights = hidden.new_ones(len(image_codes), dtype=torch.float32)
         num_pixel_codes = self.pixel_bias.shape[1]
         semantic_codes, pixel_codes = image_codes // num_pixel_codes, image_codes % num_pixel_codes
-        semantic = loss.label_losses(self.rows, self.rows.out_features, hidden, semantic_codes)[0]
+        total, semantic = loss.weighted_loss(
+            self.rows, self.rows.out_features, hidden, semantic_codes, weights
+        )
         pixel = F.cross_entropy(
             self.pixel_scores(hidden, semantic_codes, image_tokenizer),
             pixel_codes,
             reduction="none",
         )
-        return semantic, pixel
+        return total + (pixel * weights).sum(), semantic, pixel.detach()
 
     def semantic_scores(self, hidden: Tensor) -> Tensor:
         """Unnormalised log p(i), (n, K)."""

@@ -1,8 +1,9 @@
-"""Cross entropy of a linear layer's scores, a bounded number of scores at a time.
+"""Weighted cross entropy of a linear layer's scores, a bounded number of scores at a time.
 
 The scores of 8,192 labels over 348,544 rows take 11.4 GB in float32, and training holds them more
-than once. Here a chunk of labels is scored, reduced to its losses and dropped; the backward pass
-scores it again.
+than once. Here a chunk of labels is scored, reduced to its losses and to its share of the gradients
+at once, and dropped. No score is made twice: torch's own `linear_cross_entropy` scores again in its
+backward pass when each label has a weight of its own, which costs a third more time.
 
 Shapes: n labels, D width, V rows.
 """
@@ -15,32 +16,41 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-# 268 MB of float32: 192 labels over 348,544 rows. What fits into one chunk is not chunked at all,
-# since scoring it twice would cost time and save nothing.
+# 268 MB of float32: 192 labels over 348,544 rows. What fits into one chunk goes through the head as
+# any layer does.
 CHUNK_SCORES = 2**26
-HAS_TORCH_CHUNKS = hasattr(F, "linear_cross_entropy")  # since torch 2.13
+# On a CPU the softmax goes over a few labels at a time, whose scores stay in the cache: 2 MB.
+CACHED_SCORES = 2**19
 
 
-def label_losses(
-    head: nn.Module, num_rows: int, hidden: Tensor, labels: Tensor, with_log_z: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Negative log-likelihoods of labels under the scores `head(hidden)`.
+def weighted_loss(
+    head: nn.Module,
+    num_rows: int,
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Weighted negative log-likelihoods of labels under the scores `head(hidden)`.
 
     Args:
         head: linear layer, or a wrapper of one, such as PEFT's.
         num_rows: V, which a weight that ZeRO-3 has cut up doesn't tell.
         hidden: (n, D) states that predict the labels.
         labels: (n,) in [0, V).
-        with_log_z: also the logsumexp of the scores, for a z-loss.
+        weights: (n,) of the labels; they take no gradient.
+        z_weight: of (log Z)² beside each label's loss, Z the sum of the exponentiated scores.
 
     Returns:
-        -log p(label) and, if asked for, log Z; each (n,), in nats, with gradients.
+        Σ weight · (-log p(label) + z_weight · (log Z)²), a scalar with gradients; and -log p(label)
+        of each, (n,), in nats, without.
     """
     chunk = max(1, CHUNK_SCORES // num_rows)
+    weights = weights.detach().float()
     if len(labels) <= chunk:
-        return _whole(head, hidden, labels, with_log_z)
+        return _whole(head, hidden, labels, weights, z_weight)
     if type(head) is not nn.Linear:  # its `weight` alone may not be what it computes
-        return _through_module(head, hidden, labels, with_log_z, chunk)
+        return _through_module(head, hidden, labels, weights, z_weight, chunk)
     weight: Tensor = head.weight
     bias: Tensor | None = head.bias
     device = hidden.device.type
@@ -49,84 +59,116 @@ def label_losses(
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     with torch.autocast(device, enabled=False):
-        # torch's gives no log Z, and in bfloat16 it rounds the losses to three digits.
-        if HAS_TORCH_CHUNKS and not with_log_z and hidden.dtype == torch.float32:
-            options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk)
-            losses = F.linear_cross_entropy(
-                hidden, weight, labels, linear_bias=bias, reduction="none", options=options
-            )
-            return losses, None
-        losses, log_z = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels, chunk)
-    return losses, log_z if with_log_z else None
+        total, losses = _FusedCrossEntropy.apply(
+            hidden, weight, bias, labels, weights, z_weight, chunk, torch.is_grad_enabled()
+        )
+    return total, losses
 
 
 def _whole(
-    head: nn.Module, hidden: Tensor, labels: Tensor, with_log_z: bool
-) -> tuple[Tensor, Tensor | None]:
+    head: nn.Module, hidden: Tensor, labels: Tensor, weights: Tensor, z_weight: float
+) -> tuple[Tensor, Tensor]:
     scores = head(hidden).float()
-    log_z = scores.logsumexp(-1) if with_log_z else None
-    return F.cross_entropy(scores, labels, reduction="none"), log_z
+    losses = F.cross_entropy(scores, labels, reduction="none")
+    total = (losses * weights).sum()
+    if z_weight:
+        total = total + z_weight * (scores.logsumexp(-1).square() * weights).sum()
+    return total, losses.detach()
 
 
 def _through_module(
-    head: nn.Module, hidden: Tensor, labels: Tensor, with_log_z: bool, chunk: int
-) -> tuple[Tensor, Tensor | None]:
+    head: nn.Module, hidden: Tensor, labels: Tensor, weights: Tensor, z_weight: float, chunk: int
+) -> tuple[Tensor, Tensor]:
     """The same by activation checkpointing, which makes a weight gradient for each chunk."""
-    parts = [
-        checkpoint(_whole, head, *piece, with_log_z, use_reentrant=False)
-        for piece in zip(hidden.split(chunk), labels.split(chunk), strict=True)
-    ]
-    log_z = torch.cat([part[1] for part in parts]) if with_log_z else None
-    return torch.cat([part[0] for part in parts]), log_z
+    pieces = zip(hidden.split(chunk), labels.split(chunk), weights.split(chunk), strict=True)
+    parts = [checkpoint(_whole, head, *piece, z_weight, use_reentrant=False) for piece in pieces]
+    return torch.stack([part[0] for part in parts]).sum(), torch.cat([part[1] for part in parts])
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Losses and log Z of `chunk` labels at a time; every temporary is changed in place."""
+class _FusedCrossEntropy(torch.autograd.Function):
+    """Loss and gradients of `chunk` labels at a time, in the forward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        weights: Tensor,
+        z_weight: float,
+        chunk: int,
+        wants_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
-        at_label = hidden.new_empty(len(labels), dtype=torch.float32)
-        log_z = torch.empty_like(at_label)
+        wants = [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
+        by_hidden = torch.empty_like(hidden) if wants[0] else None
+        # Sums over chunks are kept in float32, whatever the dtype of the product.
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
+        by_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None  # type: ignore[arg-type]
+        losses = torch.empty_like(weights)
+        total = weights.new_zeros(())
+        # One buffer for all chunks: fresh pages for each would cost more than their softmax.
+        buffer = hidden.new_empty(min(chunk, len(labels)), weight.shape[0])
         for start in range(0, len(labels), chunk):
             part = slice(start, start + chunk)
-            scores = F.linear(hidden[part], weight, bias).float()
-            at_label[part] = scores.gather(1, labels[part, None]).squeeze(1)
-            highest = scores.amax(1, keepdim=True)
-            log_z[part] = scores.sub_(highest).exp_().sum(1).log() + highest.squeeze(1)
-        ctx.save_for_backward(hidden, weight, bias, labels, log_z)
-        ctx.chunk = chunk
-        return log_z - at_label, log_z
+            scores = buffer[: len(labels[part])]
+            if bias is None:
+                torch.mm(hidden[part], weight.T, out=scores)
+            else:
+                torch.addmm(bias, hidden[part], weight.T, out=scores)
+            scores = scores.float()
+            log_z, losses[part] = _to_gradient(scores, labels[part], weights[part], z_weight)
+            total += (weights[part] * (losses[part] + z_weight * log_z.square())).sum()
+            if not any(wants):
+                continue
+            if by_bias is not None:
+                by_bias += scores.sum(0)
+            scores = scores.to(hidden.dtype)
+            if by_hidden is not None:
+                torch.mm(scores, weight, out=by_hidden[part])
+            if by_weight is not None:
+                if hidden.dtype == torch.float32:
+                    by_weight.addmm_(scores.T, hidden[part])
+                else:
+                    by_weight += scores.T @ hidden[part]
+        ctx.gradients = (by_hidden, by_weight, by_bias)
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        ctx.mark_non_differentiable(losses)
+        return total, losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_gradient: Tensor, log_z_gradient: Tensor) -> tuple:
-        hidden, weight, bias, labels, log_z = ctx.saved_tensors
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        by_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # Sums over chunks are kept in float32, whatever the dtype of the product.
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        by_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
-        for start in range(0, len(labels), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            # d loss / d score = p - [is the label], d log Z / d score = p.
-            scores = F.linear(hidden[part], weight, bias).float()
-            by_score = scores.sub_(log_z[part, None]).exp_()
-            by_score.mul_((loss_gradient[part] + log_z_gradient[part])[:, None])
-            by_score.scatter_add_(1, labels[part, None], -loss_gradient[part, None])
-            if by_bias is not None:
-                by_bias += by_score.sum(0)
-            by_score = by_score.to(hidden.dtype)
-            if by_hidden is not None:
-                by_hidden[part] = by_score @ weight
-            if by_weight is not None:
-                if hidden.dtype == torch.float32:
-                    by_weight.addmm_(by_score.T, hidden[part])
-                else:
-                    by_weight += by_score.T @ hidden[part]
-        if by_weight is not None:
-            by_weight = by_weight.to(weight.dtype)
-        if by_bias is not None:
-            by_bias = by_bias.to(bias.dtype)
-        return by_hidden, by_weight, by_bias, None, None
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple:
+        # Handed over, not kept: what autograd alone holds becomes `.grad` without a copy.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("The gradients of this loss are gone: call backward once.")
+        scaled = [
+            None if part is None else part.mul_(gradient).to(dtype)
+            for part, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        return (*scaled, None, None, None, None, None)
+
+
+def _to_gradient(
+    scores: Tensor, labels: Tensor, weights: Tensor, z_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Turn scores (c, V), in place, into the gradients of the weighted loss by them.
+
+    Returns:
+        log Z and -log p(label), each (c,).
+    """
+    step = max(1, CACHED_SCORES // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    log_z, losses = torch.empty_like(weights), torch.empty_like(weights)
+    for start in range(0, len(scores), step):
+        part = slice(start, start + step)
+        few, label, weight = scores[part], labels[part, None], weights[part, None]
+        at_label = few.gather(1, label)
+        highest = few.amax(1, keepdim=True)
+        total = few.sub_(highest).exp_().sum(1, keepdim=True)
+        log = total.log() + highest
+        # d loss / d score = p - [is the label], d (log Z)² / d score = 2 log Z · p.
+        few.mul_(weight * (1 + 2 * z_weight * log) / total)
+        few.scatter_add_(1, label, -weight)
+        log_z[part], losses[part] = log.squeeze(1), (log - at_label).squeeze(1)
+    return log_z, losses

@@ -17,7 +17,7 @@ from tokenizer.modeling_semhitok import ImageCodes, SemHiTokModel
 from .configuration_unified import UnifiedConfig
 from .image_adapter import DualMLPAdapter
 from .image_heads import FlatHead, HierarchicalHead
-from .loss import label_losses
+from .loss import weighted_loss
 from .vocabulary import ImageVocabulary
 
 
@@ -236,22 +236,25 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image = self.vocabulary.is_image(labels)
         is_text = (labels >= 0) & ~is_image
 
-        head, z_weight = self.get_output_embeddings(), self.config.z_loss_weight
-        text, log_z = label_losses(
-            head, self.vocabulary.offset, hidden[is_text], labels[is_text], z_weight != 0
+        text_loss, text = weighted_loss(
+            self.get_output_embeddings(),
+            self.vocabulary.offset,
+            hidden[is_text],
+            labels[is_text],
+            weights[is_text],
+            self.config.z_loss_weight,
         )
-        loss = (text * weights[is_text]).sum()
-        if log_z is not None:
-            loss = loss + z_weight * (log_z.square() * weights[is_text]).sum()
-
-        codes = labels[is_image] - self.vocabulary.offset
-        semantic, pixel = self.image_head.losses(hidden[is_image], codes, self.image_tokenizer)
-        loss = loss + ((semantic + pixel) * weights[is_image]).sum()
+        image_loss, semantic, pixel = self.image_head.losses(
+            hidden[is_image],
+            labels[is_image] - self.vocabulary.offset,
+            self.image_tokenizer,
+            weights[is_image],
+        )
         return UnifiedOutput(
-            loss=loss / num_rows,
-            text_loss=text.detach().sum(),
-            semantic_loss=semantic.detach().sum(),
-            pixel_loss=pixel.detach().sum(),
+            loss=(text_loss + image_loss) / num_rows,
+            text_loss=text.sum(),
+            semantic_loss=semantic.sum(),
+            pixel_loss=pixel.sum(),
             num_text_labels=is_text.sum(),
             num_image_labels=is_image.sum(),
         )

@@ -48,7 +48,7 @@ def test_likelihoods_of_all_codes_sum_to_one(model):
     totals = torch.zeros(6)
     for code in range(K * M):
         codes = torch.full((6,), code)
-        semantic, pixel = model.image_head.losses(hidden, codes, model.image_tokenizer)
+        _, semantic, pixel = model.image_head.losses(hidden, codes, model.image_tokenizer)
         totals += (-(semantic + pixel)).exp()
     torch.testing.assert_close(totals, torch.ones(6), atol=1e-5, rtol=0)
 
@@ -58,7 +58,7 @@ def test_losses_are_those_of_the_distribution_that_draws(model):
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(40, 32, generator=generator)
     codes = torch.randint(K * M, (40,), generator=generator)
-    semantic, pixel = model.image_head.losses(hidden, codes, model.image_tokenizer)
+    _, semantic, pixel = model.image_head.losses(hidden, codes, model.image_tokenizer)
     expected = -log_likelihoods(model, hidden).gather(1, codes.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(semantic + pixel, expected, atol=1e-5, rtol=1e-5)
     by_level = -model.image_head.semantic_scores(hidden).log_softmax(-1)
@@ -70,17 +70,20 @@ def test_the_flat_head_is_plain_cross_entropy(flat_model):
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(40, 32, generator=generator)
     codes = torch.randint(K * M, (40,), generator=generator)
-    semantic, pixel = flat_model.image_head.losses(hidden, codes, flat_model.image_tokenizer)
+    total, semantic, pixel = flat_model.image_head.losses(
+        hidden, codes, flat_model.image_tokenizer
+    )
     expected = F.cross_entropy(flat_model.image_head.rows(hidden), codes, reduction="none")
     torch.testing.assert_close(semantic + pixel, expected, atol=1e-5, rtol=1e-5)
+    assert total.item() == pytest.approx(expected.sum().item(), rel=1e-6)
 
 
 def test_a_pixel_loss_touches_only_the_bias_of_its_own_sub_codebook(world):
     model = make_model(world)
     hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     codes = torch.tensor([1 * M + 2, 1 * M, 3 * M + 1])
-    _, pixel = model.image_head.losses(hidden, codes, model.image_tokenizer)
-    pixel.sum().backward()
+    total, _, _ = model.image_head.losses(hidden, codes, model.image_tokenizer)
+    total.backward()
     gradient = model.image_head.pixel_bias.grad
     touched = gradient.abs().sum(1) > 0
     assert touched.tolist() == [False, True, False, True, False]

@@ -103,7 +103,7 @@ def test_the_hierarchical_head_scores_every_structure(tiny_model, fields):
         12, num_semantic, num_pixel, config.semantic_code_dim, config.pixel_code_dim
     )
     hidden = torch.randn(1, 12).expand(config.num_image_codes, 12)
-    semantic, pixel = head.losses(hidden, torch.arange(config.num_image_codes), model)
+    _, semantic, pixel = head.losses(hidden, torch.arange(config.num_image_codes), model)
     assert (-semantic - pixel).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
