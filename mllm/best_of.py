@@ -5,18 +5,69 @@ through the image tokenizer again, and what counts is how much more probable the
 semantic codes that the teacher sees in it: log p(codes | prompt) − log p(codes).
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .drawing import Sampler, draw_tokens
+from .drawing import DrawingEngine, ImageJob, make_jobs
+from .sampler import Sampler
 
 if TYPE_CHECKING:
     from .modeling_unified import UnifiedForConditionalGeneration
 
 
+def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tuple[int, Tensor]]:
+    """`DrawingEngine.draw`, of `sampler.num_candidates` drawings each the best.
+
+    Candidates of a job are ranked together and apart from other jobs, so that the choice depends on
+    nothing else. A job that leaves nothing to draw has one candidate.
+
+    Raises:
+        ValueError: if there is more than one candidate and a job has no `negative_ids`.
+    """
+    num_candidates = engine.sampler.num_candidates
+    if num_candidates == 1:
+        yield from engine.draw(jobs)
+        return
+    waiting: dict[int, tuple[ImageJob, dict[int, Tensor]]] = {}
+
+    def candidates() -> Iterator[ImageJob]:
+        for number, job in enumerate(jobs):
+            if job.negative_ids is None:
+                raise ValueError(
+                    "Ranking needs unconditional_ids (negative_ids of a job): let the processor "
+                    "make them."
+                )
+            waiting[number] = (job, {})
+            yield from (replace(job, candidate=c) for c in range(num_candidates))
+
+    for place, codes in engine.draw(candidates()):
+        number, candidate = divmod(place, num_candidates)
+        job, drawn = waiting[number]
+        drawn[candidate] = codes
+        if len(drawn) == num_candidates:
+            del waiting[number]
+            yield number, _best(engine.model, job, torch.stack([drawn[c] for c in sorted(drawn)]))
+
+
 @torch.no_grad()
+def _best(model: "UnifiedForConditionalGeneration", job: ImageJob, image_codes: Tensor) -> Tensor:
+    """(N,) of the (candidates, N) image codes; the first of equals."""
+    token_ids = model.vocabulary.token_ids(image_codes.to(model.device))
+    seen = model.get_image_tokens(model.decode_image_tokens(token_ids))
+    assert job.negative_ids is not None
+    likelihoods = [
+        semantic_log_likelihood(
+            model, torch.tensor(prompt, device=seen.device).expand(len(seen), -1), None, seen
+        )
+        for prompt in (job.prompt_ids, job.negative_ids)
+    ]
+    return image_codes[int((likelihoods[0] - likelihoods[1]).argmax())]
+
+
 def draw_best(
     model: "UnifiedForConditionalGeneration",
     input_ids: Tensor,
@@ -25,12 +76,12 @@ def draw_best(
     unconditional_mask: Tensor | None = None,
     seeds: list[int] | None = None,
     sampler: Sampler | None = None,
+    batch_size: int = 64,
 ) -> Tensor:
     """Draw one image per prompt, the best of `sampler.num_candidates`.
 
-    One candidate of every prompt is drawn at a time, so the memory needed does not grow with them.
-
-    Args: as of `mllm.drawing.draw_tokens`.
+    Args: as of `mllm.drawing.draw_tokens`, and
+        batch_size: the most images, candidates among them, that are drawn together.
 
     Returns:
         (B, N) image token ids.
@@ -38,42 +89,15 @@ def draw_best(
     Raises:
         ValueError: if there is more than one candidate and no `unconditional_ids`.
     """
+    jobs = make_jobs(input_ids, attention_mask, unconditional_ids, unconditional_mask, seeds)
     sampler = sampler or Sampler(**model.config.image_sampler)
-
-    def candidate(number: int) -> Tensor:
-        return draw_tokens(
-            model,
-            input_ids,
-            attention_mask,
-            unconditional_ids,
-            unconditional_mask,
-            seeds,
-            sampler,
-            number,
-        )
-
-    best = candidate(0)
-    if sampler.num_candidates == 1:
-        return best
-    if unconditional_ids is None:
-        raise ValueError("Ranking needs unconditional_ids: let the processor make them.")
-
-    def gain(token_ids: Tensor) -> Tensor:
-        seen = model.get_image_tokens(model.decode_image_tokens(token_ids))
-        return semantic_log_likelihood(
-            model, input_ids, attention_mask, seen
-        ) - semantic_log_likelihood(model, unconditional_ids, unconditional_mask, seen)
-
-    best_gain = gain(best)
-    for number in range(1, sampler.num_candidates):
-        token_ids = candidate(number)
-        new_gain = gain(token_ids)
-        better = new_gain > best_gain
-        best = torch.where(better.unsqueeze(-1), token_ids, best)
-        best_gain = torch.where(better, new_gain, best_gain)
-    return best
+    batch_size = min(batch_size, len(jobs) * sampler.num_candidates)
+    codes = dict(draw_best_of(DrawingEngine(model, sampler, batch_size), jobs))
+    drawn = torch.stack([codes[number] for number in range(len(jobs))])
+    return model.vocabulary.token_ids(drawn).to(input_ids.device)
 
 
+@torch.no_grad()
 def semantic_log_likelihood(
     model: "UnifiedForConditionalGeneration",
     input_ids: Tensor,

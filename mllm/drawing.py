@@ -1,10 +1,14 @@
-"""Draw images token by token: guidance, sampling at both levels of the code, one static batch.
+"""Draw images token by token, a whole list of them: each slot of the batch is always at work.
 
-Guidance is u + s·(c − u) on the logits of both levels, c with the prompt and u without it.
+Guidance is u + s·(c − u) on the scores of both levels, c with the prompt and u with the negative
+one, which is empty unless given; both are rows of one pass. A finished image makes room for the
+next at once, and each is drawn from its own seed, whatever shares the batch (see `mllm.passes`).
 
-Shapes: B images, N positions, K semantic codes, M pixel codes each.
+Shapes: B images, N positions, R rows (two an image with guidance), K semantic codes, M pixel codes.
 """
 
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,73 +16,369 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from semhitok.errors import UserError
+
+from .decoder_step import LeanStep, make_step
+from .passes import Passes, find_passes
+from .sampler import Sampler as Sampler
+from .sampler import noise as noise
+from .slot_cache import PLACES, Prefix, SlotCache
+
 if TYPE_CHECKING:
     from .modeling_unified import UnifiedForConditionalGeneration
 
-
-@dataclass(frozen=True)
-class Sampler:
-    """How codes are drawn from their scores."""
-
-    guidance_scale: float = 3.0
-    """s; 1 draws from the conditional model alone, at half the cost."""
-    temperature: float = 1.0
-    """Divides the scores; 0 takes the best code."""
-    pixel_temperature: float | None = None
-    """The same for pixel codes, where they should differ from semantic ones."""
-    top_k: int = 0
-    """Keep the k best codes of a level; 0 keeps all."""
-    top_p: float = 1.0
-    """Keep the fewest codes of a level whose probabilities sum to p."""
-    num_candidates: int = 1
-    """Drawings made for each one that is given; see `mllm.best_of`."""
-
-    def choose(self, scores: Tensor, uniform: Tensor) -> Tensor:
-        """Draw one code a row.
-
-        Args:
-            scores: (B, C) unnormalised log-probabilities.
-            uniform: (B,) in [0, 1), the only randomness.
-
-        Returns:
-            (B,) int64 in [0, C).
-        """
-        if self.temperature == 0:
-            return scores.argmax(-1)
-        ordered, index = (scores / self.temperature).double().sort(-1, descending=True)
-        probabilities = ordered.softmax(-1)
-        keep = probabilities.cumsum(-1) - probabilities < self.top_p
-        if self.top_k:
-            keep &= torch.arange(keep.shape[-1], device=keep.device) < self.top_k
-        keep[:, 0] = True  # the best code always stays, whatever top_p is
-        cumulative = (probabilities * keep).cumsum(-1)
-        threshold = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
-        place = torch.searchsorted(cumulative, threshold, right=True)
-        # A threshold that rounds up to the total must not reach a code that was cut off.
-        place = torch.minimum(place, keep.sum(-1, keepdim=True) - 1)
-        return index.gather(-1, place).squeeze(-1)
-
-    def for_pixels(self) -> "Sampler":
-        """How pixel codes are drawn."""
-        own = self.pixel_temperature
-        return self if own is None else replace(self, temperature=own)
+MAX_PREFIXES = 64  # remembered at once: of a list, the last prompts and the empty one
 
 
-def noise(seeds: list[int], num_positions: int, candidate: int = 0) -> Tensor:
-    """(B, N, 2) uniform numbers, each image's from its own seed: the batch does not matter.
+@dataclass(frozen=True, eq=False)
+class ImageJob:
+    """One image to draw, in token ids.
+
+    Attributes:
+        prompt_ids: the prompt, up to and with the begin-of-image token.
+        negative_ids: the same without it, or with what the image should not be, for guidance.
+        seed: of its noise.
+        candidate: which of the drawings of this seed, from 0.
+        kept_semantic, kept_pixel: (N,) codes that stay, and -1 where they are drawn; a pixel code
+            can only stay where its semantic code does.
+    """
+
+    prompt_ids: tuple[int, ...]
+    negative_ids: tuple[int, ...] | None = None
+    seed: int = 0
+    candidate: int = 0
+    kept_semantic: Tensor | None = None
+    kept_pixel: Tensor | None = None
+
+
+class DrawingEngine:
+    """Draws `ImageJob`s. It reads the model's weights once: make another after changing them.
 
     Args:
-        seeds: B of them.
-        num_positions: N.
-        candidate: which of the drawings of one seed, from 0.
+        model: in eval mode.
+        sampler: by default the one in the model's config.
+        batch_size: images in a pass.
+        compile_step: compile the pass. It then has always `batch_size` images, so this pays on long
+            lists, and images of different batch sizes may differ in the last bit.
     """
-    shape = (candidate + 1, num_positions, 2)
-    return torch.stack(
-        [torch.rand(shape, generator=torch.Generator().manual_seed(seed))[-1] for seed in seeds]
-    )
+
+    def __init__(
+        self,
+        model: "UnifiedForConditionalGeneration",
+        sampler: Sampler | None = None,
+        batch_size: int = 16,
+        compile_step: bool = False,
+    ):
+        self.model = model
+        self.sampler = sampler or Sampler(**model.config.image_sampler)
+        self.pixel_sampler = self.sampler.for_pixels()
+        self.num_positions = model.config.num_image_positions
+        self.rows_each = 2 if self.sampler.guided else 1
+        self.batch_size = batch_size
+        decoder = model.language_model.get_decoder()
+        self.step = make_step(decoder)
+        self.compiled = torch.compile(self.step.__call__, dynamic=False) if compile_step else None
+        self.scales = self.sampler.scales(self.num_positions).to(model.device)
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        width = model.config.text_config.hidden_size
+        self.passes, self.slots_a_pass = Passes(), batch_size
+        if not compile_step:
+            self.passes = find_passes(model, type(self.step), width, self._probe)
+            rows = self.passes.largest(batch_size * self.rows_each)
+            self.slots_a_pass = max(1, rows // self.rows_each)
+
+    # ---- prefixes
+
+    @torch.no_grad()
+    def prefix(self, token_ids: tuple[int, ...]) -> Prefix:
+        """Keys, values and last state of a prompt, computed once for all images of it.
+
+        Alone in its batch, so that nothing of it depends on other prompts.
+        """
+        if token_ids in self._prefixes:
+            self._prefixes.move_to_end(token_ids)
+            return self._prefixes[token_ids]
+        cache = DynamicCache()
+        input_ids = torch.tensor([token_ids], device=self.model.device)
+        output = self.model.language_model.get_decoder()(
+            inputs_embeds=self.model.embed(input_ids),
+            position_ids=torch.arange(len(token_ids), device=input_ids.device).unsqueeze(0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        prefix = Prefix(
+            [layer.keys[0].transpose(0, 1) for layer in cache.layers],
+            [layer.values[0].transpose(0, 1) for layer in cache.layers],
+            output.last_hidden_state[0, -1],
+        )
+        self._prefixes[token_ids] = prefix
+        if len(self._prefixes) > MAX_PREFIXES:
+            self._prefixes.popitem(last=False)
+        return prefix
+
+    def check(self, job: ImageJob) -> None:
+        """Refuse a job that the model cannot draw.
+
+        Raises:
+            UserError: if prompt and image are longer than the model's context, or the kept codes
+                are not those of an image of this model.
+            ValueError: if guidance has no negative prompt to go by.
+        """
+        if self.sampler.guided and job.negative_ids is None:
+            raise ValueError(
+                "Guidance needs unconditional_ids (negative_ids of a job): let the processor make "
+                "them."
+            )
+        context = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        negative = job.negative_ids if self.sampler.guided and job.negative_ids else ()
+        length = max(len(job.prompt_ids), len(negative)) + self.num_positions
+        if context is not None and length > context:
+            raise UserError(
+                f"A prompt with its image takes {length} tokens, and the model writes at most "
+                f"{context}: shorten the prompt."
+            )
+        vocabulary = self.model.vocabulary
+        limits = (vocabulary.num_semantic_codes, vocabulary.num_pixel_codes)
+        semantic, pixel = _kept(job, self.num_positions)
+        for kept, limit, name in zip((semantic, pixel), limits, ("semantic", "pixel"), strict=True):
+            if kept.shape != (self.num_positions,):
+                raise UserError(
+                    f"{kept.numel()} kept {name} codes for an image of {self.num_positions}: give "
+                    f"one for each position, -1 where it is drawn."
+                )
+            if int(kept.min()) < -1 or int(kept.max()) >= limit:
+                raise UserError(
+                    f"Kept {name} codes must lie in [0, {limit}), or be -1 where they are drawn; "
+                    f"got {int(kept.min())} to {int(kept.max())}."
+                )
+        if bool(((pixel >= 0) & (semantic < 0)).any()):
+            raise UserError(
+                "A pixel code is kept where its semantic code is not, and means nothing without: "
+                "keep both."
+            )
+
+    # ---- the loop
+
+    def draw(self, jobs: Iterable[ImageJob]) -> Iterator[tuple[int, Tensor]]:
+        """Draw every job; what is read ahead of the iterable is at most `batch_size`.
+
+        Yields:
+            Each job's place in `jobs`, and its (N,) flat image codes on the CPU; in the order in
+            which they are finished.
+
+        Raises:
+            UserError: see `check`; what was finished before has been given.
+        """
+        queue = enumerate(jobs)
+        slots: _Slots | None = None
+        while True:
+            while slots is None or len(slots.numbers) < self.batch_size:
+                number, job = next(queue, (None, None))
+                if number is None or job is None:
+                    break
+                self.check(job)
+                slots = slots or self._make_slots()
+                finished = self._begin(slots, number, job)
+                if finished is not None:
+                    yield number, finished
+            if slots is None or not slots.numbers:
+                return
+            for first in range(0, len(slots.numbers), self.slots_a_pass):
+                count = min(self.slots_a_pass, len(slots.numbers) - first)
+                self._advance(slots, first, count)
+            done = [s for s, place in enumerate(slots.places) if place == self.num_positions]
+            codes = slots.codes[done].cpu() if done else None
+            for order, slot in enumerate(done):
+                assert codes is not None
+                yield slots.numbers[slot], codes[order]
+            for slot in reversed(done):
+                slots.drop(slot)
+
+    def _make_slots(self) -> "_Slots":
+        # Passes begin at multiples of their slots, and the last of them may be padded.
+        last = (self.batch_size - 1) // self.slots_a_pass * self.slots_a_pass
+        rows = last * self.rows_each
+        rows += self.passes.padded((self.batch_size - last) * self.rows_each)
+        width = self.model.config.text_config.hidden_size
+        dtype = self.model.language_model.get_input_embeddings().weight.dtype
+        device = self.model.device
+        num_slots = -(-rows // self.rows_each)
+        return _Slots(
+            cache=SlotCache(rows),
+            rows_each=self.rows_each,
+            hidden=torch.zeros(rows, width, dtype=dtype, device=device),
+            uniform=torch.zeros(num_slots, self.num_positions, 2, device=device),
+            kept=torch.full((num_slots, self.num_positions, 2), -1, device=device),
+            codes=torch.zeros(num_slots, self.num_positions, dtype=torch.int64, device=device),
+        )
+
+    def _begin(self, slots: "_Slots", number: int, job: ImageJob) -> Tensor | None:
+        """Give the next free slot to a job; its codes at once, if all of them are kept."""
+        kept = torch.stack(_kept(job, self.num_positions), dim=-1)
+        drawn = (kept < 0).any(-1).nonzero()
+        codes = kept[:, 0] * self.model.vocabulary.num_pixel_codes + kept[:, 1]
+        if len(drawn) == 0:
+            return codes
+        # What stays before the first place that is drawn is read at once, as part of the prompt.
+        first = int(drawn[0])
+        read = tuple(self.model.vocabulary.token_ids(codes[:first]).tolist())
+        slot = len(slots.numbers)
+        prompts = [job.prompt_ids, job.negative_ids][: self.rows_each]
+        lengths = []
+        for branch, prompt in enumerate(prompts):
+            assert prompt is not None
+            prefix = self.prefix((*prompt, *read))
+            row = slot * self.rows_each + branch
+            slots.cache.insert(row, prefix, self.num_positions - first)
+            slots.hidden[row] = prefix.hidden
+            lengths.append(len(prompt))
+        slots.uniform[slot] = noise([job.seed], self.num_positions, job.candidate)[0]
+        slots.kept[slot] = kept
+        slots.codes[slot, :first] = codes[:first]
+        slots.add(number, first, lengths, bool((kept >= 0).any()), bool((kept[:, 0] >= 0).all()))
+        return None
+
+    @torch.no_grad()
+    def _advance(self, slots: "_Slots", first: int, count: int) -> None:
+        """Draw one code of each of `count` slots from `first`, and append it to its rows."""
+        num_rows = self.passes.padded(count * self.rows_each)
+        if self.compiled is not None:
+            num_rows = len(slots.hidden)
+        each, M = self.rows_each, self.model.vocabulary.num_pixel_codes
+        num_slots = -(-num_rows // each)
+        active = range(first, first + count)
+        idle = [0] * (num_slots - count)
+        places = torch.tensor([slots.places[s] for s in active] + idle, device=slots.codes.device)
+        index = torch.arange(first, first + num_slots, device=places.device)
+        rows = slice(first * each, first * each + num_rows)
+        hidden = slots.hidden[rows]
+        uniform = slots.uniform[index, places]
+        scales = self.scales[places].unsqueeze(-1)
+        kept = slots.kept[index, places] if any(slots.keeps[s] for s in active) else None
+
+        head, image_tokenizer = self.model.image_head, self.model.image_tokenizer
+        if kept is not None and all(slots.keeps_semantics[s] for s in active):
+            semantic = kept[:, 0].clamp_min(0)
+        else:
+            scores = self._guide(head.semantic_scores(hidden), scales)
+            semantic = self.sampler.choose(scores, uniform[:, 0])
+            if kept is not None:
+                semantic = torch.where(kept[:, 0] >= 0, kept[:, 0], semantic)
+        scores = head.pixel_scores(hidden, self._each_row(semantic), image_tokenizer)
+        pixel = self.pixel_sampler.choose(self._guide(scores, scales), uniform[:, 1])
+        if kept is not None:
+            pixel = torch.where(kept[:, 1] >= 0, kept[:, 1], pixel)
+        codes = semantic * M + pixel
+        slots.codes[index, places] = codes
+
+        longest = 0
+        for slot in active:
+            longest = max(longest, *(n + slots.places[slot] for n in slots.lengths[slot]))
+        if any(slots.places[s] + 1 < self.num_positions for s in active):
+            embeddings = self.model.adapter(
+                self._each_row(codes), image_tokenizer, self._each_row(places)
+            ).to(hidden.dtype)
+            lengths = [n for s in active for n in slots.lengths[s]]
+            lengths += [0] * (num_rows - len(lengths))
+            row_places = torch.tensor(lengths, device=places.device) + self._each_row(places)
+            if self.compiled is None:
+                slots.cache.aim(rows.start, row_places, longest)
+                slots.hidden[rows] = self.step(embeddings, row_places, slots.cache)
+            else:
+                slots.cache.aim(rows.start, row_places, slots.cache.capacity - 1)
+                slots.hidden[rows] = self.compiled(embeddings, row_places, slots.cache)
+        for slot in active:
+            slots.places[slot] += 1
+
+    def _guide(self, scores: Tensor, scales: Tensor) -> Tensor:
+        if self.rows_each == 1:
+            return scores
+        conditional, unconditional = scores.unflatten(0, (-1, 2)).unbind(1)
+        return unconditional + scales * (conditional - unconditional)
+
+    def _each_row(self, values: Tensor) -> Tensor:
+        return values if self.rows_each == 1 else values.repeat_interleave(2)
+
+    def _probe(self, states: Tensor) -> list[Tensor]:
+        """What drawing computes of states, for `find_passes`."""
+        head, image_tokenizer = self.model.image_head, self.model.image_tokenizer
+        cache, prefix, layers = SlotCache(len(states)), self.prefix((0, 1)), None
+        if isinstance(self.step, LeanStep):  # its layers are alike: one is enough
+            layers = 1
+            prefix = replace(prefix, keys=prefix.keys[:1], values=prefix.values[:1])
+        for row in range(len(states)):
+            # Also of a length that depends on the number of rows, as the longest prompt may.
+            cache.insert(row, prefix, PLACES * (1 + len(states) // 16))
+        places = torch.full((len(states),), len(prefix))
+        cache.aim(0, places, cache.capacity - 1)
+        codes = torch.zeros(len(states), dtype=torch.int64)
+        return [
+            self.step(states, places, cache, layers),
+            head.semantic_scores(states),
+            head.pixel_scores(states, codes, image_tokenizer),
+            self.model.adapter(codes, image_tokenizer, codes),
+        ]
 
 
-@torch.no_grad()
+class _Slots:
+    """The images being drawn; active ones come first.
+
+    Attributes:
+        numbers: of the jobs.
+        places: image position that each draws next.
+        lengths: places taken by each one's prompts.
+        keeps, keeps_semantics: whether any code, or every semantic code, is given.
+    """
+
+    def __init__(
+        self,
+        cache: SlotCache,
+        rows_each: int,
+        hidden: Tensor,
+        uniform: Tensor,
+        kept: Tensor,
+        codes: Tensor,
+    ):
+        self.cache, self.rows_each = cache, rows_each
+        self.hidden, self.uniform, self.kept, self.codes = hidden, uniform, kept, codes
+        self.numbers: list[int] = []
+        self.places: list[int] = []
+        self.lengths: list[list[int]] = []
+        self.keeps: list[bool] = []
+        self.keeps_semantics: list[bool] = []
+
+    @property
+    def _lists(self) -> list[list]:
+        return [self.numbers, self.places, self.lengths, self.keeps, self.keeps_semantics]
+
+    def add(self, *values: object) -> None:
+        """Put a job into the first free slot."""
+        for entries, value in zip(self._lists, values, strict=True):
+            entries.append(value)
+
+    def drop(self, slot: int) -> None:
+        """Free a slot; the last active one takes its place."""
+        last = len(self.numbers) - 1
+        for entries in self._lists:
+            entries[slot] = entries[last]
+            entries.pop()
+        if slot == last:
+            return
+        for branch in range(self.rows_each):
+            source, target = last * self.rows_each + branch, slot * self.rows_each + branch
+            self.cache.move(source, target)
+            self.hidden[target] = self.hidden[source]
+        for tensor in (self.uniform, self.kept, self.codes):
+            tensor[slot] = tensor[last]
+
+
+def _kept(job: ImageJob, num_positions: int) -> tuple[Tensor, Tensor]:
+    nothing = torch.full((num_positions,), -1)
+    semantic = nothing if job.kept_semantic is None else job.kept_semantic
+    pixel = nothing if job.kept_pixel is None else job.kept_pixel
+    return torch.as_tensor(semantic).long().cpu(), torch.as_tensor(pixel).long().cpu()
+
+
 def draw_tokens(
     model: "UnifiedForConditionalGeneration",
     input_ids: Tensor,
@@ -94,7 +394,8 @@ def draw_tokens(
     Args:
         input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
         attention_mask: (B, L), 0 at padding.
-        unconditional_ids: (B, L') the same without a prompt; needed unless the guidance scale is 1.
+        unconditional_ids: (B, L') the same without a prompt, or with a negative one; needed unless
+            the guidance scale is 1.
         unconditional_mask: (B, L').
         seeds: one a picture; 0, 1, 2, … by default.
         sampler: see `Sampler`; by default the one in the model's config.
@@ -103,63 +404,36 @@ def draw_tokens(
     Returns:
         (B, N) image token ids.
     """
-    sampler = sampler or Sampler(**model.config.image_sampler)
-    pixel_sampler = sampler.for_pixels()
-    batch_size, device = len(input_ids), input_ids.device
-    num_positions = model.config.num_image_positions
-    guided = sampler.guidance_scale != 1
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    if guided:
-        if unconditional_ids is None:
-            raise ValueError("Guidance needs unconditional_ids: let the processor make them.")
-        if unconditional_mask is None:
-            unconditional_mask = torch.ones_like(unconditional_ids)
-        input_ids, attention_mask = _stack_left_padded(
-            (input_ids, attention_mask), (unconditional_ids, unconditional_mask)
-        )
-    uniform = noise(seeds or list(range(batch_size)), num_positions, candidate).to(device)
-
-    def guide(scores: Tensor) -> Tensor:
-        if not guided:
-            return scores
-        conditional, unconditional = scores.chunk(2)
-        return unconditional + sampler.guidance_scale * (conditional - unconditional)
-
-    def twice(codes: Tensor) -> Tensor:
-        return torch.cat([codes, codes]) if guided else codes
-
-    decoder, head = model.language_model.get_decoder(), model.image_head
-    cache = DynamicCache(config=model.config.text_config)
-    embeddings = model.embed(input_ids)
-    positions = (attention_mask.cumsum(-1) - 1).clamp_min(0)
-    tokens = []
-    for step in range(num_positions):
-        hidden = decoder(
-            inputs_embeds=embeddings,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        semantic = sampler.choose(guide(head.semantic_scores(hidden)), uniform[:, step, 0])
-        scores = head.pixel_scores(hidden, twice(semantic), model.image_tokenizer)
-        pixel = pixel_sampler.choose(guide(scores), uniform[:, step, 1])
-        codes = semantic * model.vocabulary.num_pixel_codes + pixel
-        tokens.append(model.vocabulary.token_ids(codes))
-        embeddings = model.embed(twice(tokens[-1]).unsqueeze(1), first_place=step)
-        positions = positions[:, -1:] + 1
-        attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], dim=1)
-    return torch.stack(tokens, dim=1)
+    jobs = make_jobs(
+        input_ids, attention_mask, unconditional_ids, unconditional_mask, seeds, candidate
+    )
+    engine = DrawingEngine(model, sampler, batch_size=len(jobs))
+    codes = dict(engine.draw(jobs))
+    drawn = torch.stack([codes[number] for number in range(len(jobs))])
+    return model.vocabulary.token_ids(drawn).to(input_ids.device)
 
 
-def _stack_left_padded(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Two left-padded (ids, mask) batches, one above the other at the greater length."""
-    length = max(first[0].shape[1], second[0].shape[1])
-    padded = [
-        torch.nn.functional.pad(tensor, (length - tensor.shape[1], 0))
-        for tensor in (first[0], second[0], first[1], second[1])
+def make_jobs(
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    unconditional_ids: Tensor | None = None,
+    unconditional_mask: Tensor | None = None,
+    seeds: list[int] | None = None,
+    candidate: int = 0,
+) -> list[ImageJob]:
+    """Jobs of padded batches; see `draw_tokens`."""
+    prompts = _unpadded(input_ids, attention_mask)
+    negatives: list[tuple[int, ...] | None] = [None] * len(prompts)
+    if unconditional_ids is not None:
+        negatives = [*_unpadded(unconditional_ids, unconditional_mask)]
+    seeds = seeds or list(range(len(prompts)))
+    return [
+        ImageJob(prompt, negative, seed, candidate)
+        for prompt, negative, seed in zip(prompts, negatives, seeds, strict=True)
     ]
-    return torch.cat(padded[:2]), torch.cat(padded[2:])
+
+
+def _unpadded(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
+    if mask is None:
+        mask = torch.ones_like(input_ids)
+    return [tuple(ids[keep.bool()].tolist()) for ids, keep in zip(input_ids, mask, strict=True)]

@@ -100,7 +100,7 @@ def command(args: argparse.Namespace) -> Path:
     """`semhitok generate`."""
     prompts = [args.prompt] if args.prompt is not None else read_prompts(Path(args.prompts))
     out = Path(args.out)
-    overrides = {field.name: getattr(args, field.name) for field in fields(Sampler)}
+    overrides = {field.name: getattr(args, field.name, None) for field in fields(Sampler)}
     repeated = [prompt for prompt in prompts for _ in range(args.num_images)]
     seeds = [args.seed + number for _ in prompts for number in range(args.num_images)]
     out.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ class FlatHead(nn.Module):
     def pixel_scores(self, hidden: Tensor, semantic_codes: Tensor, _: SemHiTokModel) -> Tensor:
         """Unnormalised log p(j | i), (n, M); touches M rows a position."""
         rows = self.rows.weight.unflatten(0, (-1, self.num_pixel_codes))[semantic_codes]
-        return torch.einsum("nd,nmd->nm", hidden, rows).float()
+        return _scores_of_own(hidden, rows).float()
 
 
 class HierarchicalHead(nn.Module):
@@ -125,9 +125,19 @@ class HierarchicalHead(nn.Module):
         chosen = image_tokenizer.semantic_codebook.lookup(semantic_codes).to(hidden.dtype)
         query = self.query(hidden + self.semantic_embedding(chosen))
         # Fold the key projection into the query: n·D·D_pixel instead of n·M·D·D_pixel.
-        folded = query @ self.key.weight  # (n, D_pixel)
+        # As rows of a contiguous matrix: see `_scores_of_own` about last bits.
+        folded = F.linear(query, self.key.weight.T.contiguous())  # (n, D_pixel)
         codes = image_tokenizer.pixel_sub_codebooks
         groups = image_tokenizer.pixel_groups(semantic_codes)
         vectors = codes.normalize(codes.codes[groups]).to(hidden.dtype)  # (n, M, D_pixel)
-        scores = torch.einsum("nd,nmd->nm", folded, vectors) / self.key.out_features**0.5
+        scores = _scores_of_own(folded, vectors) / self.key.out_features**0.5
         return (scores + self.pixel_bias[semantic_codes]).float()
+
+
+def _scores_of_own(states: Tensor, vectors: Tensor) -> Tensor:
+    """(n, m) products of (n, d) states, each with its own (n, m, d) vectors."""
+    if torch.is_grad_enabled():
+        return torch.einsum("nd,nmd->nm", states, vectors)
+    # A batched product is as quick, but its last bit depends on where in memory each matrix begins,
+    # and a drawing must not depend on its place in the batch.
+    return (states.unsqueeze(1) * vectors).sum(-1)

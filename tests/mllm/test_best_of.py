@@ -29,7 +29,7 @@ def gain(model, processor, prompt, token_ids):
 def test_the_best_candidate_of_each_prompt_is_given(model, processor):
     inputs, seeds = processor.drawings(PROMPTS), [3, 4, 5]
     best = draw_best(model, **inputs, seeds=seeds, sampler=replace(SAMPLER, num_candidates=5))
-    chosen = set()
+    chosen, spreads = set(), []
     for row, prompt in enumerate(PROMPTS):
         alone = processor.drawings([prompt])
         candidates = [
@@ -39,9 +39,9 @@ def test_the_best_candidate_of_each_prompt_is_given(model, processor):
         gains = [gain(model, processor, prompt, candidate) for candidate in candidates]
         winner = max(range(5), key=lambda number: gains[number])
         chosen.add(winner)
-        assert max(gains) - min(gains) > 1e-3
+        spreads.append(max(gains) - min(gains))
         assert torch.equal(best[row], candidates[winner][0])
-    assert chosen != {0}
+    assert chosen != {0} and max(spreads) > 1e-3
 
 
 def test_one_candidate_is_the_plain_drawing(model, processor):

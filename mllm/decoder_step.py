@@ -1,0 +1,223 @@
+"""One pass of the language model: a new token for each row, over a `SlotCache`.
+
+`LeanStep` walks the layers itself, for the families whose layer is known (Llama, Mistral, Qwen2,
+Qwen3 and what shares their classes): of a small model transformers' own forward spends most of the
+time on masks, caches and hooks. `OwnStep` is that forward, for every other model.
+
+Shapes: R rows, D width, H heads, G heads of keys and values, d width of a head.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from .slot_cache import SlotCache
+
+KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+# Rotary embeddings that are a fixed function of the place; others depend on the whole length.
+FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
+# Joining matrices saves calls, which is most of a small model's time, but copies them.
+MAX_JOINED_NUMBERS = 2**26
+
+
+class OwnStep:
+    """Transformers' own forward."""
+
+    def __init__(self, decoder: Any):
+        self.decoder = decoder
+        self.config = decoder.config
+        self.window = _window(self.config)
+
+    def __call__(
+        self, embeddings: Tensor, places: Tensor, cache: SlotCache, num_layers: int | None = None
+    ) -> Tensor:
+        """Append one token to each row that `cache` aims at.
+
+        Args:
+            embeddings: (R, D).
+            places: (R,) place of the token in its row.
+            num_layers: stop after so many, where that is possible; for checks.
+
+        Returns:
+            (R, D) last hidden states.
+        """
+        dtype = embeddings.dtype
+        masks: Any = cache.mask(places, None, dtype)
+        if self.window is not None and cache.seen > self.window:
+            sliding = cache.mask(places, self.window, dtype)
+            if hasattr(self.config, "layer_types"):
+                masks = {"full_attention": masks, "sliding_attention": sliding}
+            else:
+                masks = sliding
+        return self.decoder(
+            inputs_embeds=embeddings.unsqueeze(1),
+            attention_mask=masks,
+            position_ids=places.unsqueeze(1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, 0]
+
+
+class _Layer(NamedTuple):
+    """The weights of one layer; joined products have one pair, others one for each matrix."""
+
+    norm: Tensor
+    heads: list[tuple[Tensor, Tensor | None]]
+    head_norms: tuple[Tensor, Tensor] | None
+    out: tuple[Tensor, Tensor | None]
+    mlp_norm: Tensor
+    gates: list[tuple[Tensor, Tensor | None]]
+    activation: Callable[[Tensor], Tensor]
+    down: tuple[Tensor, Tensor | None]
+    window: int | None
+
+
+class LeanStep:
+    """The same without transformers' own loop; the numbers agree to rounding."""
+
+    def __init__(self, decoder: Any):
+        self.decoder = decoder
+        config = decoder.config
+        self.eps = config.rms_norm_eps
+        self.num_heads = config.num_attention_heads
+        self.num_key_heads = config.num_key_value_heads
+        numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
+        joined = numbers <= MAX_JOINED_NUMBERS
+        self.layers = [_read_layer(layer, config, joined) for layer in decoder.layers]
+        self.norm: Tensor = decoder.norm.weight
+        self._table: tuple[Tensor, Tensor] | None = None
+
+    def rotary(self, places: Tensor, capacity: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(R, 1, d) cosines, and sines whose first half is negative."""
+        if self._table is None or len(self._table[0]) < capacity:
+            every = torch.arange(capacity, device=places.device).unsqueeze(0)
+            cos, sin = self.decoder.rotary_emb(self.norm.new_zeros(1, 1, 1, dtype=dtype), every)
+            half = sin.shape[-1] // 2
+            sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+            self._table = cos[0], sin[0]
+        cos, sin = self._table
+        return cos[places].unsqueeze(1), sin[places].unsqueeze(1)
+
+    def __call__(
+        self, embeddings: Tensor, places: Tensor, cache: SlotCache, num_layers: int | None = None
+    ) -> Tensor:
+        """See `OwnStep.__call__`."""
+        dtype = embeddings.dtype
+        cos, sin = self.rotary(places, cache.capacity, dtype)
+        masks = {
+            window: cache.mask(places, window, dtype) for window in {w.window for w in self.layers}
+        }
+        hidden = embeddings
+        for number, layer in enumerate(self.layers[:num_layers]):
+            hidden = self._attend(hidden, number, layer, cos, sin, masks[layer.window], cache)
+            hidden = self._transform(hidden, layer)
+        return F.rms_norm(hidden, self.norm.shape, self.norm, self.eps)
+
+    def _attend(
+        self,
+        hidden: Tensor,
+        number: int,
+        layer: _Layer,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        cache: SlotCache,
+    ) -> Tensor:
+        rows, num_heads, num_key_heads = len(hidden), self.num_heads, self.num_key_heads
+        normed = F.rms_norm(hidden, layer.norm.shape, layer.norm, self.eps)
+        heads = _products(normed, layer.heads).view(rows, num_heads + 2 * num_key_heads, -1)
+        turned, values = heads.split([num_heads + num_key_heads, num_key_heads], dim=1)
+        if layer.head_norms is not None:
+            parts = turned.split([num_heads, num_key_heads], dim=1)
+            turned = torch.cat(
+                [
+                    F.rms_norm(part, weight.shape, weight, self.eps)
+                    for part, weight in zip(parts, layer.head_norms, strict=True)
+                ],
+                dim=1,
+            )
+        width = turned.shape[-1]
+        turned = torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin)
+        queries, keys = turned.split([num_heads, num_key_heads], dim=1)
+        all_keys, all_values = cache.write(number, keys, values)
+        # Heads that share keys are the rows of one query: no copy of the keys for each.
+        queries = queries.reshape(rows, num_key_heads, num_heads // num_key_heads, width)
+        attended = F.scaled_dot_product_attention(queries, all_keys, all_values, attn_mask=mask)
+        return hidden + F.linear(attended.reshape(rows, num_heads * width), *layer.out)
+
+    def _transform(self, hidden: Tensor, layer: _Layer) -> Tensor:
+        normed = F.rms_norm(hidden, layer.mlp_norm.shape, layer.mlp_norm, self.eps)
+        gate, up = _products(normed, layer.gates).chunk(2, dim=-1)
+        return hidden + F.linear(layer.activation(gate) * up, *layer.down)
+
+
+def make_step(decoder: Any) -> OwnStep | LeanStep:
+    """The quicker of the two that is right for this language model."""
+    return LeanStep(decoder) if _is_known(decoder) else OwnStep(decoder)
+
+
+def _is_known(decoder: Any) -> bool:
+    config = decoder.config
+    layers = getattr(decoder, "layers", [])
+    rope = getattr(config, "rope_parameters", None) or {}
+    return (
+        len(layers) == config.num_hidden_layers
+        and all(type(layer) in KNOWN_LAYERS for layer in layers)
+        # Not an adapter's wrapper, nor quantised: their weights alone aren't what they compute.
+        and all(
+            type(module) is nn.Linear
+            for layer in layers
+            for name, module in layer.named_modules()
+            if name.endswith("_proj")
+        )
+        and rope.get("rope_type") in FIXED_ROTARY
+        and rope.get("partial_rotary_factor", 1.0) == 1.0
+    )
+
+
+def _window(config: Any) -> int | None:
+    return getattr(config, "sliding_window", None)
+
+
+def _read_layer(layer: Any, config: Any, joined: bool) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    window = getattr(attention, "sliding_window", None)
+    if isinstance(layer, MistralDecoderLayer):
+        window = _window(config)
+    norms = None
+    if hasattr(attention, "q_norm"):
+        norms = attention.q_norm.weight, attention.k_norm.weight
+    return _Layer(
+        norm=layer.input_layernorm.weight,
+        heads=_pairs([attention.q_proj, attention.k_proj, attention.v_proj], joined),
+        head_norms=norms,
+        out=(attention.o_proj.weight, attention.o_proj.bias),
+        mlp_norm=layer.post_attention_layernorm.weight,
+        gates=_pairs([mlp.gate_proj, mlp.up_proj], joined),
+        activation=mlp.act_fn,
+        down=(mlp.down_proj.weight, mlp.down_proj.bias),
+        window=window,
+    )
+
+
+def _pairs(linears: list[nn.Linear], joined: bool) -> list[tuple[Tensor, Tensor | None]]:
+    pairs: list[tuple[Tensor, Tensor | None]] = [(part.weight, part.bias) for part in linears]
+    if not joined or len({bias is None for _, bias in pairs}) > 1:
+        return pairs
+    biases = [bias for _, bias in pairs]
+    bias = (
+        None if any(b is None for b in biases) else torch.cat([b for b in biases if b is not None])
+    )
+    return [(torch.cat([weight for weight, _ in pairs]), bias)]
+
+
+def _products(hidden: Tensor, pairs: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    products = [F.linear(hidden, *pair) for pair in pairs]
+    return products[0] if len(products) == 1 else torch.cat(products, dim=-1)

@@ -1,0 +1,81 @@
+"""How many rows go through the model in one pass, so that no image depends on its company.
+
+A matrix library picks its kernel by the number of rows, and kernels differ in the last bit; a code
+near the edge of its interval then falls on the other side. On the CPUs seen so far all products of
+four rows and more agree, row by row, wherever a row stands. That is a habit of the library and no
+promise, so it is checked at the start on the model's own layers: what agrees with passes of four
+rows is used, and what doesn't is cut into passes that do.
+
+Holds for float32 on a CPU with one number of threads. GPU libraries are not checked, nor half
+precision: there the same seed gives the same image in the same batch, and nearly always in another.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIZES = (4, 8, 12, 16, 24, 32, 48, 64)
+_known: "weakref.WeakKeyDictionary[torch.nn.Module, dict]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Numbers of rows that give a row the same bits.
+
+    Attributes:
+        sizes: in rising order; a pass takes the smallest that holds its rows. Empty where any
+            number of rows may go together.
+    """
+
+    sizes: tuple[int, ...] = ()
+
+    def padded(self, num_rows: int) -> int:
+        """Rows to compute for `num_rows` that are wanted, at most `largest`."""
+        return next((size for size in self.sizes if size >= num_rows), num_rows)
+
+    def largest(self, num_rows: int) -> int:
+        """Rows of one pass where `num_rows` are wanted in all."""
+        return min(num_rows, self.sizes[-1]) if self.sizes else num_rows
+
+
+def find_passes(
+    model: torch.nn.Module, key: object, width: int, run: Callable[[Tensor], list[Tensor]]
+) -> Passes:
+    """Find the sizes that agree, once for a model.
+
+    Args:
+        model: what the answer is remembered for, with its number of threads and `key`.
+        key: whatever else it depends on.
+        width: D.
+        run: (R, D) random states → tensors of R rows, computed as drawing computes them.
+    """
+    key = (key, torch.get_num_threads())
+    remembered = _known.setdefault(model, {})
+    if key not in remembered:
+        parameter = next(model.parameters())
+        checked = parameter.device.type == "cpu" and parameter.dtype == torch.float32
+        remembered[key] = Passes(agreeing_sizes(width, run)) if checked else Passes()
+    return remembered[key]
+
+
+@torch.no_grad()
+def agreeing_sizes(width: int, run: Callable[[Tensor], list[Tensor]]) -> tuple[int, ...]:
+    """The `SIZES` whose rows have the bits of passes of four rows, whatever their place."""
+    rows = torch.randn(16, width, generator=torch.Generator().manual_seed(0))
+    parts = [run(part) for part in rows.split(SIZES[0])]
+    expected = [torch.cat(part) for part in zip(*parts, strict=True)]
+
+    def agrees(size: int) -> bool:
+        # Each row of a full pass is at a place of its own: turn them once through half of all.
+        for shift in (0, 1, 7):
+            turned = rows.roll(shift, 0).repeat(size // 16 + 1, 1)[:size]
+            reference = [part.roll(shift, 0).repeat(size // 16 + 1, 1)[:size] for part in expected]
+            if not all(map(torch.equal, run(turned), reference)):
+                return False
+        return True
+
+    agreeing = [size for size in SIZES if agrees(size)]
+    return tuple(agreeing) if agreeing and agreeing[0] == SIZES[0] else (1,)

@@ -1,0 +1,116 @@
+"""A static cache whose rows are at different places: the keys and values of images being drawn.
+
+Each row writes at its own place, so images with prompts of different lengths, and images begun at
+different times, go through one pass together, without padding.
+
+Shapes: R rows in a pass, C places a row, H heads of keys and values, d width of a head.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+# Attention is over a multiple of this many places. The places behind a row's own are masked and add
+# exact zeros, so that what a row computes does not depend on the length of the others.
+PLACES = 64
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a prompt leaves for the tokens after it.
+
+    Attributes:
+        keys, values: (L, H, d) for each layer.
+        hidden: (D,) last state, which predicts the first code.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys[0])
+
+
+class SlotCache(Cache):
+    """Keys and values, (rows, C, H, d) for each layer.
+
+    Call `aim` before each pass; then `update` is what a layer of transformers expects of a cache.
+    """
+
+    def __init__(self, num_rows: int):
+        super().__init__(layers=[])
+        self.num_rows = num_rows
+        self.capacity = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def insert(self, row: int, prefix: Prefix, num_more: int) -> None:
+        """Begin `row` with a prefix, and see to it that `num_more` tokens fit behind it."""
+        if not self.keys:
+            for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
+                mine += [t.new_zeros(self.num_rows, 0, *t.shape[1:]) for t in of_prefix]
+        self._grow(len(prefix) + num_more)
+        for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
+            for layer, tensor in enumerate(of_prefix):
+                mine[layer][row, : len(prefix)] = tensor
+
+    def _grow(self, num_places: int) -> None:
+        if num_places <= self.capacity:
+            return
+        more = -(-num_places // PLACES) * PLACES - self.capacity
+        self.capacity += more
+        for mine in (self.keys, self.values):
+            mine[:] = [
+                torch.cat([t, t.new_zeros(self.num_rows, more, *t.shape[2:])], dim=1) for t in mine
+            ]
+
+    def move(self, source: int, target: int) -> None:
+        """Give row `target` what row `source` holds."""
+        for tensor in (*self.keys, *self.values):
+            tensor[target] = tensor[source]
+
+    def aim(self, first: int, places: Tensor, longest: int) -> None:
+        """Say where the next pass writes.
+
+        Args:
+            first: its first row; the others follow.
+            places: (R,) where each row writes, which is also the last place that it sees.
+            longest: the greatest of `places`.
+        """
+        self.rows = slice(first, first + len(places))
+        self.index = torch.arange(first, first + len(places), device=places.device)
+        self.index = self.index * self.capacity + places
+        self.seen = min(-(-(longest + 1) // PLACES) * PLACES, self.capacity)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (R, H, d) keys and values; return (R, H, seen, d) of all places of the pass."""
+        both = []
+        for mine, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            mine.view(-1, *mine.shape[2:]).index_copy_(0, self.index, new)
+            both.append(mine[self.rows, : self.seen].transpose(1, 2))
+        return both[0], both[1]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """As in transformers, for one new token a row: (R, H, 1, d) in, (R, H, seen, d) out."""
+        return self.write(layer_idx, key_states.squeeze(2), value_states.squeeze(2))
+
+    def mask(self, places: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(R, 1, 1, seen): 0 where a row may look, -inf elsewhere.
+
+        Args:
+            places: (R,) as in `aim`.
+            window: how many places back a sliding layer looks; None for all.
+            dtype: of the scores.
+        """
+        each = torch.arange(self.seen, device=places.device)
+        hidden = each > places.unsqueeze(-1)
+        if window is not None:
+            hidden |= each <= places.unsqueeze(-1) - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=places.device)
+        return mask.masked_fill_(hidden, -torch.inf)[:, None, None]
