@@ -20,6 +20,7 @@ import numpy as np
 from data_pipelines.easy_vqa_shapes import PALETTE, SHAPES, judge_shape
 from data_pipelines.images import open_image
 from data_pipelines.records import Question, Record
+from data_pipelines.rows import Rows
 from semhitok.errors import UserError
 
 LICENCE = "MIT"
@@ -28,8 +29,8 @@ NUM_IMAGES = {"train": 4000, "test": 1000}
 """The official split."""
 
 
-def read_records(split: str) -> Iterator[Record]:
-    """Yield the images of a split in the order of their numbers.
+def read_rows(split: str) -> Rows:
+    """The images of a split in the order of their numbers.
 
     Args:
         split: `train` or `test`.
@@ -48,8 +49,20 @@ def read_records(split: str) -> Iterator[Record]:
     asked: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for question, answer, image_number in rows:
         asked[image_number].append((question, answer))
-    for number in sorted(asked):
-        yield _record(split, number, folder / "images" / f"{number}.png", asked[number])
+    numbers = sorted(asked)
+
+    def read(index: int) -> Record:
+        number = numbers[index]
+        return _record(split, number, folder / "images" / f"{number}.png", asked[number])
+
+    return Rows(len(numbers), read)
+
+
+def read_records(split: str) -> Iterator[Record]:
+    """Yield what `read_rows` holds."""
+    for item in read_rows(split):
+        assert isinstance(item, Record)
+        yield item
 
 
 def data_folder() -> Path:

@@ -1,242 +1,403 @@
 """`semhitok prepare`: raw data -> validated shards, the same bytes every time.
 
     semhitok prepare easy-vqa-train --out data/train
+    semhitok prepare folder:photos llava:chat.json,images=photos --out data/mixed --test-share 0.01
 
 writes into the folder
 
-    data-00000.parquet ...   accepted records, `shard_size` each, columns as in `records.py`
+    data-00000.parquet ...   accepted records of `shard_size` each, columns as in `records.py`
     quarantine.jsonl         rejected records: {"id", "source", "reason"} a line
+    duplicates.jsonl         only where images come twice: {"id", "of"} a line
     manifest.json            written last: a folder that has one is complete
-    in_progress.json         only while running: what was asked for
+    in_progress.json, parts  only while running: what was asked for, and what is done of it
 
-A run that was killed is made anew from the start, since reading is cheap beside training; the
-result is byte-identical. A finished folder is left as it is when the same is asked for again.
+With `--test-share` the shards and manifests stand in `train/` and `test/` inside the folder.
+
+A killed run goes on where it was, and ends with the same bytes; so do several processes, ranks of
+`torchrun` and tasks of a SLURM array that share the folder. Rank 0 waits for the others and puts
+their parts together. A finished folder is left as it is when the same is asked for again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from data_pipelines.records import SCHEMA, SCHEMA_VERSION, Record, Reject, record_to_row
-from data_pipelines.sources import open_source
-from data_pipelines.validate import check_record
+from data_pipelines.prepare_end import Outcome, count_reasons, decide, lines, write_side
+from data_pipelines.prepare_part import Account, Part, make_parts, read_account, write_part
+from data_pipelines.records import SCHEMA_VERSION
+from data_pipelines.rows import Rows, Streams
+from data_pipelines.sources import Source, open_source
 from semhitok.errors import UserError
 from semhitok.progress import Progress
-from semhitok.run import file_sha256, make_folder, read_json, write_json
+from semhitok.ranks import rank_and_world
+from semhitok.run import usable_cpus
+from semhitok.storage import TEMPORARY, Storage
 
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
+DUPLICATES_NAME = "duplicates.jsonl"
 IN_PROGRESS_NAME = "in_progress.json"
-COUNTED = ("records", "images", "captions", "questions", "conversations", "texts", "rejects")
-"""Keys of the manifest's counts."""
-UNFINISHED_PATTERN = ".*.json.*.tmp"
-"""What `write_json` leaves when the process is killed in the middle of it."""
+STAGING_NAME = "parts"
+POLL_SECONDS = 0.2
+"""How often rank 0 looks whether the other ranks' parts are there."""
+
+Place = TypeVar("Place", Path, str)
+"""A folder, or the URL of one."""
+
+_sources: list[Source] = []
+"""Opened sources, for the worker processes, which inherit or reopen them."""
 
 
 def prepare(
-    sources: list[str], out: Path, shard_size: int = 2000, max_rejects: int | None = None
-) -> Path:
+    sources: list[str],
+    out: Place,
+    shard_size: int = 2000,
+    max_rejects: int | None = None,
+    num_workers: int = 1,
+    drop_duplicates: bool = False,
+    test_share: float = 0.0,
+) -> Place:
     """Validate sources and write them as shards.
 
     Args:
-        sources: names or folders as `sources.open_source` takes them; read one after another.
-        out: the folder to write; new, empty, or of an earlier run with the same arguments.
-        shard_size: records in a shard.
+        sources: as `sources.open_source` takes them; read one after another.
+        out: the folder to write, or a URL that fsspec knows; new, empty, or of an earlier run with
+            the same arguments.
+        shard_size: records read for a shard, which holds those of them that pass.
         max_rejects: stop when more records than this are rejected; None for no limit.
+        num_workers: processes.
+        drop_duplicates: reject a record whose image came before; else they are only counted.
+        test_share: share of the images held out in `out/test`; 0 for none.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: if a source is unknown or has no usable record, two records share an id, too
-            many are rejected, or `out` holds something else.
+        UserError: if a source is unknown or has no usable record, two sources have one name or
+            records of one id, too many are rejected, or `out` holds something else.
     """
-    if not sources:
-        raise UserError("there is nothing to prepare; name at least one source")
-    if shard_size < 1:
-        raise UserError(f"a shard holds at least 1 record, not {shard_size}")
-    request = {"schema_version": SCHEMA_VERSION, "sources": sources, "shard_size": shard_size}
-    if _is_finished(out, request):
-        (out / IN_PROGRESS_NAME).unlink(missing_ok=True)
-        return out
-    opened = [open_source(name) for name in sources]  # before anything is written
-    _claim(out, request)
-    num_records = sum(source.num_records for source in opened)
-    with (
-        open(out / QUARANTINE_NAME, "w", encoding="utf-8") as quarantine,
-        Progress(num_records, "prepare", "images") as progress,
-    ):
-        writer = _Writer(out, quarantine, shard_size, max_rejects)
-        for source in opened:
-            for item in source.records:
-                writer.add(source.name, item)
-                progress.update(1)
-        writer.finish()
-    manifest = {
-        **request,
-        "licences": [
-            {"source": source.name, "licence": source.licence, "origin": source.origin}
-            for source in opened
-        ],
-        **writer.summary(),
+    _refuse_arguments(sources, shard_size, test_share)
+    storage = Storage(out)
+    request = {
+        "schema_version": SCHEMA_VERSION,
+        "sources": sources,
+        "shard_size": shard_size,
+        "drop_duplicates": drop_duplicates,
+        "test_share": test_share,
     }
-    write_json(out / MANIFEST_NAME, manifest)
-    (out / IN_PROGRESS_NAME).unlink()
+    if _is_finished(storage, request):
+        (storage / STAGING_NAME).delete_all()
+        storage.delete(IN_PROGRESS_NAME)
+        return out
+    opened = [_opened(name) for name in sources]  # before anything is written
+    parts = make_parts(opened, shard_size)
+    rank, world = rank_and_world()
+    if not _claim(storage, request | {"num_parts": len(parts)}, rank):
+        return out
+    staging = storage / STAGING_NAME
+    staging.make()
+    rejects = _Rejects(storage, max_rejects)
+    mine = parts[rank::world]
+    accounts: dict[int, Account] = {}
+    for part in mine:
+        account = read_account(part, staging)
+        if account is not None:
+            accounts[part.number] = account
+            rejects.add(account)
+    missing = [part for part in mine if part.number not in accounts]
+    done = sum(_size(part, accounts) for part in mine if part.number in accounts)
+    with Progress(_total(opened, world), "prepare", "records", initial=done) as progress:
+        for part, account in _make(opened, missing, staging, num_workers):
+            accounts[part.number] = account
+            rejects.add(account)
+            progress.update(_size(part, accounts))
+    if rank:
+        if _is_finished(storage, request):  # where all parts had been there before
+            staging.delete_all()
+        return out
+    everything = [
+        accounts[part.number] if part.number in accounts else _wait_for(part, staging, storage)
+        for part in parts
+    ]
+    outcome = decide(parts, everything, sources, drop_duplicates, test_share)
+    _finish(storage, staging, request, opened, parts, everything, outcome, max_rejects)
     return out
 
 
-def command(args: argparse.Namespace) -> Path:
+def command(args: argparse.Namespace) -> Any:
     """Run `semhitok prepare` on parsed arguments; return the folder it wrote."""
     return prepare(
         sources=args.sources,
-        out=Path(args.out),
+        out=args.out,
         shard_size=args.shard_size,
         max_rejects=args.max_rejects,
+        num_workers=args.num_workers or usable_cpus() or 1,
+        drop_duplicates=args.drop_duplicates,
+        test_share=args.test_share,
     )
 
 
-class _Writer:
-    """Sorts records into shards and quarantine, and counts them."""
+class _Rejects:
+    """Counts the rejects of the parts, and stops where there are too many."""
 
-    def __init__(
-        self, out: Path, quarantine: IO[str], shard_size: int, max_rejects: int | None
-    ) -> None:
-        self.out = out
-        self.quarantine = quarantine
-        self.shard_size = shard_size
-        self.max_rejects = max_rejects
-        self.counts = dict.fromkeys(COUNTED, 0)
-        self.shards: list[dict[str, Any]] = []
-        self._ids: set[str] = set()
-        self._widths: list[int] = []  # [smallest, largest], empty before the first image
-        self._heights: list[int] = []
-        self._rows: list[dict[str, Any]] = []
-        self._last_reason = ""
+    def __init__(self, storage: Storage, limit: int | None) -> None:
+        self.storage = storage
+        self.limit = limit
+        self.found: list[dict[str, str]] = []
 
-    def add(self, source: str, item: Record | Reject) -> None:
-        """Accept or reject one record."""
-        if isinstance(item, Reject):
-            self._reject(source, item)
-            return
-        if item.record_id in self._ids:
+    def add(self, account: Account) -> None:
+        self.found += account.rejects
+        check_rejects(self.found, self.limit, self.storage)
+
+
+def check_rejects(rejects: list[dict[str, str]], limit: int | None, storage: Storage) -> None:
+    """Stop a run that is going wrong, and leave its rejects to be looked at."""
+    if limit is None or len(rejects) <= limit:
+        return
+    storage.write(QUARANTINE_NAME, lines(rejects))
+    last = rejects[-1]
+    raise UserError(
+        f"more than {limit} records were rejected (see {storage.place}/{QUARANTINE_NAME}), "
+        f"the last one {last['id']!r}: {last['reason']}"
+    )
+
+
+def _refuse_arguments(sources: list[str], shard_size: int, test_share: float) -> None:
+    if not sources:
+        raise UserError("there is nothing to prepare; name at least one source")
+    twice = next((name for name in sources if sources.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"the source {twice} is named twice; name each once")
+    if shard_size < 1:
+        raise UserError(f"a shard holds at least 1 record, not {shard_size}")
+    if not 0 <= test_share < 1:
+        raise UserError(f"the share held out for testing lies in [0, 1), not at {test_share}")
+
+
+def _opened(name: str) -> Source:
+    """A source whose records can be divided."""
+    source = open_source(name)
+    if isinstance(source.records, (Rows, Streams)):
+        return source
+    return replace(source, records=list(source.records))
+
+
+def _total(sources: list[Source], world: int) -> int:
+    """Records to come, as far as they are known: of a stream each part counts as one."""
+    counts = [
+        len(source.records.opened) if isinstance(source.records, Streams) else source.num_records
+        for source in sources
+    ]
+    return max(1, sum(count or 0 for count in counts) // world)
+
+
+def _size(part: Part, accounts: dict[int, Account]) -> int:
+    return max(1, part.stop - part.start)
+
+
+def _make(
+    sources: list[Source], parts: list[Part], staging: Storage, num_workers: int
+) -> Iterator[tuple[Part, Account]]:
+    """Make parts in this process, or in several."""
+    if num_workers == 1 or len(parts) < 2:
+        for part in parts:
+            yield part, write_part(sources[part.source], part, staging)
+        return
+    _sources[:] = sources
+    names = [source.name for source in sources]
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(parts)), initializer=_start_worker, initargs=(names,)
+    )
+    try:
+        with pool:
+            futures = [pool.submit(_in_worker, part, staging.place) for part in parts]
+            for part, future in zip(parts, futures, strict=True):
+                yield part, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process of `prepare` was killed, most likely for want of memory: run the same "
+            "command again, which goes on from there, with fewer --num-workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _sources.clear()
+
+
+def _start_worker(names: list[str]) -> None:
+    """Open the sources where they were not inherited, and end when the parent does."""
+    if [source.name for source in _sources] != names:
+        _sources[:] = [_opened(name) for name in names]
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)  # the parent was killed: nobody waits for us any more
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _in_worker(part: Part, place: str) -> Account:
+    return write_part(_sources[part.source], part, Storage(place))
+
+
+def _wait_for(part: Part, staging: Storage, storage: Storage) -> Account:
+    """Another rank's part, when it is there."""
+    told = False
+    while (account := read_account(part, staging)) is None:
+        if not told:
+            print(f"waiting for the other ranks' parts in {staging.place}", file=sys.stderr)
+            told = True
+        time.sleep(POLL_SECONDS)
+    return account
+
+
+def _finish(
+    storage: Storage,
+    staging: Storage,
+    request: dict[str, Any],
+    sources: list[Source],
+    parts: list[Part],
+    accounts: list[Account],
+    outcome: Outcome,
+    max_rejects: int | None,
+) -> None:
+    """Write what is left: shards, quarantine, and the manifests last."""
+    check_rejects(outcome.rejects, max_rejects, storage)
+    storage.write(QUARANTINE_NAME, lines(outcome.rejects))
+    if outcome.duplicates:
+        storage.write(DUPLICATES_NAME, lines(outcome.duplicates))
+    else:
+        storage.delete(DUPLICATES_NAME)
+    licences = [
+        {"source": source.name, "licence": source.licence, "origin": source.origin}
+        for source in sources
+    ]
+    manifests = []
+    for folder, side in _folders(storage, request):
+        folder.make()
+        found = write_side(parts, accounts, outcome, side, staging, folder)
+        if not found["shards"]:
+            last = outcome.rejects[-1] if outcome.rejects else {"id": "none", "reason": "no record"}
             raise UserError(
-                f"two records are called {item.record_id}; "
-                "rename one, or prepare the sources into separate folders"
+                f"no record fell into the {side} split; give another --test-share"
+                if any(side for sides in outcome.sides for side in sides)
+                else f"no record could be used, the last one {last['id']!r}: {last['reason']}"
             )
-        try:
-            size = check_record(item)
-        except (UserError, ValueError) as error:
-            self._reject(source, Reject(item.record_id, str(error)))
-            return
-        self._ids.add(item.record_id)
-        if size is not None:
-            width, height = size
-            self._widths = [min([*self._widths, width]), max([*self._widths, width])]
-            self._heights = [min([*self._heights, height]), max([*self._heights, height])]
-            self.counts["images"] += 1
-        self.counts["records"] += 1
-        self.counts["captions"] += len(item.captions)
-        self.counts["questions"] += len(item.questions)
-        self.counts["conversations"] += len(item.conversations)
-        self.counts["texts"] += item.text is not None
-        self._rows.append(record_to_row(item))
-        if len(self._rows) == self.shard_size:
-            self._write_shard()
+        manifests.append((folder, {**request, "licences": licences, **found}))
+        shards = {shard["file"] for shard in found["shards"]}
+        for name in folder.names():
+            left_over = name.startswith("data-") and name not in shards
+            if left_over or name.endswith(TEMPORARY):
+                folder.delete(name)
+    for folder, manifest in manifests:
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        folder.write(MANIFEST_NAME, f"{text}\n".encode())
+    storage.delete(IN_PROGRESS_NAME)
+    staging.delete_all()
+    _report(outcome, storage)
 
-    def finish(self) -> None:
-        """Write what is left; refuse to call nothing a data set."""
-        self._write_shard()
-        if not self.shards:
-            raise UserError(f"no record could be used, the last one {self._last_reason}")
 
-    def summary(self) -> dict[str, Any]:
-        """Return what the manifest says about the records."""
-        return {
-            "counts": self.counts,
-            "image_width": _range(self._widths),
-            "image_height": _range(self._heights),
-            "shards": self.shards,
-        }
-
-    def _reject(self, source: str, reject: Reject) -> None:
-        """Note a reject, and stop where there are too many."""
-        # Escaped to ASCII: an id with a lone surrogate must not break the file.
-        entry = {"id": reject.record_id, "source": source, "reason": reject.reason}
-        self.quarantine.write(json.dumps(entry) + "\n")
-        self.counts["rejects"] += 1
-        self._last_reason = f"{reject.record_id!r}: {reject.reason}"
-        if self.max_rejects is not None and self.counts["rejects"] > self.max_rejects:
-            raise UserError(
-                f"more than {self.max_rejects} records were rejected (see "
-                f"{self.out / QUARANTINE_NAME}), the last one {self._last_reason}"
-            )
-
-    def _write_shard(self) -> None:
-        """Write the rows at hand, if any, as the next shard."""
-        if not self._rows:
-            return
-        path = self.out / f"data-{len(self.shards):05d}.parquet"
-        # The images are compressed already; zstd is for the text.
-        pq.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA), path, compression="zstd")
-        self.shards.append(
-            {
-                "file": path.name,
-                "rows": len(self._rows),
-                "bytes": path.stat().st_size,
-                "sha256": file_sha256(path),
-            }
+def _report(outcome: Outcome, storage: Storage) -> None:
+    """Say what did not pass, the commonest reasons first."""
+    if outcome.duplicates:
+        print(f"{len(outcome.duplicates):,} images come more than once", file=sys.stderr)
+    if outcome.rejects:
+        reasons = list(count_reasons(outcome.rejects).items())
+        told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons[:5])
+        more = f"; and {len(reasons) - 5} more kinds" if len(reasons) > 5 else ""
+        print(
+            f"{len(outcome.rejects):,} records rejected, see {storage.place}/{QUARANTINE_NAME}: "
+            f"{told}{more}",
+            file=sys.stderr,
         )
-        self._rows = []
 
 
-def _range(bounds: list[int]) -> dict[str, int] | None:
-    """A [smallest, largest] as the manifest has it; None where there is nothing to bound."""
-    return {"min": bounds[0], "max": bounds[1]} if bounds else None
+def _folders(storage: Storage, request: dict[str, Any]) -> list[tuple[Storage, str]]:
+    """Folders of manifests, and the side that each holds."""
+    if not request["test_share"]:
+        return [(storage, "train")]
+    return [(storage / side, side) for side in ("train", "test")]
 
 
-def _is_finished(out: Path, request: dict[str, Any]) -> bool:
+def _is_finished(storage: Storage, request: dict[str, Any]) -> bool:
     """Tell whether the folder already holds what is asked for.
 
     Raises:
         UserError: if it holds something else.
     """
-    if not out.exists():
-        return False
-    if not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder with --out")
-    for name in (MANIFEST_NAME, IN_PROGRESS_NAME):
-        if (out / name).is_file():
-            found = read_json(out / name)
-            for key, wanted in request.items():
-                if found.get(key) != wanted:
-                    raise UserError(
-                        f"{out} was prepared with {key} {found.get(key)}, not {wanted}; "
-                        "give another folder with --out, or delete it"
-                    )
-            # A finished shard that was lost or cut is made again.
-            return name == MANIFEST_NAME and all(_is_whole(out, s) for s in found["shards"])
-    if any(not path.match(UNFINISHED_PATTERN) for path in out.iterdir()):
-        raise UserError(f"{out} is not empty and was not written by prepare; give another --out")
-    return False
+    if os.path.isfile(storage.place):
+        raise UserError(f"{storage.place} is a file; give a folder with --out")
+    names = [name for name in storage.names() if not name.endswith(TEMPORARY)]
+    if IN_PROGRESS_NAME in names:
+        _compare(storage, IN_PROGRESS_NAME, request)
+    if MANIFEST_NAME in names:
+        _compare(storage, MANIFEST_NAME, request)
+    elif IN_PROGRESS_NAME not in names and names:
+        split = storage / "train"
+        if split.size(MANIFEST_NAME) is None:
+            raise UserError(
+                f"{storage.place} is not empty and was not written by prepare; give another --out"
+            )
+        _compare(split, MANIFEST_NAME, request)
+    for folder, _ in _folders(storage, request):
+        if folder.size(MANIFEST_NAME) is None:
+            return False
+        manifest = _compare(folder, MANIFEST_NAME, request)
+        # A finished shard that was lost or cut is made again.
+        if any(folder.size(shard["file"]) != shard["bytes"] for shard in manifest["shards"]):
+            return False
+    return True
 
 
-def _is_whole(out: Path, shard: dict[str, Any]) -> bool:
-    """Tell whether a shard of the manifest is there at its size."""
-    path = out / str(shard["file"])
-    return path.is_file() and path.stat().st_size == shard["bytes"]
+def _compare(storage: Storage, name: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Read what an earlier run asked for; refuse another."""
+    try:
+        found: dict[str, Any] = json.loads(storage.read(name))
+    except ValueError as error:
+        raise UserError(
+            f"{storage.place}/{name} is not valid JSON; delete the folder or give another --out"
+        ) from error
+    for key, wanted in request.items():
+        if found.get(key) != wanted:
+            raise UserError(
+                f"{storage.place} was prepared with {key} {found.get(key)}, not {wanted}; "
+                "give another folder with --out, or delete it"
+            )
+    return found
 
 
-def _claim(out: Path, request: dict[str, Any]) -> None:
-    """Mark the folder as being written and clear what an interrupted run left."""
-    make_folder(out)
-    write_json(out / IN_PROGRESS_NAME, request)
-    (out / MANIFEST_NAME).unlink(missing_ok=True)
-    for pattern in ("data-*.parquet", UNFINISHED_PATTERN):
-        for path in out.glob(pattern):
-            path.unlink()
+def _claim(storage: Storage, request: dict[str, Any], rank: int) -> bool:
+    """Mark the folder as being written; refuse to go on where the data have changed since.
+
+    Returns:
+        Whether there is something to do; False where another rank has finished it all meanwhile.
+    """
+    storage.make()
+    while rank and storage.size(IN_PROGRESS_NAME) is None:
+        if _is_finished(storage, {key: request[key] for key in request if key != "num_parts"}):
+            return False
+        time.sleep(POLL_SECONDS)  # until rank 0 has begun
+    if storage.size(IN_PROGRESS_NAME) is None:
+        storage.write(IN_PROGRESS_NAME, f"{json.dumps(request, indent=2)}\n".encode())
+    found = _compare(storage, IN_PROGRESS_NAME, {})
+    if found.get("num_parts") != request["num_parts"]:
+        raise UserError(
+            f"the sources have changed since {storage.place} was begun; delete it and start anew"
+        )
+    if not rank:
+        for folder, _ in _folders(storage, request):
+            folder.delete(MANIFEST_NAME)
+    return True

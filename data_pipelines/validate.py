@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from PIL import Image
+
 from data_pipelines.images import open_image
 from data_pipelines.records import IMAGE_MARK, ROLES, Conversation, Record
 
@@ -15,12 +17,18 @@ MAX_DOCUMENT_LENGTH = 1_000_000
 
 
 def check_record(record: Record) -> tuple[int, int] | None:
+    """Look at a record as `decode_record` does; return its image's (width, height) alone."""
+    image = decode_record(record)
+    return None if image is None else image.size
+
+
+def decode_record(record: Record) -> Image.Image | None:
     """Decode the image and look at every text.
 
     An image without any text is fine: a tokenizer trains on images alone.
 
     Returns:
-        The upright image's (width, height) in pixels; None where there is no image.
+        The upright image, RGB; None where there is none.
 
     Raises:
         ImageError: if the image is not safe or not whole.
@@ -36,7 +44,7 @@ def check_record(record: Record) -> tuple[int, int] | None:
     for conversation in record.conversations:
         _check_conversation(conversation, has_image=record.image is not None)
     if record.image is not None:
-        return open_image(record.image, name="the image").size
+        return open_image(record.image, name="the image")
     if record.captions or record.questions:
         raise ValueError("a caption or question, but no image that it is about")
     if record.text is None and not record.conversations:

@@ -97,7 +97,7 @@ def _add_prepare(commands: Any) -> None:
     command = add_command(
         commands,
         "prepare",
-        "validate raw images, captions and questions into shards",
+        "validate raw images, captions, questions, conversations and texts into shards",
         "semhitok prepare easy-vqa-test --out runs/prepared-test",
         "data_pipelines.prepare:command",
     )
@@ -106,16 +106,42 @@ def _add_prepare(commands: Any) -> None:
         nargs="+",
         type=cli_types.data_source,
         metavar="SOURCE",
-        help="easy-vqa-train, easy-vqa-test, or a folder of images",
+        help="easy-vqa-train, easy-vqa-test, a folder of images, or KIND:PATH[,key=value...], such "
+        "as llava:chat.json,images=DIR; kinds: folder, llava, parquet, arrow, webdataset, hub, "
+        "vqav2, gqa, textvqa, jsonl, emoji (see docs/data.md)",
     )
-    add_out(command)
+    command.add_argument(
+        "--out",
+        type=cli_types.output_place,
+        required=True,
+        metavar="DIR",
+        help="folder to write, or a URL such as s3://BUCKET/DIR",
+    )
+    command.add_argument(
+        "--num-workers",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="processes (default: as many as there are cores)",
+    )
+    command.add_argument(
+        "--test-share",
+        type=cli_types.share,
+        default=0.0,
+        metavar="P",
+        help="share of the images to hold out in DIR/test; the rest goes to DIR/train (default: 0)",
+    )
+    command.add_argument(
+        "--drop-duplicates",
+        action="store_true",
+        help="reject a record whose image came before (default: only count them)",
+    )
     command.add_argument(
         "--max-rejects",
         type=cli_types.non_negative_int,
         metavar="N",
         help="stop when more records than this are unusable (default: no limit)",
     )
-    add_count(command, "--shard-size", 2000, "records in a shard")
+    add_count(command, "--shard-size", 2000, "records read for a shard")
 
 
 def _add_train(commands: Any) -> None:

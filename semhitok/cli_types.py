@@ -135,6 +135,19 @@ def prompts_file(text: str) -> Path:
     return path
 
 
+def output_place(text: str) -> Path | str:
+    """A folder as `output_folder` takes it, or the URL of one in an object store."""
+    return text if "://" in text else output_folder(text)
+
+
+def share(text: str) -> float:
+    """A number of at least 0 and below 1."""
+    value = _float(text)
+    if not 0 <= value < 1:
+        raise ArgumentTypeError(f"give a number of at least 0 and below 1, not {text!r}")
+    return value
+
+
 def output_folder(text: str) -> Path:
     """A folder that is there, or can be made."""
     if not text.strip():
@@ -149,7 +162,9 @@ def output_folder(text: str) -> Path:
 
 
 def data_source(text: str) -> str:
-    """A folder of images, or the name of a built-in source, which only `prepare` itself knows."""
+    """A folder of images, or a source by name or KIND:PATH, which only `prepare` itself knows."""
+    if re.match(r"[a-z0-9]+:", text):
+        return text
     looks_like_path = "/" in text or text.startswith((".", "~"))
     if looks_like_path or os.path.exists(text):
         return str(existing_folder(text))

@@ -1,12 +1,14 @@
 import argparse
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from data_pipelines import prepare as prepare_module
+from data_pipelines import prepare_part
 from data_pipelines.prepare import command, prepare
 from semhitok.errors import UserError
 
@@ -42,7 +44,7 @@ def test_the_manifest_tells_what_is_there(folder, tmp_path):
     assert manifest["image_height"] == {"min": 8, "max": 8}
     assert manifest["sources"] == [str(folder)]
     assert manifest["schema_version"] == 2
-    assert [shard["rows"] for shard in manifest["shards"]] == [3, 3, 1]
+    assert [shard["rows"] for shard in manifest["shards"]] == [3, 2, 2]
     for shard in manifest["shards"]:
         data = (out / shard["file"]).read_bytes()
         assert shard["bytes"] == len(data)
@@ -74,7 +76,7 @@ def test_the_same_input_gives_the_same_bytes(folder, tmp_path):
 def test_an_interrupted_run_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, num_done):
     expected = contents(prepare([str(folder)], tmp_path / "undisturbed", shard_size=3))
     out = tmp_path / "out"
-    check, calls = prepare_module.check_record, []
+    check, calls = prepare_part.decode_record, []
 
     def check_until_killed(record):
         calls.append(record)
@@ -82,7 +84,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(folder, tmp_path, monkeyp
             raise KeyboardInterrupt
         return check(record)
 
-    monkeypatch.setattr(prepare_module, "check_record", check_until_killed)
+    monkeypatch.setattr(prepare_part, "decode_record", check_until_killed)
     with pytest.raises(KeyboardInterrupt):
         prepare([str(folder)], out, shard_size=3)
     monkeypatch.undo()
@@ -152,13 +154,20 @@ def test_an_unknown_source_is_answered_with_the_known_ones(tmp_path):
 
 
 def test_two_records_of_one_name_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "again")
     with pytest.raises(UserError, match=r"two records are called 0\.png"):
+        prepare([str(folder), str(tmp_path / "again")], tmp_path / "out")
+
+
+def test_two_sources_of_one_name_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match=r"images is named twice"):
         prepare([str(folder), str(folder)], tmp_path / "out")
 
 
 def test_the_command_passes_its_arguments_on(folder, tmp_path):
     args = argparse.Namespace(
-        sources=[str(folder)], out=str(tmp_path / "out"), max_rejects=None, shard_size=4
-    )
+        sources=[str(folder)], out=tmp_path / "out", max_rejects=None, shard_size=4,
+        num_workers=1, drop_duplicates=False, test_share=0.0,
+    )  # fmt: skip
     assert command(args) == tmp_path / "out"
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["shard_size"] == 4

@@ -45,7 +45,7 @@ def test_examples_take_turns_among_the_types():
 
 def test_a_data_set_without_questions_is_refused(tmp_path, fake_models, monkeypatch):
     empty = SimpleNamespace(questions=[])
-    monkeypatch.setattr("data_pipelines.dataset.PreparedDataset", lambda path: [empty])
+    monkeypatch.setattr("data_pipelines.dataset.PreparedDataset", lambda *_, **__: [empty])
     with pytest.raises(UserError, match="no questions"):
         vqa.evaluate("mllm", "data/test", tmp_path)
 

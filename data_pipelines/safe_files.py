@@ -1,0 +1,156 @@
+"""Reading what other people's files name: nothing outside the root, nothing without a limit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from semhitok.errors import UserError
+
+MAX_LINE_SIZE = 16 * 1024 * 1024
+"""Longest line of a JSONL or CSV file, in bytes."""
+
+MAX_JSON_SIZE = 8 * 1024**3
+"""Largest JSON file that is read at once, in bytes."""
+
+
+def check_name(name: str) -> None:
+    """Refuse a file's name that leads, or could lead, out of its root.
+
+    Args:
+        name: as it stands in somebody's JSON or tar; relative, parts parted by `/`.
+
+    Raises:
+        ValueError: in one clause, if it is absolute, goes up, or holds a NUL.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"the name of its file is {name!r}")
+    if "\0" in name:
+        raise ValueError("the name of its file holds a NUL character")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("the name of its file is not UTF-8") from None
+    shown = name if len(name) <= 100 else f"{name[:100]}..."
+    windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or windows.is_absolute() or windows.drive:
+        raise ValueError(f"the name of its file is an absolute path ({shown})")
+    if ".." in PurePosixPath(name).parts or ".." in windows.parts:
+        raise ValueError(f"the name of its file leads upwards ({shown})")
+
+
+def read_inside(root: Path, path: Path, max_file_size: int) -> bytes:
+    """Read a file that really lies below the root and is not too large.
+
+    Raises:
+        ValueError: in one clause, if it is neither, or is not there.
+        OSError: if it cannot be read.
+    """
+    # realpath, unlike Path.resolve, does not raise on links that run in a circle.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"{path.name} is a symbolic link that leads out of the folder")
+    if not os.path.isfile(path):  # which, unlike Path.is_file, takes a name that is too long
+        known = os.path.lexists(path)
+        raise ValueError(f"{path.name[:100]} is not {'a regular file' if known else 'there'}")
+    file_size = path.stat().st_size
+    if file_size > max_file_size:
+        raise ValueError(f"{path.name} has {file_size:,} bytes; the limit is {max_file_size:,}")
+    return path.read_bytes()
+
+
+def read_named(root: Path, name: str, max_file_size: int) -> bytes:
+    """Read the file that somebody's JSON names, relative to the root.
+
+    Raises:
+        ValueError: in one clause, if the name or the file is not acceptable.
+    """
+    check_name(name)
+    try:
+        return read_inside(root, root / name, max_file_size)
+    except OSError as error:
+        raise ValueError(f"{name[:100]} cannot be read ({error.strerror})") from error
+
+
+def load_json(path: Path) -> Any:
+    """Read a whole JSON file of data.
+
+    Raises:
+        UserError: if it is missing, too large or broken.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_SIZE:
+            raise UserError(f"{path} is larger than {MAX_JSON_SIZE:,} bytes: give it as JSONL")
+        return json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: line {error.lineno}, {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # numbers of a million digits, a million brackets
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Parse one line of a JSONL file.
+
+    Raises:
+        ValueError: in one clause, if it is no JSON object.
+    """
+    if len(line) >= MAX_LINE_SIZE:
+        raise ValueError(f"the line has {MAX_LINE_SIZE:,} bytes or more")
+    try:
+        value = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the line is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the line is not valid JSON ({error.msg.lower()})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the line is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"the line is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def line_offsets(path: Path) -> list[tuple[int, int, int]]:
+    """Find the lines of a file that are not blank, without keeping them.
+
+    Returns:
+        (line number from 1, first byte, length in bytes) of each.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return list(_offsets(file))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _offsets(file: Any) -> Iterator[tuple[int, int, int]]:
+    number, start = 1, 0
+    while True:
+        line = file.readline(MAX_LINE_SIZE)
+        if not line:
+            return
+        length, whole = len(line), line.endswith(b"\n")
+        blank = not line.strip()
+        while not whole:  # the rest of a line without end is passed over, not kept
+            rest = file.readline(MAX_LINE_SIZE)
+            length += len(rest)
+            whole = not rest or rest.endswith(b"\n")
+        if not blank:
+            yield number, start, length
+        start += length
+        number += 1
+
+
+def read_line(path: Path, start: int, length: int) -> bytes:
+    """Read a line found by `line_offsets`, up to the limit at which `parse_line` refuses it."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(min(length, MAX_LINE_SIZE))

@@ -1,0 +1,167 @@
+"""One folder, on disk or in an object store: files that are there whole or not at all.
+
+A plain path and `file://` are the disk; anything else with `://` (`s3://`, `hf://`, `memory://`)
+goes through fsspec, which needs that store's package (s3fs for `s3://`). On disk a file is written
+beside its place and renamed; a store shows an object only when all of it has arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from semhitok.errors import UserError
+from semhitok.run import make_folder
+
+TEMPORARY = ".tmp"
+"""How the name of a file that is still being written ends."""
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a place is in an object store."""
+    return "://" in str(place) and not str(place).startswith("file://")
+
+
+class Storage:
+    """The files of one folder.
+
+    Args:
+        place: a path, or a URL that fsspec knows.
+
+    Raises:
+        UserError: if the URL's kind is unknown or its package is missing.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place).removeprefix("file://")
+        self._fs: Any = None
+        if is_remote(place):
+            import fsspec
+
+            try:
+                self._fs, self._root = fsspec.core.url_to_fs(self.place)
+            except (ImportError, ValueError) as error:
+                raise UserError(f"{place} cannot be opened ({error})") from error
+
+    def __truediv__(self, name: str) -> Storage:
+        """A folder inside this one."""
+        return Storage(f"{self.place.rstrip('/')}/{name}")
+
+    @property
+    def path(self) -> Path:
+        """The folder on disk."""
+        assert self._fs is None
+        return Path(self.place)
+
+    def make(self) -> None:
+        """Make the folder, if it is not there; a store has none to make."""
+        if self._fs is None:
+            make_folder(self.path)
+
+    def names(self) -> list[str]:
+        """Names of the files and folders inside, sorted."""
+        if self._fs is None:
+            return sorted(os.listdir(self.path)) if self.path.is_dir() else []
+        self._fs.invalidate_cache()  # other processes write here too
+        if not self._fs.isdir(self._root):
+            return []
+        found = self._fs.ls(self._root, detail=False)
+        return sorted(each.rstrip("/").rsplit("/", 1)[-1] for each in found)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is no such file."""
+        if self._fs is None:
+            path = self.path / name
+            return path.stat().st_size if path.is_file() else None
+        self._fs.invalidate_cache()
+        return int(self._fs.size(self._url(name))) if self._fs.isfile(self._url(name)) else None
+
+    def read(self, name: str) -> bytes:
+        """All of a file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        if self._fs is None:
+            return (self.path / name).read_bytes()
+        return bytes(self._fs.cat_file(self._url(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        with self.writing(name) as path:
+            path.write_bytes(data)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A local path to fill, which becomes the file when the block ends without an error.
+
+        Raises:
+            UserError: if there is no room, or the place cannot be written.
+        """
+        if self._fs is None:
+            # A random name, since processes of several machines may write the same file.
+            temporary = self.path / f".{name}.{secrets.token_hex(4)}{TEMPORARY}"
+        else:
+            folder = tempfile.mkdtemp(prefix="semhitok-")
+            temporary = Path(folder) / name
+        try:
+            yield temporary
+            if self._fs is not None:
+                self._fs.put_file(str(temporary), self._url(name))
+            else:
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path / name)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.place}/{name}: {error.strerror or error}; make room or choose "
+                "another folder, then run the same command again, which goes on from there"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                if self._fs is not None:
+                    shutil.rmtree(temporary.parent)
+                else:
+                    temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        """A local path that holds the file for as long as the block lasts."""
+        if self._fs is None:
+            yield self.path / name
+            return
+        with tempfile.TemporaryDirectory(prefix="semhitok-") as folder:
+            path = Path(folder) / name
+            self._fs.get_file(self._url(name), str(path))
+            yield path
+
+    def copy(self, name: str, other: Storage, other_name: str) -> None:
+        """Put a file into another folder; on one disk as a second name of the same bytes."""
+        with self.reading(name) as source, other.writing(other_name) as target:
+            try:
+                os.link(source, target)
+            except OSError:  # another disk, or one that has no links
+                shutil.copyfile(source, target)
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        if self._fs is None:
+            (self.path / name).unlink(missing_ok=True)
+        elif self._fs.isfile(self._url(name)):
+            self._fs.rm_file(self._url(name))
+
+    def delete_all(self) -> None:
+        """Delete the folder with everything inside."""
+        if self._fs is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif self._fs.isdir(self._root):
+            self._fs.rm(self._root, recursive=True)
+
+    def _url(self, name: str) -> str:
+        return f"{str(self._root).rstrip('/')}/{name}"
