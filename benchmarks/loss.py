@@ -1,11 +1,11 @@
 """The loss in chunks beside full logits, over a text and an image vocabulary.
 
 Both compute the cross entropy of the same tokens over all rows, forward and backward. `full` makes
-every logit, as transformers' causal models do; `ours` is the training loss; `torch` is its own
-`linear_cross_entropy` in chunks of the same size, a loss for each label. Every label has a weight,
-as in training. Memory is the peak beyond the parameters, the hidden states and the gradients of
-both. The last row of the table continues the straight line
-through the two largest sizes, and is not measured.
+every logit, as transformers' causal models do; `ours` is the training loss. `torch`
+(`--with-torch`) is `linear_cross_entropy` in chunks of the same size, a loss for each label. Every
+label has a weight, as in training. Memory is the peak beyond the parameters, the hidden states and
+the gradients of both. The last row of the table continues the straight line through the two largest
+sizes, and is not measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from benchmarks import protocol
 from mllm import loss
 
 MB = 1e6
-WAYS = ("full", "ours", "torch")
+WAYS = ("full", "ours")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--tokens", type=protocol.positive, nargs="+", default=[256, 512, 1024], metavar="N",
         help="labels in a batch; full logits of 1024 hold 4.3 GB (default: 256 512 1024)",
     )  # fmt: skip
+    add("--with-torch", action="store_true", help="also torch's own chunks, which take longer")
     add("--extrapolate", type=protocol.positive, default=8192, help="tokens (default: 8192)")
     arguments = parser.parse_args(argv)
     if len(set(arguments.tokens)) < 2:
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = protocol.start(arguments)
     head = nn.Linear(arguments.width, arguments.text_rows + arguments.image_rows, bias=False)
     head.to(device)
-    rows = [measure(head, n, arguments.repeats) for n in sorted(set(arguments.tokens))]
+    ways = (*WAYS, "torch") if arguments.with_torch else WAYS
+    rows = [measure(head, n, arguments.repeats, ways) for n in sorted(set(arguments.tokens))]
     further = extrapolate(rows[-2], rows[-1], arguments.extrapolate)
     protocol.print_table(list(rows[0]), [list(row.values()) for row in (*rows, further)])
     protocol.print_result(
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def measure(head: nn.Linear, num_tokens: int, repeats: int) -> dict:
+def measure(head: nn.Linear, num_tokens: int, repeats: int, ways: Sequence[str] = WAYS) -> dict:
     """One row of the table: seconds and megabytes of each way."""
     device = head.weight.device
     hidden = torch.randn(num_tokens, head.in_features, device=device, requires_grad=True)
@@ -78,6 +80,7 @@ def measure(head: nn.Linear, num_tokens: int, repeats: int) -> dict:
         "ours": lambda: step(ours),
         "torch": lambda: step(by_torch),
     }
+    calls = {name: calls[name] for name in ways}
     times = protocol.seconds_in_turn(calls, repeats)
     seconds = {name: protocol.median(values) for name, values in times.items()}
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
@@ -104,9 +107,7 @@ def by_torch(head: nn.Linear, hidden: Tensor, labels: Tensor, weights: Tensor) -
     options = nn.LinearCrossEntropyOptions(
         batch_chunk_size=max(1, loss.CHUNK_SCORES // head.out_features)
     )
-    losses = F.linear_cross_entropy(
-        hidden, head.weight, labels, reduction="none", options=options
-    )
+    losses = F.linear_cross_entropy(hidden, head.weight, labels, reduction="none", options=options)
     return (losses * weights).sum()
 
 
@@ -117,8 +118,9 @@ def extrapolate(smaller: dict, larger: dict, num_tokens: int) -> dict:
     def further(column: str) -> float:
         return larger[column] + steps * (larger[column] - smaller[column])
 
-    seconds = {name: further(f"{name} s") for name in WAYS}
-    return _row(num_tokens, seconds, {name: further(f"{name} MB") for name in WAYS})
+    ways = [column.removesuffix(" s") for column in larger if column.endswith(" s")]
+    seconds = {name: further(f"{name} s") for name in ways}
+    return _row(num_tokens, seconds, {name: further(f"{name} MB") for name in ways})
 
 
 def _row(num_tokens: int, seconds: dict[str, float], megabytes: dict[str, float]) -> dict:

@@ -14,10 +14,12 @@ from transformers.utils import ModelOutput
 
 from tokenizer.modeling_semhitok import ImageCodes, SemHiTokModel
 
+from .attention import choose_attention, has_choice
 from .configuration_unified import UnifiedConfig
 from .image_adapter import DualMLPAdapter
 from .image_heads import FlatHead, HierarchicalHead
 from .loss import weighted_loss
+from .segments import Segments
 from .vocabulary import ImageVocabulary
 
 
@@ -188,6 +190,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         label_weights: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        segments: Segments | None = None,
         **kwargs: Any,
     ) -> UnifiedOutput:
         """Run the language model over text and image tokens.
@@ -196,18 +199,29 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: (B, L) token ids; image positions hold image token ids, or placeholders that
                 `pixel_values` fill.
             pixel_values: (images, 3, H, W) in [-1, 1].
-            attention_mask: (B, L), or (B, 1, L, L) boolean for packed rows.
+            attention_mask: (B, L), or (B, 1, L, L) boolean.
             position_ids: (B, L).
             labels: (B, L) token ids to predict at their own place, -100 elsewhere.
             label_weights: (B, L) weight of each label; by default 1 / (labels of its row).
             logits_to_keep: as in transformers.
+            segments: documents of packed rows, in place of an attention mask; with position ids
+                that start again in each.
         """
         if inputs_embeds is None:
             assert input_ids is not None
             if pixel_values is not None:
                 input_ids = self.fill_image_tokens(input_ids, pixel_values)
             inputs_embeds = self.embed(input_ids)
-        outputs = self.language_model.get_decoder()(
+        decoder = self.language_model.get_decoder()
+        if use_cache is None and (labels is not None or segments is not None):
+            use_cache = False  # else every layer's keys and values would be copied into one
+        if segments is not None:
+            if not has_choice(decoder):
+                choose_attention(decoder, "sdpa")
+            kwargs["segments"] = segments
+            # What has four axes is handed on as it is; else an L×L mask would be made in vain.
+            attention_mask = inputs_embeds.new_zeros(1, 1, 1, 1)
+        outputs = decoder(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,

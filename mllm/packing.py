@@ -4,10 +4,12 @@ documents of 5, 3 and 4 tokens in rows of 8:  [A A A A A B B B]  [C C C C . . . 
 """
 
 from collections.abc import Iterable, Iterator
+from math import ceil
 
 import torch
 from torch import Tensor
 
+from mllm.segments import Segments
 from mllm.sequences import IGNORE, Document
 
 
@@ -46,17 +48,26 @@ def plan_rows(lengths: Iterable[int], row_length: int, num_open: int = 16) -> It
         yield documents
 
 
-def pack(rows: list[list[Document]], row_length: int, pad_token_id: int) -> dict[str, Tensor]:
+def pack(
+    rows: list[list[Document]], row_length: int | None, pad_token_id: int
+) -> dict[str, Tensor | Segments]:
     """Tensors of a batch of packed rows.
 
+    Args:
+        rows: documents of each row.
+        row_length: L; None takes the longest row's, rounded up to a multiple of 8.
+        pad_token_id: what fills a row up.
+
     Returns:
-        `input_ids`, `labels`, `label_weights`, `position_ids` (B, L) and `attention_mask`
-        (B, 1, L, L), True where a query (third axis) may look at a key (fourth).
+        `input_ids`, `labels`, `label_weights`, `position_ids` (B, L), and `segments`, which says
+        where documents begin.
     """
+    if row_length is None:
+        row_length = ceil(max(sum(map(len, row)) for row in rows) / 8) * 8
     batch: dict[str, list[list]] = {
         "input_ids": [], "labels": [], "label_weights": [], "position_ids": [],
     }  # fmt: skip
-    documents, branches = [], []
+    lengths, padded, branches = [], [], []
     for row in rows:
         padding = row_length - sum(len(document) for document in row)
         batch["input_ids"].append(_join(row, "token_ids", pad_token_id, padding))
@@ -64,27 +75,11 @@ def pack(rows: list[list[Document]], row_length: int, pad_token_id: int) -> dict
         batch["label_weights"].append(_join(row, "weights", 0.0, padding))
         batch["position_ids"].append(_join(row, "positions", 0, padding))
         branches.append(_join(row, "branches", 0, padding))
-        # Padding is a document of its own, so that each of its rows sees something (itself).
-        numbers = [number for number, document in enumerate(row) for _ in range(len(document))]
-        documents.append(numbers + [len(row)] * padding)
-    tensors = {name: torch.tensor(values) for name, values in batch.items()}
-    mask = visibility(torch.tensor(documents), torch.tensor(branches))
-    return tensors | {"attention_mask": mask.unsqueeze(1)}
-
-
-def visibility(documents: Tensor, branches: Tensor) -> Tensor:
-    """(B, L, L) boolean: query i sees key j ≤ i of its document, in the stem or its branch.
-
-    Args:
-        documents: (B, L) number of the document.
-        branches: (B, L) number of the branch, 0 in the stem.
-    """
-    length = documents.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    same_document = documents.unsqueeze(2) == documents.unsqueeze(1)
-    same_branch = branches.unsqueeze(2) == branches.unsqueeze(1)
-    stem_key = (branches == 0).unsqueeze(1)
-    return causal & same_document & (same_branch | stem_key)
+        lengths.append([len(document) for document in row] + [padding] * (padding > 0))
+        padded.append(padding > 0)
+    has_branches = any(map(any, branches))
+    segments = Segments(lengths, padded, torch.tensor(branches) if has_branches else None)
+    return {name: torch.tensor(values) for name, values in batch.items()} | {"segments": segments}
 
 
 def _join(row: list[Document], name: str, fill: float, padding: int) -> list:

@@ -12,7 +12,7 @@ TINY = ["--text-rows", "300", "--image-rows", "200", "--width", "8", "--tokens",
 
 def test_memory_is_that_of_its_scores(monkeypatch, capsys):
     monkeypatch.setattr(loss_module, "CHUNK_SCORES", 4 * 500)
-    loss.main([*TINY, "--repeats", "1", "--extrapolate", "640"])
+    loss.main([*TINY, "--with-torch", "--repeats", "1", "--extrapolate", "640"])
     *table, last = capsys.readouterr().out.splitlines()
     record = json.loads(last)
     assert record["benchmark"] == "loss" and record["num_rows"] == 500

@@ -70,9 +70,7 @@ def test_the_flat_head_is_plain_cross_entropy(flat_model):
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(40, 32, generator=generator)
     codes = torch.randint(K * M, (40,), generator=generator)
-    total, semantic, pixel = flat_model.image_head.losses(
-        hidden, codes, flat_model.image_tokenizer
-    )
+    total, semantic, pixel = flat_model.image_head.losses(hidden, codes, flat_model.image_tokenizer)
     expected = F.cross_entropy(flat_model.image_head.rows(hidden), codes, reduction="none")
     torch.testing.assert_close(semantic + pixel, expected, atol=1e-5, rtol=1e-5)
     assert total.item() == pytest.approx(expected.sum().item(), rel=1e-6)
@@ -94,7 +92,7 @@ def test_a_pixel_loss_touches_only_the_bias_of_its_own_sub_codebook(world):
 def test_the_loss_is_that_of_a_hand_computation(model, rows):
     batch = pack(rows[:4], 64, 0)
     output = model(**batch)
-    inputs = {k: batch[k] for k in ("input_ids", "position_ids", "attention_mask")}
+    inputs = {k: batch[k] for k in ("input_ids", "position_ids", "segments")}
     hidden = model(**inputs).last_hidden_state
     text_scores = model.get_output_embeddings()(hidden).log_softmax(-1)
     offset = model.vocabulary.offset
@@ -168,7 +166,7 @@ def test_a_batch_without_labels_of_a_kind_has_the_loss_of_the_other(world, rows,
 def test_z_loss_adds_the_squared_log_partition_of_text(world, rows):
     plain, with_z = make_model(world), make_model(world, z_loss_weight=0.1)
     batch = pack(rows[1:2], 64, 0)
-    inputs = {k: batch[k] for k in ("input_ids", "position_ids", "attention_mask")}
+    inputs = {k: batch[k] for k in ("input_ids", "position_ids", "segments")}
     log_z = plain.get_output_embeddings()(plain(**inputs).last_hidden_state).logsumexp(-1)
     labels = batch["labels"][:, 1:]
     weights = batch["label_weights"][:, 1:] * (labels < plain.vocabulary.offset)
