@@ -22,6 +22,7 @@ class UnifiedConfig(PreTrainedConfig):
         image_positions: "grid" adds learned row and column embeddings to image tokens, "none" is
             the paper's plain sequence.
         image_sampler: fields of `mllm.drawing.Sampler`, the default way to draw.
+        lora: what `mllm.lora.add_lora` was given, for a model with LoRA layers; else None.
     """
 
     model_type = "semhitok_unified"
@@ -40,6 +41,7 @@ class UnifiedConfig(PreTrainedConfig):
     z_loss_weight: float = 0.0
     image_positions: Literal["none", "grid"] = "none"
     image_sampler: Any = None
+    lora: Any = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):

@@ -174,13 +174,16 @@ def _pretrained(
     Raises:
         UserError: if there is none, or it has other sizes than those expected.
     """
+    source, options = name, {}
+    if name.endswith(".gguf"):
+        source, options = str(Path(name).parent), {"gguf_file": Path(name).name}
     try:
         # Neither code nor pickles of the folder are run or read.
-        text_tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        text_tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         language_model = AutoModelForCausalLM.from_pretrained(
-            name, trust_remote_code=False, use_safetensors=True
+            source, trust_remote_code=False, use_safetensors=True, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"No causal language model can be loaded from {name!r}: {one_line(error)}"
         ) from error

@@ -1,6 +1,7 @@
 """Load a saved unified model, with one sentence instead of a traceback where there is none."""
 
 from pathlib import Path
+from typing import Any
 
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.processing_unified import UnifiedProcessor
@@ -8,10 +9,17 @@ from semhitok.errors import UserError
 from tokenizer.model_folder import load_whole, one_line
 
 
-def load_model(folder: Path | str) -> UnifiedForConditionalGeneration:
-    """The model of a folder written by `init-mllm` or `train mllm`."""
+def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGeneration:
+    """The model of a folder written by `init-mllm` or `train mllm`.
+
+    Args:
+        folder: of the model.
+        options: of transformers' `from_pretrained`, such as `quantization_config`.
+    """
     written_by = "`train mllm` wrote, such as runs/quickstart/mllm/model"
-    return load_whole(folder, UnifiedForConditionalGeneration, "a unified one", written_by)
+    return load_whole(
+        folder, UnifiedForConditionalGeneration, "a unified one", written_by, **options
+    )
 
 
 def load_processor(folder: Path | str) -> UnifiedProcessor:

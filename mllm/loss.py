@@ -49,7 +49,8 @@ def weighted_loss(
     weights = weights.detach().float()
     if len(labels) <= chunk:
         return _whole(head, hidden, labels, weights, z_weight)
-    if type(head) is not nn.Linear:  # its `weight` alone may not be what it computes
+    # Its `weight` alone may not be what it computes.
+    if type(head) is not nn.Linear or hasattr(head, "has_new_rows"):
         return _through_module(head, hidden, labels, weights, z_weight, chunk)
     weight: Tensor = head.weight
     bias: Tensor | None = head.bias

@@ -18,6 +18,7 @@ from .attention import choose_attention, has_choice
 from .configuration_unified import UnifiedConfig
 from .image_adapter import DualMLPAdapter
 from .image_heads import FlatHead, HierarchicalHead
+from .lora import add_lora, freeze
 from .loss import weighted_loss
 from .segments import Segments
 from .vocabulary import ImageVocabulary
@@ -92,6 +93,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 image.pixel_code_dim,
             )
         self.post_init()
+        if config.lora is not None:
+            add_lora(self, config.lora)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -99,6 +102,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.image_tokenizer.requires_grad_(False)
+        if model.config.lora is not None:
+            freeze(model)
         return loaded
 
     @torch.no_grad()

@@ -22,7 +22,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from data_pipelines.dataset import PreparedDataset
 from mllm.code_check import refuse_wrong_codes
-from mllm.load import load_model, load_processor
+from mllm.load import load_processor
+from mllm.lora_phase import load_for_lora
 from mllm.optimizer import MuonWithAdamW
 from mllm.packing import pack
 from mllm.rows import TrainingRows
@@ -125,8 +126,8 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     last = _last_checkpoint(config)
     # Only now, so that a refused run leaves the folder as it was.
     run = RunDirectory(config.out).start(config, "train mllm")
-    model = load_model(config.model)
     processor = load_processor(config.model)
+    model = load_for_lora(config.model, config.lora, processor.tokenizer)
     records, codes = PreparedDataset(config.data), CodeStore(config.codes)
     with _whole(model.image_tokenizer):
         fingerprint = code_fingerprint(model.image_tokenizer)

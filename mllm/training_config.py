@@ -18,7 +18,8 @@ class InitConfig:
     out: Path
     """Folder of the new model."""
     llm: str | None = None
-    """Folder or hub name of a pre-trained causal LM; none builds one from `text_config`."""
+    """Folder or hub name of a pre-trained causal LM, or a GGUF file of one, which is dequantised to
+    float32 (needs the package `gguf`); none builds one from `text_config`."""
     text_config: dict[str, Any] = field(default_factory=dict)
     """Fields of the LM's config, `model_type` among them, when none is pre-trained; with `llm`, its
     published sizes, which `semhitok plan` reads before anything is downloaded."""
@@ -70,6 +71,30 @@ class MixtureConfig:
 
 
 @dataclass
+class LoRAConfig:
+    """Train small matrices beside the language model's own, which stay as they are.
+
+    The image adapter, the image head and the rows of the tokens around an image train whole.
+    """
+
+    rank: int = 16
+    """Of the two matrices beside each linear map."""
+    alpha: float = 32.0
+    """Their product is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """On what they read."""
+    targets: list[str] = field(default_factory=list)
+    """Last names of the linear maps, such as q_proj; none for all of the decoder's layers."""
+    load_in_4bit: bool = False
+    """Hold the frozen matrices in 4 bits while training (QLoRA; needs the package bitsandbytes)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "lora.", at_least=1, names=("rank",))
+        check_ranges(self, "lora.", above=0, names=("alpha",))
+        check_ranges(self, "lora.", at_least=0, below=1, names=("dropout",))
+
+
+@dataclass
 class MLLMPhaseConfig:
     """`train mllm`: questions and drawings together."""
 
@@ -104,6 +129,8 @@ class MLLMPhaseConfig:
     """Gradient clipping by global norm."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """See `MixtureConfig`."""
+    lora: LoRAConfig | None = None
+    """See `LoRAConfig`; by default the whole language model trains."""
     bf16: bool = False
     """Train in bfloat16."""
     gradient_checkpointing: bool = False
@@ -128,6 +155,11 @@ class MLLMPhaseConfig:
         check_ranges(self, above=0, names=("learning_rate", "max_grad_norm"))
         check_ranges(self, at_least=0, below=1, names=("betas",))
         check_ranges(self, at_least=0, below=2**32, names=("seed",))
+        if self.optimizer == "muon" and self.lora is not None:
+            raise ValueError(
+                "optimizer muon is made for whole matrices, not for the thin ones of lora: set "
+                "optimizer to adamw, or leave lora out."
+            )
         if self.optimizer == "muon" and self.deepspeed is not None:
             raise ValueError(
                 "optimizer muon needs whole matrices, which DeepSpeed cuts up: set optimizer to "

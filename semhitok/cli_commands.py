@@ -5,7 +5,7 @@ waits for neither torch nor transformers. The function takes the parsed argument
 path, or paths, of what it wrote.
 
 The examples work as they stand after `semhitok quickstart`; `export-llm` needs a model with a flat
-head beside it.
+head beside it, `merge-lora` one with LoRA layers.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from semhitok.cli_options import (
 TOKENIZER = "runs/quickstart/decoder/model"
 MODEL = "runs/quickstart/mllm/model"
 FLAT_MODEL = "runs/flat"  # init-mllm ... image_head=flat image_positions=none out=runs/flat
+LORA_MODEL = "runs/lora/model"  # train mllm ... lora.rank=16 out=runs/lora
 TEST_DATA = "runs/quickstart/data/test"
 
 TRAINING_PHASES = {
@@ -61,6 +62,7 @@ def build_parser() -> Parser:
     _add_init_mllm(commands)
     _add_plan(commands)
     _add_export_llm(commands)
+    _add_merge_lora(commands)
     _add_generate(commands)
     _add_ask(commands)
     _add_eval(commands)
@@ -296,6 +298,18 @@ def _add_export_llm(commands: Any) -> None:
         "mllm.export:command",
     )
     add_model(command, "--model", "a language model with image_head flat and no grid positions")
+    add_out(command)
+
+
+def _add_merge_lora(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "merge-lora",
+        "fold the LoRA layers of a trained model into its plain matrices",
+        f"semhitok merge-lora --model {LORA_MODEL} --out runs/merged",
+        "mllm.merge_lora:command",
+    )
+    add_model(command, "--model", "the language model with LoRA layers")
     add_out(command)
 
 

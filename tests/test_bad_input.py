@@ -236,13 +236,16 @@ def test_folders_that_hold_no_whole_tokenizer(refuse, command, folder):
 
 
 @pytest.mark.parametrize("folder", MODELS)
-@pytest.mark.parametrize("command", ["ask", "generate", "eval vqa", "eval generation"])
+@pytest.mark.parametrize(
+    "command", ["ask", "generate", "eval vqa", "eval generation", "merge-lora"]
+)
 def test_folders_that_hold_no_whole_language_model(refuse, command, folder):
     rest = {
         "ask": ["--image", "@pictures/0.png", "--question", "what?"],
         "generate": ["--prompt", "a triangle", "--out", "out"],
         "eval vqa": ["--data", "@data", "--out", "out"],
         "eval generation": ["--out", "out", "--seeds", "1"],
+        "merge-lora": ["--out", "out"],
     }
     sentence = refuse(*command.split(), "--model", folder, *rest[command])
     assert MODELS[folder] in sentence

@@ -174,6 +174,9 @@ def second_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         flat = ["image_head=flat", "image_positions=none", "out=runs/flat"]
         config = "configs/quickstart/init_mllm.yaml"
         assert cli.main(["init-mllm", "--config", config, *flat]) == 0
+        lora = ["lora.rank=2", "optimizer=adamw", "num_steps=1", "out=runs/lora"]
+        config = "configs/quickstart/mllm.yaml"
+        assert cli.main(["train", "mllm", "--config", config, *lora]) == 0
     return copy
 
 

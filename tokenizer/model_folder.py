@@ -109,7 +109,9 @@ def tokenizer_config(folder: Path | str) -> SemHiTokConfig:
     return _read_config(Path(folder), SemHiTokConfig, "an image tokenizer", _WRITTEN_BY)
 
 
-def load_whole(folder: Path | str, model_class: Any, kind: str, written_by: str) -> Any:
+def load_whole(
+    folder: Path | str, model_class: Any, kind: str, written_by: str, **options: Any
+) -> Any:
     """A saved model of one of our classes, with all of its weights and no others.
 
     Args:
@@ -117,6 +119,7 @@ def load_whole(folder: Path | str, model_class: Any, kind: str, written_by: str)
         model_class: the class, which names its config class.
         kind: what it is, with its article, for errors.
         written_by: who writes such folders and an example of one, likewise.
+        options: of `from_pretrained`.
 
     Raises:
         UserError: if the folder holds no model, one of another kind, or one that is damaged.
@@ -129,6 +132,7 @@ def load_whole(folder: Path | str, model_class: Any, kind: str, written_by: str)
             use_safetensors=True,  # pickles are never read
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
+            **options,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(

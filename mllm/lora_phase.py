@@ -1,0 +1,102 @@
+"""A training phase with LoRA: which rows are new, how it goes on, and the 4-bit base of QLoRA."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+
+from mllm.chat import ASSISTANT, BEGIN_OF_IMAGE, END_OF_IMAGE, USER
+from mllm.load import load_model
+from mllm.lora import add_lora
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.training_config import LoRAConfig
+from semhitok.errors import UserError
+
+# What no 4-bit matrix may hold: the frozen tokenizer's fingerprint is of its exact weights, and the
+# others train.
+_WHOLE = ["image_tokenizer", "adapter", "image_head", "lm_head"]
+
+
+def load_for_lora(
+    folder: Path, lora: LoRAConfig | None, text_tokenizer: PreTrainedTokenizerBase
+) -> UnifiedForConditionalGeneration:
+    """The model that a phase trains, with LoRA layers where the phase or the model has them.
+
+    Raises:
+        UserError: if the layers of `folder` are not those of `lora`, or a target is not there, or
+            4 bits are asked for without bitsandbytes.
+    """
+    if lora is None or not lora.load_in_4bit:
+        model = load_model(folder)
+    else:
+        model = load_model(folder, quantization_config=_four_bits())
+    has = model.config.lora
+    if lora is None:
+        if has is not None:
+            raise UserError(
+                f"The model in {folder} has LoRA layers: give a lora section to train them, or "
+                f"merge them first with `semhitok merge-lora`."
+            )
+        return model
+    settings = _settings(lora, text_tokenizer)
+    if has is None:
+        try:
+            add_lora(model, settings)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    elif has != settings:
+        other = next(name for name in settings if has.get(name) != settings[name])
+        raise UserError(
+            f"The model in {folder} has LoRA layers with {other} {has.get(other)}, not "
+            f"{settings[other]}: give those settings, or merge the layers first with "
+            f"`semhitok merge-lora`."
+        )
+    return model
+
+
+def _settings(lora: LoRAConfig, text_tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    vocabulary = text_tokenizer.get_vocab()
+    # Images are told to the language model by the tokens around them; roles are new to those that
+    # had no chat template. The placeholder of an image position is never read or written.
+    tokens = [t for t in (BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT) if t in vocabulary]
+    return {
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "targets": list(lora.targets),
+        "token_ids": [vocabulary[token] for token in tokens],
+    }
+
+
+def _four_bits() -> BitsAndBytesConfig:
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            "lora.load_in_4bit needs the package bitsandbytes, which is not installed: "
+            "`pip install bitsandbytes`, or set lora.load_in_4bit to false."
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",  # QLoRA (arXiv 2305.14314)
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=_WHOLE,
+    )
+
+
+def trained_state(model: UnifiedForConditionalGeneration) -> dict[str, Tensor]:
+    """What trains, by name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def on_whole_base(
+    folder: Path, model: UnifiedForConditionalGeneration
+) -> UnifiedForConditionalGeneration:
+    """What was trained over a 4-bit base, on the whole weights of `folder` that it began from."""
+    whole = load_model(folder)
+    if whole.config.lora is None:
+        add_lora(whole, model.config.lora)
+    whole.load_state_dict(trained_state(model), strict=False)
+    return whole
