@@ -79,7 +79,7 @@ class EncoderFeatures(FrozenFeatures):
                 f"save_pretrained, a hub name, or efficientnet-lite0 ({one_line(error)})."
             ) from error
         network = getattr(model, "vision_model", model)
-        mean, std = _normalisation(name)
+        mean, std = normalisation(name)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         # A network of stages halves the image beyond its first patches, in all by 32.
         staged = hasattr(network.config, "depths") or not hasattr(network.config, "patch_size")
@@ -124,7 +124,7 @@ def load_features(name: str) -> FrozenFeatures:
     return EfficientNetFeatures() if name == "efficientnet-lite0" else EncoderFeatures(name)
 
 
-def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation, in [0, 1] units, of an encoder's training; ImageNet's by default."""
     try:
         values, _ = ImageProcessingMixin.get_image_processor_dict(name)
