@@ -15,7 +15,7 @@ from semhitok.errors import UserError
 from tokenizer.codebook_training import CodebookTraining
 from tokenizer.losses.perceptual import load_distance
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
-from tokenizer.pixel_half import renew_pixel_half
+from tokenizer.pixel_half import renew_enhance_decoder, renew_pixel_half
 from tokenizer.pixel_networks import CodeDecoder
 from tokenizer.start_from_teacher import start_from_teacher
 from tokenizer.teacher import refuse_flat, trainable
@@ -162,6 +162,8 @@ class DecoderPhase(nn.Module):
         self.dataset = dataset
         self.model = load_tokenizer(config.tokenizer)
         require_phase(self.model.config, "pixel", str(config.tokenizer))
+        if config.model:
+            self.model = renew_enhance_decoder(self.model, config.model)
         self.model.config.use_enhance_decoder = True
         if config.start_from_decoder:
             grow_decoder(self.model.decoder, self.model.enhance_decoder)

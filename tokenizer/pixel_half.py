@@ -1,4 +1,4 @@
-"""Another pixel half for a trained semantic half: several M, or structures, on the same codes."""
+"""Another untrained part for a trained tokenizer: several M, structures or decoders to compare."""
 
 from typing import Any
 
@@ -32,21 +32,57 @@ def renew_pixel_half(model: SemHiTokModel, fields: dict[str, Any]) -> SemHiTokMo
     Raises:
         UserError: if a field does not exist, does not fit, or belongs to the semantic half.
     """
+    moved = [name for name in _FIXED if name in fields and fields[name] != _get(model, name)]
+    renewed = _renew(model, fields, _KEPT)
+    if moved or renewed is None:
+        raise UserError(
+            f"The model section changes the semantic half, which is trained already "
+            f"({', '.join(moved or fields)}): set that in the semantic phase and train it anew."
+        )
+    return renewed
+
+
+def renew_enhance_decoder(model: SemHiTokModel, fields: dict[str, Any]) -> SemHiTokModel:
+    """The same tokenizer with an untrained Enhance Decoder of other sizes.
+
+    Args:
+        model: a trained tokenizer, left as it is.
+        fields: of `SemHiTokConfig` whose names begin with `enhance_decoder`.
+
+    Raises:
+        UserError: if a field does not exist, does not fit, or is none of the Enhance Decoder's.
+    """
+    check_fields("model", fields, SemHiTokConfig)
+    others = [name for name in fields if not name.startswith("enhance_decoder_")]
+    if others:
+        raise UserError(
+            f"The decoder phase trains the Enhance Decoder alone, so its model section cannot set "
+            f"{', '.join(others)}: set that in the phase before and train it anew."
+        )
+    kept = tuple(f"{name}." for name, _ in model.named_children() if name != "enhance_decoder")
+    renewed = _renew(model, fields, kept)
+    assert renewed is not None  # no field of the Enhance Decoder reaches another part
+    return renewed
+
+
+def _renew(
+    model: SemHiTokModel, fields: dict[str, Any], kept: tuple[str, ...]
+) -> SemHiTokModel | None:
+    """A model with other settings and the weights whose names begin so; None if those do not fit.
+
+    Raises:
+        UserError: if the fields do not make a config.
+    """
     check_fields("model", fields, SemHiTokConfig)
     try:
         renewed = SemHiTokModel(SemHiTokConfig(**model.config.to_dict() | fields))
     except Exception as error:  # strict dataclasses raise their own types
         raise UserError(f"The model section does not fit: {one_line(error)}") from error
-    kept = {k: v for k, v in model.state_dict().items() if k.startswith(_KEPT)}
-    wanted = {k: v for k, v in renewed.state_dict().items() if k.startswith(_KEPT)}
-    same_shapes = {k: v.shape for k, v in kept.items()} == {k: v.shape for k, v in wanted.items()}
-    moved = [name for name in _FIXED if name in fields and fields[name] != _get(model, name)]
-    if moved or not same_shapes:
-        raise UserError(
-            f"The model section changes the semantic half, which is trained already "
-            f"({', '.join(moved or fields)}): set that in the semantic phase and train it anew."
-        )
-    renewed.load_state_dict(kept, strict=False)
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(kept)}
+    wanted = {k: v for k, v in renewed.state_dict().items() if k.startswith(kept)}
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted.items()}:
+        return None
+    renewed.load_state_dict(own, strict=False)
     return renewed
 
 

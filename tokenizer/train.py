@@ -9,12 +9,12 @@ rate: what a checkpoint holds is weights, optimiser, codebook statistics and the
 
 import argparse
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,11 +25,12 @@ from data_pipelines.dataset import PreparedDataset
 from data_pipelines.image_dataset import ImageTensors
 from semhitok.config import load_config
 from semhitok.errors import UserError
-from semhitok.metrics_log import MetricsLog
+from semhitok.metrics_log import MetricsLog, read_metrics
 from semhitok.progress import Progress
 from semhitok.run import RunDirectory
 from tokenizer.adversary import Adversary
 from tokenizer.checkpoint import load_checkpoint, save_checkpoint
+from tokenizer.losses.perceptual import load_distance
 from tokenizer.phase_joint import JointPhase
 from tokenizer.phase_pixels import DecoderPhase, PixelPhase
 from tokenizer.phase_semantic import SemanticPhase
@@ -43,7 +44,7 @@ from tokenizer.training_config import (
     TeacherPhaseConfig,
     TrainingConfig,
 )
-from tokenizer.validation import Validation, save_grid
+from tokenizer.validation import Validation
 from tokenizer.weight_average import WeightAverage
 
 PHASES: dict[str, tuple[Any, Any]] = {
@@ -67,6 +68,8 @@ def train_phase(name: str, config: Any) -> Path:
     """
     training: TrainingConfig = config.training
     model_folder = Path(config.out) / "model"
+    # Else a phase that this process ran before would decide the precision of this one.
+    AcceleratorState._reset_state()
     # Unless told that it is on CPUs, accelerate takes each rank there for a run of its own.
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(), mixed_precision=training.mixed_precision
@@ -109,8 +112,13 @@ def train_phase(name: str, config: Any) -> Path:
         adversary.prepare()
     train_step = TrainStep(training, accelerator, phase, wrapped, prepared, adversary, average)
     batches = _batches(dataset, phase.image_size, training, first_step, accelerator)
-    log = MetricsLog(run.path, resume_step=first_step, tensorboard=training.tensorboard)
+    # A run that died before its first checkpoint starts anew, step 0 and all.
+    log = MetricsLog(run.path, resume_step=first_step or -1, tensorboard=training.tensorboard)
     wrapped.train()
+    if validation is not None and first_step:
+        validation.remember(read_metrics(run.path))
+    elif validation is not None and validation.config.before:
+        log.write(0, **validation.record(phase.model, name, average, run.path, 0, log))
     with Progress(training.num_steps, name, initial=first_step) as progress:
         for step, batch in enumerate(batches, start=first_step):
             images = augment(
@@ -128,11 +136,7 @@ def train_phase(name: str, config: Any) -> Path:
             is_end = done == training.num_steps
             measured: dict[str, float] = {}
             if validation is not None and (done % validation.config.every == 0 or is_end):
-                with average.applied() if average is not None else nullcontext():
-                    measured, grid = validation.measure(phase.model, name)
-                validation.alarm(measured, done)
-                if accelerator.is_main_process:
-                    save_grid(grid, run.path, done, log)
+                measured = validation.record(phase.model, name, average, run.path, done, log)
             if done % training.log_every == 0 or is_end or measured:
                 numbers = {key: float(value) for key, value in values.items()} | measured
                 log.write(done, **numbers)
@@ -168,6 +172,8 @@ def _validation(config: Any, phase: Any, accelerator: Accelerator) -> Validation
         return None
     loss = getattr(phase, "reconstruction_loss", None)
     distance = loss.distance if loss is not None else None
+    if loss is not None and settings.perceptual is not None:
+        distance = load_distance(settings.perceptual)
     return Validation(settings, phase.image_size, distance, accelerator)
 
 

@@ -83,19 +83,26 @@ class ValidationConfig:
     """Prepared folder of held-out images; None is no validation."""
     every: int = 500
     """Steps between two measurements; the last step is always measured."""
+    before: bool = False
+    """Measure before the first step as well, as step 0."""
     num_images: int = 256
     """Images, over all ranks; the first of the folder."""
+    perceptual: str | None = None
+    """Network of the perceptual distance to measure, as in `PerceptualConfig`; None is the loss's
+    own, if it has one."""
     batch_size: int = 32
     """Images per device at once."""
     num_shown: int = 8
     """Pairs in the image grid."""
     usage_alarm: float = 0.0
-    """Warn when a codebook's usage over these images falls below this share."""
+    """Warn when a codebook's usage over these images is below this share."""
+    usage_fall: float = 0.5
+    """Warn as well when it falls below this part of the run's highest so far."""
 
     def __post_init__(self) -> None:
         check = partial(check_ranges, self, "validation.")
         check(at_least=1, names=("every", "num_images", "batch_size", "num_shown"))
-        check(at_least=0, at_most=1, names=("usage_alarm",))
+        check(at_least=0, at_most=1, names=("usage_alarm", "usage_fall"))
 
 
 @dataclass
@@ -319,6 +326,8 @@ class DecoderPhaseConfig:
     """Model of the pixel phase."""
     training: TrainingConfig
     """See `TrainingConfig`."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Fields of the Enhance Decoder in `SemHiTokConfig` to set anew; the codes stay."""
     start_from_decoder: bool = False
     """Copy the plain decoder into the Enhance Decoder, so that it starts where that one ended."""
     loss: PixelLossConfig = field(default_factory=PixelLossConfig)

@@ -8,7 +8,9 @@ Shapes: B batch, H·W pixels, K semantic codes, M pixel codes per semantic code.
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from tokenizer.image_quality import image_psnr, image_ssim, to_levels
 from tokenizer.losses.perceptual import PerceptualDistance
 from tokenizer.modeling_semhitok import SemHiTokModel
 from tokenizer.training_config import ValidationConfig
+from tokenizer.weight_average import WeightAverage
 
 Scores = tuple[dict[str, Tensor], Tensor, Tensor | None]
 """(B,) scores by name, (K, M) counts of codes, and (B, 3, H, W) reconstructions if any."""
@@ -60,6 +63,7 @@ class Validation:
         self.image_size = image_size
         self.distance = distance
         self.accelerator = accelerator
+        self.highest: dict[str, float] = {}  # usage of each codebook, for the alarm
         self.dataset = PreparedDataset(config.data, images_only=True)
         if not len(self.dataset):
             raise UserError(f"{config.data} has no images to validate on: prepare some first.")
@@ -105,6 +109,33 @@ class Validation:
         averages |= {name: float(statistics[name]) for name in names}
         return {f"validation_{name}": value for name, value in averages.items()}, _grid(shown)
 
+    def record(
+        self,
+        model: SemHiTokModel,
+        phase: str,
+        average: WeightAverage | None,
+        out: Path,
+        step: int,
+        log: MetricsLog,
+    ) -> dict[str, float]:
+        """Measure what would be saved after `step` steps, raise alarms and draw the grid.
+
+        Args:
+            model, phase: see `measure`.
+            average: whose weights the model has while it is measured; None is its own.
+            out: the run's folder.
+            log: whose TensorBoard shows the grid.
+
+        Returns:
+            Names and values for the log, with the number of alarms.
+        """
+        with average.applied() if average is not None else nullcontext():
+            values, grid = self.measure(model, phase)
+        values["usage_alarms"] = len(self.alarm(values, step))
+        if self.accelerator.is_main_process:
+            save_grid(grid, out, step, log)
+        return values
+
     def reconstruction_scores(self, model: SemHiTokModel, images: Tensor) -> Scores:
         """PSNR in dB, SSIM and perceptual distance of each image through its codes."""
         codes = model.encode(images)
@@ -117,17 +148,30 @@ class Validation:
         return scores, counts.view(-1, model.config.num_pixel_codes), rebuilt
 
     def alarm(self, values: dict[str, float], step: int) -> list[str]:
-        """Print, and return, a line for each codebook whose usage is below the threshold."""
-        lines = [
-            f"ALARM step {step}: {name} {values[f'validation_{name}']:.3f} is below "
-            f"{self.config.usage_alarm:g}; the codebook is collapsing"
-            for name in _ALARMING
-            if values.get(f"validation_{name}", 1.0) < self.config.usage_alarm
-        ]
+        """Print, and return, a line for each codebook whose usage is low or has fallen."""
+        lines = []
+        for name in _ALARMING:
+            usage = values.get(f"validation_{name}")
+            if usage is None:
+                continue
+            highest = self.highest[name] = max(usage, self.highest.get(name, 0.0))
+            if usage < self.config.usage_alarm:
+                trouble = f"is below {self.config.usage_alarm:g}"
+            elif usage < self.config.usage_fall * highest:
+                trouble = f"has fallen from {highest:.3f}"
+            else:
+                continue
+            lines.append(f"ALARM step {step}: {name} {usage:.3f} {trouble}; the codebook collapses")
         if self.accelerator.is_main_process:
             for line in lines:
                 print(line, file=sys.stderr, flush=True)
         return lines
+
+    def remember(self, records: list[dict[str, Any]]) -> None:
+        """Take up the highest usage of a run that goes on, from the lines of its log."""
+        for name in _ALARMING:
+            logged = [r[f"validation_{name}"] for r in records if f"validation_{name}" in r]
+            self.highest[name] = max(logged, default=0.0)
 
     def _batches(self) -> Iterator[Tensor]:
         """(B, 3, H, W) images of this rank."""

@@ -1,6 +1,7 @@
 """Training with everything on: adversary, averages, micro-batches, validation, exact resume."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import SiglipVisionModel
 
 from semhitok.config import build_config, save_config
 from semhitok.errors import UserError
 from semhitok.metrics_log import read_metrics
 from tokenizer import train
+from tokenizer.codebook import GroupedCodebook
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.phase_pixels import last_layer
+from tokenizer.validation import Validation
 
 TRAINING = {
     "num_steps": 6,
@@ -40,6 +45,8 @@ ADVERSARIAL = {
     "lecam_weight": 0.1,
     "augment_probability": 0.5,
 }
+PLAYS = ("pixel", "decoder", "joint")  # against a discriminator
+EVERY_PHASE = ("teacher", "semantic", *PLAYS)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +69,12 @@ def settings(place, prepared, model_fields, vision_fields):
             text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
             text |= {"num_attention_heads": 2, "max_position_embeddings": 8}
             values |= {"vision": vision_fields, "text": text, "vocab_size": 300}
-        elif phase == "semantic":
+        elif phase in ("semantic", "joint"):
             values |= {"teacher": str(place / "teacher"), "model": model_fields}
         else:
-            values |= {"tokenizer": str(place / "tokenizer"), "loss": {"adversarial": ADVERSARIAL}}
+            values |= {"tokenizer": str(place / "tokenizer")}
+        if phase in PLAYS:
+            values |= {"loss": {"adversarial": ADVERSARIAL}}
         if phase != "teacher":
             values["validation"] = {"data": str(prepared), "every": 3, "num_images": 10}
         for name, fields in sections.items():
@@ -101,7 +110,7 @@ def killed(monkeypatch, phase, values, after_steps):
         run(phase, values)
 
 
-@pytest.mark.parametrize("phase", ["teacher", "semantic", "pixel", "decoder"])
+@pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_with_everything_on_a_resumed_run_ends_in_the_same_bits(
     settings, phase, tmp_path, monkeypatch
 ):
@@ -114,37 +123,66 @@ def test_with_everything_on_a_resumed_run_ends_in_the_same_bits(
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     logs = [read_metrics(tmp_path / name) for name in ("whole", "resumed")]
     assert logs[0] == logs[1]
-    if phase in ("pixel", "decoder"):
+    if phase in PLAYS:
         assert "discriminator_loss" in logs[0][-1] and "r1_penalty" in logs[0][2]
         assert "discriminator_loss" not in logs[0][0]  # it starts at the second step
         assert logs[0][-1]["lecam_loss"] > 0
 
 
+# The process kills itself, which is what the system's SIGKILL is: no handler and no clean-up runs.
+KILLED_AFTER_A_STEP = """
+import os, signal, sys
+from semhitok.config import load_config
+from tokenizer import train
+real = train.TrainStep.__call__
+def call(self, step, batch):
+    values = real(self, step, batch)
+    if step == 3: os.kill(os.getpid(), signal.SIGKILL)
+    return values
+train.TrainStep.__call__ = call
+train.train_phase(sys.argv[1], load_config(train.PHASES[sys.argv[1]][0], sys.argv[2]))
+"""
+KILLED_AMID_A_CHECKPOINT = """
+import os, signal, sys, torch
+from semhitok.config import load_config
+from tokenizer import train
+real = torch.save
+def save(state, path):
+    real(state, path)
+    if state["step"] == 4:
+        os.truncate(path, 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+train.train_phase(sys.argv[1], load_config(train.PHASES[sys.argv[1]][0], sys.argv[2]))
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["teacher", "semantic", "pixel", "decoder"])
-def test_a_run_killed_by_the_system_is_resumed_in_the_same_bits(settings, phase, tmp_path):
-    run(phase, settings(phase, tmp_path / "whole"))
-    values = settings(phase, tmp_path / "killed")
+@pytest.mark.parametrize(
+    ("phase", "script", "checkpoint_every"),
+    [(phase, KILLED_AFTER_A_STEP, 3) for phase in EVERY_PHASE]  # 3 + 3 steps
+    + [("joint", KILLED_AMID_A_CHECKPOINT, 2)],
+    ids=[*EVERY_PHASE, "joint, amid a checkpoint"],
+)
+def test_a_run_killed_by_the_system_is_resumed_in_the_same_bits(
+    settings, phase, script, checkpoint_every, tmp_path
+):
+    training = {"checkpoint_every": checkpoint_every}
+    run(phase, settings(phase, tmp_path / "whole", training=training))
+    values = settings(phase, tmp_path / "killed", training=training)
     config = build_config(train.PHASES[phase][0], values, "the test")
     file = save_config(config, tmp_path / "config.yaml")
-    script = (
-        "import os, signal, sys\n"
-        "from semhitok.config import load_config\n"
-        "from tokenizer import train\n"
-        "real = train.TrainStep.__call__\n"
-        "def call(self, step, batch):\n"
-        "    values = real(self, step, batch)\n"
-        "    if step == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return values\n"
-        "train.TrainStep.__call__ = call\n"
-        "train.train_phase(sys.argv[1], load_config(train.PHASES[sys.argv[1]][0], sys.argv[2]))\n"
-    )
     dead = subprocess.run([sys.executable, "-c", script, phase, str(file)], timeout=240)
-    assert dead.returncode == -9
-    assert (tmp_path / "killed" / "checkpoint.pt").is_file()
+    assert dead.returncode == -signal.SIGKILL
+    saved = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == checkpoint_every  # of 6: there is something left to redo and to do
+    assert not (tmp_path / "killed" / "model").exists()
     run(phase, values)
     expected, found = (weights(tmp_path / name / "model") for name in ("whole", "killed"))
+    assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    logs = [read_metrics(tmp_path / name) for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
 
 
 def test_micro_batches_equal_the_whole_batch(settings, tmp_path):
@@ -220,14 +258,146 @@ def test_validation_measures_the_saved_model_and_draws_a_grid(settings, tmp_path
     assert records[-1]["validation_psnr"] == pytest.approx(psnr, rel=1e-4)
 
 
+def test_a_run_is_measured_before_its_first_step_too(settings, place, tmp_path):
+    pixels = {"before": True, "perceptual": str(place / "teacher")}
+    run("pixel", settings("pixel", tmp_path / "pixel", validation=pixels))
+    records = read_metrics(tmp_path / "pixel")
+    assert [r["step"] for r in records if "validation_perceptual" in r] == [0, 3, 6]
+    assert (tmp_path / "pixel" / "validation" / "step-000000.png").is_file()
+    first, last = records[0], records[-1]
+    assert last["validation_psnr"] > first["validation_psnr"]
+    assert "perceptual_loss" not in last  # it is measured and not trained on
+
+    # What is measured first is what the phase starts from: here the plain decoder, grown.
+    plain = load_tokenizer(place / "tokenizer").eval()
+    values = settings("decoder", tmp_path / "decoder", validation={"before": True})
+    run("decoder", values | {"start_from_decoder": True})
+    from data_pipelines.dataset import PreparedDataset
+    from tokenizer.image_quality import image_psnr, to_levels
+
+    dataset = PreparedDataset(values["data"])
+    images = torch.stack([dataset.image_tensor(i, 32) for i in range(10)])
+    psnr = image_psnr(to_levels(plain(images)), to_levels(images)).mean().item()
+    found = read_metrics(tmp_path / "decoder")[0]
+    assert found["step"] == 0 and found["validation_psnr"] == pytest.approx(psnr, rel=1e-4)
+
+
+def test_a_run_that_dies_before_its_first_checkpoint_is_measured_once(
+    settings, tmp_path, monkeypatch
+):
+    values = settings("pixel", tmp_path, validation={"before": True})
+    killed(monkeypatch, "pixel", values, after_steps=1)
+    run("pixel", values)
+    assert [r["step"] for r in read_metrics(tmp_path)] == list(range(7))
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_the_decoder_phase_can_take_an_enhance_decoder_of_another_size(
+    settings, place, tmp_path, layers
+):
+    values = settings("decoder", tmp_path) | {"model": {"enhance_decoder_layers": layers}}
+    model = load_tokenizer(run("decoder", values))
+    assert len(model.enhance_decoder.trunk.blocks.layers) == layers
+    before, after = weights(place / "tokenizer"), model.state_dict()
+    names = [name for name in before if not name.startswith("enhance_decoder.")]
+    assert len(names) > 20
+    assert [name for name in names if not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_pixel_codes": 2}, "cannot set num_pixel_codes"),
+        ({"enhance_decoder_layer": 2}, "did you mean enhance_decoder_layers"),
+        ({"enhance_decoder_layers": -1}, "at least 0"),
+    ],
+)
+def test_an_enhance_decoder_that_does_not_fit_is_one_sentence(settings, tmp_path, fields, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        run("decoder", settings("decoder", tmp_path) | {"model": fields})
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("phase", ["semantic", "pixel", "joint"])
+def test_half_precision_training_keeps_codebooks_in_float32(settings, phase, tmp_path, monkeypatch):
+    seen, real = set(), GroupedCodebook.nearest
+
+    def nearest(self, vectors, groups=None):
+        seen.add((vectors.dtype, self.codes.dtype))
+        return real(self, vectors, groups)
+
+    full = weights(run(phase, settings(phase, tmp_path / "full")))
+    monkeypatch.setattr(GroupedCodebook, "nearest", nearest)
+    outputs = set()
+    hook = register_module_forward_hook(
+        lambda module, _, output: (
+            outputs.add(output.dtype) if isinstance(module, nn.Linear) else None
+        )
+    )
+    values = settings(phase, tmp_path / "half", training={"mixed_precision": "bf16"})
+    half = weights(run(phase, values))
+    hook.remove()
+    assert seen == {(torch.float32, torch.float32)}
+    assert torch.bfloat16 in outputs  # the guard: the networks around them are in half precision
+    assert {value.dtype for value in half.values()} == {torch.float32}
+    assert any(not torch.equal(full[name], half[name]) for name in full)
+    first, other = (read_metrics(tmp_path / name)[0] for name in ("full", "half"))
+    assert other["loss"] == pytest.approx(first["loss"], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["semantic", "pixel"])
+def test_a_compiled_phase_trains_to_the_same_weights(settings, phase, tmp_path, monkeypatch):
+    real = nn.Module.compile
+    compiled = []
+
+    def compile(self):
+        compiled.append(self)
+        real(self, backend="eager")  # captures the graphs and needs no C++ compiler
+
+    monkeypatch.setattr(nn.Module, "compile", compile)
+    results = []
+    for on in (False, True):
+        values = settings(phase, tmp_path / str(on), training={"compile": on, "num_steps": 3})
+        results.append(weights(run(phase, values)))
+    assert len(compiled) == 1
+    for name, value in results[0].items():
+        assert torch.allclose(results[1][name], value, atol=1e-5), name
+
+
 def test_an_alarm_is_raised_when_usage_falls(settings, tmp_path, capsys):
     run("semantic", settings("semantic", tmp_path / "a", validation={"usage_alarm": 1.0}))
     usage = read_metrics(tmp_path / "a")[-1]["validation_semantic_usage"]
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ALARM")]
     assert len(lines) == 2 * (usage < 1) or len(lines) == 1
     assert all("semantic_usage" in line and "below 1" in line for line in lines)
+    assert [r["usage_alarms"] for r in read_metrics(tmp_path / "a") if "usage_alarms" in r][-1] == (
+        usage < 1
+    )
     run("semantic", settings("semantic", tmp_path / "b"))
     assert "ALARM" not in capsys.readouterr().err
+
+
+def test_an_alarm_is_raised_when_usage_falls_from_its_highest_also_after_a_resume(
+    settings, tmp_path, monkeypatch, capsys
+):
+    real = Validation.measure
+
+    def measure(self, model, phase):
+        values, grid = real(self, model, phase)
+        share = 0.8 if not list(tmp_path.glob("checkpoint.pt")) else 0.3
+        return values | {"validation_semantic_usage": share}, grid
+
+    monkeypatch.setattr(Validation, "measure", measure)
+    values = settings("semantic", tmp_path, training={"checkpoint_every": 4})
+    killed(monkeypatch, "semantic", values, after_steps=5)
+    assert "ALARM" not in capsys.readouterr().err
+    run("semantic", values)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ALARM")]
+    assert lines == [
+        "ALARM step 6: semantic_usage 0.300 has fallen from 0.800; the codebook collapses"
+    ]
+    assert [r.get("usage_alarms") for r in read_metrics(tmp_path)][2::3] == [0, 1]
 
 
 def spoil(monkeypatch, bad_steps):

@@ -1,6 +1,8 @@
 """The offline network knows a cat, and its distance grows with blur and noise."""
 
 import builtins
+import sys
+import types
 from itertools import pairwise
 
 import pytest
@@ -131,6 +133,57 @@ def test_a_missing_package_is_named_with_its_mend(network, package, extra, monke
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=extra.replace("[", r"\[").replace("]", r"\]")):
         load_distance(network)
+
+
+class FakeLPIPS(torch.nn.Module):
+    """The interface of `lpips.LPIPS`: images in [-1, 1] → distances (B, 1, 1, 1)."""
+
+    def __init__(self, net, verbose):
+        super().__init__()
+        assert net == "vgg" and not verbose
+        self.trunk = torch.nn.Conv2d(3, 4, 3)
+        self.drop = torch.nn.Dropout()
+
+    def forward(self, images, others):
+        assert images.min() >= -1 and images.max() <= 1
+        features = [self.drop(self.trunk(batch)) for batch in (images, others)]
+        return (features[0] - features[1]).square().mean((1, 2, 3), keepdim=True)
+
+
+def test_lpips_is_called_as_its_package_wants(monkeypatch):
+    # The package needs torchvision, which does not go with every torch; its interface is stable.
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=FakeLPIPS))
+    distance = load_distance("lpips-vgg")
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    others = (-images).requires_grad_()
+    found = distance(others, images)
+    assert found.shape == (2,) and (found > 0).all()
+    assert torch.equal(found, distance(others, images))  # no dropout: it is in eval mode
+    assert distance(images, images).tolist() == [0, 0]
+    found.sum().backward()
+    assert others.grad.abs().sum((1, 2, 3)).min() > 0
+    assert not any(p.requires_grad for p in distance.network.parameters())
+
+
+def test_a_torchvision_that_does_not_fit_and_missing_weights_are_one_sentence(monkeypatch):
+    def no_weights(net, verbose):
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=no_weights))
+    with pytest.raises(UserError, match=r"VGG-16 weights .*no route to host"):
+        load_distance("lpips-vgg")
+
+    real = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name == "lpips":  # what a torchvision built for another torch raises
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(UserError, match="packages lpips and torchvision"):
+        load_distance("lpips-vgg")
 
 
 def test_discriminators_judge_an_image_alike_whatever_lies_beside_it(encoders):
