@@ -50,7 +50,7 @@ def test_tiles_can_be_prepared_and_are_captioned_by_their_photograph(photographs
     data = prepare([str(tmp_path / "tiles" / "train")], tmp_path / "data")
     from data_pipelines.dataset import PreparedDataset
 
-    captions = {name: found for name, found, _ in PreparedDataset(data).texts()}
+    captions = {text.record_id: text.captions for text in PreparedDataset(data).texts()}
     assert captions["one-0000.png"] == ["a part of one"]
     assert len(captions) == 9
 
