@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SIDES = ("left", "right")
+from data_pipelines.transforms import speaks_of_sides
 
 
 def augment(
@@ -38,7 +38,7 @@ def augment(
         padded, offsets, mirrored, captions, strict=True
     ):
         image = image[:, top : top + height, left : left + width]
-        if flip and mirror and not any(side in caption.lower() for side in _SIDES):
+        if flip and mirror and not speaks_of_sides([caption]):
             image = image.flip(-1)
         augmented.append(image)
     return torch.stack(augmented)

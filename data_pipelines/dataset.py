@@ -22,6 +22,7 @@ from data_pipelines.records import (
 )
 from semhitok.errors import UserError
 from semhitok.run import read_json
+from semhitok.storage import is_remote, local_copy
 
 if TYPE_CHECKING:
     import datasets
@@ -41,7 +42,7 @@ class PreparedDataset:
     the data set may be larger than memory, and the processes of a node share its pages.
 
     Args:
-        path: a folder written by `semhitok prepare`.
+        path: a folder written by `semhitok prepare`; one in an object store is fetched first.
         images_only: leave out the records that are text alone, as whatever encodes or trains on
             images must; indices, ids and length are then those of the rest.
 
@@ -51,7 +52,7 @@ class PreparedDataset:
     """
 
     def __init__(self, path: Path | str, images_only: bool = False) -> None:
-        self.path = Path(path)
+        self.path = local_copy(str(path), MANIFEST_NAME) if is_remote(path) else Path(path)
         self.images_only = images_only
         self.manifest = _read_manifest(self.path)
         for shard in self.manifest["shards"]:

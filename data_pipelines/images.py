@@ -45,6 +45,7 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     max_file_size: int = MAX_FILE_SIZE,
     name: str | None = None,
+    at_least: int | None = None,
 ) -> Image.Image:
     """Decode an image after checking that it is safe to.
 
@@ -53,6 +54,8 @@ def open_image(
         max_pixels: largest width x height that the header may declare.
         max_file_size: largest size of the encoded file in bytes.
         name: what to call the image in an error; the path by default.
+        at_least: where given, a JPEG may be decoded at a half, a quarter or an eighth of its size,
+            as long as neither side falls below so many pixels.
 
     Returns:
         An upright picture of mode RGB.
@@ -79,6 +82,8 @@ def open_image(
                         f"{label} declares {width:,} x {height:,} pixels; "
                         f"the limit is {max_pixels:,} in all"
                     )
+                if at_least is not None and image.format == "JPEG":
+                    image.draft("RGB", (at_least, at_least))
                 image.load()
                 return _to_rgb(_upright(image))
     except ImageError:

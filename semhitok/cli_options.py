@@ -53,10 +53,10 @@ def add_data(command: argparse.ArgumentParser) -> None:
     """`--data`: a prepared data set."""
     command.add_argument(
         "--data",
-        type=cli_types.existing_folder,
+        type=cli_types.existing_place,
         required=True,
         metavar="DIR",
-        help="folder that `semhitok prepare` wrote",
+        help="folder that `semhitok prepare` wrote, or its URL",
     )
 
 

@@ -104,6 +104,11 @@ def existing_folder(text: str) -> Path:
     return path
 
 
+def existing_place(text: str) -> Path | str:
+    """A folder that is there, or the URL of one, which only opening it tells."""
+    return text if "://" in text else existing_folder(text)
+
+
 def model_folder(text: str) -> Path:
     """A folder that `save_pretrained` wrote."""
     path = existing_folder(text)

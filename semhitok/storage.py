@@ -8,6 +8,8 @@ beside its place and renamed; a store shows an object only when all of it has ar
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -26,6 +28,39 @@ TEMPORARY = ".tmp"
 def is_remote(place: str | Path) -> bool:
     """Whether a place is in an object store."""
     return "://" in str(place) and not str(place).startswith("file://")
+
+
+def local_copy(place: str, manifest: str) -> Path:
+    """A copy on disk of what a manifest in an object store lists, fetched once.
+
+    Args:
+        place: URL of the folder.
+        manifest: name of its JSON file, with `shards` of a `file` and `bytes` each.
+
+    Returns:
+        A folder below `$XDG_CACHE_HOME/semhitok` (`~/.cache/semhitok`), named by the manifest's
+        content; what is there already is not fetched again.
+
+    Raises:
+        UserError: if there is no such manifest, or a file cannot be fetched.
+    """
+    storage = Storage(place)
+    try:
+        data = storage.read(manifest)
+    except FileNotFoundError as error:
+        raise UserError(f"{place} holds no {manifest}; name a folder that was finished") from error
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semhitok"
+    folder = Storage(cache / hashlib.sha256(data).hexdigest()[:32])
+    folder.make()
+    for shard in json.loads(data)["shards"]:
+        if folder.size(shard["file"]) == shard["bytes"]:
+            continue
+        try:
+            storage.copy(shard["file"], folder, shard["file"])
+        except FileNotFoundError as error:
+            raise UserError(f"{place} lacks {shard['file']}, which its manifest lists") from error
+    folder.write(manifest, data)
+    return folder.path
 
 
 class Storage:

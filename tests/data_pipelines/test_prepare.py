@@ -1,6 +1,7 @@
 import argparse
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from PIL import Image
 
 from data_pipelines import prepare as prepare_module
 from data_pipelines import prepare_part
+from data_pipelines.dataset import PreparedDataset
+from data_pipelines.images import open_image
 from data_pipelines.prepare import command, prepare
 from semhitok.errors import UserError
+from semhitok.ranks import rank_and_world
 
 
 @pytest.fixture
@@ -171,3 +175,133 @@ def test_the_command_passes_its_arguments_on(folder, tmp_path):
     )  # fmt: skip
     assert command(args) == tmp_path / "out"
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["shard_size"] == 4
+
+
+@pytest.fixture
+def repeated(tmp_path) -> Path:
+    """Forty pictures; 30 … 39 are 0 … 9 again, in another format with the same pixels."""
+    root = tmp_path / "repeated"
+    root.mkdir()
+    for number in range(40):
+        suffix = ".bmp" if number >= 30 else ".png"
+        image = Image.new("RGB", (8, 8), (number % 30, 0, 0))
+        image.save(root / f"{number:02d}{suffix}")
+        (root / f"{number:02d}.txt").write_text(f"picture {number}\n")
+    return root
+
+
+def test_images_that_come_twice_are_counted_or_dropped(repeated, tmp_path):
+    kept = prepare([str(repeated)], tmp_path / "kept", shard_size=7)
+    manifest = json.loads((kept / "manifest.json").read_text())
+    assert (manifest["counts"]["records"], manifest["duplicate_images"]) == (40, 10)
+    first = json.loads((kept / "duplicates.jsonl").read_text().splitlines()[0])
+    assert first == {"id": "30.bmp", "of": "00.png"}
+
+    dropped = prepare([str(repeated)], tmp_path / "dropped", shard_size=7, drop_duplicates=True)
+    manifest = json.loads((dropped / "manifest.json").read_text())
+    assert (manifest["counts"]["records"], manifest["counts"]["rejects"]) == (30, 10)
+    assert PreparedDataset(dropped).ids == [f"{number:02d}.png" for number in range(30)]
+    lines = (dropped / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["reason"] == "its image is the same as that of 00.png"
+    assert manifest["rejects_by_reason"] == {"its image is the same as that of": 10}
+
+
+def test_a_test_split_shares_no_image_with_the_rest(repeated, tmp_path):
+    out = prepare([str(repeated)], tmp_path / "out", shard_size=7, test_share=0.3)
+    sides = [PreparedDataset(out / side) for side in ("train", "test")]
+    pixels = [{open_image(record.image).tobytes() for record in side} for side in sides]
+    assert not pixels[0] & pixels[1]
+    assert sum(map(len, sides)) == 40
+    assert 0.1 < len(sides[1]) / 40 < 0.5
+    twice = {record.record_id for side in sides for record in side}
+    assert len(twice) == 40
+    assert prepare([str(repeated)], out, shard_size=7, test_share=0.3) == out  # finished
+    with pytest.raises(UserError, match=r"prepared with test_share 0.3, not 0.2"):
+        prepare([str(repeated)], out, shard_size=7, test_share=0.2)
+    with pytest.raises(UserError, match=r"prepared with test_share 0.3, not 0.0"):
+        prepare([str(repeated)], out, shard_size=7)
+
+
+def test_a_conversation_goes_where_its_images_are(repeated, tmp_path):
+    turns = [{"from": "human", "value": "<image><image>?"}, {"from": "gpt", "value": "yes"}]
+    entries = [
+        {"image": [f"{a:02d}.png", f"{b:02d}.png"], "conversations": turns}
+        for a in range(12)
+        for b in range(a)
+    ]
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps(entries))
+    source = f"llava:{path},images={repeated}"
+    out = prepare([source], tmp_path / "out", shard_size=7, test_share=0.3)
+    num_conversations = 0
+    for side in ("train", "test"):
+        dataset = PreparedDataset(out / side)
+        for record in dataset.texts():
+            num_conversations += len(record.conversations)
+            for conversation in record.conversations:
+                assert set(conversation.images) <= set(dataset.ids)
+    lines = list(map(json.loads, (out / "quarantine.jsonl").read_text().splitlines()))
+    assert num_conversations and lines
+    assert {line["reason"] for line in lines} == {
+        "a conversation shows images of both sides of the split"
+    }
+    assert num_conversations + len(lines) == len(entries)
+
+
+def test_a_second_record_of_one_id_in_one_source_is_rejected(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "a", "text": "one"}\n{"id": "a", "text": "two"}\n')
+    out = prepare([f"jsonl:{path}"], tmp_path / "out")
+    assert [record.text for record in PreparedDataset(out)] == ["one"]
+    assert "another record of this id" in (out / "quarantine.jsonl").read_text()
+
+
+def test_an_object_store_takes_a_prepared_folder_and_gives_it_back(folder, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"memory://semhitok-{tmp_path.name}/data"
+    assert prepare([str(folder)], url, shard_size=3) == url
+    local = prepare([str(folder)], tmp_path / "local", shard_size=3)
+    stored = fsspec.filesystem("memory")
+    names = [path.rsplit("/", 1)[-1] for path in stored.find(url.removeprefix("memory:/"))]
+    assert sorted(names) == sorted(contents(local))
+    for name in names:
+        assert stored.cat_file(f"{url.removeprefix('memory:/')}/{name}") == contents(local)[name]
+    assert list(PreparedDataset(url)) == list(PreparedDataset(local))
+    assert prepare([str(folder)], url, shard_size=3) == url  # finished
+    with pytest.raises(UserError, match="prepared with shard_size 3, not 4"):
+        prepare([str(folder)], url, shard_size=4)
+    with pytest.raises(UserError, match="cannot be opened"):
+        prepare([str(folder)], "nonsense://bucket/data")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "2", "WORLD_SIZE": "4"}, (2, 4)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "3",
+                "SLURM_ARRAY_TASK_MIN": "1",
+                "SLURM_ARRAY_TASK_COUNT": "8",
+            },
+            (2, 8),
+        ),
+    ],
+)
+def test_a_process_knows_its_rank(monkeypatch, environment, expected):
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert rank_and_world() == expected
+
+
+def test_ranks_that_do_not_fit_are_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="rank 4 is not in a world of 4"):
+        rank_and_world()

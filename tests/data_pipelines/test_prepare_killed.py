@@ -1,0 +1,156 @@
+"""`prepare` killed at any moment, shared out over nodes, or both, ends with the same bytes."""
+
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.prepare import prepare
+
+fork = multiprocessing.get_context("fork")  # no imports to wait for; a real process all the same
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """60 captioned pictures, of which every 20th is cut short and a quarter is seen twice."""
+    root = tmp_path_factory.mktemp("images")
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        pixels = draw.integers(0, 256, (24, 24, 3), np.uint8)
+        path = root / f"{number:03d}.png"
+        Image.fromarray(pixels).save(path)
+        path.with_suffix(".txt").write_text(f"picture {number}\n")
+        if number % 20 == 6:
+            path.write_bytes(path.read_bytes()[:100])
+        if number % 4 == 3:
+            path.write_bytes((root / f"{number - 1:03d}.png").read_bytes())
+    return root
+
+
+@pytest.fixture
+def fast(tmp_path) -> Iterator[Path]:
+    """A folder in memory where there is one: waiting for a disk is no moment to be killed at."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()
+    }
+
+
+def run(folder: Path, out: Path, rank: int = 0, world: int = 1, num_workers: int = 1) -> None:
+    """What a node does, in a session of its own so that its workers can be killed with it."""
+    os.setsid()
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
+    prepare(
+        [str(folder)], out, shard_size=5, num_workers=num_workers,
+        drop_duplicates=True, test_share=0.3,
+    )  # fmt: skip
+
+
+def start(*arguments) -> multiprocessing.Process:
+    process = fork.Process(target=run, args=arguments)
+    process.start()
+    return process
+
+
+def kill(process: multiprocessing.Process) -> None:
+    # The session is its own once `setsid` has run; before that only the process itself is there.
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()
+    process.join(20)
+
+
+def finish(process: multiprocessing.Process) -> None:
+    process.join(60)
+    if process.exitcode is None:
+        kill(process)
+    assert process.exitcode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(folder, fast, num_workers):
+    started = time.monotonic()
+    finish(start(folder, fast / "undisturbed", 0, 1, num_workers))
+    seconds = time.monotonic() - started
+    expected = contents(fast / "undisturbed")
+    assert len(expected) > 10
+    draw = random.Random(num_workers)
+    killed = unfinished = begun = 0
+    for number in range(20 if num_workers == 1 else 5):
+        out = fast / f"out-{number}"
+        process = start(folder, out, 0, 1, num_workers)
+        process.join(draw.uniform(0, seconds))
+        killed += process.exitcode is None
+        kill(process)
+        begun += out.is_dir() and bool(list(out.iterdir()))
+        unfinished += not (out / "test" / "manifest.json").exists()
+        finish(start(folder, out, 0, 1, num_workers))
+        assert contents(out) == expected, f"killed at moment {number}"
+    assert killed >= (12 if num_workers == 1 else 3) and begun and unfinished
+
+
+@pytest.mark.slow
+def test_eight_nodes_one_of_them_killed_and_started_again(folder, fast):
+    finish(start(folder, fast / "alone"))
+    out = fast / "shared"
+    nodes = [start(folder, out, rank, 8) for rank in range(8)]
+    time.sleep(0.05)
+    kill(nodes[3])
+    time.sleep(0.5)
+    nodes[3] = start(folder, out, 3, 8)
+    for node in nodes:
+        finish(node)
+    assert contents(out) == contents(fast / "alone")
+
+
+def test_two_ranks_share_the_parts(folder, tmp_path, monkeypatch):
+    from data_pipelines import prepare as module
+
+    made: list[tuple[str, int]] = []
+    real = module.write_part
+
+    def noted(source, part, staging):
+        made.append((os.environ["RANK"], part.number))
+        return real(source, part, staging)
+
+    monkeypatch.setattr(module, "write_part", noted)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setenv("RANK", "0")
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(module.time, "sleep", Mock(side_effect=InterruptedError))
+        prepare([str(folder)], tmp_path / "out", shard_size=20)  # waits for rank 1 now
+    monkeypatch.setenv("RANK", "1")
+    prepare([str(folder)], tmp_path / "out", shard_size=20)
+    assert made == [("0", 0), ("0", 2), ("1", 1)]
+    monkeypatch.setenv("RANK", "0")
+    prepare([str(folder)], tmp_path / "out", shard_size=20)
+    assert len(made) == 3  # all were there
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    prepare([str(folder)], tmp_path / "alone", shard_size=20)
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+def test_several_processes_end_with_the_bytes_of_one(folder, tmp_path):
+    one = prepare([str(folder)], tmp_path / "one", shard_size=15)
+    two = prepare([str(folder)], tmp_path / "two", shard_size=15, num_workers=2)
+    assert contents(one) == contents(two)
