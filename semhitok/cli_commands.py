@@ -19,6 +19,8 @@ from semhitok.cli_options import (
     add_config,
     add_count,
     add_data,
+    add_editing,
+    add_fine_sampler,
     add_model,
     add_out,
     add_sampler,
@@ -320,13 +322,23 @@ def _add_generate(commands: Any) -> None:
         "draw images from prompts",
         f'semhitok generate --model {MODEL} --prompt "a teal triangle" --num-images 4 '
         "--out runs/drawn",
-        "mllm.generate:command",
+        "mllm.draw_list:command",
     )
     add_model(command, "--model", "the language model")
-    prompts = command.add_mutually_exclusive_group(required=True)
+    prompts = command.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", type=cli_types.words, metavar="TEXT", help="what to draw")
     prompts.add_argument(
-        "--prompts", type=cli_types.prompts_file, metavar="FILE", help="one prompt a line"
+        "--prompts",
+        type=cli_types.prompts_file,
+        metavar="FILE",
+        help="text with one prompt a line, .jsonl or .parquet (prompt, negative_prompt, seed, id), "
+        "or - for standard input",
+    )
+    command.add_argument(
+        "--negative-prompt",
+        type=cli_types.words,
+        metavar="TEXT",
+        help="what guidance leads away from (default: nothing in particular)",
     )
     add_out(command)
     add_count(command, "--num-images", 1, "drawings of each prompt")
@@ -338,7 +350,14 @@ def _add_generate(commands: Any) -> None:
         help="the same seed draws the same images (default: 0)",
     )
     add_count(command, "--batch-size", 16, "images drawn at once")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="draw again what the folder holds of other prompts, settings or models",
+    )
+    add_editing(command)
     add_sampler(command)
+    add_fine_sampler(command)
 
 
 def _add_ask(commands: Any) -> None:

@@ -137,3 +137,57 @@ def add_sampler(command: argparse.ArgumentParser) -> None:
         metavar="P",
         help="choose among the likeliest that together hold probability P",
     )
+
+
+def add_fine_sampler(command: argparse.ArgumentParser) -> None:
+    """The sampling options that only drawing itself takes."""
+    sampler = command.add_argument_group("sampling, in detail")
+    sampler.add_argument(
+        "--guidance-schedule",
+        choices=("constant", "linear", "cosine"),
+        help="how guidance rises from 1 at the first patch to its scale at the last",
+    )
+    sampler.add_argument(
+        "--min-p",
+        type=cli_types.fraction,
+        metavar="P",
+        help="choose among those at least P times as likely as the likeliest",
+    )
+    for option, kind, metavar in (
+        ("--pixel-top-k", cli_types.positive_int, "N"),
+        ("--pixel-top-p", cli_types.probability, "P"),
+        ("--pixel-min-p", cli_types.fraction, "P"),
+    ):
+        same = option.replace("pixel-", "")
+        sampler.add_argument(
+            option, type=kind, metavar=metavar, help=f"as {same}, for pixel codes alone"
+        )
+
+
+def add_editing(command: argparse.ArgumentParser) -> None:
+    """What stays of an image, and is not drawn."""
+    editing = command.add_argument_group("editing")
+    editing.add_argument(
+        "--image",
+        type=cli_types.existing_file,
+        metavar="FILE",
+        help="the image to draw anew in part",
+    )
+    ways = editing.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--keep-mask",
+        type=cli_types.existing_file,
+        metavar="FILE",
+        help="an image of the same size, white where the other is kept",
+    )
+    ways.add_argument(
+        "--keep-rows",
+        type=cli_types.positive_int,
+        metavar="R",
+        help="keep the first R rows of patches, and go on from them",
+    )
+    ways.add_argument(
+        "--keep",
+        choices=("semantics",),
+        help="keep every semantic code, and draw the pixel codes anew",
+    )

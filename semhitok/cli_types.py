@@ -48,6 +48,14 @@ def probability(text: str) -> float:
     return value
 
 
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    value = _float(text)
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"give a number from 0 to 1, not {text!r}")
+    return value
+
+
 def memory_size(text: str) -> int:
     """Bytes, written as 80G or 80GB (10⁹ each) or 80GiB (2³⁰ each); M and MiB likewise."""
     found = re.fullmatch(r"([0-9.]+)\s*(G|GB|GiB|M|MB|MiB)", text.strip())
@@ -129,10 +137,15 @@ def config_file(text: str) -> Path:
 
 
 def prompts_file(text: str) -> Path:
-    """A text file with a prompt on at least one line."""
+    """A file of prompts: parquet, or text that is not blank; "-" is standard input."""
+    if text == "-":
+        return Path(text)
     path = existing_file(text)
+    if path.suffix == ".parquet":
+        return path
     try:
-        has_prompt = bool(path.read_text(encoding="utf-8").strip())
+        with open(path, encoding="utf-8") as file:
+            has_prompt = any(line.strip() for line in file)
     except UnicodeDecodeError as error:
         raise ArgumentTypeError(f"{text} is not UTF-8 text; give one prompt a line") from error
     if not has_prompt:

@@ -1,23 +1,40 @@
 """Files that are either whole or absent: atomic writes, and JSON with errors that can be mended."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from semhitok.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 `text` so that no reader, and no crash, ever sees half of it.
+    """Write UTF-8 `text`; see `write_bytes`."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write `data` so that no reader, and no crash, ever sees half of it.
 
     Raises:
-        UserError: if the folder is missing or cannot be written.
+        UserError: if the folder is missing or cannot be written, or the disk is full.
+    """
+    return write_parts(path, (data,))
+
+
+def write_parts(path: str | Path, parts: Iterable[bytes]) -> Path:
+    """The same for what is too large to hold at once.
+
+    Raises:
+        UserError: as `write_bytes`; what else `parts` raises passes through, and nothing is left.
     """
     path = Path(path)
     # Beside the target, since a rename is atomic only within one file system; a random name, since
@@ -25,17 +42,19 @@ def write_text(path: str | Path, text: str) -> Path:
     # the file readable by its owner alone.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose a folder that can be written"
-        ) from error
+        if not isinstance(error, OSError):
+            raise
+        mend = "free some space" if error.errno in FULL else "choose a folder that can be written"
+        raise UserError(f"cannot write {path}: {error.strerror}; {mend}") from error
     return path
 
 

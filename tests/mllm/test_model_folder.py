@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoProcessor
 from mllm import UnifiedForConditionalGeneration, UnifiedProcessor
 from mllm.configuration_unified import UnifiedConfig
 from mllm.drawing import Sampler
-from mllm.generate import draw, load_drawing_model, read_prompts
+from mllm.generate import draw, load_drawing_model
 from mllm.load import load_model, load_processor
 from semhitok.errors import UserError
 from tests.mllm.tiny import change_config, make_model, picture
@@ -177,17 +177,3 @@ def test_loading_never_runs_code_from_the_folder(folder, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     load_model(folder)
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_prompt_file_without_prompts_is_one_sentence(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("\n  \n\n")
-    with pytest.raises(UserError, match="has no prompts: write one a line"):
-        read_prompts(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read as UTF-8"):
-        read_prompts(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_prompts(tmp_path / "nowhere.txt")
-    path.write_text("a red bar\n\n  a box  \n")
-    assert read_prompts(path) == ["a red bar", "a box"]
