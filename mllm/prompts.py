@@ -22,6 +22,7 @@ from semhitok.errors import UserError
 
 STANDARD_INPUT = "-"
 SAFE_NAME = re.compile(r"[\w][\w.+-]{0,120}", re.ASCII)
+JSON_NAMES = (".jsonl", ".ndjson", ".json")
 PARQUET_ROWS = 1000  # read at once
 
 
@@ -110,14 +111,16 @@ class PromptList:
         if self.path.suffix == ".parquet":
             yield from _parquet_rows(self.path)
             return
-        is_json = self.path.suffix in (".jsonl", ".ndjson", ".json")
+        # What comes through a pipe has no name to tell by: its first line does.
+        is_json = None if self._spool is not None else self.path.suffix in JSON_NAMES
         try:
             with open(self.path, encoding="utf-8") as file:
                 for number, line in enumerate(file, 1):
                     line = line.strip()
                     if not line:
                         continue
-                    is_json = is_json or (self._spool is not None and line.startswith("{"))
+                    if is_json is None:
+                        is_json = line.startswith("{")
                     place = f"line {number} of {self.label}"
                     yield place, _parse(line, place) if is_json else line
         except (OSError, UnicodeDecodeError) as error:

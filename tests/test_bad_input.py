@@ -326,11 +326,34 @@ def test_prompt_files_without_prompts(refuse, file, complaint):
         "--top-p=2",
         "--pixel-temperature=-1",
         "--num-candidates=0",
+        "--guidance-schedule=square",
+        "--min-p=2",
+        "--pixel-top-k=0",
+        "--pixel-top-p=0",
+        "--pixel-min-p=-1",
+        "--keep-rows=0",
+        "--keep=pixels",
     ],
 )
 def test_sampling_options_out_of_range(refuse, option):
     command = ["generate", "--model", "@mllm", "--prompt", "a triangle", "--out", "out"]
     assert option.partition("=")[0] in refuse(*command, option)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "give --prompt, --prompts, or an --image"),
+        (["--prompt", "a bar", "--keep-rows", "1"], "give the --image"),
+        (["--image", "@pictures/0.png"], "needs one of --keep-mask"),
+        (["--image", "@pictures/0.png", "--keep-rows", "2"], "keep at most 1"),
+        (["--image", "@cut.png", "--keep-rows", "1"], "damaged"),
+        (["--image", "@pictures/0.png", "--keep-mask", "@cut.png"], "damaged"),
+        (["--image", "@nowhere.png", "--keep", "semantics"], "no such file"),
+    ],
+)
+def test_editing_that_cannot_work(refuse, options, complaint):
+    assert complaint in refuse("generate", "--model", "@mllm", "--out", "out", *options)
 
 
 def test_an_output_that_is_a_file(refuse):
