@@ -1,4 +1,4 @@
-r"""Reconstruction by a saved image tokenizer: PSNR, SSIM and how much of the codebooks is used.
+r"""Reconstruction by a saved image tokenizer: scores of images and sets, and use of the codebooks.
 
 Example:
     semhitok eval reconstruction --tokenizer runs/quickstart/decoder/model \
@@ -19,8 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.feature_networks import load_feature_network
+from eval.image_source import CROPS, EvaluationImages
+from eval.reconstruction_scores import (
+    MS_SSIM_MIN_SIZE,
+    SetDistances,
+    image_scores,
+    mean_scores,
+)
+from eval.set_distance import require_enough_images
+from semhitok.errors import UserError
+from semhitok.progress import Progress
+from semhitok.ranks import is_main_rank
+from semhitok.run import describe_environment, make_folder
 from tokenizer.codebook_usage import codebook_statistics
-from tokenizer.image_quality import MAX_PSNR, image_psnr, image_ssim, to_levels
+from tokenizer.image_quality import MAX_PSNR, image_psnr, to_levels
+from tokenizer.losses.perceptual import PerceptualDistance, load_distance
+from tokenizer.rank_group import RankGroup
 
 NUM_SHOWN = 12
 
@@ -41,14 +56,26 @@ def pooled_psnr(image_psnrs: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """What an evaluation was run with; saved beside its results."""
+    """What an evaluation is run with; saved beside its results."""
 
     tokenizer: str
     """Folder of the image tokenizer."""
     data: str
-    """Folder of the prepared data set."""
-    batch_size: int
-    """Images at a time."""
+    """Folder of the prepared data set, or of images."""
+    batch_size: int = 64
+    """Images at a time; results do not depend on it."""
+    resolution: int | None = None
+    """Pixels of a side; None is the tokenizer's own."""
+    crop: str | None = None
+    """A name of `eval.image_source.CROPS`; None is adm for a folder, shorter-side for prepared."""
+    networks: tuple[str, ...] = ()
+    """Feature networks of the set distances, see `eval.feature_networks.load_feature_network`."""
+    distances: tuple[str, ...] = ("frechet",)
+    """Of "frechet" and "kid"."""
+    perceptual: str | None = None
+    """Network of a perceptual distance: lpips-vgg, efficientnet-lite0 or a transformers encoder."""
+    max_images: int | None = None
+    """Images to take, evenly spaced; None is all."""
 
 
 def evaluate(
@@ -56,8 +83,9 @@ def evaluate(
     data_dir: Path | str,
     out_dir: Path | str,
     batch_size: int = 64,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Encode and decode every image of a data set, measure and save.
+    """Encode and decode every image of a data set, measure and save; under torchrun on all ranks.
 
     Writes `summary.json`, `per_image.jsonl`, pairs of images under `pairs/`, and `codes.npz` with
     the code maps of those pairs (`semantic`, `pixel`: (B, h, w)) and the counts of every code over
@@ -65,37 +93,189 @@ def evaluate(
 
     Args:
         tokenizer_dir: a saved SemHiTok model.
-        data_dir: a prepared data set.
+        data_dir: a prepared data set, or a folder of images.
         out_dir: where the results go; made if missing.
         batch_size: images at a time; results do not depend on it.
+        options: the other fields of `ReconstructionSettings`.
 
     Returns:
         What `summary.json` holds.
 
     Raises:
-        UserError: if the data set is empty, or a path holds no model or data set.
+        UserError: if there are no images, fewer than a distance wants, an image is damaged, a
+            network cannot be had, or a path holds no model.
     """
-    from data_pipelines.dataset import PreparedDataset
-    from semhitok.errors import UserError
     from semhitok.run import write_json, write_text
     from tokenizer.model_folder import load_tokenizer
 
+    settings = ReconstructionSettings(str(tokenizer_dir), str(data_dir), batch_size, **options)
     out_dir = Path(out_dir)
-    dataset = PreparedDataset(data_dir, images_only=True)
-    if not len(dataset):
-        raise UserError(f"{data_dir} has no images, so there is nothing to reconstruct.")
+    images = EvaluationImages(settings.data, settings.crop, settings.max_images)
+    distances = _set_distances(settings, len(images))
+    perceptual = load_distance(settings.perceptual) if settings.perceptual else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_tokenizer(tokenizer_dir).to(device).eval()
-
-    per_image, counts, maps = _measure(model, dataset, batch_size, out_dir / "pairs")
-    psnr, ssim, mean_image_psnr = (
-        [row[name] for row in per_image] for name in ("psnr", "ssim", "mean_image_psnr")
+    model = load_tokenizer(settings.tokenizer).to(device).eval()
+    size = _resolution(settings, model)
+    with RankGroup() as ranks:
+        measured = _measure(
+            model, images, size, batch_size, out_dir / "pairs", distances, perceptual, ranks
+        )
+        set_scores = distances.scores(ranks)
+    summary = _summary(settings, images, model, size, measured, set_scores)
+    if ranks.rank:
+        return summary
+    np.savez_compressed(
+        out_dir / "codes.npz",
+        semantic=np.stack(measured.semantic_maps),
+        pixel=np.stack(measured.pixel_maps),
+        semantic_counts=measured.counts.sum(axis=1),
+        pixel_counts=measured.counts,
     )
-    summary = {
+    rows = "".join(json.dumps(row) + "\n" for row in measured.rows)
+    write_text(out_dir / "per_image.jsonl", rows)
+    write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
+    return summary
+
+
+def command(args: Namespace) -> Path:
+    """Run `semhitok eval reconstruction`; returns the folder that was written."""
+    from dataclasses import asdict
+
+    from eval.evaluation_report import report_reconstruction
+    from semhitok.run import RunDirectory
+
+    settings = ReconstructionSettings(
+        tokenizer=str(args.tokenizer),
+        data=str(args.data),
+        batch_size=args.batch_size,
+        resolution=args.resolution,
+        crop=args.crop,
+        networks=tuple(args.network or ()),
+        distances=tuple(args.distance),
+        perceptual=args.perceptual,
+        max_images=args.max_images,
+    )
+    RunDirectory(args.out).start(settings, "semhitok eval reconstruction")
+    values = asdict(settings)
+    summary = evaluate(values.pop("tokenizer"), values.pop("data"), args.out, **values)
+    if is_main_rank():
+        scores = ", ".join(
+            f"{name} {found['value']:.4g}" for name, found in summary["scores"].items()
+        )
+        print(
+            f"{scores}; {summary['num_images']:,} images at {summary['resolution']}²; the mean "
+            f"image gives {summary['mean_image_psnr']:.2f} dB"
+        )
+        report_reconstruction(args.out)
+    return Path(args.out)
+
+
+def _set_distances(settings: ReconstructionSettings, num_images: int) -> SetDistances:
+    """The networks, and a refusal before the work begins where they want more images."""
+    networks = [load_feature_network(name) for name in settings.networks]
+    if "frechet" in settings.distances:
+        for network in networks:
+            require_enough_images(num_images, network.dim, settings.data, network.label)
+    return SetDistances(networks, settings.distances)
+
+
+def _resolution(settings: ReconstructionSettings, model: Any) -> int:
+    size = settings.resolution or model.config.image_size
+    patch = getattr(model.config, "patch_size", 1)
+    if size % patch:
+        near = max(1, round(size / patch)) * patch
+        raise UserError(
+            f"The resolution {size} is not divisible by the tokenizer's patches of {patch} "
+            f"pixels: take {near}."
+        )
+    return int(size)
+
+
+@dataclass
+class _Measured:
+    """What the pass over the images leaves."""
+
+    rows: list[dict[str, Any]]
+    """Scores of each image, in their order."""
+    counts: np.ndarray
+    """(K, M), how often each code occurred."""
+    semantic_maps: list[np.ndarray]
+    """(h, w) of each shown pair."""
+    pixel_maps: list[np.ndarray]
+    """The same of the pixel codes."""
+
+
+@torch.inference_mode()
+def _measure(
+    model: Any,
+    images: EvaluationImages,
+    size: int,
+    batch_size: int,
+    pairs_dir: Path,
+    distances: SetDistances,
+    perceptual: PerceptualDistance | None,
+    ranks: RankGroup,
+) -> _Measured:
+    """One pass over this rank's images, and what all ranks found."""
+    num_semantic, num_pixel = model.config.num_semantic_codes, model.config.num_pixel_codes
+    device = next(model.parameters()).device
+    mean_image = _mean_image(images, size, batch_size, ranks)
+    shown = np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int).tolist()
+    make_folder(pairs_dir)
+
+    counts = torch.zeros(num_semantic * num_pixel, dtype=torch.int64)
+    rows: list[dict[str, Any]] = []
+    maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    mine = range(ranks.rank, len(images), ranks.world_size)
+    with Progress(len(mine), "reconstruct", "image") as progress:
+        for chosen, batch in _batches(images, size, batch_size, mine):
+            codes = model.encode(batch.to(device))
+            rebuilt = model.decode(codes).float().cpu()
+            semantic, pixel = codes.semantic.cpu(), codes.pixel.cpu()
+            counts += torch.bincount(
+                (semantic * num_pixel + pixel).flatten(), minlength=len(counts)
+            )
+            distances.add(batch, rebuilt)
+            target = to_levels(batch)
+            scores = image_scores(batch, rebuilt, perceptual) | {
+                "mean_image_psnr": image_psnr(mean_image.expand_as(target), target).tolist()
+            }
+            for place, index in enumerate(chosen):
+                row: dict[str, Any] = {"record_id": images.record_id(index)}
+                row |= {name: values[place] for name, values in scores.items()}
+                if index in shown:
+                    row["pair"] = shown.index(index)
+                    _save_pair(batch[place], rebuilt[place], pairs_dir, row["pair"])
+                    maps[row["pair"]] = (_as_grid(semantic[place]), _as_grid(pixel[place]))
+                rows.append(row)
+            progress.update(len(batch))
+    parts = ranks.gather((rows, counts, maps))
+    whole: list[dict[str, Any]] = [{}] * len(images)
+    for rank, (its_rows, _, _) in enumerate(parts):
+        whole[rank :: ranks.world_size] = its_rows
+    all_maps = {pair: found for _, _, part in parts for pair, found in part.items()}
+    ordered = [all_maps[pair] for pair in sorted(all_maps)]
+    total = sum(part[1] for part in parts).view(num_semantic, num_pixel).numpy()
+    return _Measured(whole, total, [pair[0] for pair in ordered], [pair[1] for pair in ordered])
+
+
+def _summary(
+    settings: ReconstructionSettings,
+    images: EvaluationImages,
+    model: Any,
+    size: int,
+    measured: _Measured,
+    set_scores: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    psnr, ssim, mean_image_psnr = (
+        [row[name] for row in measured.rows] for name in ("psnr", "ssim", "mean_image_psnr")
+    )
+    name = None if settings.perceptual is None else perceptual_name(settings.perceptual)
+    return {
         "task": "reconstruction",
-        "num_images": len(dataset),
-        "resolution": model.config.image_size,
-        "crop": "shorter side scaled to the resolution (bicubic), then the central square",
+        "num_images": len(images),
+        "resolution": size,
+        "crop": CROPS[images.crop].about,
         "psnr": float(np.mean(psnr)),
         "psnr_std": float(np.std(psnr)),
         "psnr_pooled": pooled_psnr(psnr),
@@ -107,97 +287,42 @@ def evaluate(
         f"identical images count as {MAX_PSNR:g} dB; pooled: of the squared error averaged over "
         "all images first",
         "ssim_rule": "mean over images, RGB, Gaussian window 11, sigma 1.5, range 255",
+        "scores": mean_scores(measured.rows, name) | set_scores,
+        "ms_ssim_absent": None
+        if size >= MS_SSIM_MIN_SIZE
+        else f"five scales want at least {MS_SSIM_MIN_SIZE} pixels",
+        "feature_networks": [found.get("network") for found in set_scores.values()],
         "decoder": "Enhance Decoder" if model.config.use_enhance_decoder else "pixel decoder",
-        "codebook": codebook_statistics(counts),
-        "tokenizer": str(tokenizer_dir),
-        "data": str(data_dir),
-        "data_fingerprint": dataset.fingerprint,
+        "codebook": codebook_statistics(measured.counts),
+        "tokenizer": settings.tokenizer,
+        "data": settings.data,
+        "data_fingerprint": images.fingerprint,
+        "commit": (describe_environment()["git"] or {}).get("commit"),
     }
-    np.savez_compressed(
-        out_dir / "codes.npz",
-        semantic=np.stack(maps["semantic"]),
-        pixel=np.stack(maps["pixel"]),
-        semantic_counts=counts.sum(axis=1),
-        pixel_counts=counts,
-    )
-    write_text(out_dir / "per_image.jsonl", "".join(json.dumps(row) + "\n" for row in per_image))
-    write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
-    return summary
 
 
-def command(args: Namespace) -> Path:
-    """Run `semhitok eval reconstruction`; returns the folder that was written."""
-    from semhitok.run import RunDirectory
-
-    settings = ReconstructionSettings(str(args.tokenizer), str(args.data), args.batch_size)
-    RunDirectory(args.out).start(settings, "semhitok eval reconstruction")
-    summary = evaluate(settings.tokenizer, settings.data, args.out, settings.batch_size)
-    print(
-        f"PSNR {summary['psnr']:.2f} dB, SSIM {summary['ssim']:.3f} over {summary['num_images']:,} "
-        f"images at {summary['resolution']}²; the mean image gives "
-        f"{summary['mean_image_psnr']:.2f} dB"
-    )
-    return Path(args.out)
+def perceptual_name(network: str) -> str:
+    """Only the published LPIPS is called so."""
+    return "LPIPS (VGG-16)" if network == "lpips-vgg" else f"perceptual distance ({network})"
 
 
-@torch.inference_mode()
-def _measure(
-    model: Any, dataset: Any, batch_size: int, pairs_dir: Path
-) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, list[np.ndarray]]]:
-    """Scores of each image, counts (K, M) of every code, and the (h, w) code maps of the pairs."""
-    from semhitok.progress import Progress
-    from semhitok.run import make_folder
-
-    size = model.config.image_size
-    num_semantic, num_pixel = model.config.num_semantic_codes, model.config.num_pixel_codes
-    device = next(model.parameters()).device
-    mean_image = _mean_image(dataset, size, batch_size)
-    shown = set(np.linspace(0, len(dataset) - 1, min(NUM_SHOWN, len(dataset))).astype(int))
-    make_folder(pairs_dir)
-
-    counts = torch.zeros(num_semantic * num_pixel, dtype=torch.int64)
-    per_image: list[dict[str, Any]] = []
-    maps: dict[str, list[np.ndarray]] = {"semantic": [], "pixel": []}
-    with Progress(len(dataset), "reconstruct", "image") as progress:
-        for start, images in _batches(dataset, size, batch_size):
-            codes = model.encode(images.to(device))
-            rebuilt = model.decode(codes).float().cpu()
-            levels, target = to_levels(rebuilt), to_levels(images)
-            semantic, pixel = codes.semantic.cpu(), codes.pixel.cpu()
-            flat = (semantic * num_pixel + pixel).flatten()
-            counts += torch.bincount(flat, minlength=len(counts))
-
-            scores = {
-                "psnr": image_psnr(levels, target).tolist(),
-                "ssim": image_ssim(levels, target).tolist(),
-                "mean_image_psnr": image_psnr(mean_image.expand_as(target), target).tolist(),
-            }
-            for i in range(len(images)):
-                row = {"record_id": dataset[start + i].record_id}
-                row.update({name: values[i] for name, values in scores.items()})
-                if start + i in shown:
-                    row["pair"] = len(maps["semantic"])
-                    _save_pair(images[i], rebuilt[i], pairs_dir, row["pair"])
-                    maps["semantic"].append(_as_grid(semantic[i]))
-                    maps["pixel"].append(_as_grid(pixel[i]))
-                per_image.append(row)
-            progress.update(len(images))
-    return per_image, counts.view(num_semantic, num_pixel).numpy(), maps
+def _batches(
+    images: Any, size: int, batch_size: int, indices: Sequence[int] | None = None
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Indices of the images, and (B, 3, size, size) in [-1, 1]."""
+    chosen = range(len(images)) if indices is None else indices
+    for start in range(0, len(chosen), batch_size):
+        part = chosen[start : start + batch_size]
+        yield part, torch.stack([images.image_tensor(i, size) for i in part])
 
 
-def _batches(dataset: Any, size: int, batch_size: int) -> Iterator[tuple[int, Tensor]]:
-    """Index of the first image, and (B, 3, size, size) in [-1, 1]."""
-    for start in range(0, len(dataset), batch_size):
-        stop = min(start + batch_size, len(dataset))
-        yield start, torch.stack([dataset.image_tensor(i, size) for i in range(start, stop)])
-
-
-def _mean_image(dataset: Any, size: int, batch_size: int) -> Tensor:
+def _mean_image(images: Any, size: int, batch_size: int, ranks: RankGroup) -> Tensor:
     """(3, size, size) levels in [0, 255]: the best that a model blind to its input could draw."""
     total = torch.zeros(3, size, size, dtype=torch.float64)
-    for _, images in _batches(dataset, size, batch_size):
-        total += to_levels(images).double().sum(dim=0)
-    return (total / len(dataset)).round().float()
+    mine = range(ranks.rank, len(images), ranks.world_size)
+    for _, batch in _batches(images, size, batch_size, mine):
+        total += to_levels(batch).double().sum(dim=0)
+    return (sum(ranks.gather(total)) / len(images)).round().float()
 
 
 def _as_grid(codes: Tensor) -> np.ndarray:

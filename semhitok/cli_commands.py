@@ -23,6 +23,7 @@ from semhitok.cli_options import (
     add_fine_sampler,
     add_model,
     add_out,
+    add_reconstruction_options,
     add_sampler,
 )
 
@@ -396,15 +397,16 @@ def _add_eval(commands: Any) -> None:
     reconstruction = add_command(
         measures,
         "reconstruction",
-        "PSNR, SSIM and codebook usage of an image tokenizer",
+        "scores of images and sets, and codebook usage, of an image tokenizer",
         f"semhitok eval reconstruction --tokenizer {TOKENIZER} --data {TEST_DATA} "
         "--out runs/eval-reconstruction",
         "eval.reconstruction:command",
     )
     add_model(reconstruction, "--tokenizer", "the image tokenizer")
-    add_data(reconstruction)
+    add_data(reconstruction, "folder that `semhitok prepare` wrote, or any folder of images")
     add_out(reconstruction)
     add_count(reconstruction, "--batch-size", 64, "images at once")
+    add_reconstruction_options(reconstruction)
 
     observation = add_command(
         measures,

@@ -49,14 +49,16 @@ def add_model(command: argparse.ArgumentParser, option: str, what: str) -> None:
     )
 
 
-def add_data(command: argparse.ArgumentParser) -> None:
+def add_data(
+    command: argparse.ArgumentParser, what: str = "folder that `semhitok prepare` wrote, or its URL"
+) -> None:
     """`--data`: a prepared data set."""
     command.add_argument(
         "--data",
         type=cli_types.existing_place,
         required=True,
         metavar="DIR",
-        help="folder that `semhitok prepare` wrote, or its URL",
+        help=what,
     )
 
 
@@ -98,6 +100,51 @@ def add_count(command: argparse.ArgumentParser, option: str, default: int, what:
         default=default,
         metavar="N",
         help=f"{what} (default: {default})",
+    )
+
+
+def add_reconstruction_options(command: argparse.ArgumentParser) -> None:
+    """What images are measured at, and by which networks."""
+    command.add_argument(
+        "--resolution",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="pixels of a side (default: the tokenizer's own)",
+    )
+    command.add_argument(
+        "--crop",
+        choices=("adm", "shorter-side", "stretch"),
+        help="how a picture becomes square (default: shorter-side for prepared data, else adm)",
+    )
+    add_set_distance(command)
+    command.add_argument(
+        "--perceptual",
+        metavar="NAME",
+        help="perceptual distance too: lpips-vgg, efficientnet-lite0 or a vision encoder",
+    )
+    command.add_argument(
+        "--max-images",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="images to take, evenly spaced (default: all)",
+    )
+
+
+def add_set_distance(command: argparse.ArgumentParser) -> None:
+    """Feature networks and the distances by them."""
+    command.add_argument(
+        "--network",
+        type=cli_types.names,
+        metavar="NAME,...",
+        help="feature networks of set distances: inception (FID), efficientnet-lite0, or a CLIP, "
+        "DINOv2 or like encoder by hub name or folder (default: none)",
+    )
+    command.add_argument(
+        "--distance",
+        type=cli_types.set_distances,
+        default=["frechet"],
+        metavar="NAME,...",
+        help="frechet, kid or both (default: frechet)",
     )
 
 

@@ -90,6 +90,15 @@ def names(text: str) -> list[str]:
     return found
 
 
+def set_distances(text: str) -> list[str]:
+    """Of frechet and kid."""
+    found = names(text)
+    for name in found:
+        if name not in ("frechet", "kid"):
+            raise ArgumentTypeError(f"{name!r} is no distance of sets; give frechet, kid or both")
+    return found
+
+
 def existing_file(text: str) -> Path:
     """A file that is there and can be read."""
     path = _path(text)

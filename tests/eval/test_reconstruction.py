@@ -8,32 +8,37 @@ from PIL import Image
 from data_pipelines.easy_vqa import data_folder
 from data_pipelines.images import open_image, to_tensor
 from eval import reconstruction
+from eval.evaluation_report import report_reconstruction
+from eval.reconstruction_scores import image_scores
+from semhitok.errors import UserError
+from tokenizer.image_quality import MAX_PSNR, image_psnr, image_ssim, to_levels
+from tokenizer.rank_group import RankGroup
 
 
 def test_psnr_of_a_known_error():
     target = torch.full((2, 3, 16, 16), 100.0)
     levels = target.clone()
     levels[0] += 5  # mean squared error 25
-    psnr = reconstruction.image_psnr(levels, target)
+    psnr = image_psnr(levels, target)
     assert psnr[0].item() == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-4)
-    assert psnr[1].item() == reconstruction.MAX_PSNR
+    assert psnr[1].item() == MAX_PSNR
 
 
 def test_pooled_psnr_is_the_psnr_of_the_mean_error():
     target = torch.zeros(2, 3, 16, 16)
     levels = torch.stack([target[0] + 2, target[1] + 10])
-    pooled = reconstruction.pooled_psnr(reconstruction.image_psnr(levels, target).tolist())
+    pooled = reconstruction.pooled_psnr(image_psnr(levels, target).tolist())
     assert pooled == pytest.approx(10 * np.log10(255**2 / ((4 + 100) / 2)))
 
 
 def test_ssim_of_equal_images_is_one():
     images = torch.rand(3, 3, 32, 32) * 255
-    assert reconstruction.image_ssim(images, images).tolist() == pytest.approx([1] * 3)
+    assert image_ssim(images, images).tolist() == pytest.approx([1] * 3)
 
 
 def test_levels_are_what_a_saved_png_holds():
     images = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
-    assert reconstruction.to_levels(images).tolist() == [0, 0, 128, 255, 255]
+    assert to_levels(images).tolist() == [0, 0, 128, 255, 255]
 
 
 def test_mean_image_of_the_official_test_split_gives_15_4_db_and_14_2_db_pooled():
@@ -45,9 +50,9 @@ def test_mean_image_of_the_official_test_split_gives_15_4_db_and_14_2_db_pooled(
             return to_tensor(open_image(data_folder() / "test" / "images" / f"{index}.png"))
 
     dataset = Official()
-    mean = reconstruction._mean_image(dataset, 64, 250)
+    mean = reconstruction._mean_image(dataset, 64, 250, RankGroup())
     scores = [
-        reconstruction.image_psnr(mean.expand_as(images), reconstruction.to_levels(images))
+        image_psnr(mean.expand_as(images), to_levels(images))
         for _, images in reconstruction._batches(dataset, 64, 250)
     ]
     scores = torch.cat(scores).tolist()
@@ -82,4 +87,53 @@ def test_saved_files_agree_with_the_summary(tmp_path, fake_models):
         for name in ("reconstruction", "real")
     ]
     levels, target = (pixels.permute(2, 0, 1).unsqueeze(0) for pixels in pair)
-    assert reconstruction.image_psnr(levels, target).item() == pytest.approx(row["psnr"])
+    assert image_psnr(levels, target).item() == pytest.approx(row["psnr"])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(6):
+        Image.effect_noise((80, 70 + number), 60).convert("RGB").save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_folder_is_measured_by_every_score_that_its_size_allows(tmp_path, pictures, fake_models):
+    summary = reconstruction.evaluate(
+        "decoder",
+        pictures,
+        tmp_path / "out",
+        networks=("efficientnet-lite0",),
+        distances=("kid",),
+        perceptual="efficientnet-lite0",
+    )
+    assert summary["crop"].startswith("ADM") and summary["num_images"] == 6
+    assert set(summary["scores"]) == {
+        "PSNR, dB",
+        "SSIM",
+        "perceptual distance (efficientnet-lite0)",
+        "KID (EfficientNet-Lite0)",
+    }
+    assert "176" in summary["ms_ssim_absent"]
+    low, high = summary["scores"]["PSNR, dB"]["interval"]
+    assert low < summary["psnr"] < high
+    page = report_reconstruction(tmp_path / "out").read_text()
+    assert "data:image/png;base64," in page and "not comparable" in page
+    assert "Real beside reconstruction" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_fewer_images_than_dimensions_are_refused_before_the_work(tmp_path, pictures, fake_models):
+    with pytest.raises(UserError, match="--distance kid"):
+        reconstruction.evaluate(
+            "decoder", pictures, tmp_path / "out", networks=("efficientnet-lite0",)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_ms_ssim_of_images_that_are_large_enough():
+    images = torch.rand(2, 3, 176, 176, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noisy = (images + 0.3 * torch.randn(images.shape)).clamp(-1, 1)
+    scores = image_scores(images, noisy)
+    assert all(0.3 < value < 0.99 for value in scores["ms_ssim"])
+    assert image_scores(images, images)["ms_ssim"] == pytest.approx([1, 1])

@@ -1,0 +1,119 @@
+"""Draws the prompts of a text-to-image benchmark into its own layout, and goes on where it stopped.
+
+Every drawing has its own seed, so neither the batch, nor the number of ranks, nor an interruption
+changes a picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.drawing_layouts import LAYOUTS, Prompt, check_layout, save_drawing
+from semhitok.errors import UserError
+from semhitok.files import file_sha256, read_json, write_json
+from semhitok.run import describe_environment, make_folder
+from tokenizer.rank_group import RankGroup
+
+RECORD = "drawing.json"
+"""What the folder was drawn with; a folder of other settings is not gone on with."""
+
+
+def export(
+    task: str,
+    prompts: Sequence[Prompt],
+    prompt_file: Path | str,
+    model_dir: Path | str,
+    out_dir: Path | str,
+    batch_size: int = 24,
+    seed: int = 0,
+    sampler: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Draw what is not drawn yet, and check that the folder is whole; under torchrun on all ranks.
+
+    Args:
+        task: a name of `LAYOUTS`.
+        prompts: of `read_prompts`.
+        prompt_file: where they are from, for the record.
+        model_dir: a saved unified model.
+        out_dir: the folder to hand to the benchmark's scorer.
+        batch_size: drawings at a time.
+        seed: of the first drawing; the others count on from it.
+        sampler: settings in place of the model's own; None leaves one to the model.
+
+    Returns:
+        What `drawing.json` holds.
+
+    Raises:
+        UserError: if the folder was drawn with other settings, or `model_dir` holds no model.
+    """
+    from mllm.generate import default_sampler, draw, load_drawing_model
+
+    out_dir = Path(out_dir)
+    model, processor = load_drawing_model(model_dir)
+    settings = default_sampler(model, **(sampler or {}))
+    record = {
+        "task": task,
+        "num_prompts": len(prompts),
+        "num_drawings": sum(map(len, _seeds(task, prompts, seed))),
+        "prompt_file": str(prompt_file),
+        "prompts_sha256": _sha256(Path(prompt_file)),
+        "prompts_rewritten": False,
+        "guidance_convention": "u + s·(c - u): c conditional, u unconditional, s the scale",
+        "sampler": asdict(settings),
+        "seed": seed,
+        "model": str(model_dir),
+        "model_sha256": file_sha256(Path(model_dir) / "config.json")[:12],
+    }
+    commit = (describe_environment()["git"] or {}).get("commit")
+    with RankGroup() as ranks:
+        ranks.from_main(lambda: _begin(out_dir, record, commit))
+        seeds = _seeds(task, prompts, seed)
+        todo = [
+            index
+            for index, prompt in enumerate(prompts)
+            if not all((out_dir / path).is_file() for path in prompt.paths)
+        ][ranks.rank :: ranks.world_size]
+        texts = [prompts[index].text for index in todo for _ in seeds[index]]
+        numbers = [number for index in todo for number in seeds[index]]
+        drawings = iter(draw(model, processor, texts, numbers, settings, batch_size))
+        for index in todo:
+            images = [next(drawings) for _ in seeds[index]]
+            save_drawing(task, out_dir, prompts[index], images)
+        ranks.gather(None)  # nobody looks before everybody has drawn
+        if ranks.rank == 0:
+            if finish := LAYOUTS[task].finish:
+                finish(out_dir, prompts)
+            check_layout(task, out_dir, prompts)
+    return record | {"commit": commit}
+
+
+def _begin(out_dir: Path, record: Mapping[str, Any], commit: str | None) -> None:
+    """Write the record, or see that a folder that was begun has the same."""
+    path = make_folder(out_dir) / RECORD
+    if path.is_file():
+        before = {key: value for key, value in read_json(path).items() if key != "commit"}
+        differs = [key for key in record if before.get(key) != record[key]]
+        if differs:
+            raise UserError(
+                f"{out_dir} was drawn with another {' and '.join(differs)}: give another --out, "
+                "or delete it."
+            )
+        return
+    write_json(path, dict(record) | {"commit": commit})
+
+
+def _seeds(task: str, prompts: Sequence[Prompt], first: int) -> list[range]:
+    """The seeds of each prompt's drawings."""
+    starts, seeds = first, []
+    for prompt in prompts:
+        number = 4 if LAYOUTS[task].grid else len(prompt.paths)
+        seeds.append(range(starts, starts + number))
+        starts += number
+    return seeds
+
+
+def _sha256(file: Path) -> str:
+    if file.is_file():
+        return file_sha256(file)[:12]
+    return ",".join(file_sha256(path)[:12] for path in sorted(file.iterdir()) if path.is_file())

@@ -1,0 +1,199 @@
+"""The report of one evaluation: `report.html`, which stands alone, and `report.md` beside it.
+
+What went wrong comes first: a reader who sees only the best pictures learns nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MAX_SHOWN = 48
+"""Cards with pictures; the rest lies in the folder."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is printed."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Pictures that belong together."""
+
+    title: str
+    """What was asked for, or which image it is."""
+    pictures: Sequence[tuple[str, str]]
+    """(path below the report's folder, caption)."""
+    right: bool | None = None
+    """None where there is no right and wrong."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page shows, in its order."""
+
+    title: str
+    lead: str
+    tables: Sequence[Table]
+    cards: Sequence[Card] = ()
+    """The failures first: `write_reports` keeps the order within right and wrong."""
+    cards_title: str = "Pictures, failures first"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the numbers depend on."""
+
+
+def write_reports(report: Report, folder: Path | str) -> Path:
+    """Write both files into the folder that holds the pictures.
+
+    Returns:
+        The HTML page; it loads nothing from elsewhere.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from eval.report_figures import picture
+    from semhitok.run import write_text
+
+    folder = Path(folder)
+    cards = sorted(report.cards, key=lambda card: card.right is not False)[:MAX_SHOWN]
+    shown = [
+        {
+            "title": card.title,
+            "right": card.right,
+            "note": card.note,
+            "tiles": [
+                {"uri": p.uri, "pixelated": p.pixelated, "caption": caption}
+                for path, caption in card.pictures
+                for p in [picture(folder / path)]
+            ],
+        }
+        for card in cards
+    ]
+    templates = Environment(
+        loader=PackageLoader("eval", "templates"),
+        autoescape=True,  # prompts and answers are other people's text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    settings = flat_settings(report.settings)
+    page = templates.get_template("evaluation.html.j2").render(
+        title=report.title,
+        lead=report.lead,
+        tables=report.tables,
+        shown=shown,
+        pictures_title=report.cards_title,
+        settings=settings,
+    )
+    write_text(folder / "report.md", _markdown(report, cards, settings))
+    return Path(write_text(folder / "report.html", page))
+
+
+def score_table(scores: Mapping[str, Mapping[str, Any]], title: str = "Scores") -> Table:
+    """The table of a summary's `scores`: `value`, and where they are there `interval`, `std`."""
+    rows = []
+    for name, found in scores.items():
+        interval = found.get("interval")
+        between = f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else "–"
+        if found.get("std") is not None:
+            between = f"spread {found['std']:.3g}"
+        count = found.get("num_images", "")
+        shown = f"{count[0]:,} and {count[1]:,} images" if isinstance(count, list) else str(count)
+        rows.append((name, f"{found['value']:.4g}", between, shown))
+    return Table(title, ("Measure", "Result", "95 % interval", "Measured on"), rows)
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings → "sampler.top_k": "40"; what is None is left out."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flat_settings(value, f"{prefix}{key}."))
+        elif value is not None:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def report_reconstruction(folder: Path | str) -> Path:
+    """The report of `semhitok eval reconstruction`, from what it saved; the worst pair first."""
+    from eval.published_results import reconstruction_table
+    from semhitok.run import read_json
+
+    folder = Path(folder)
+    summary = read_json(folder / "summary.json")
+    codebook = summary["codebook"]
+    usage = Table(
+        "Codebooks",
+        ("Codes", "In use", "Perplexity"),
+        [
+            (
+                f"{codebook['num_semantic_codes']:,} semantic",
+                f"{codebook['semantic_usage']:.1%}",
+                f"{codebook['semantic_perplexity']:,.0f}",
+            ),
+            (
+                f"{codebook['num_pixel_codes']:,} pixel codes each",
+                f"{codebook['pixel_usage']:.1%} of all, "
+                f"{codebook['pixel_usage_within_used']:.1%} under semantic codes in use",
+                f"{codebook['pixel_perplexity']:,.0f}",
+            ),
+        ],
+    )
+    rows = [row for row in json_lines(folder / "per_image.jsonl") if "pair" in row]
+    cards = [
+        Card(
+            row["record_id"],
+            [
+                (f"pairs/{row['pair']:02d}_real.png", "real"),
+                (f"pairs/{row['pair']:02d}_reconstruction.png", "through its codes"),
+            ],
+            note=f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}",
+        )
+        for row in sorted(rows, key=lambda row: row["psnr"])
+    ]
+    left_out = ("scores", "codebook", "psnr", "ssim", "psnr_std", "ssim_std", "psnr_pooled")
+    report = Report(
+        "Reconstruction",
+        f"{summary['num_images']:,} images at {summary['resolution']}² through their codes and "
+        f"back; the mean image, which sees nothing, gives {summary['mean_image_psnr']:.2f} dB.",
+        [score_table(summary["scores"]), usage, reconstruction_table(summary)],
+        cards,
+        "Real beside reconstruction, the worst first",
+        {key: value for key, value in summary.items() if key not in left_out},
+    )
+    return write_reports(report, folder)
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _markdown(report: Report, cards: Sequence[Card], settings: Mapping[str, str]) -> str:
+    parts = [f"# {report.title}", report.lead]
+    for table in report.tables:
+        parts += [f"## {table.title}", _markdown_table(table.header, table.rows), table.note]
+    if cards:
+        parts.append(f"## {report.cards_title}")
+    for card in cards:
+        verdict = {True: " ✓", False: " ✗", None: ""}[card.right]
+        pictures = " ".join(f"![{_cell(text)}](<{path}>)" for path, text in card.pictures)
+        parts += [f"**{_cell(card.title)}**{verdict} {_cell(card.note)}", pictures]
+    parts += ["## What the numbers depend on", _markdown_table(("", ""), list(settings.items()))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
