@@ -299,6 +299,12 @@ def _report(summary: dict[str, Any]) -> str:
         f"pixels, from {summary['num_images']:,} images at {summary['resolution']}². Overall "
         f"variance of a pixel: {summary['overall_variance']:.5f}.",
         "",
+        f"**Within a semantic code pixels vary {summary['ratio']:.1%} as much as overall, with the "
+        f"codes shuffled over the patches {summary['shuffled_ratio']:.1%}.** 0 % would be a code "
+        f"that tells all of the pixels, 100 % one that tells nothing. As many groups without "
+        f"meaning leave {summary['groupings']['k-means of an untrained encoder']['ratio']:.1%}, "
+        f"semantic and pixel codes together {summary['groupings']['image codes']['ratio']:.1%}.",
+        "",
         "| patches grouped by | groups in use | of one patch | variance within | of the overall |",
         "| --- | --- | --- | --- | --- |",
     ]

@@ -411,7 +411,7 @@ def _add_eval(commands: Any) -> None:
     observation = add_command(
         measures,
         "observation",
-        "how alike patches are that share a semantic code",
+        "how much patches vary that share a semantic code, against all patches and shuffled codes",
         f"semhitok eval observation --tokenizer {TOKENIZER} --data {TEST_DATA} "
         "--out runs/observation",
         "eval.observation:command",
