@@ -68,6 +68,7 @@ def build_parser() -> Parser:
     _add_merge_lora(commands)
     _add_generate(commands)
     _add_ask(commands)
+    _add_serve(commands)
     _add_eval(commands)
     _add_ablate(commands)
     return parser
@@ -386,6 +387,30 @@ def _add_ask(commands: Any) -> None:
         help="what to answer",
     )
     add_count(command, "--max-new-tokens", 16, "longest answer, in tokens")
+
+
+def _add_serve(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "serve",
+        "draw, ask, vary and look at codes on a page in the browser",
+        f"semhitok serve --model {MODEL}",
+        "mllm.serve:command",
+    )
+    add_model(command, "--model", "the language model")
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="NAME",
+        help="where to listen; the page has no password (default: this machine alone)",
+    )
+    command.add_argument(
+        "--port",
+        type=cli_types.non_negative_int,
+        default=7860,
+        metavar="N",
+        help="of the page; 0 takes a free one (default: 7860)",
+    )
 
 
 def _add_eval(commands: Any) -> None:

@@ -188,6 +188,9 @@ def test_help_example_works_after_a_quickstart(
     if example.startswith("semhitok quickstart"):
         # The shipped presets take minutes; this one differs from them in its number of steps.
         example = "semhitok quickstart --config configs/quickstart-short.yaml --no-open"
+    if example.startswith("semhitok serve"):
+        monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", lambda server: None)
+        example += " --port 0"
     if example.startswith("semhitok ablate"):
         example += " seeds=[0] --only sghc-enhance,flat"  # of what takes an hour
     assert cli.main(shlex.split(example)[1:]) == 0
