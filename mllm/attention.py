@@ -93,7 +93,7 @@ def _by_flex(
     module: Any, query: Tensor, key: Tensor, value: Tensor, segments: Segments, **kwargs: Any
 ) -> Tensor:
     mask = segments.block_mask(kwargs.get("sliding_window"), query.device)
-    call: Callable[..., Any] = _compiled_flex() if query.is_cuda else flex_attention
+    call: Any = _compiled_flex() if query.is_cuda else flex_attention
     output = call(
         query, key, value, block_mask=mask, scale=kwargs.get("scaling"),
         enable_gqa=query.shape[1] != key.shape[1],

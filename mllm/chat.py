@@ -1,10 +1,12 @@
 """Questions and drawings as token ids, through the chat template of the language model itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
+
+from data_pipelines.records import IMAGE_MARK
 
 BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE = "<|image_begin|>", "<|image_end|>", "<|image|>"
 IMAGE_TOKENS = (BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE)
@@ -45,12 +47,24 @@ class ChatEncoder:
         messages = [{"role": "user", "content": user}]
         if assistant is not None:
             messages.append({"role": "assistant", "content": assistant})
-        text = self.text_tokenizer.apply_chat_template(
-            messages, add_generation_prompt=assistant is None, tokenize=False
-        )
-        return tuple(self.text_tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self._ids(messages, assistant is None))
 
-    def _expand(self, token_ids: tuple[int, ...]) -> list[int]:
+    def _ids(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
+        text = self.text_tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        token_ids: list[int] = self.text_tokenizer(text, add_special_tokens=False)["input_ids"]
+        return token_ids
+
+    @staticmethod
+    def _refuse_rewriting(prompt: list[int], whole: list[int]) -> None:
+        if whole[: len(prompt)] != prompt:
+            raise ValueError(
+                "The chat template writes a question with an answer otherwise than the question "
+                "alone, so answers cannot be told from prompts: use another template."
+            )
+
+    def _expand(self, token_ids: Iterable[int]) -> list[int]:
         expanded: list[int] = []
         for token_id in token_ids:
             repeats = self.num_image_positions if token_id == self.image_id else 1
@@ -67,12 +81,45 @@ class ChatEncoder:
         image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
         prompt = self._render(image + clean(question, self._control), None)
         whole = self._render(image + clean(question, self._control), clean(answer, self._control))
-        if whole[: len(prompt)] != prompt:
-            raise ValueError(
-                "The chat template writes a question with an answer otherwise than the question "
-                "alone, so answers cannot be told from prompts: use another template."
-            )
+        self._refuse_rewriting(list(prompt), list(whole))
         return self._until_end(list(whole[len(prompt) :]))
+
+    def conversation(self, messages: list[tuple[str, str]]) -> list[tuple[list[int], bool]]:
+        """Several turns, as they follow one another.
+
+        Args:
+            messages: (role, content), with `IMAGE_MARK` where an image stands; nothing after the
+                last answer is read.
+
+        Returns:
+            Token ids and whether the assistant says them, in order; answers end with the token that
+            ends a turn. Where the template writes an earlier turn otherwise once another follows
+            (Qwen3 drops what was thought), that turn is part of a prompt like any other.
+        """
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        said = [
+            {"role": role, "content": clean(content, self._control).replace(IMAGE_MARK, image)}
+            for role, content in messages
+        ]
+        pieces: list[tuple[list[int], bool]] = []
+        done: list[int] = []
+        for turn, message in enumerate(said):
+            if message["role"] != "assistant":
+                continue
+            prompt, whole = self._ids(said[:turn], True), self._ids(said[: turn + 1], False)
+            self._refuse_rewriting(prompt, whole)
+            if prompt[: len(done)] != done:
+                pieces, done = [], []
+            answer = self._until_end(whole[len(prompt) :])
+            pieces += [(self._expand(prompt[len(done) :]), False), (self._expand(answer), True)]
+            done = prompt + answer
+        return pieces
+
+    def text(self, text: str) -> list[int]:
+        """Plain text as the language model was pre-trained on it, up to and with its end."""
+        end = self.text_tokenizer.eos_token_id
+        token_ids: list[int] = self.text_tokenizer(clean(text, self._control))["input_ids"]
+        return token_ids if token_ids[-1:] == [end] else [*token_ids, end]
 
     def drawing(self, caption: str) -> list[int]:
         """Prompt of a drawing, up to and with the begin-of-image token; "" for no caption."""

@@ -4,10 +4,12 @@ Nothing else would tell: codes of another tokenizer are integers of the same ran
 falls on them as well.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.dataset import PreparedDataset
-from mllm.training_config import MLLMPhaseConfig
+from mllm.training_config import SourceConfig
 from semhitok.errors import UserError
 from semhitok.ranks import is_main_rank
 from semhitok.run import read_json, write_json
@@ -15,43 +17,49 @@ from tokenizer.code_shards import CodeStore
 
 
 def refuse_wrong_codes(
-    codes: CodeStore, records: PreparedDataset, fingerprint: str, config: MLLMPhaseConfig
+    source: SourceConfig,
+    codes: CodeStore,
+    records: PreparedDataset,
+    fingerprint: str,
+    model: Path,
 ) -> None:
-    """Refuse codes that do not belong to this run.
+    """Refuse codes that do not belong to a source.
 
     Args:
+        source: names the folders.
         codes: the store to be trained on.
         records: the prepared data to be trained on.
         fingerprint: of the image tokenizer inside the model.
-        config: names the folders; a run in `config.out` with a checkpoint goes on only with the
-            codes that it began with.
+        model: its folder.
 
     Raises:
         UserError: for codes of another tokenizer or of other images, and for a damaged shard.
     """
     if codes.manifest.tokenizer_fingerprint != fingerprint:
         raise UserError(
-            f"The codes in {config.codes} were made by another tokenizer than the one inside "
-            f"{config.model}: extract codes with that tokenizer, or init the model with the other."
+            f"The codes in {source.codes} were made by another tokenizer than the one inside "
+            f"{model}: extract codes with that tokenizer, or init the model with the other."
         )
     # Two folders of images may both hold a 0001.png, so the records' names alone prove nothing.
     if codes.manifest.data_fingerprint != records.fingerprint:
         raise UserError(
-            f"The codes in {config.codes} were extracted from other data than {config.data}, or "
-            f"that was prepared anew since: extract codes from {config.data}."
+            f"The codes in {source.codes} were extracted from other data than {source.data}, or "
+            f"that was prepared anew since: extract codes from {source.data}."
         )
-    _refuse_other_run(config.out, codes)
     if is_main_rank():
         codes.verify()
 
 
-def _refuse_other_run(out: Path, codes: CodeStore) -> None:
-    """The model in a checkpoint holds the tokenizer that its codes were made by."""
+def refuse_other_run(out: Path, stores: list[CodeStore]) -> None:
+    """Refuse to go on with a run, if there is one in `out`, by other codes than it began with.
+
+    The model in a checkpoint holds the tokenizer that its codes were made by.
+    """
     path = out / "codes.json"
-    mine = {
-        "tokenizer_fingerprint": codes.manifest.tokenizer_fingerprint,
-        "data_fingerprint": codes.manifest.data_fingerprint,
-        "num_crops": codes.num_crops,
+    mine: dict[str, Any] = {
+        "tokenizer_fingerprint": _joined(s.manifest.tokenizer_fingerprint for s in stores),
+        "data_fingerprint": _joined(s.manifest.data_fingerprint for s in stores),
+        "num_crops": _joined(str(s.num_crops) for s in stores),
     }
     if path.is_file() and any((out / "checkpoints").glob("checkpoint-*")):
         changed = [
@@ -66,3 +74,7 @@ def _refuse_other_run(out: Path, codes: CodeStore) -> None:
             )
     elif is_main_rank():
         write_json(path, mine)
+
+
+def _joined(values: Iterable[str]) -> str:
+    return " ".join(values)

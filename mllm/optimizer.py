@@ -14,6 +14,8 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
 from mllm.muon import Muon
+from mllm.parameter_groups import part_of
+from mllm.training_config import PartRates
 
 
 class MuonWithAdamW(Optimizer):
@@ -26,6 +28,7 @@ class MuonWithAdamW(Optimizer):
         lr: peak learning rate of both.
         betas: of AdamW.
         weight_decay: of all matrices; gains and biases do not decay.
+        rates: learning rate of each part as a factor of `lr`; by default 1.
     """
 
     def __init__(
@@ -35,20 +38,31 @@ class MuonWithAdamW(Optimizer):
         lr: float,
         betas: tuple[float, float],
         weight_decay: float,
+        rates: PartRates | None = None,
     ):
+        rates = rates or PartRates()
         hidden = _hidden_matrices(language_model)
         taken = {id(parameter) for parameter in hidden}
-        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
-        self.muon = Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        rest = {name: p for name, p in named if id(p) not in taken}
+        self.muon = Muon(
+            hidden, lr=lr * rates.layers, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for is_matrix in (True, False):
+            for name, parameter in rest.items():
+                if (parameter.ndim > 1) == is_matrix:
+                    key = (is_matrix, getattr(rates, part_of(name)))
+                    groups.setdefault(key, []).append(parameter)
         self.adamw = AdamW(
             [
-                {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
-                {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+                {"params": group, "weight_decay": weight_decay * is_matrix, "lr": lr * rate}
+                for (is_matrix, rate), group in groups.items()
             ],
             lr=lr,
             betas=betas,
         )
-        super().__init__([*hidden, *rest], {})
+        super().__init__([*hidden, *rest.values()], {})
         self._share_groups()
 
     def _share_groups(self) -> None:

@@ -16,17 +16,17 @@ import torch
 
 from mllm.loss import CHUNK_SCORES
 from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.parameter_groups import ParameterGroup
 from mllm.plan_activations import Activations, activations
 from mllm.plan_memory import States, flops_of_a_row, loss_bytes, states
 from mllm.plan_model import (
-    OptimizerGroup,
     build_on_meta,
     optimizer_groups,
     parts,
     read_model_config,
 )
 from mllm.plan_print import print_plan
-from mllm.training_config import InitConfig, MLLMPhaseConfig
+from mllm.training_config import InitConfig, MLLMPhaseConfig, load_phase
 from semhitok.config import load_config
 from semhitok.errors import UserError
 from semhitok.files import read_json, write_json
@@ -63,6 +63,7 @@ class Plan:
 
     Attributes:
         parameters: numbers by part.
+        rates: learning rate of each part of the model that trains.
         groups: of the optimiser.
         activations: bytes of one row.
         loss: bytes of one row.
@@ -79,7 +80,8 @@ class Plan:
     row_length: int
     global_batch_size: int
     parameters: dict[str, int]
-    groups: list[OptimizerGroup]
+    rates: dict[str, float]
+    groups: list[ParameterGroup]
     activations: Activations
     loss: int
     row_bytes: int
@@ -148,28 +150,65 @@ def make_plan(
         row_length=config.row_length,
         global_batch_size=config.global_batch_size,
         parameters=parts(model),
+        rates={
+            part: config.learning_rate * rate for part, rate in vars(config.rates).items() if rate
+        },
         groups=groups,
         activations=kept,
         loss=loss,
         row_bytes=row_bytes,
         tokens_per_step=config.global_batch_size * config.row_length,
-        flops_per_step=config.global_batch_size * _flops(model, config, rows),
+        flops_per_step=config.global_batch_size * flops(model, config),
         placements=placements,
     )
 
 
-def _flops(model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig, rows: int) -> int:
+def flops(
+    model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig, recompute: bool | None = None
+) -> int:
+    """FLOPs of one row, forward and backward; see `flops_of_a_row`.
+
+    Args:
+        model: on any device.
+        config: of the training phase.
+        recompute: count what activation checkpointing computes again; by default if it is on.
+    """
     text = model.config.text_config
+    # Under ZeRO-3 a parameter is cut up, and DeepSpeed keeps its number beside it.
     layers = model.language_model.get_decoder().layers
+    matrices = sum(
+        getattr(p, "ds_numel", p.numel())
+        for p in layers.parameters()
+        if len(getattr(p, "ds_shape", p.shape)) > 1
+    )
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    rows = max(text.vocab_size, model.image_head.rows.out_features)
     return flops_of_a_row(
-        sum(p.numel() for p in layers.parameters() if p.ndim > 1),
+        matrices,
         rows * text.hidden_size,
         text.num_hidden_layers,
         text.num_attention_heads * head_dim,
         config.row_length,
-        config.gradient_checkpointing,
+        config.gradient_checkpointing if recompute is None else recompute,
+        config.rates.layers == 0,
     )
+
+
+def micro_batch_that_fits(config: MLLMPhaseConfig, num_ranks: int) -> int:
+    """The largest micro-batch for the memory of this GPU.
+
+    Raises:
+        UserError: if not even one row fits.
+    """
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    plan = make_plan(config, None, num_ranks, memory)
+    (chosen,) = [placement for placement in plan.placements if placement.chosen]
+    if not chosen.micro_batch_size:
+        raise UserError(
+            f"One row of {config.row_length} tokens needs {chosen.peak / 1e9:.0f} GB of the "
+            f"{memory / 1e9:.0f} GB here: see `semhitok plan`, or give micro_batch_size to try it."
+        )
+    return chosen.micro_batch_size
 
 
 def _chosen(config: MLLMPhaseConfig) -> tuple[int, bool]:
@@ -195,6 +234,8 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         {
             "rule": group.rule,
             "decays": group.decays,
+            "parts": group.parts,
+            "rate": group.rate,
             "num_parameters": group.num_parameters,
             "shapes": {
                 name: list(parameter.shape)
@@ -210,12 +251,17 @@ def _as_json(plan: Plan) -> dict[str, Any]:
     return values
 
 
+def read_init(config_file: Path, init_file: Path | None = None) -> InitConfig | None:
+    """Settings of `init-mllm`: those given, else those beside the training config, if any."""
+    beside = config_file.with_name("init_mllm.yaml")
+    init_file = init_file or (beside if beside.is_file() else None)
+    return None if init_file is None else load_config(InitConfig, init_file)
+
+
 def command(args: argparse.Namespace) -> Path | None:
     """`semhitok plan`."""
-    config = load_config(MLLMPhaseConfig, args.config, args.overrides)
-    beside = args.config.with_name("init_mllm.yaml")
-    init_file = args.init or (beside if beside.is_file() else None)
-    init = None if init_file is None else load_config(InitConfig, init_file)
+    config = load_phase(args.config, args.overrides)
+    init = read_init(args.config, args.init)
     plan = make_plan(config, init, args.gpus, args.gpu_memory)
     print_plan(plan)
     return write_json(args.json, _as_json(plan)) if args.json is not None else None

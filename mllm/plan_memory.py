@@ -19,7 +19,7 @@ upper bounds.
 from dataclasses import dataclass
 from math import ceil
 
-from mllm.plan_model import OptimizerGroup
+from mllm.parameter_groups import ParameterGroup
 
 MASTER_BYTES = 4
 ALIGNMENT = 2  # of DeepSpeed's flat groups, in numbers for each rank
@@ -55,7 +55,7 @@ class States:
 
 
 def states(
-    groups: list[OptimizerGroup],
+    groups: list[ParameterGroup],
     frozen: list[int],
     stage: int,
     num_ranks: int,
@@ -127,6 +127,7 @@ def flops_of_a_row(
     attention_width: int,
     row_length: int,
     recompute: bool,
+    frozen_layers: bool = False,
 ) -> int:
     """FLOPs of a forward and a backward pass over one row (PaLM, arXiv 2204.02311, appendix B).
 
@@ -140,6 +141,9 @@ def flops_of_a_row(
         attention_width: heads × width of a head.
         row_length: L.
         recompute: activation checkpointing.
+        frozen_layers: the layers' matrices take no gradient, which is two of the six.
     """
-    forward = 2 * num_matrix_numbers + 4 * num_layers * attention_width * row_length
-    return row_length * (forward * (4 if recompute else 3) + 6 * num_head_numbers)
+    passes = 4 if recompute else 3
+    matrices = 2 * num_matrix_numbers * (passes - frozen_layers)
+    attention = 4 * num_layers * attention_width * row_length * passes
+    return row_length * (matrices + attention + 6 * num_head_numbers)

@@ -3,48 +3,21 @@
 Nothing is downloaded and no memory is taken, so that a run can be sized before anything is rented.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Trainer
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from mllm.configuration_unified import UnifiedConfig
 from mllm.init import refuse_unknown_fields
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.optimizer import MuonWithAdamW
+from mllm.parameter_groups import ParameterGroup, adamw_groups, freeze_parts
 from mllm.training_config import InitConfig, MLLMPhaseConfig
 from semhitok.errors import UserError
 from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.model_folder import one_line
-
-
-@dataclass
-class OptimizerGroup:
-    """Parameters that one rule moves.
-
-    Attributes:
-        rule: "adamw" or "muon".
-        decays: whether weight decay pulls at them.
-        names: of the parameters.
-        parameters: themselves, on the meta device.
-    """
-
-    rule: str
-    decays: bool
-    names: list[str]
-    parameters: list[nn.Parameter]
-
-    @property
-    def num_parameters(self) -> int:
-        """Numbers, not tensors."""
-        return sum(parameter.numel() for parameter in self.parameters)
-
-    @property
-    def states(self) -> int:
-        """float32 numbers kept for each parameter: two moments of AdamW, the momentum of Muon."""
-        return 2 if self.rule == "adamw" else 1
 
 
 def read_model_config(model: Path, init: InitConfig | None) -> UnifiedConfig:
@@ -151,24 +124,23 @@ def _count(module: nn.Module) -> int:
 
 def optimizer_groups(
     model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig
-) -> list[OptimizerGroup]:
-    """The groups that training makes, by the same code as training."""
+) -> list[ParameterGroup]:
+    """The groups that training makes, by the same code; parts that do not train are frozen."""
+    freeze_parts(model, config.rates)
+    if config.optimizer != "muon":
+        return adamw_groups(model, config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    if config.optimizer == "muon":
-        optimizer = MuonWithAdamW(
-            model, model.language_model, config.learning_rate, config.betas, config.weight_decay
-        )
-        muon, matrices, vectors = (group["params"] for group in optimizer.param_groups)
-        chosen = [("muon", True, muon), ("adamw", True, matrices), ("adamw", False, vectors)]
-    else:
-        # A method of the Trainer that reads nothing of it.
-        decaying = set(Trainer.get_decay_parameter_names(None, model))
-        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        chosen = [
-            ("adamw", decays, [p for n, p in trained if (n in decaying) == decays])
-            for decays in (True, False)
-        ]
+    optimizer = MuonWithAdamW(
+        model, model.language_model, 1.0, config.betas, config.weight_decay, config.rates
+    )
+    num_muon = len(optimizer.muon.param_groups)
     return [
-        OptimizerGroup(rule, decays, [names[id(p)] for p in parameters], parameters)
-        for rule, decays, parameters in chosen
+        ParameterGroup(
+            rule="muon" if number < num_muon else "adamw",
+            decays=number < num_muon or group["params"][0].ndim > 1,
+            names=[names[id(parameter)] for parameter in group["params"]],
+            parameters=group["params"],
+            rate=group["lr"],
+        )
+        for number, group in enumerate(optimizer.param_groups)
     ]

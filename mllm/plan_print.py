@@ -4,11 +4,18 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from mllm.plan_model import OptimizerGroup
+from mllm.parameter_groups import ParameterGroup
 
 if TYPE_CHECKING:
     from mllm.plan import Placement, Plan
 
+PARTS = {  # names of `plan_model.parts` and of `PartRates`
+    "language model layers": "layers",
+    "text rows": "text_rows",
+    "text head": "text_rows",
+    "image adapter": "image_adapter",
+    "image head": "image_head",
+}
 COLUMNS = (
     "ZeRO", "weights", "gradients", "master", "optimiser", "buffers", "on host",
     "micro-batch", "accumulate", "peak",
@@ -17,15 +24,8 @@ COLUMNS = (
 
 def print_plan(plan: "Plan") -> None:
     """Print a plan; sizes are GB of 10⁹ bytes on one rank."""
-    print("parameters")
-    for name, count in plan.parameters.items():
-        print(f"  {name:28}{count:>18,}")
-    print(f"  {'in all':28}{sum(plan.parameters.values()):>18,}")
-    for group in plan.groups:
-        decay = "decays" if group.decays else "no decay"
-        print(f"optimiser group: {group.rule}, {decay}, {group.num_parameters:,} parameters")
-        for line in shapes(group):
-            print(f"  {line}")
+    print_parts(plan.parameters, plan.rates)
+    print_groups(plan.groups)
     kept = plan.activations
     mark = {True: " *", False: ""}
     print(f"one row of {plan.row_length:,} tokens")
@@ -49,7 +49,32 @@ def print_plan(plan: "Plan") -> None:
         print("  " + "".join(f"{cell:>12}" for cell in _cells(placement)))
 
 
-def shapes(group: OptimizerGroup) -> list[str]:
+def print_parts(parameters: dict[str, int], rates: dict[str, float]) -> None:
+    """Print a line for each part of the model: its parameters, and how it trains.
+
+    Args:
+        parameters: numbers by part, as `plan_model.parts` counts them.
+        rates: learning rates of the parts that train.
+    """
+    print("parameters")
+    for name, count in parameters.items():
+        rate = rates.get(PARTS.get(name, ""))
+        trains = "frozen" if rate is None else f"learning rate {rate:g}"
+        print(f"  {name:28}{count:>18,}  {trains}")
+    print(f"  {'in all':28}{sum(parameters.values()):>18,}")
+
+
+def print_groups(groups: list[ParameterGroup]) -> None:
+    """Print the optimiser's groups with the shapes in them."""
+    for group in groups:
+        decay = "decays" if group.decays else "no decay"
+        rate = "" if group.rate == 1 else f", {group.rate:g} × the learning rate"
+        print(f"optimiser group: {group.rule}, {decay}{rate}, {group.num_parameters:,} parameters")
+        for line in shapes(group):
+            print(f"  {line}")
+
+
+def shapes(group: ParameterGroup) -> list[str]:
     """A line for each kind of parameter: its name with `*` for layer numbers, shape and count."""
     counts = Counter(
         (re.sub(r"\.\d+\.", ".*.", name), tuple(parameter.shape))

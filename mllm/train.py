@@ -1,6 +1,7 @@
-"""Train the unified model with the HF Trainer: questions and drawings in packed rows.
+"""Train the unified model with the HF Trainer, in packed rows of all its tasks.
 
     semhitok train mllm --config configs/quickstart/mllm.yaml
+    semhitok train mllm --config configs/mllm/smollm2-135m/mllm.yaml phase=align dry_run=true
     torchrun --nproc_per_node 2 -m semhitok train mllm --config FILE deepspeed=JSON
 
 The loss of a row does not depend on the rows beside it, so ranks, micro-batches and accumulation
@@ -16,103 +17,74 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 
 from data_pipelines.dataset import PreparedDataset
-from mllm.code_check import refuse_wrong_codes
+from mllm.attention import choose_attention, refuse_attention
+from mllm.code_check import refuse_other_run, refuse_wrong_codes
+from mllm.dry_run import dry_run
 from mllm.load import load_processor
 from mllm.lora_phase import load_for_lora
 from mllm.optimizer import MuonWithAdamW
 from mllm.packing import pack
-from mllm.rows import TrainingRows
-from mllm.training_config import MLLMPhaseConfig
+from mllm.parameter_groups import adamw_groups, as_optimizer_groups, freeze_parts
+from mllm.plan import flops, micro_batch_that_fits
+from mllm.processing_unified import UnifiedProcessor
+from mllm.rows import TrainingRows, TrainingSource
+from mllm.samples import Samples
+from mllm.training_config import MLLMPhaseConfig, load_phase
+from mllm.training_report import Reporter, Tally
 from semhitok.config import load_config, to_dict
 from semhitok.errors import UserError
-from semhitok.metrics_log import MetricsLog
-from semhitok.progress import Progress
 from semhitok.run import RunDirectory, write_json
 from tokenizer.checkpoint import refuse_other_settings
 from tokenizer.code_shards import CodeStore
 from tokenizer.fingerprint import code_fingerprint
 from tokenizer.model_folder import whole_folder
 
-_PARTS = {"text_loss": "num_text_labels", "semantic_loss": "num_image_labels"}
-_PARTS |= {"pixel_loss": "num_image_labels"}
-
 
 class UnifiedTrainer(Trainer):
-    """The HF Trainer, with the losses of each task kept for the log.
+    """The HF Trainer, with the parts' learning rates, and the losses of each task for the log.
 
     Args:
-        muon: move the language model's hidden matrices by Muon.
+        config: of the run.
     """
 
     optimizer: Any
 
-    def __init__(self, *args, muon=False, **kwargs):
+    def __init__(self, *args: Any, config: MLLMPhaseConfig, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.muon = muon
-        self.parts: dict[str, float] = {}
+        self.config = config
+        self.tally = Tally()
+        self.first_rate = 1.0
 
     def create_optimizer(self, model=None):
-        if self.muon and self.optimizer is None:
-            self.optimizer = MuonWithAdamW(
-                self.model,
-                self.model.language_model,
-                self.args.learning_rate,
-                (self.args.adam_beta1, self.args.adam_beta2),
-                self.args.weight_decay,
-            )
+        config = self.config
+        if config.optimizer == "muon":
+            self.first_rate = config.rates.layers
+            if self.optimizer is None:
+                self.optimizer = MuonWithAdamW(
+                    self.model,
+                    self.model.language_model,
+                    config.learning_rate,
+                    config.betas,
+                    config.weight_decay,
+                    config.rates,
+                )
+        else:
+            groups = adamw_groups(self.model, config)
+            self.first_rate = groups[0].rate
+            if self.optimizer is None:
+                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                self.optimizer = optimizer_class(as_optimizer_groups(groups, config), **settings)
         return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
-        for name in (*_PARTS, "num_text_labels", "num_image_labels"):
-            self.parts[name] = self.parts.get(name, 0.0) + float(outputs[name])
+        self.tally.add(inputs, outputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def take_parts(self) -> dict[str, float]:
-        """Mean losses per label, in nats, since the last call; this rank's."""
-        parts, self.parts = self.parts, {}
-        return {name: parts[name] / max(1.0, parts[count]) for name, count in _PARTS.items()}
-
-
-class _Reporter(TrainerCallback):
-    """Progress bar and metrics.jsonl, in the words of the other phases."""
-
-    def __init__(self, trainer: UnifiedTrainer, out: Path):
-        self.trainer = trainer
-        self.out = out
-        self.progress: Progress | None = None
-        self.log: MetricsLog | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.progress = Progress(state.max_steps, "mllm", initial=state.global_step).__enter__()
-        if state.is_world_process_zero:
-            self.log = MetricsLog(self.out, resume_step=state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        assert self.progress is not None
-        self.progress.update(1)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not logs or "loss" not in logs:
-            return
-        assert self.progress is not None
-        names = ("loss", "grad_norm", "learning_rate")
-        values = {name: float(logs[name]) for name in names if name in logs}
-        values |= self.trainer.take_parts()
-        if self.log is not None:
-            self.log.write(state.global_step, **values)
-        self.progress.update(0, loss=values["loss"])
-
-    def on_train_end(self, args, state, control, **kwargs):
-        assert self.progress is not None
-        self.progress.__exit__(None, None, None)
-        if self.log is not None:
-            self.log.close()
 
 
 def train_mllm(config: MLLMPhaseConfig) -> Path:
@@ -128,31 +100,25 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     run = RunDirectory(config.out).start(config, "train mllm")
     processor = load_processor(config.model)
     model = load_for_lora(config.model, config.lora, processor.tokenizer)
-    records, codes = PreparedDataset(config.data), CodeStore(config.codes)
-    with _whole(model.image_tokenizer):
-        fingerprint = code_fingerprint(model.image_tokenizer)
-    refuse_wrong_codes(codes, records, fingerprint, config)
-    rows = TrainingRows(
-        records,
-        codes,
-        processor.chat,
-        model.vocabulary.offset,
-        config.mixture,
-        config.row_length,
-        config.num_steps * config.global_batch_size,
-        config.seed,
-    )
+    freeze_parts(model, config.rates)
+    choose_attention(model.language_model.get_decoder(), config.attention)
+    rows = _rows(config, model, processor)
     write_json(run.path / "rows.json", rows.describe())
+    row_length = config.row_length if config.packing else None
     pad_token_id = processor.tokenizer.pad_token_id
     trainer = UnifiedTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
-        data_collator=lambda batch: pack(batch, config.row_length, pad_token_id),
-        muon=config.optimizer == "muon",
+        data_collator=lambda batch: pack(batch, row_length, pad_token_id),
+        config=config,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
-    trainer.add_callback(_Reporter(trainer, run.path))
+    flops_per_token = flops(model, config, recompute=False) / config.row_length
+    reporter = Reporter(trainer, run.path, flops_per_token)
+    trainer.add_callback(reporter)
+    if config.samples_every is not None:
+        trainer.add_callback(Samples(reporter, model, processor, rows, config.samples_every))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if config.deepspeed is not None:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
@@ -167,6 +133,32 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     if trainer.is_world_process_zero():
         shutil.rmtree(arguments.output_dir, ignore_errors=True)
     return model_folder
+
+
+def _rows(config: MLLMPhaseConfig, model: Any, processor: UnifiedProcessor) -> TrainingRows:
+    """The run's rows, from sources whose codes belong to the model."""
+    with _whole(model.image_tokenizer):
+        fingerprint = code_fingerprint(model.image_tokenizer)
+    sources = []
+    for source in config.all_sources:
+        records = PreparedDataset(source.data)
+        codes = None if source.codes is None else CodeStore(source.codes)
+        if codes is not None:
+            refuse_wrong_codes(source, codes, records, fingerprint, config.model)
+        sources.append(TrainingSource.open(records, codes, source.weight))
+    refuse_other_run(config.out, [s.codes for s in sources if s.codes is not None])
+    return TrainingRows(
+        sources,
+        processor.chat,
+        model.vocabulary.offset,
+        config.mixture,
+        config.row_length,
+        config.num_steps * config.global_batch_size,
+        config.seed,
+        getattr(model.config.text_config, "max_position_embeddings", None),
+        config.packing,
+        config.global_batch_size,
+    )
 
 
 def _last_checkpoint(config: MLLMPhaseConfig) -> Path | None:
@@ -198,13 +190,22 @@ def _whole(module: torch.nn.Module) -> AbstractContextManager:
 
 def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = config.micro_batch_size or max(1, config.global_batch_size // world_size)
+    use_cpu = config.use_cpu or not torch.cuda.is_available()
+    micro = config.micro_batch_size
+    if micro is None and not use_cpu:
+        micro = micro_batch_that_fits(config, world_size)
+    micro = micro or max(1, config.global_batch_size // world_size)
     if config.global_batch_size % (micro * world_size):
         raise UserError(
             f"global_batch_size {config.global_batch_size} is not a multiple of micro_batch_size "
             f"{micro} × {world_size} ranks: change one of them."
         )
-    use_cpu = config.use_cpu or not torch.cuda.is_available()
+    refuse_attention(
+        config.attention,
+        not use_cpu,
+        config.bf16,
+        config.mixture.shares.question > 0 and config.mixture.several_questions == "branches",
+    )
     if config.deepspeed is not None:
         _start_deepspeed(config.deepspeed, use_cpu)
     return TrainingArguments(
@@ -260,10 +261,14 @@ def _start_deepspeed(path: Path, use_cpu: bool) -> None:
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
-def command(args: argparse.Namespace) -> Path:
+def command(args: argparse.Namespace) -> Path | None:
     """`semhitok train mllm`."""
     try:
-        return train_mllm(load_config(MLLMPhaseConfig, args.config, args.overrides))
+        config = load_phase(args.config, args.overrides)
+        if config.dry_run:
+            dry_run(config, args.config)
+            return None
+        return train_mllm(config)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

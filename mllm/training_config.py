@@ -1,12 +1,15 @@
 """Run settings of the language model's phases."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from mllm.drawing import Sampler
+from semhitok.config import build_config, load_config, merge, override, read_values
 from semhitok.config_ranges import check_ranges
+from semhitok.errors import UserError
 
 
 @dataclass
@@ -52,22 +55,82 @@ class InitConfig:
 
 
 @dataclass
+class TaskShares:
+    """How often each task comes, relative to the others; 0 leaves it out."""
+
+    question: float = 1.0
+    """Questions about one image, all of a record's in one document."""
+    drawing: float = 1.0
+    """An image after its caption."""
+    conversation: float = 0.0
+    """Several turns about any number of images."""
+    text: float = 0.0
+    """Plain text, so that the language model keeps its language."""
+
+    def __post_init__(self) -> None:
+        names = ("question", "drawing", "conversation", "text")
+        check_ranges(self, "mixture.shares.", at_least=0, names=names)
+        if not any(getattr(self, name) for name in names):
+            raise ValueError("mixture.shares are all 0: give one task a share above 0.")
+
+
+@dataclass
 class MixtureConfig:
     """What the model sees, and how much each label counts."""
 
-    question_share: float = 0.5
-    """Share of question documents among all; the rest are drawings."""
+    shares: TaskShares = field(default_factory=TaskShares)
+    """Of documents, not of tokens."""
     caption_dropout: float = 0.1
     """Share of drawings whose caption is dropped, for guidance (every peer uses 0.1)."""
+    several_questions: Literal["branches", "turns"] = "branches"
+    """How questions about one image share it: as branches, none of which sees another, or as the
+    turns of one conversation, which FlashAttention needs."""
     answer_weight: float = 1.0
     """Weight of one answer in the loss, shared by its tokens."""
     drawing_weight: float = 1.0
     """Weight of one drawing in the loss, shared by its tokens."""
+    text_weight: float = 1.0
+    """Weight of one plain text in the loss, shared by its tokens."""
 
     def __post_init__(self) -> None:
         check = partial(check_ranges, self, "mixture.", at_least=0)
-        check(at_most=1, names=("question_share", "caption_dropout"))
-        check(names=("answer_weight", "drawing_weight"))
+        check(at_most=1, names=("caption_dropout",))
+        check(names=("answer_weight", "drawing_weight", "text_weight"))
+
+
+@dataclass
+class SourceConfig:
+    """One prepared folder of several."""
+
+    data: Path
+    """Prepared folder."""
+    codes: Path | None = None
+    """Codes of its images, by the tokenizer inside the model; none for plain text alone."""
+    weight: float = 1.0
+    """How often it is taken, relative to the other sources of the same task."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, above=0, names=("weight",))
+
+
+@dataclass
+class PartRates:
+    """Learning rate of each part, as a factor of `learning_rate`; 0 freezes the part."""
+
+    image_adapter: float = 1.0
+    """What image tokens enter through."""
+    image_head: float = 1.0
+    """What image tokens leave through: the new rows."""
+    layers: float = 1.0
+    """The language model's own layers."""
+    text_rows: float = 1.0
+    """Its embeddings and its head."""
+
+    def __post_init__(self) -> None:
+        names = ("image_adapter", "image_head", "layers", "text_rows")
+        check_ranges(self, "rates.", at_least=0, names=names)
+        if not any(getattr(self, name) for name in names):
+            raise ValueError("rates are all 0, so nothing would train: give one part a rate.")
 
 
 @dataclass
@@ -96,12 +159,8 @@ class LoRAConfig:
 
 @dataclass
 class MLLMPhaseConfig:
-    """`train mllm`: questions and drawings together."""
+    """`train mllm`: questions, drawings, conversations and plain text together."""
 
-    data: Path
-    """Prepared folder with questions and captions."""
-    codes: Path
-    """Codes of the same records, by the tokenizer inside the model."""
     model: Path
     """Model folder to start from, as written by `init-mllm`."""
     out: Path
@@ -112,10 +171,26 @@ class MLLMPhaseConfig:
     """Packed rows per step over all ranks and accumulation."""
     learning_rate: float
     """Peak learning rate."""
+    phase: Literal["align", "pretrain", "sft"] | None = None
+    """Which of the file's `phases` this is, where it has several; see `load_phase`."""
+    data: Path | None = None
+    """Prepared folder, where there is but one; else see `sources`."""
+    codes: Path | None = None
+    """Codes of its images, by the tokenizer inside the model."""
+    sources: list[SourceConfig] = field(default_factory=list)
+    """Prepared folders, where there are several."""
     micro_batch_size: int | None = None
-    """Rows per forward pass and rank; by default the global batch divided by the ranks."""
+    """Rows per forward pass and rank; by default, on a GPU the largest that `plan` says fits, on a
+    CPU the global batch divided by the ranks."""
     row_length: int = 2048
     """Tokens per packed row."""
+    packing: bool = True
+    """Put several documents into a row. Otherwise a row is one document, `row_length` the longest
+    that may be, and rows of about the same length come together."""
+    attention: Literal["sdpa", "flex", "flash"] = "sdpa"
+    """How documents of a row are kept apart; see `mllm.attention`."""
+    rates: PartRates = field(default_factory=PartRates)
+    """Which parts train, and how fast."""
     warmup_steps: int = 50
     """Steps of linear warm-up before the cosine."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -145,14 +220,27 @@ class MLLMPhaseConfig:
     """Of data order, packing and dropout."""
     log_every: int = 20
     """Steps between two lines of metrics.jsonl."""
+    tensorboard: bool = False
+    """Also write TensorBoard events."""
+    samples_every: int | None = None
+    """Steps between two looks at what the model draws and answers, for the folder `samples` and
+    TensorBoard; by default none."""
+    peak_tflops: float | None = None
+    """What one device computes at most in this precision, in 10¹² FLOPs a second (an A100 312, an
+    H100 989 in bfloat16), for the share of it that training uses (MFU); by default not said."""
+    dry_run: bool = False
+    """Build the model without memory, say what would train and how, and stop."""
     checkpoint_every: int = 100
     """Steps between two checkpoints that a killed run resumes from."""
 
     def __post_init__(self) -> None:
         counts = ("num_steps", "global_batch_size", "micro_batch_size", "row_length")
-        check_ranges(self, at_least=1, names=(*counts, "log_every", "checkpoint_every"))
+        every = ("log_every", "checkpoint_every", "samples_every")
+        check_ranges(self, at_least=1, names=(*counts, *every))
         check_ranges(self, at_least=0, names=("warmup_steps", "weight_decay", "num_workers"))
-        check_ranges(self, above=0, names=("learning_rate", "max_grad_norm"))
+        check_ranges(self, above=0, names=("learning_rate", "max_grad_norm", "peak_tflops"))
+        if (self.data is None) == (not self.sources):
+            raise ValueError("give either data (with codes) or sources, the one or the other.")
         check_ranges(self, at_least=0, below=1, names=("betas",))
         check_ranges(self, at_least=0, below=2**32, names=("seed",))
         if self.optimizer == "muon" and self.lora is not None:
@@ -165,3 +253,41 @@ class MLLMPhaseConfig:
                 "optimizer muon needs whole matrices, which DeepSpeed cuts up: set optimizer to "
                 "adamw, or leave deepspeed out."
             )
+
+    @property
+    def all_sources(self) -> list[SourceConfig]:
+        """`sources`, or the one of `data` and `codes`."""
+        if self.data is None:
+            return self.sources
+        return [SourceConfig(self.data, self.codes)]
+
+
+def load_phase(path: Path, overrides: Sequence[str] = ()) -> MLLMPhaseConfig:
+    """Read a training config, of one phase or of several.
+
+    A file of several has a section for each under `phases`, whose settings go before those of the
+    file itself; `phase=align` chooses one.
+
+    Raises:
+        UserError: as `load_config`, also for a slip in a section that is not chosen, and if the
+            file has phases and none of them is chosen.
+    """
+    values = read_values(path)
+    sections = values.pop("phases", None)
+    if sections is None:
+        return load_config(MLLMPhaseConfig, path, overrides)
+    if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
+        raise UserError(f"{path}: phases must hold a section of settings for each phase")
+    merged = {name: merge(values | {"phase": name}, own) for name, own in sections.items()}
+    configs = {
+        name: build_config(MLLMPhaseConfig, own, f"{path} (phase={name})")
+        for name, own in merged.items()
+    }
+    chosen = [text.partition("=")[2].strip() for text in overrides if text.startswith("phase=")]
+    if not chosen or chosen[-1] not in configs:
+        given = f", not {chosen[-1]}" if chosen else ""
+        raise UserError(f"{path} has several phases: add phase={'|'.join(configs)}{given}")
+    name = chosen[-1]
+    return build_config(
+        MLLMPhaseConfig, override(merged[name], overrides), f"{path} (with {' '.join(overrides)})"
+    )

@@ -5,6 +5,7 @@ training:
   learning_rate: 1e-3             # `training.learning_rate=2e-3` on the command line wins
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ from semhitok.config_fields import build_config, to_dict
 from semhitok.errors import UserError
 from semhitok.files import write_text
 
-__all__ = ["build_config", "load_config", "read_values", "save_config", "to_dict"]
+__all__ = [
+    "build_config", "load_config", "merge", "override", "read_values", "save_config", "to_dict",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -33,8 +36,7 @@ def load_config(config_class: type[T], path: str | Path | None, overrides: Seque
             values that the dataclass refuses.
     """
     values = read_values(Path(path)) if path is not None else {}
-    for override in overrides:
-        _apply_override(values, override)
+    values = override(values, overrides)
     where = str(path) if path is not None else "the config"
     if overrides:
         where += f" (with {' '.join(overrides)})"
@@ -73,7 +75,7 @@ def read_values(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f'{path}: "base" must be the name of a YAML file, not {base!r}')
     base_values = read_values(path.parent / base, (*children, path.resolve()))
-    return _merge(base_values, values)
+    return merge(base_values, values)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -103,27 +105,35 @@ def _explain(error: yaml.YAMLError) -> str:
     return str(error).splitlines()[0]
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` over `below`: sections are merged key by key, anything else is replaced."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
+            merged[key] = merge(merged[key], value)
         else:
             merged[key] = value
     return merged
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested values with `key.sub=value` texts written into it, unchecked."""
+    changed: dict[str, Any] = copy.deepcopy(dict(values))
+    for text in overrides:
+        _apply_override(changed, text)
+    return changed
+
+
+def _apply_override(values: dict[str, Any], text: str) -> None:
     """Set one `key.sub=value` in place."""
-    dotted, equals, text = override.partition("=")
+    dotted, equals, given = text.partition("=")
     parts = dotted.strip().split(".")
     if not equals or not all(parts):
-        raise UserError(f'cannot read the override "{override}"; write it as key.sub=value')
+        raise UserError(f'cannot read the override "{text}"; write it as key.sub=value')
     try:
-        value = yaml.load(text, _UniqueKeyLoader)
+        value = yaml.load(given, _UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise UserError(f'the value of the override "{override}" is not valid YAML') from error
+        raise UserError(f'the value of the override "{text}" is not valid YAML') from error
     section = values
     for depth, part in enumerate(parts[:-1], start=1):
         if section.get(part) is None:
@@ -132,6 +142,6 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             name = ".".join(parts[:depth])
             raise UserError(
-                f'cannot apply the override "{override}": "{name}" holds no keys; override it whole'
+                f'cannot apply the override "{text}": "{name}" holds no keys; override it whole'
             )
     section[parts[-1]] = value

@@ -50,6 +50,11 @@ class MetricsLog:
         if self._board is not None:
             self._board.add_image(name, image, step, dataformats="HWC")
 
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Show Markdown on TensorBoard, where it is on."""
+        if self._board is not None:
+            self._board.add_text(name, text, step)
+
     def close(self) -> None:
         """Finish the files; writing after this does nothing."""
         if self._file is not None:

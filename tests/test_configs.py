@@ -8,9 +8,9 @@ import yaml
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import semhitok
-from mllm.training_config import InitConfig, MLLMPhaseConfig
+from mllm.training_config import InitConfig, MLLMPhaseConfig, load_phase
 from semhitok.ablation_plan import AblationConfig
-from semhitok.config import load_config, to_dict
+from semhitok.config import load_config, read_values, to_dict
 from semhitok.errors import UserError
 from semhitok.quickstart import QuickstartConfig
 from tokenizer.configuration_semhitok import SemHiTokConfig
@@ -34,6 +34,13 @@ def class_of(path):
     return CLASSES.get(path.stem)
 
 
+def load(path):
+    """Every config in a file: one, or one for each of its phases."""
+    if class_of(path) is not MLLMPhaseConfig or "phases" not in read_values(path):
+        return [load_config(class_of(path), path)]
+    return [load_phase(path, [f"phase={phase}"]) for phase in read_values(path)["phases"]]
+
+
 def name_of(path):
     return str(path.relative_to(CONFIGS))
 
@@ -46,7 +53,7 @@ def test_there_is_a_config_for_every_phase():
 def test_every_yaml_has_a_class_that_it_fits(path):
     config_class = class_of(path)
     assert config_class is not None, f"no class reads {path}: add it to CLASSES"
-    assert isinstance(load_config(config_class, path), config_class)
+    assert all(isinstance(config, config_class) for config in load(path))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
@@ -57,10 +64,10 @@ def test_every_yaml_opens_with_its_command(path):
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
 def test_a_config_comes_back_from_what_a_run_saves(path, tmp_path):
-    config = load_config(class_of(path), path)
-    saved = tmp_path / "config.yaml"
-    saved.write_text(yaml.safe_dump(to_dict(config)))
-    assert load_config(class_of(path), saved) == config
+    for config in load(path):
+        saved = tmp_path / "config.yaml"
+        saved.write_text(yaml.safe_dump(to_dict(config)))
+        assert load_config(class_of(path), saved) == config
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if class_of(p) is QuickstartConfig], ids=name_of)
@@ -107,7 +114,7 @@ def test_every_json_is_a_deepspeed_config(path):
         ("init_mllm", "text_conf: {}", "text_config"),
         ("init_mllm", "sampler: {topk: 1}", "sampler.top_k"),
         ("mllm", "learnig_rate: 1", "learning_rate"),
-        ("mllm", "mixture: {question_shares: 1}", "mixture.question_share"),
+        ("mllm", "mixture: {shares: {questions: 1}}", "mixture.shares.question"),
         ("quickstart-short", "train_sorce: x", "train_source"),
     ],
 )

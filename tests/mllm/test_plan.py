@@ -19,7 +19,7 @@ from mllm.plan import make_plan
 from mllm.plan_activations import activations
 from mllm.plan_memory import flops_of_a_row, states
 from mllm.plan_model import build_on_meta, optimizer_groups, parts, read_model_config
-from mllm.training_config import InitConfig, MLLMPhaseConfig
+from mllm.training_config import InitConfig, load_phase
 from semhitok import cli
 from semhitok.config import load_config
 from semhitok.errors import UserError
@@ -35,9 +35,9 @@ PUBLISHED = {  # parameters of the plain language models, as their model cards c
 GPUS = {"smollm2-135m": 1, "qwen2.5-0.5b": 4, "qwen2.5-7b-instruct": 8, "llama-3.1-8b": 8}
 
 
-def shipped(name):
+def shipped(name, phase="sft"):
     init = load_config(InitConfig, CONFIGS / name / "init_mllm.yaml")
-    return load_config(MLLMPhaseConfig, CONFIGS / name / "mllm.yaml"), init
+    return load_phase(CONFIGS / name / "mllm.yaml", [f"phase={phase}"]), init
 
 
 def test_every_size_is_planned_here():
@@ -59,6 +59,23 @@ def test_a_shipped_size_is_the_published_one_and_fits_its_hardware(name, monkeyp
     rows = chosen.micro_batch_size * chosen.accumulation * GPUS[name]
     assert rows == config.global_batch_size
     assert plan.tokens_per_step == 256 * 4096
+
+
+def test_a_phase_that_freezes_the_language_model_needs_less(monkeypatch):
+    monkeypatch.chdir(CONFIGS.parents[1])
+    plans = {}
+    for phase in ("align", "sft"):
+        config, init = shipped("qwen2.5-7b-instruct", phase)
+        plans[phase] = make_plan(config, init, 8, 80 * 10**9)
+    align, sft = plans["align"], plans["sft"]
+    assert align.parameters == sft.parameters
+    new = align.parameters["image adapter"] + align.parameters["image head"]
+    assert sum(group.num_parameters for group in align.groups) == new
+    assert set(align.rates) == {"image_adapter", "image_head"} < set(sft.rates)
+    for small, large in zip(align.placements, sft.placements, strict=True):
+        assert small.states.optimizer < 0.02 * large.states.optimizer
+    # Six for each number of a matrix, without the two of its gradient; attention and heads stay.
+    assert 0.6 < align.flops_per_step / sft.flops_per_step < 0.9
 
 
 @pytest.fixture
@@ -111,7 +128,7 @@ def test_groups_are_the_trainers(world, tiny, rule, tmp_path):
 
     config, model, planned = tiny
     config.optimizer = rule
-    trainer = UnifiedTrainer(model=model, args=_arguments(config), muon=rule == "muon")
+    trainer = UnifiedTrainer(model=model, args=_arguments(config), config=config)
     names = {id(p): name for name, p in model.named_parameters()}
     real = [
         (group["weight_decay"] > 0, [names[id(p)] for p in group["params"]])

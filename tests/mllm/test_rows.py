@@ -4,26 +4,37 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import PreparedDataset
-from mllm.rows import TrainingRows
-from mllm.training_config import MixtureConfig
+from mllm.rows import Chosen, TrainingRows, TrainingSource
+from mllm.training_config import MixtureConfig, TaskShares
 from semhitok.errors import UserError
 from tests.mllm.tiny import make_records, prepare_records
 from tokenizer.code_shards import CodeStore
 from tokenizer.extract import extract_codes
 
+QUESTIONS = {"question": 1.0, "drawing": 0.0}
+DRAWINGS = {"question": 0.0, "drawing": 1.0}
+
 
 @pytest.fixture
 def make_rows(world, chat):
-    def make(num_rows=40, seed=0, row_length=64, data=None, codes=None, **mixture):
+    def make(
+        num_rows=40, seed=0, row_length=64, data=None, codes=None, shares=None, sources=None,
+        packing=True, batch=4, context=None, **mixture,
+    ):  # fmt: skip
+        if sources is None:
+            records = PreparedDataset(data or world.data)
+            sources = [TrainingSource.open(records, CodeStore(codes or world.codes))]
         return TrainingRows(
-            PreparedDataset(data or world.data),
-            CodeStore(codes or world.codes),
+            sources,
             chat,
             len(chat.text_tokenizer),
-            MixtureConfig(**mixture),
+            MixtureConfig(shares=TaskShares(**shares or {}), **mixture),
             row_length,
             num_rows,
             seed,
+            context,
+            packing,
+            batch,
         )
 
     return make
@@ -52,29 +63,28 @@ def test_a_longer_run_begins_like_a_shorter_one(make_rows):
 def test_rows_fit_and_hold_each_document_of_the_plan_once(make_rows):
     rows = make_rows(200)
     assert all(0 < sum(map(len, rows[i])) <= 64 for i in range(200))
-    numbers = [number for row in rows._plan for _, _, number in row]
+    numbers = [chosen.number for row in rows._plan for chosen in row]
     assert len(numbers) == len(set(numbers))
 
 
 def test_a_tenth_of_the_captions_is_dropped(make_rows, chat):
-    rows = make_rows(1, question_share=0.0, caption_dropout=0.1)
-    codes = np.zeros(4, int)
+    rows = make_rows(1, shares=DRAWINGS, caption_dropout=0.1)
     bare = len(chat.drawing(""))
     dropped = sum(
-        rows._document("drawing", number % 12, number, codes).token_ids[bare - 1]
+        rows._document(Chosen("drawing", 0, number % 12, 0, number)).token_ids[bare - 1]
         == chat.begin_of_image_id
         for number in range(2000)
     )
     assert pytest.approx(dropped / 2000, abs=0.02) == 0.1  # three standard deviations
     for share, expected in ((0.0, 0), (1.0, 50)):
-        rows = make_rows(1, question_share=0.0, caption_dropout=share)
-        lengths = [len(rows._document("drawing", 0, n, codes)) for n in range(50)]
+        rows = make_rows(1, shares=DRAWINGS, caption_dropout=share)
+        lengths = [len(rows._document(Chosen("drawing", 0, 0, 0, n))) for n in range(50)]
         assert sum(length == bare + 4 + 2 for length in lengths) == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_the_question_share_is_kept(make_rows, share):
-    counts = make_rows(400, question_share=share).describe()
+    counts = make_rows(400, shares={"question": share, "drawing": 1 - share}).describe()
     questions, drawings = counts["question_documents"], counts["drawing_documents"]
     assert questions / (questions + drawings) == pytest.approx(share, abs=0.02)
 
@@ -82,9 +92,7 @@ def test_the_question_share_is_kept(make_rows, share):
 def test_every_record_comes_before_one_comes_again(make_rows):
     rows = make_rows(60)
     for task in ("question", "drawing"):
-        planned = sorted(
-            (number, record) for row in rows._plan for t, record, number in row if t == task
-        )
+        planned = sorted((c.number, c.record) for row in rows._plan for c in row if c.task == task)
         records = [record for _, record in planned]
         # Rows that are still open at the end of a plan hold back a few documents.
         assert len(set(records[:12])) >= 11
@@ -94,8 +102,8 @@ def test_documents_carry_the_codes_of_their_record(make_rows, world, chat):
     rows, codes = make_rows(), CodeStore(world.codes)
     offset = len(chat.text_tokenizer)
     for i in range(10):
-        for (_, record, _), document in zip(rows._plan[i], rows[i], strict=True):
-            name = rows._text[record][0]
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
+            name = rows.sources[0].records[chosen.record].record_id
             images = [t - offset for t in document.token_ids if t >= offset]
             assert images == codes.flat(name).tolist()
 
@@ -107,8 +115,8 @@ def test_each_document_takes_one_of_the_crops_by_the_seed(make_rows, world, tmp_
     assert [rows[i] for i in range(60)] == [again[i] for i in range(60)]
     taken, changed, seen = set(), 0, {}
     for i in range(60):
-        for (_, record, _), document in zip(rows._plan[i], rows[i], strict=True):
-            name = rows._text[record][0]
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
+            name = rows.sources[0].records[chosen.record].record_id
             images = [t - rows.offset for t in document.token_ids if t >= rows.offset]
             matches = [c for c in range(3) if store.flat(name, c).tolist() == images]
             assert matches
@@ -128,9 +136,9 @@ def test_labels_and_weights_are_those_of_the_mixture(make_rows, chat):
     rows = make_rows(answer_weight=2.0, drawing_weight=10.0)
     offset = len(chat.text_tokenizer)
     for i in range(10):
-        for (task, _, _), document in zip(rows._plan[i], rows[i], strict=True):
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
             labels = [label for label in document.labels if label != -100]
-            if task == "drawing":
+            if chosen.task == "drawing":
                 assert len(labels) == 4 and min(labels) >= offset
                 assert sum(document.weights) == pytest.approx(10.0)
             else:
@@ -154,14 +162,14 @@ def test_data_without_what_the_mixture_wants_is_one_sentence(make_rows, tmp_path
     records = make_records()
     bare = [dataclasses.replace(record, questions=[]) for record in records]
     data = prepare_records(bare, tmp_path / "captions")
-    with pytest.raises(UserError, match=r"No record has a question: set mixture\.question_share"):
+    with pytest.raises(UserError, match=r"No record has a question: set mixture\.shares"):
         make_rows(data=data)
-    assert len(make_rows(data=data, question_share=0.0)) == 40
+    assert len(make_rows(data=data, shares=DRAWINGS)) == 40
     asked = [dataclasses.replace(record, captions=[]) for record in records]
     data = prepare_records(asked, tmp_path / "questions")
-    with pytest.raises(UserError, match=r"No record has a caption: set mixture\.question_share"):
+    with pytest.raises(UserError, match=r"No record has a caption: set mixture\.shares"):
         make_rows(data=data)
-    assert len(make_rows(data=data, question_share=1.0)) == 40
+    assert len(make_rows(data=data, shares=QUESTIONS)) == 40
 
 
 def test_a_share_out_of_range_is_an_error():

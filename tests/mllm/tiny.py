@@ -21,6 +21,7 @@ from data_pipelines.sources import Source
 from mllm.init import init_mllm
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.training_config import InitConfig, MixtureConfig, MLLMPhaseConfig
+from mllm.training_report import UNSTEADY
 from semhitok.metrics_log import read_metrics
 from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.extract import extract_codes
@@ -152,6 +153,14 @@ def image_ids(model, *codes: int) -> list[int]:
 
 def losses_of(run: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(run)]
+
+
+def steady_metrics(run: Path) -> list[dict]:
+    """The log of a run without what depends on the machine's speed."""
+    return [
+        {name: value for name, value in line.items() if name not in UNSTEADY}
+        for line in read_metrics(run)
+    ]
 
 
 def launch(
