@@ -8,6 +8,8 @@ from mllm.processing_unified import UnifiedProcessor
 from semhitok.errors import UserError
 from tokenizer.model_folder import load_whole, one_line
 
+_WRITTEN_BY = "`train mllm` wrote, such as runs/quickstart/mllm/model"
+
 
 def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGeneration:
     """The model of a folder written by `init-mllm` or `train mllm`.
@@ -16,14 +18,17 @@ def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGener
         folder: of the model.
         options: of transformers' `from_pretrained`, such as `quantization_config`.
     """
-    written_by = "`train mllm` wrote, such as runs/quickstart/mllm/model"
     return load_whole(
-        folder, UnifiedForConditionalGeneration, "a unified one", written_by, **options
+        folder, UnifiedForConditionalGeneration, "a unified one", _WRITTEN_BY, **options
     )
 
 
 def load_processor(folder: Path | str) -> UnifiedProcessor:
     """The processor of a model folder."""
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no model (no config.json): give the `model` folder that {_WRITTEN_BY}."
+        )
     try:
         return UnifiedProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:

@@ -1,8 +1,8 @@
 """Muon whose matrix products are in the dtype that the device multiplies fast.
 
 `torch.optim.Muon` multiplies in bfloat16 wherever it runs. A CPU without bfloat16 units takes 27
-times as long for that as for float32 (measured: 102 and 3.8 ms for one 128 × 128 matrix on AVX2), so
-here a CPU takes float32. Matrices of one shape are multiplied together.
+times as long for that as for float32 (measured: 102 and 3.8 ms for one 128 × 128 matrix on AVX2),
+so here a CPU takes float32. Matrices of one shape are multiplied together.
 
 Shapes: n matrices of one shape, (R, C) rows and columns.
 """

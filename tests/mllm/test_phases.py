@@ -20,7 +20,7 @@ ROOT = Path(semhitok.__file__).parents[1]
 SHIPPED = [
     (path, phase)
     for path in sorted((ROOT / "configs" / "mllm").glob("*/mllm.yaml"))
-    for phase in read_values(path)["phases"]
+    for phase in read_values(path).get("phases", [None])
 ]
 THREE = """
 model: {model}
@@ -116,15 +116,15 @@ def test_every_parameter_has_a_part(world):
 )
 def test_every_shipped_config_passes_a_dry_run(path, phase, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    arguments = ["train", "mllm", "--config", str(path), f"phase={phase}", "dry_run=true"]
-    assert cli.main(arguments) == 0
+    chosen = [] if phase is None else [f"phase={phase}"]
+    assert cli.main(["train", "mllm", "--config", str(path), *chosen, "dry_run=true"]) == 0
     shown = capsys.readouterr().out
     frozen = sum(line.endswith("frozen") for line in shown.splitlines())
     tied = "tie_word_embeddings: true" in path.with_name("init_mllm.yaml").read_text()
-    assert frozen == {"align": 4, "pretrain": 1, "sft": 1}[phase], shown
+    assert frozen == (4 if phase == "align" else 1), shown
     assert "optimiser group: adamw, decays" in shown and "× image_head" in shown
     assert ("× language_model" in shown) == (phase != "align")
-    assert f"phase: {phase}" in shown and "hidden states" in shown
+    assert f"phase: {phase or 'the only one'}" in shown and "hidden states" in shown
     assert ("lm_head" in shown) == (not tied and phase != "align")
 
 

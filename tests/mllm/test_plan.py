@@ -41,7 +41,7 @@ def shipped(name, phase="sft"):
 
 
 def test_every_size_is_planned_here():
-    assert {path.name for path in CONFIGS.iterdir()} == set(PUBLISHED)
+    assert {path.name for path in CONFIGS.iterdir()} >= set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
