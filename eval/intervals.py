@@ -2,7 +2,7 @@
 
 
 def wilson_interval(
-    num_correct: int, num_total: int, confidence: float = 0.95
+    num_correct: float, num_total: int, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Wilson's score interval of a proportion.
 
@@ -11,7 +11,8 @@ def wilson_interval(
     quite that, so the true interval is somewhat wider.
 
     Args:
-        num_correct: successes, in [0, num_total].
+        num_correct: successes, in [0, num_total]; of soft scores their sum; the interval is
+            then wider than need be, since they vary less than right and wrong.
         num_total: trials, above 0.
         confidence: coverage, in (0, 1).
 
@@ -21,7 +22,13 @@ def wilson_interval(
     Raises:
         ValueError: if there are no trials, or more successes than trials.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import norm
 
-    interval = binomtest(num_correct, num_total).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    if not 0 <= num_correct <= num_total or num_total < 1:
+        raise ValueError(f"{num_correct} successes in {num_total} trials.")
+    z = float(norm.ppf((1 + confidence) / 2))
+    share = num_correct / num_total
+    middle = share + z * z / (2 * num_total)
+    reach = z * (share * (1 - share) / num_total + (z / (2 * num_total)) ** 2) ** 0.5
+    scale = 1 + z * z / num_total
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)

@@ -1,43 +1,56 @@
-r"""Visual question answering of a saved model on a prepared data set.
+r"""Visual questions: answers of a saved model, or of any other system, by the official rules.
 
-Example:
+Examples:
     semhitok eval vqa --model runs/quickstart/mllm/model \
         --data runs/quickstart/data/test --out runs/vqa
+    torchrun --nproc_per_node 8 -m semhitok eval vqa --model DIR --task gqa \
+        --data testdev_balanced_questions.json --images GQA/images --out runs/gqa
+    semhitok eval vqa --predictions runs/gqa/predictions.jsonl --task gqa
 """
 
-import json
-import random
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain, zip_longest
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eval.vqa_scoring import (
-    RULE,
-    Row,
-    always_yes_accuracy,
-    is_correct,
-    is_yes_no,
-    question_only_accuracy,
-    question_type,
-    score,
-)
+from eval.asking import Asking, default_asking
+from eval.benchmarks.question_set import QuestionSet, check_questions, describe
+from eval.examples import write_examples
+from eval.predictions import json_text, made_by, match, prediction_rows, questions_of, read_rows
+from eval.scorers.task import Task
+from eval.scorers.tasks import find_task
+from eval.scores import ITSELF, Counted, judge_all, summarize
+from semhitok.errors import UserError
+from semhitok.run import RunDirectory, describe_environment, make_folder, write_json, write_text
 
-NUM_WRONG_SHOWN = 16
-NUM_RIGHT_SHOWN = 8
+if TYPE_CHECKING:
+    from eval.answer_store import Answer
 
 
 @dataclass(frozen=True)
 class VqaSettings:
     """What an evaluation was run with; saved beside its results."""
 
-    model: str
-    """Folder of the unified model."""
-    data: str
-    """Folder of the prepared data set."""
+    task: str
+    """Name of the rule."""
+    model: str | None
+    """Folder of the unified model; None where answers are scored that are there already."""
+    predictions: str | None
+    """File of those answers."""
+    data: str | None
+    """Prepared folder, benchmark file, or data set on the hub."""
+    images: str | None
+    """Folder of the images that a file names."""
+    split: str | None
+    """Split of a data set on the hub."""
+    circular: bool
+    """Whether each question is asked once for every rotation of its options."""
+    answer_by: str
+    """`generation`, `letters` or `texts`."""
+    instruction: str | None
+    """Written after each question; None takes the task's."""
+    max_new_tokens: int | None
+    """Longest answer; None takes the task's."""
     batch_size: int
     """Questions answered at a time."""
     train_data: str | None = None
@@ -51,10 +64,9 @@ def evaluate(
     batch_size: int = 64,
     train_data_dir: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Answer every question of a data set, score the answers and save both.
+    """Answer every question of a prepared data set by the rule of easy-VQA.
 
-    Writes `summary.json`, `predictions.jsonl` (each question with its answer, whether it is right
-    and its type), and `examples.jsonl` with `images/`, the questions that a report shows.
+    See `evaluate_model`, which takes every task.
 
     Args:
         model_dir: a saved unified model.
@@ -70,131 +82,221 @@ def evaluate(
     Raises:
         UserError: if the data set has no questions, or a path holds no model or data set.
     """
-    from data_pipelines.dataset import PreparedDataset
-    from mllm.ask import answer_records
-    from semhitok.errors import UserError
-    from semhitok.progress import Progress
-    from semhitok.run import make_folder, write_json, write_text
+    from eval.benchmarks.prepared import read_prepared
 
-    data_dir, out_dir = Path(data_dir), Path(out_dir)
-    dataset = PreparedDataset(data_dir, images_only=True)
-    num_questions = sum(len(dataset[i].questions) for i in range(len(dataset)))
-    if not num_questions:
-        raise UserError(f"{data_dir} has no questions, so there is nothing to answer.")
-
-    with Progress(num_questions, "answer", "question") as progress:
-        rows = answer_records(model_dir, dataset, batch_size, progress=progress)
-    judged = [
-        {
-            **row,
-            "correct": is_correct(row),
-            "type": question_type(row["question"], row["answers"]),
-        }
-        for row in rows
-    ]
-
-    if train_data_dir is None and (data_dir.parent / "train").is_dir():
-        train_data_dir = data_dir.parent / "train"
-    counted_on = (
-        None
-        if train_data_dir is None
-        else _questions(PreparedDataset(train_data_dir, images_only=True))
+    task = find_task("easy-vqa")
+    found = read_prepared(Path(data_dir))
+    check_questions(task, found)
+    return evaluate_model(
+        task, found, model_dir, Path(out_dir), default_asking(task), batch_size, train_data_dir
     )
-    open_rows = [row for row in rows if not is_yes_no(row["answers"])]
-    summary = {
-        "task": "vqa",
-        "rule": RULE,
-        "num_images": len(dataset),
-        "num_questions": len(rows),
-        **score(rows),
-        "question_only_baseline": question_only_accuracy(rows, counted_on),
-        "open_question_only_baseline": (
-            question_only_accuracy(open_rows, counted_on) if open_rows else None
-        ),
-        "question_only_baseline_counted_on": str(
-            train_data_dir or "the evaluated questions themselves"
-        ),
-        "always_yes_baseline": always_yes_accuracy(rows),
-        "model": str(model_dir),
-        "data": str(data_dir),
-        "data_fingerprint": dataset.fingerprint,
-        "batch_size": batch_size,
-        "decoding": "greedy",
-    }
 
+
+def evaluate_model(
+    task: Task,
+    found: QuestionSet,
+    model_dir: Path | str,
+    out_dir: Path,
+    asking: Asking,
+    batch_size: int = 64,
+    train_data_dir: Path | str | None = None,
+) -> dict[str, Any]:
+    """Answer a benchmark's questions, score the answers and save both.
+
+    Every rank of a launch calls this and answers its share; a killed run goes on where it was.
+    Writes `summary.json`, `predictions.jsonl` (each question with its answer and score),
+    `examples.jsonl` with `images/` (the questions that a report shows), and `answers/`.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: if the folder has answers of another evaluation, or a model or image is damaged.
+    """
+    from eval import answering
+    from tokenizer.rank_group import RankGroup
+
+    def finish(answers: "dict[str, Answer]") -> dict[str, Any]:
+        predictions = {key: answer.prediction for key, answer in answers.items()}
+        about = answering.describe_run(model_dir, asking, batch_size, ranks)
+        return _score(task, found, predictions, out_dir, about, train_data_dir, answers)
+
+    with RankGroup() as ranks:
+        answers = answering.answer_questions(model_dir, found, asking, out_dir, batch_size, ranks)
+        summary = ranks.from_main(lambda: finish(answers))
+    return summary
+
+
+def rescore(
+    task: Task, path: Path, out_dir: Path, found: QuestionSet | None = None
+) -> dict[str, Any]:
+    """Score predictions that are there already; no model is loaded.
+
+    Args:
+        task: whose rule to apply.
+        path: `predictions.jsonl` of an evaluation, its folder, or answers of another system.
+        out_dir: where the results go.
+        found: the questions; None takes those saved with the predictions.
+
+    Raises:
+        UserError: if predictions and questions do not match one to one, or the rule does not fit.
+    """
+    rows = read_rows(path)
+    if found is None:
+        found = questions_of(rows, path)
+        check_questions(task, found)
+    predictions = match(rows, found, path)
+    about = made_by(path) | {"predictions": str(path)}
+    return _score(task, found, predictions, out_dir, about)
+
+
+def _score(
+    task: Task,
+    found: QuestionSet,
+    predictions: dict[str, str],
+    out_dir: Path,
+    about: dict[str, Any],
+    train_data_dir: Path | str | None = None,
+    answers: "dict[str, Answer] | None" = None,
+) -> dict[str, Any]:
+    """Judge, summarise and write."""
+    counted_on, counted_name = _counted_on(found, train_data_dir)
+    judged = judge_all(task, found.questions, predictions)
+    scores = summarize(task, judged, counted_on)
+    summary = {
+        "task": task.name,
+        "rule": scores.pop("rule"),
+        **scores,
+        "question_only_baseline_counted_on": counted_name,
+        **describe(found),
+        **{key: value for key, value in about.items() if value is not None or key == "seed"},
+        "code": describe_environment()["git"],
+    }
     make_folder(out_dir)
-    write_text(out_dir / "predictions.jsonl", _json_lines(judged))
-    _write_examples(judged, dataset, out_dir)
+    rows = prediction_rows(judged, answers)
+    write_text(out_dir / "predictions.jsonl", json_text(rows))
+    write_examples(judged, rows, out_dir)
     write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
     return summary
 
 
+def _counted_on(
+    found: QuestionSet, train_data_dir: Path | str | None
+) -> tuple[Counted | None, str]:
+    """What the question-only baseline counts, and its name."""
+    from data_pipelines.dataset import PreparedDataset
+
+    beside = Path(found.source).parent / "train"
+    if train_data_dir is None and found.data_fingerprint and beside.is_dir():
+        train_data_dir = beside
+    if train_data_dir is None:
+        return None, ITSELF
+    data = PreparedDataset(train_data_dir, images_only=True)
+    counted = [(q.question, q.answers) for record in data.texts() for q in record.questions]
+    return counted, str(train_data_dir)
+
+
 def command(args: Namespace) -> Path:
     """Run `semhitok eval vqa`; returns the folder that was written."""
-    from semhitok.run import RunDirectory
+    from eval.benchmarks.load import open_benchmark
 
-    train_data = getattr(args, "train_data", None)
-    settings = VqaSettings(
-        model=str(args.model),
-        data=str(args.data),
+    task, data = _task_of(args)
+    images = args.images and Path(args.images)
+    asking = _asking(task, args)
+    out = _out(args, task)
+    found = None
+    if args.model or data:
+        found = open_benchmark(task, data, images, args.split, needs_images=bool(args.model))
+        found = _rotated(found) if args.circular else found
+    elif args.circular:
+        raise UserError("--circular asks a model: give --model and --data")
+    RunDirectory(out).start(_settings(task, args, data), "semhitok eval vqa")
+    if args.model:
+        assert found is not None
+        summary = evaluate_model(
+            task, found, args.model, out, asking, args.batch_size, args.train_data
+        )
+    else:
+        summary = rescore(task, Path(args.predictions), out, found)
+    _print(summary)
+    return out
+
+
+def _task_of(args: Namespace) -> tuple[Task, str | None]:
+    """The task and the data; `--task` may also name a file of one's own questions."""
+    data = args.data
+    name = args.task
+    if name.endswith(".jsonl") or Path(name).is_file():
+        if data is not None:
+            raise UserError(f"--task names the file {name}, so --data cannot name another")
+        if not Path(name).is_file():
+            raise UserError(f"no such file: {name}")
+        return find_task(args.scoring or _scoring_of(Path(name))), name
+    if args.scoring:
+        raise UserError("--scoring is for files of one's own questions, named with --task")
+    return find_task(name), data
+
+
+def _scoring_of(path: Path) -> str:
+    from eval.benchmarks.own_lines import read_own_lines
+
+    questions = read_own_lines(path).questions
+    return "option" if questions and all(q.options for q in questions) else "exact"
+
+
+def _asking(task: Task, args: Namespace) -> Asking:
+    asking = default_asking(task, args.answer_by)
+    given = {"instruction": args.instruction, "max_new_tokens": args.max_new_tokens}
+    return replace(asking, **{name: value for name, value in given.items() if value is not None})
+
+
+def _rotated(found: QuestionSet) -> QuestionSet:
+    from eval.scorers.multiple_choice import rotations
+
+    if not all(q.options for q in found.questions):
+        raise UserError(f"--circular rotates options, and {found.source} has questions without")
+    turned = [other for q in found.questions for other in rotations(q)]
+    return replace(found, questions=turned)
+
+
+def _out(args: Namespace, task: Task) -> Path:
+    if args.out is not None:
+        return Path(args.out)
+    if args.model:
+        raise UserError("the answers of a model need --out, the folder to write")
+    path = Path(args.predictions)
+    folder = path if path.is_dir() else path.parent
+    return folder / f"scored-{task.name}"
+
+
+def _settings(task: Task, args: Namespace, data: str | None) -> VqaSettings:
+    def text(value: Any) -> str | None:
+        return None if value is None else str(value)
+
+    return VqaSettings(
+        task=task.name,
+        model=text(args.model),
+        predictions=text(args.predictions),
+        data=data,
+        images=text(args.images),
+        split=args.split,
+        circular=args.circular,
+        answer_by=args.answer_by,
+        instruction=args.instruction,
+        max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
-        train_data=None if train_data is None else str(train_data),
+        train_data=text(args.train_data),
     )
-    RunDirectory(args.out).start(settings, "semhitok eval vqa")
-    summary = evaluate(
-        settings.model, settings.data, args.out, settings.batch_size, settings.train_data
-    )
+
+
+def _print(summary: dict[str, Any]) -> None:
+    from semhitok.ranks import is_main_rank
+
+    if not is_main_rank():
+        return
     low, high = summary["overall"]["interval"]
     print(
         f"{summary['overall']['accuracy']:.1%} of {summary['num_questions']:,} questions right "
         f"(95 % interval {low:.1%} to {high:.1%}); "
         f"the question alone gives {summary['question_only_baseline']:.1%}"
     )
-    return Path(args.out)
-
-
-def pick_examples(judged: Sequence[Row], limit: int, seed: int = 0) -> list[Row]:
-    """At most `limit` rows, drawn at random with the question types taking turns.
-
-    Without the turns the questions that a report shows would nearly all be of the commonest type.
-    """
-    by_type: dict[str, list[Row]] = defaultdict(list)
-    for row in judged:
-        by_type[row["type"]].append(row)
-    shuffler = random.Random(seed)
-    for group in by_type.values():
-        shuffler.shuffle(group)
-    turns = zip_longest(*(by_type[name] for name in sorted(by_type)))
-    return [row for row in chain.from_iterable(turns) if row is not None][:limit]
-
-
-def _questions(dataset: Any) -> list[tuple[str, Sequence[str]]]:
-    return [(q.question, q.answers) for i in range(len(dataset)) for q in dataset[i].questions]
-
-
-def _write_examples(judged: Sequence[Row], dataset: Any, out_dir: Path) -> None:
-    """Save wrong and right answers with their images, so that a report needs no data set."""
-    from data_pipelines.images import open_image
-    from semhitok.run import write_text
-
-    wrong = pick_examples([row for row in judged if not row["correct"]], NUM_WRONG_SHOWN)
-    right = pick_examples([row for row in judged if row["correct"]], NUM_RIGHT_SHOWN)
-    shown: dict[str, list[Row]] = defaultdict(list)
-    for row in wrong + right:
-        shown[row["record_id"]].append(row)
-
-    (out_dir / "images").mkdir(exist_ok=True)
-    image_paths: dict[str, str] = {}
-    for i in range(len(dataset)):
-        record = dataset[i]
-        if record.record_id in shown and record.image is not None:
-            # Numbered, not named by record id: an id may hold characters that no file name may.
-            image_paths[record.record_id] = f"images/{len(image_paths):03d}.png"
-            picture = open_image(record.image, name=f"the image of record {record.record_id}")
-            picture.save(out_dir / image_paths[record.record_id])
-    examples = [{**row, "image": image_paths[row["record_id"]]} for row in wrong + right]
-    write_text(out_dir / "examples.jsonl", _json_lines(examples))
-
-
-def _json_lines(rows: Iterable[Row]) -> str:
-    return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)

@@ -1,6 +1,6 @@
 """Questions and drawings as token ids, through the chat template of the language model itself."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -75,6 +75,29 @@ class ChatEncoder:
         """Prompt of a question about one image: the image first, then the text."""
         image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
         return self._expand(self._render(image + clean(question, self._control), None))
+
+    def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Prompt of a conversation that the assistant goes on with.
+
+        Args:
+            messages: "role" (system, user or assistant) and "content", with an `<image>` wherever
+                an image is shown.
+        """
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        rendered = [
+            {
+                "role": message["role"],
+                "content": clean(message["content"], self._control).replace(IMAGE_MARK, image),
+            }
+            for message in messages
+        ]
+        template = self.text_tokenizer.chat_template or ""
+        if rendered[0]["role"] == "system" and "system" not in template and len(rendered) > 1:
+            # A template without a system turn: what it would say goes before the first question.
+            first, second = rendered[:2]
+            both = f"{first['content']}\n{second['content']}"
+            rendered[:2] = [{"role": second["role"], "content": both}]
+        return self._expand(self._ids(rendered, True))
 
     def answer(self, question: str, answer: str) -> list[int]:
         """What the assistant writes after `question`, up to and with the token that ends it."""

@@ -461,17 +461,78 @@ def _add_eval(commands: Any) -> None:
     )
 
     vqa = add_command(
-        measures, "vqa", "accuracy of the answers to a data set", example, "eval.vqa:command"
+        measures, "vqa", "accuracy of answers to visual questions", example, "eval.vqa:command"
     )
-    add_model(vqa, "--model", "the language model")
-    add_data(vqa)
+    whose = vqa.add_mutually_exclusive_group(required=True)
+    whose.add_argument(
+        "--model", type=cli_types.model_folder, metavar="DIR", help="folder of the language model"
+    )
+    whose.add_argument(
+        "--predictions",
+        metavar="FILE",
+        type=cli_types.existing_path,
+        help="answers to score without a model: of an earlier run, or id and answer of any system",
+    )
+    vqa.add_argument(
+        "--task",
+        type=cli_types.words,
+        default="easy-vqa",
+        metavar="NAME|FILE",
+        help="easy-vqa, vqav2, textvqa, gqa, pope, mme, seedbench, mmbench or mmmu; or JSONL with "
+        "image, question, answers (default: easy-vqa)",
+    )
+    vqa.add_argument(
+        "--data",
+        type=cli_types.words,
+        metavar="DIR|FILE|NAME",
+        help="prepared data, the benchmark's file, or a hub name (default: the usual copy)",
+    )
+    vqa.add_argument(
+        "--images",
+        type=cli_types.existing_folder,
+        metavar="DIR",
+        help="where the images are that a file names (default: beside it)",
+    )
+    vqa.add_argument(
+        "--split", type=cli_types.words, metavar="NAME", help="of a data set on the hub"
+    )
+    vqa.add_argument(
+        "--scoring",
+        choices=("exact", "soft", "option"),
+        help="rule for a FILE of one's own (default: option where there are options, else exact)",
+    )
+    vqa.add_argument(
+        "--answer-by",
+        choices=("generation", "letters", "texts"),
+        default="generation",
+        help="written answers, or the likeliest option by its letter or text (default: generation)",
+    )
+    vqa.add_argument(
+        "--circular",
+        action="store_true",
+        help="ask each question once for every rotation of its options",
+    )
+    vqa.add_argument(
+        "--instruction", metavar="TEXT", help="put after each question (default: the task's own)"
+    )
+    vqa.add_argument(
+        "--max-new-tokens",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="longest answer (default: the task's own)",
+    )
     vqa.add_argument(
         "--train-data",
         type=cli_types.existing_folder,
         metavar="DIR",
         help="prepared data whose answers make the question-only baseline",
     )
-    add_out(vqa)
+    vqa.add_argument(
+        "--out",
+        type=cli_types.output_folder,
+        metavar="DIR",
+        help="folder to write (default, with --predictions: scored-TASK beside them)",
+    )
     add_count(vqa, "--batch-size", 64, "questions at once")
 
     generation = add_command(

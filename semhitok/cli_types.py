@@ -111,6 +111,14 @@ def existing_file(text: str) -> Path:
     return path
 
 
+def existing_path(text: str) -> Path:
+    """A file or folder that is there."""
+    path = _path(text)
+    if not os.path.exists(path):
+        raise ArgumentTypeError(f"no such file or folder: {text}")
+    return path
+
+
 def existing_folder(text: str) -> Path:
     """A folder that is there."""
     path = _path(text)

@@ -16,6 +16,7 @@ from data_pipelines.easy_vqa import read_records
 from data_pipelines.easy_vqa_shapes import PALETTE
 from data_pipelines.images import open_image, resize_and_crop, to_tensor
 from eval import generation, reconstruction, vqa
+from eval.answer_store import Answer
 
 NUM_IMAGES = 40
 FAKE_CONFIG = SimpleNamespace(image_sampler={"guidance_scale": 5.0, "top_k": 40})
@@ -36,6 +37,9 @@ class FakeDataset:
 
     def __getitem__(self, index):
         return self._records[index]
+
+    def texts(self):
+        return iter(self._records)
 
     def image_tensor(self, index, size):
         return to_tensor(resize_and_crop(open_image(self._records[index].image), size))
@@ -68,23 +72,12 @@ class FakeTokenizer(torch.nn.Module):
         return F.interpolate(colours, scale_factor=8, mode="bilinear")
 
 
-def fake_answers(model_dir, dataset, batch_size, progress):
+def fake_answers(model_dir, found, asking, out_dir, batch_size, ranks):
     """Right answers, except that one in seven says "yes"."""
-    rows = [
-        {
-            "question_id": question.question_id,
-            "record_id": dataset[i].record_id,
-            "question": question.question,
-            "answers": question.answers,
-            "prediction": question.answers[0],
-        }
-        for i in range(len(dataset))
-        for question in dataset[i].questions
-    ]
-    for row in rows[::7]:
-        row["prediction"] = "yes"
-    progress.update(len(rows))
-    return rows
+    return {
+        q.question_id: Answer("yes" if place % 7 == 0 else q.answers[0])
+        for place, q in enumerate(found.questions)
+    }
 
 
 def fake_drawings(model, processor, prompts, seeds, sampler, batch_size):
@@ -120,7 +113,8 @@ def stand_ins():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data_pipelines.dataset.PreparedDataset", FakeDataset)
         patch.setattr("tokenizer.model_folder.load_tokenizer", FakeTokenizer)
-        patch.setattr("mllm.ask.answer_records", fake_answers)
+        patch.setattr("eval.answering.answer_questions", fake_answers)
+        patch.setattr("eval.answering.model_fingerprint", lambda folder: "fabricated")
         patch.setattr("mllm.generate.draw", fake_drawings)
         model = SimpleNamespace(config=FAKE_CONFIG)
         patch.setattr("mllm.generate.load_drawing_model", lambda folder: (model, None))

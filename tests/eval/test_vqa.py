@@ -4,13 +4,18 @@ from types import SimpleNamespace
 import pytest
 
 from eval import vqa
+from eval.examples import pick_examples
+from eval.scorers.tasks import find_task
 from semhitok.errors import UserError
+from tests.eval.conftest import FakeDataset
 
 
 def test_predictions_can_be_scored_again(tmp_path, fake_models):
     summary = vqa.evaluate("mllm", "data/test", tmp_path, train_data_dir="data/train")
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert vqa.score(rows)["overall"] == summary["overall"]
+    again = vqa.rescore(find_task("easy-vqa"), tmp_path / "predictions.jsonl", tmp_path / "again")
+    assert again["overall"] == summary["overall"] and again["by_type"] == summary["by_type"]
+    assert again["model"] == "mllm" and again["decoding"] == summary["decoding"]
     assert sum(row["correct"] for row in rows) == summary["overall"]["num_correct"]
     assert summary["question_only_baseline_counted_on"] == "data/train"
     assert 0.8 < summary["overall"]["accuracy"] < 0.95  # one in seven says "yes", at times rightly
@@ -38,22 +43,12 @@ def test_examples_hold_wrong_before_right_with_images(tmp_path, fake_models):
 def test_examples_take_turns_among_the_types():
     common = [{"type": "open, color", "n": i} for i in range(100)]
     rare = [{"type": "open, shape", "n": i} for i in range(2)]
-    picked = vqa.pick_examples(common + rare, 6)
+    picked = pick_examples(common + rare, 6)
     assert [row["type"] for row in picked].count("open, shape") == 2
-    assert picked == vqa.pick_examples(common + rare, 6)
+    assert picked == pick_examples(common + rare, 6)
 
 
 def test_a_data_set_without_questions_is_refused(tmp_path, fake_models, monkeypatch):
-    empty = SimpleNamespace(questions=[])
-    monkeypatch.setattr("data_pipelines.dataset.PreparedDataset", lambda *_, **__: [empty])
+    monkeypatch.setattr(FakeDataset, "texts", lambda self: iter([SimpleNamespace(questions=[])]))
     with pytest.raises(UserError, match="no questions"):
         vqa.evaluate("mllm", "data/test", tmp_path)
-
-
-def test_command_writes_results_and_settings(tmp_path, fake_models, capsys):
-    args = SimpleNamespace(model="mllm", data="data/test", out=tmp_path / "out", batch_size=8)
-    assert vqa.command(args) == tmp_path / "out"
-    assert {"summary.json", "predictions.jsonl", "config.yaml", "environment.json"} <= {
-        path.name for path in (tmp_path / "out").iterdir()
-    }
-    assert "questions right" in capsys.readouterr().out

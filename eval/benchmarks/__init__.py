@@ -1,0 +1,1 @@
+"""Reads benchmarks: their published files, hub tables, one's own JSONL, and prepared data."""

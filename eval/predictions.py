@@ -1,0 +1,178 @@
+"""Saved predictions, of this program or of other systems, and the questions they answer."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.answer_store import Answer
+from eval.benchmarks.published import json_lines
+from eval.benchmarks.question_set import QuestionSet
+from eval.scorers.task import BenchmarkQuestion, Judged
+from semhitok.errors import UserError
+from semhitok.files import read_json
+
+ID_NAMES = ("question_id", "questionId", "id", "index")
+ANSWER_NAMES = ("prediction", "answer", "text", "response", "pred_answer", "pred", "output")
+
+Row = dict[str, Any]
+
+
+def prediction_rows(
+    judged: Sequence[Judged], answers: dict[str, Answer] | None = None
+) -> list[Row]:
+    """Rows of `predictions.jsonl`: all that is needed to score them again, but the images."""
+    rows = []
+    for entry in judged:
+        q = entry.question
+        row: Row = {
+            "question_id": q.question_id,
+            "image_id": q.image_id,
+            "question": q.question,
+            "answers": list(q.answers),
+            "prediction": entry.prediction,
+            "read_as": entry.read_as,
+            "score": entry.score,
+            "correct": entry.score == 1,
+            "type": q.category,
+        }
+        if q.group:
+            row["group"] = q.group
+        if q.options:
+            row["options"] = list(q.options)
+        scores = answers[q.question_id].option_scores if answers else None
+        if scores is not None:
+            row["option_scores"] = list(scores)
+        rows.append(row)
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a predictions file: JSONL, or a JSON list.
+
+    Raises:
+        UserError: if it is neither, is empty, or a row has no answer that is a text.
+    """
+    if path.is_dir():
+        path = path / "predictions.jsonl"
+    if not path.is_file():
+        raise UserError(f"no such file of predictions: {path}")
+    starts_list = path.read_bytes().lstrip()[:1] == b"["
+    rows = read_json(path) if starts_list else list(json_lines(path))
+    if not rows:
+        raise UserError(f"{path} holds no predictions, so there is nothing to score")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or _field(row, ANSWER_NAMES) is None:
+            raise UserError(
+                f"prediction {number} of {path} has no answer under any of the names "
+                f"{', '.join(ANSWER_NAMES)}"
+            )
+        if not isinstance(row[str(_field(row, ANSWER_NAMES))], str):
+            raise UserError(f"the answer of prediction {number} of {path} is not a text")
+    return rows
+
+
+def questions_of(rows: Sequence[Row], path: Path) -> QuestionSet:
+    """The questions that this program saves with its predictions.
+
+    Raises:
+        UserError: if the rows have none, as those of other systems.
+    """
+    missing = [row for row in rows if not {"question_id", "question", "answers"} <= set(row)]
+    if missing:
+        raise UserError(
+            f"{path} holds answers without their questions; give the benchmark's file with --data"
+        )
+    return QuestionSet(
+        str(path),
+        [
+            BenchmarkQuestion(
+                question_id=str(row["question_id"]),
+                question=row["question"],
+                answers=tuple(row["answers"]),
+                category=row.get("type", ""),
+                group=row.get("group", ""),
+                options=tuple(row.get("options", ())),
+                image_id=row.get("image_id", ""),
+            )
+            for row in rows
+        ],
+    )
+
+
+def match(rows: Sequence[Row], found: QuestionSet, path: Path) -> dict[str, str]:
+    """Predictions by the questions' ids: every question once, and nothing else.
+
+    Ids are compared as text. POPE's ids start at 1 in each split, so a row's `category` may go
+    first, and rows without any id stand in the order of the questions, as in POPE's own script.
+
+    Raises:
+        UserError: if questions have no prediction or two, or predictions are of other questions.
+    """
+    wanted = {q.question_id for q in found.questions}
+    keys = _ids(rows, found, path)
+    repeated = [key for key, n in Counter(keys).items() if n > 1]
+    if repeated:
+        raise UserError(
+            f"{path} has {len(repeated):,} questions with more than one prediction, such as "
+            f"{repeated[0]!r}; keep one of each"
+        )
+    foreign = [key for key in keys if key not in wanted]
+    if foreign:
+        raise UserError(
+            f"{len(foreign):,} of {len(keys):,} predictions in {path} are of questions that "
+            f"{found.source} does not have, such as {foreign[0]!r}; give the split that they answer"
+        )
+    absent = sorted(wanted - set(keys))
+    if absent:
+        raise UserError(
+            f"{len(absent):,} of {len(wanted):,} questions of {found.source} have no prediction in "
+            f"{path}, such as {absent[0]!r}; all must be answered"
+        )
+    return {
+        key: str(row[str(_field(row, ANSWER_NAMES))]) for key, row in zip(keys, rows, strict=True)
+    }
+
+
+def _ids(rows: Sequence[Row], found: QuestionSet, path: Path) -> list[str]:
+    named = [_field(row, ID_NAMES) for row in rows]
+    if all(name is None for name in named):
+        if len(rows) != len(found.questions):
+            raise UserError(
+                f"{path} has {len(rows):,} predictions without ids, and {found.source} "
+                f"{len(found.questions):,} questions: they cannot be told apart by their order"
+            )
+        return [q.question_id for q in found.questions]
+    if None in named:
+        raise UserError(f"prediction {named.index(None) + 1} of {path} has no id")
+    keys = [str(row[str(name)]) for row, name in zip(rows, named, strict=True)]
+    wanted = {q.question_id for q in found.questions}
+    if not wanted & set(keys) and all("category" in row for row in rows):
+        keys = [f"{row['category']}-{key}" for row, key in zip(rows, keys, strict=True)]
+    return keys
+
+
+def made_by(path: Path) -> Row:
+    """What is known of who made the predictions: the summary beside them, if it is of ours."""
+    folder = path if path.is_dir() else path.parent
+    names = ("model", "checkpoint_fingerprint", "decoding", "instruction", "seed", "data",
+             "data_fingerprint")  # fmt: skip
+    known: Row = dict.fromkeys(names)
+    if path.is_dir() or path.name == "predictions.jsonl":
+        try:
+            summary = read_json(folder / "summary.json")
+        except UserError:
+            summary = {}
+        known |= {name: summary.get(name) for name in names}
+    known["decoding"] = known["decoding"] or "not known: answers of another system"
+    return known
+
+
+def json_text(rows: Sequence[Row]) -> str:
+    """One row a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _field(row: Row, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in row), None)

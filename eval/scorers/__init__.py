@@ -1,0 +1,1 @@
+"""The benchmarks' official rules, one a file; nothing here needs a model."""
