@@ -23,6 +23,7 @@ from semhitok.cli_options import (
     add_fine_sampler,
     add_model,
     add_out,
+    add_out_place,
     add_reconstruction_options,
     add_sampler,
 )
@@ -116,13 +117,7 @@ def _add_prepare(commands: Any) -> None:
         "as llava:chat.json,images=DIR; kinds: folder, llava, parquet, arrow, webdataset, hub, "
         "vqav2, gqa, textvqa, jsonl, emoji (see docs/data.md)",
     )
-    command.add_argument(
-        "--out",
-        type=cli_types.output_place,
-        required=True,
-        metavar="DIR",
-        help="folder to write, or a URL such as s3://BUCKET/DIR",
-    )
+    add_out_place(command)
     command.add_argument(
         "--num-workers",
         type=cli_types.positive_int,
@@ -170,7 +165,7 @@ def _add_extract_codes(commands: Any) -> None:
     )
     add_model(command, "--tokenizer", "the image tokenizer")
     add_data(command)
-    add_out(command)
+    add_out_place(command)
     add_count(command, "--num-crops", 1, "crops of each image; the first is the centre")
     add_count(command, "--batch-size", 32, "images encoded at once")
     add_count(command, "--shard-size", 2000, "records in a shard")

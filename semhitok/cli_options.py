@@ -74,6 +74,17 @@ def add_out(command: argparse.ArgumentParser, default: str | None = None) -> Non
     )
 
 
+def add_out_place(command: argparse.ArgumentParser) -> None:
+    """`--out` of a command that writes to object stores too."""
+    command.add_argument(
+        "--out",
+        type=cli_types.output_place,
+        required=True,
+        metavar="DIR",
+        help="folder to write, or a URL such as s3://BUCKET/DIR",
+    )
+
+
 def add_config(command: argparse.ArgumentParser, required: bool = True) -> None:
     """`--config` and the overrides that may stand on either side of it."""
     command.add_argument(

@@ -49,8 +49,7 @@ def local_copy(place: str, manifest: str) -> Path:
         data = storage.read(manifest)
     except FileNotFoundError as error:
         raise UserError(f"{place} holds no {manifest}; name a folder that was finished") from error
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semhitok"
-    folder = Storage(cache / hashlib.sha256(data).hexdigest()[:32])
+    folder = Storage(_cache() / hashlib.sha256(data).hexdigest()[:32])
     folder.make()
     for shard in json.loads(data)["shards"]:
         if folder.size(shard["file"]) == shard["bytes"]:
@@ -61,6 +60,17 @@ def local_copy(place: str, manifest: str) -> Path:
             raise UserError(f"{place} lacks {shard['file']}, which its manifest lists") from error
     folder.write(manifest, data)
     return folder.path
+
+
+def mirror(place: str | Path) -> Path:
+    """A folder on disk to work in: the place itself, or one in the cache for one in a store."""
+    if is_remote(place):
+        return _cache() / hashlib.sha256(str(place).encode()).hexdigest()[:32]
+    return Storage(place).path
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semhitok"
 
 
 class Storage:

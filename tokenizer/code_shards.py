@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from semhitok.errors import UserError
 from semhitok.files import file_sha256, read_json
+from semhitok.storage import is_remote, local_copy
 from tokenizer.bit_packing import bit_width, pack, packed_size, unpack
 
 SCHEMA_VERSION = 2
@@ -175,7 +176,7 @@ class CodeStore:
     """Codes by record id, memory-mapped.
 
     Args:
-        folder: as written by `extract-codes`.
+        folder: as written by `extract-codes`; one in an object store is fetched first.
 
     Raises:
         UserError: if the manifest is missing or of another version, or a shard is missing, cut
@@ -183,7 +184,9 @@ class CodeStore:
     """
 
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
+        self.folder = (
+            local_copy(str(folder), "manifest.json") if is_remote(folder) else Path(folder)
+        )
         self.manifest = read_manifest(self.folder)
         self._semantic: list[np.ndarray] = []  # of each shard, (rows, bytes) uint8
         self._pixel: list[np.ndarray] = []

@@ -3,6 +3,8 @@
     semhitok extract-codes --tokenizer DIR --data DIR --out DIR
     torchrun --nproc_per_node 8 -m semhitok extract-codes --tokenizer DIR --data DIR --out DIR
 
+    sbatch --array 0-7 ... semhitok extract-codes --tokenizer DIR --data s3://... --out s3://...
+
 Each shard is a fixed range of records, encoded in batches that never cross its ends, and written
 whole or not at all: a killed run goes on at the first missing shard, and any number of ranks, on
 one node or on several that share the folder, ends with the same bytes. (On the same kind of machine
@@ -11,8 +13,11 @@ distance, and that a code.)
 """
 
 import argparse
+import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +28,9 @@ from data_pipelines.dataset import PreparedDataset
 from data_pipelines.images import scale_pixels
 from semhitok.errors import UserError
 from semhitok.progress import Progress
+from semhitok.ranks import rank_and_world
 from semhitok.run import make_folder, read_json, usable_cpus, write_json
+from semhitok.storage import Storage, is_remote, mirror
 from tokenizer.code_shards import CodesManifest, is_whole, shard_entry, write_shard
 from tokenizer.fingerprint import code_fingerprint
 from tokenizer.model_folder import load_tokenizer
@@ -31,19 +38,21 @@ from tokenizer.modeling_semhitok import SemHiTokModel
 from tokenizer.rank_group import RankGroup
 from tokenizer.training_history import require_phase
 
+Place = TypeVar("Place", Path, str)
+POLL_SECONDS = 0.5  # how often the first task of a SLURM array looks for the others' shards
 MAX_WORKERS = 8  # decoding threads that keep one GPU busy at 256²; ours, more only cost memory
 
 
 def extract_codes(
     tokenizer: Path | str,
     data: Path | str,
-    out: Path | str,
+    out: Place,
     batch_size: int = 32,
     shard_size: int = 2000,
     device: str = "auto",
     num_crops: int = 1,
     num_workers: int | None = None,
-) -> Path:
+) -> Place:
     """Encode every image of a prepared folder; records of text alone are passed over.
 
     Every rank of a `torchrun` launch calls this; they share the shards.
@@ -51,7 +60,7 @@ def extract_codes(
     Args:
         tokenizer: folder of a tokenizer.
         data: prepared folder.
-        out: folder for shards and manifest; one that all nodes share.
+        out: folder for shards and manifest, one that all nodes share, or the URL of one.
         batch_size: images per forward pass.
         shard_size: records per shard.
         device: "auto", "cpu", "cuda", ...
@@ -65,7 +74,9 @@ def extract_codes(
     Raises:
         UserError: if an argument cannot be used, or `out` holds other codes.
     """
-    out = Path(out)
+    store = Storage(out)
+    folder = mirror(out)  # the folder itself, if it is on disk
+    task, num_tasks = (0, 1) if "RANK" in os.environ else rank_and_world()  # of a SLURM array
     with RankGroup() as ranks:
         where = _device(device, ranks.local_rank)
         dataset = PreparedDataset(data, images_only=True)
@@ -76,10 +87,12 @@ def extract_codes(
         require_phase(model.config, "pixel", str(tokenizer))
         model = model.to(where).eval()
         manifest = make_manifest(model, dataset, num_crops)
-        shards = _Shards(out, manifest, shard_size)
+        shards = _Shards(folder, manifest, shard_size, store, alone=num_tasks == 1)
         missing, entries = ranks.from_main(lambda: shards.find(dataset))
         _refuse_differing(ranks.gather(shards.identity()), ranks.rank)
         mine = missing[ranks.rank :: ranks.world_size]
+        if num_tasks > 1:  # which begin at different times, and so miss different shards
+            mine = [number for number in missing if number % num_tasks == task]
         if num_workers is None:
             num_workers = _free_cores(where, ranks.local_world_size)
         total = sum(len(shards.rows(number)) for number in mine) * num_crops
@@ -97,11 +110,16 @@ def extract_codes(
                 rows = shards.rows(number)
                 ids = dataset.ids[rows.start : rows.stop]
                 entries[number] = write_shard(shards.path(number), manifest, ids, semantic, pixel)
+                shards.publish(shards.path(number).name)
+        if task:
+            return out
+        entries |= shards.wait_for([n for n in missing if n not in mine], dataset, num_tasks)
         for others in ranks.gather(entries):
             entries |= others
         if ranks.rank == 0:
             manifest.shards.extend(entries[number] for number in sorted(entries))
-            write_json(out / "manifest.json", manifest.to_dict())
+            write_json(folder / "manifest.json", manifest.to_dict())
+            shards.publish("manifest.json")
     return out
 
 
@@ -161,10 +179,16 @@ class _Shards:
         out: the folder.
         manifest: of the extraction, still without shards.
         shard_size: records per shard.
+        store: the folder that is asked for, of which `out` is a mirror where it is not on disk.
+        alone: whether no other launch works on the folder.
     """
 
-    def __init__(self, out: Path, manifest: CodesManifest, shard_size: int):
+    def __init__(
+        self, out: Path, manifest: CodesManifest, shard_size: int, store: Storage, alone: bool
+    ):
         self.out = out
+        self.store = store
+        self.alone = alone
         self.manifest = manifest
         self.shard_size = shard_size
 
@@ -189,8 +213,10 @@ class _Shards:
     def find(self, dataset: PreparedDataset) -> tuple[list[int], dict[int, dict]]:
         """Claim the folder; return the shards still to be made, and the entries of those there."""
         make_folder(self.out)
+        self._fetch()
         self._refuse_other_codes()
-        for left in self.out.glob("*.tmp"):  # of a killed run
+        self.publish("extraction.json")
+        for left in self.out.glob("*.tmp") if self.alone else []:  # of a killed run
             left.unlink()
         all_ids = dataset.ids  # before the other ranks ask, since this makes the data's Arrow copy
         missing, entries = [], {}
@@ -202,6 +228,35 @@ class _Shards:
             else:
                 missing.append(number)
         return missing, entries
+
+    def publish(self, name: str) -> None:
+        """Put a file where it was asked for, if that is an object store."""
+        if is_remote(self.store.place):
+            Storage(self.out).copy(name, self.store, name)
+
+    def _fetch(self) -> None:
+        """Get what an earlier run, or another rank, has put into the object store."""
+        if not is_remote(self.store.place):
+            return
+        for name in self.store.names():
+            if self.store.size(name) != Storage(self.out).size(name):
+                self.store.copy(name, Storage(self.out), name)
+
+    def wait_for(
+        self, numbers: list[int], dataset: PreparedDataset, num_tasks: int
+    ) -> dict[int, dict]:
+        """Entries of the shards that other tasks of a SLURM array make; nothing under torchrun."""
+        entries: dict[int, dict] = {}
+        while num_tasks > 1 and len(entries) < len(numbers):
+            self._fetch()
+            for number in numbers:
+                path, rows = self.path(number), self.rows(number)
+                ids = dataset.ids[rows.start : rows.stop]
+                if number not in entries and path.is_file() and is_whole(path, self.manifest, ids):
+                    entries[number] = shard_entry(path, len(ids) * self.manifest.num_crops)
+            if len(entries) < len(numbers):
+                time.sleep(POLL_SECONDS)
+        return entries
 
     def _refuse_other_codes(self) -> None:
         """Shards of another tokenizer, data set or format must not be taken for ours."""
@@ -268,7 +323,7 @@ def _label(ranks: RankGroup) -> str:
     return f"extract-codes{several}"
 
 
-def command(args: argparse.Namespace) -> Path:
+def command(args: argparse.Namespace) -> Path | str:
     """`semhitok extract-codes`."""
     return extract_codes(
         args.tokenizer,
