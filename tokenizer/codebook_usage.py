@@ -5,6 +5,11 @@ Shapes: K semantic codes, M pixel codes in the sub-codebook of each semantic cod
 
 import numpy as np
 
+MAP_COLUMNS = 128
+"""Semantic codes side by side in a usage map."""
+MAP_WIDTH = 512
+"""Pixels of its width, about."""
+
 
 def codebook_statistics(counts: np.ndarray) -> dict[str, float | int]:
     """Usage and perplexity of the semantic codes and of the pixel codes.
@@ -49,6 +54,38 @@ def codebook_statistics(counts: np.ndarray) -> dict[str, float | int]:
         "num_pixel_codes": num_pixel,
         "num_positions": num_positions,
     }
+
+
+def usage_map(counts: np.ndarray) -> np.ndarray:
+    """A picture of the whole codebook: dead sub-codebooks show where global numbers hide them.
+
+    Each semantic code is a column of M cells, the most frequent code first and its most frequent
+    pixel code on top; columns wrap into rows. Never seen is white, then the more often the darker,
+    by the logarithm.
+
+    Args:
+        counts: (K, M), as for `codebook_statistics`.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    num_semantic, num_pixel = counts.shape
+    columns = min(num_semantic, MAP_COLUMNS)
+    rows = -(-num_semantic // columns)
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    sorted_counts = -np.sort(-counts[order], axis=1)
+    shade = np.log1p(sorted_counts) / max(np.log1p(counts.max()), 1e-9)
+    # (K, M) → rows of columns; what the last row lacks is grey, which no code is.
+    padded = np.full((rows * columns, num_pixel), np.nan)
+    padded[:num_semantic] = shade
+    cells = padded.reshape(rows, columns, num_pixel).transpose(0, 2, 1)
+    light = np.array([205, 222, 250]) - np.nan_to_num(cells)[..., None] * np.array([195, 170, 130])
+    light[cells == 0] = 255
+    light[np.isnan(cells)] = 128
+    scale = max(1, MAP_WIDTH // columns)
+    picture = light.repeat(scale, axis=1).repeat(scale, axis=2)
+    line = np.full((rows, 1, columns * scale, 3), 128)  # between the rows
+    return np.concatenate([picture, line], axis=1).reshape(-1, columns * scale, 3).astype(np.uint8)
 
 
 def _entropy(counts: np.ndarray) -> float:

@@ -24,7 +24,7 @@ from data_pipelines.images import to_pil
 from semhitok.errors import UserError
 from semhitok.metrics_log import MetricsLog
 from semhitok.run import make_folder
-from tokenizer.codebook_usage import codebook_statistics
+from tokenizer.codebook_usage import codebook_statistics, usage_map
 from tokenizer.image_quality import image_psnr, image_ssim, to_levels
 from tokenizer.losses.perceptual import PerceptualDistance
 from tokenizer.modeling_semhitok import SemHiTokModel
@@ -69,7 +69,9 @@ class Validation:
             raise UserError(f"{config.data} has no images to validate on: prepare some first.")
 
     @torch.no_grad()
-    def measure(self, model: SemHiTokModel, phase: str) -> tuple[dict[str, float], np.ndarray]:
+    def measure(
+        self, model: SemHiTokModel, phase: str
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Scores of the model as it is, averaged over the images.
 
         Args:
@@ -77,8 +79,8 @@ class Validation:
             phase: "semantic" measures how well teacher features are rebuilt; the others images.
 
         Returns:
-            Names and values for the log, and an (H, W, 3) grid of images above reconstructions,
-            empty where nothing is rebuilt.
+            Names and values for the log, and (H, W, 3) pictures by name: `step`, images above
+            reconstructions, where anything is rebuilt, and `usage`, the map of the codebook.
         """
         score: Callable[[SemHiTokModel, Tensor], Scores]
         score = semantic_scores if phase == "semantic" else self.reconstruction_scores
@@ -107,7 +109,10 @@ class Validation:
         statistics = codebook_statistics(counts.cpu().numpy())
         names = ("semantic_usage",) if phase == "semantic" else _USAGE
         averages |= {name: float(statistics[name]) for name in names}
-        return {f"validation_{name}": value for name, value in averages.items()}, _grid(shown)
+        pictures = {} if phase == "semantic" else {"usage": usage_map(counts.cpu().numpy())}
+        if shown:
+            pictures["step"] = _grid(shown)
+        return {f"validation_{name}": value for name, value in averages.items()}, pictures
 
     def record(
         self,
@@ -118,22 +123,22 @@ class Validation:
         step: int,
         log: MetricsLog,
     ) -> dict[str, float]:
-        """Measure what would be saved after `step` steps, raise alarms and draw the grid.
+        """Measure what would be saved after `step` steps, raise alarms and save the pictures.
 
         Args:
             model, phase: see `measure`.
             average: whose weights the model has while it is measured; None is its own.
             out: the run's folder.
-            log: whose TensorBoard shows the grid.
+            log: whose TensorBoard shows the pictures.
 
         Returns:
             Names and values for the log, with the number of alarms.
         """
         with average.applied() if average is not None else nullcontext():
-            values, grid = self.measure(model, phase)
+            values, pictures = self.measure(model, phase)
         values["usage_alarms"] = len(self.alarm(values, step))
         if self.accelerator.is_main_process:
-            save_grid(grid, out, step, log)
+            save_pictures(pictures, out, step, log)
         return values
 
     def reconstruction_scores(self, model: SemHiTokModel, images: Tensor) -> Scores:
@@ -200,17 +205,15 @@ def semantic_scores(model: SemHiTokModel, images: Tensor) -> Scores:
     return scores, padded, None
 
 
-def save_grid(grid: np.ndarray, out: Path, step: int, log: MetricsLog) -> None:
-    """Write a grid to `out/validation/step-N.png` and onto TensorBoard."""
-    if grid.size:
+def save_pictures(pictures: dict[str, np.ndarray], out: Path, step: int, log: MetricsLog) -> None:
+    """Write pictures to `out/validation/NAME-STEP.png` and onto TensorBoard."""
+    for name, picture in pictures.items():
         make_folder(out / "validation")
-        Image.fromarray(grid).save(out / "validation" / f"step-{step:06d}.png")
-        log.write_image(step, "validation", grid)
+        Image.fromarray(picture).save(out / "validation" / f"{name}-{step:06d}.png")
+        log.write_image(step, "validation" if name == "step" else name, picture)
 
 
 def _grid(pairs: list[Tensor]) -> np.ndarray:
     """(2, 3, H, W) pairs in [-1, 1] → images in the first row, reconstructions in the second."""
-    if not pairs:
-        return np.zeros((0, 0, 3), dtype=np.uint8)
     rows = torch.stack(pairs).permute(1, 2, 3, 0, 4).flatten(3)  # (2, 3, H, pairs · W)
     return np.concatenate([np.asarray(to_pil(row.float())) for row in rows])

@@ -248,6 +248,8 @@ def test_validation_measures_the_saved_model_and_draws_a_grid(settings, tmp_path
     grid = Image.open(tmp_path / "validation" / "step-000006.png")
     assert grid.size == (8 * 32, 2 * 32)
     assert list((tmp_path / "tensorboard").iterdir())
+    usage = Image.open(tmp_path / "validation" / "usage-000006.png")
+    assert usage.size == (8 * 64, 4 * 64 + 1)  # K columns of M cells, and a line
 
     from data_pipelines.dataset import PreparedDataset
     from tokenizer.image_quality import image_psnr, to_levels
