@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from data_pipelines.arrow_shards import ArrowShards
 from data_pipelines.images import ImageError, open_image, resize_and_crop, to_tensor
 from data_pipelines.prepare import MANIFEST_NAME
 from data_pipelines.records import (
@@ -22,14 +25,16 @@ from data_pipelines.records import (
 )
 from semhitok.errors import UserError
 from semhitok.run import read_json
-from semhitok.storage import is_remote, local_copy
+from semhitok.storage import cache_folder, is_remote, local_copy
 
 if TYPE_CHECKING:
-    import datasets
     from torch import Tensor
 
 CACHE_NAME = ".arrow"
 """Folder below the prepared one for the uncompressed Arrow copy that is memory-mapped."""
+
+TEXT_COLUMNS = ("id", "captions", "questions", "conversations", "text")
+"""All but the image."""
 
 TEXTS_AT_ONCE = 1000
 """Rows that `texts` turns into Python objects at a time."""
@@ -38,8 +43,8 @@ TEXTS_AT_ONCE = 1000
 class PreparedDataset:
     """The records that `semhitok prepare` wrote, by index.
 
-    The first use turns the parquet shards into Arrow files beside them, which are memory-mapped:
-    the data set may be larger than memory, and the processes of a node share its pages.
+    Rows are read from Arrow copies of the shards, see `arrow_shards.py`: the data set may be larger
+    than memory, and the processes of a node share its pages.
 
     Args:
         path: a folder written by `semhitok prepare`; one in an object store is fetched first.
@@ -66,13 +71,14 @@ class PreparedDataset:
             raise IndexError(f"record {index} of {len(self)}")
         if self._rows is not None:
             index = int(self._rows[index])
-        return record_from_row(self._table[index])
+        elif index < 0:
+            index += len(self)
+        return record_from_row(self._arrow.row(index))
 
     def texts(self) -> Iterator[RecordText]:
         """Everything but the image of every record, in order; no image is read."""
-        columns = self._table.data.table.drop_columns("image")
         first = 0
-        for batch in columns.to_batches(max_chunksize=TEXTS_AT_ONCE):
+        for batch in self._columns(*TEXT_COLUMNS):
             flags = self._has_image[first : first + batch.num_rows].tolist()
             first += batch.num_rows
             for row, has_image in zip(batch.to_pylist(), flags, strict=True):
@@ -97,7 +103,7 @@ class PreparedDataset:
     @cached_property
     def ids(self) -> list[str]:
         """The records' ids, in order."""
-        ids: list[str] = self._table.data.column("id").to_pylist()
+        ids = [name for batch in self._columns("id") for name in batch.column(0).to_pylist()]
         return ids if self._rows is None else [ids[row] for row in self._rows]
 
     @cached_property
@@ -114,7 +120,9 @@ class PreparedDataset:
         counts = self.manifest["counts"]
         if counts["images"] == counts["records"]:  # spares a walk through a large table
             return np.ones(counts["records"], bool)
-        return np.asarray(self._table.data.column("image").is_valid())
+        # The unused path alone, whose struct is absent where the image is; no bytes are read.
+        batches = self._columns("image.path")
+        return np.concatenate([np.asarray(batch.column(0).is_valid()) for batch in batches])
 
     @cached_property
     def _rows(self) -> np.ndarray | None:
@@ -125,24 +133,24 @@ class PreparedDataset:
         return np.flatnonzero(self._has_image)
 
     @cached_property
-    def _table(self) -> datasets.Dataset:
-        """The memory-mapped table; opened late, since `datasets` takes a second to import."""
-        import datasets
+    def _arrow(self) -> ArrowShards:
+        """The rows by index."""
+        cache = self.path / CACHE_NAME
+        if not os.access(self.path, os.W_OK):  # as shared data may be
+            cache = cache_folder()
+        shards = self.manifest["shards"]
+        return ArrowShards(
+            self.path,
+            [shard["file"] for shard in shards],
+            [shard["rows"] for shard in shards],
+            cache / self.fingerprint[:16],
+        )
 
-        files = [str(self.path / shard["file"]) for shard in self.manifest["shards"]]
-        was_enabled = datasets.is_progress_bar_enabled()
-        datasets.disable_progress_bars()  # ours are the only ones that a user should see
-        try:
-            # Named by content, so that data prepared anew never meets an old copy.
-            cache = self.path / CACHE_NAME / self.fingerprint[:16]
-            # Where that is read-only, as shared data may be, None is the user's own cache.
-            cache_dir = str(cache) if os.access(self.path, os.W_OK) else None
-            table = datasets.Dataset.from_parquet(files, cache_dir=cache_dir)
-        finally:
-            if was_enabled:
-                datasets.enable_progress_bars()
-        assert isinstance(table, datasets.Dataset)
-        return table
+    def _columns(self, *names: str) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, in order, straight out of the shards."""
+        for shard in self.manifest["shards"]:
+            with pq.ParquetFile(self.path / shard["file"]) as file:
+                yield from file.iter_batches(TEXTS_AT_ONCE, columns=list(names))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def local_copy(place: str, manifest: str) -> Path:
         data = storage.read(manifest)
     except FileNotFoundError as error:
         raise UserError(f"{place} holds no {manifest}; name a folder that was finished") from error
-    folder = Storage(_cache() / hashlib.sha256(data).hexdigest()[:32])
+    folder = Storage(cache_folder() / hashlib.sha256(data).hexdigest()[:32])
     folder.make()
     for shard in json.loads(data)["shards"]:
         if folder.size(shard["file"]) == shard["bytes"]:
@@ -65,11 +65,12 @@ def local_copy(place: str, manifest: str) -> Path:
 def mirror(place: str | Path) -> Path:
     """A folder on disk to work in: the place itself, or one in the cache for one in a store."""
     if is_remote(place):
-        return _cache() / hashlib.sha256(str(place).encode()).hexdigest()[:32]
+        return cache_folder() / hashlib.sha256(str(place).encode()).hexdigest()[:32]
     return Storage(place).path
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where copies of what lies elsewhere are kept: `~/.cache/semhitok`."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semhitok"
 
 
@@ -113,7 +114,7 @@ class Storage:
         """Names of the files and folders inside, sorted."""
         if self._fs is None:
             return sorted(os.listdir(self.path)) if self.path.is_dir() else []
-        self._fs.invalidate_cache()  # other processes write here too
+        self._fs.invalidatecache_folder()  # other processes write here too
         if not self._fs.isdir(self._root):
             return []
         found = self._fs.ls(self._root, detail=False)
@@ -124,7 +125,7 @@ class Storage:
         if self._fs is None:
             path = self.path / name
             return path.stat().st_size if path.is_file() else None
-        self._fs.invalidate_cache()
+        self._fs.invalidatecache_folder()
         return int(self._fs.size(self._url(name))) if self._fs.isfile(self._url(name)) else None
 
     def read(self, name: str) -> bytes:

@@ -218,7 +218,7 @@ class _Shards:
         self.publish("extraction.json")
         for left in self.out.glob("*.tmp") if self.alone else []:  # of a killed run
             left.unlink()
-        all_ids = dataset.ids  # before the other ranks ask, since this makes the data's Arrow copy
+        all_ids = dataset.ids
         missing, entries = [], {}
         for number in range(-(-self.manifest.num_records // self.shard_size)):
             path, rows = self.path(number), self.rows(number)

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,23 @@ def test_image_tensors_are_the_pixels_at_their_own_size_and_squares_at_any(prepa
     assert resized.abs().max() <= 1.0
 
 
-def test_the_table_is_memory_mapped_inside_the_prepared_folder(prepared):
-    dataset = PreparedDataset(prepared)
+def test_a_shard_is_copied_into_the_folder_when_it_is_first_read(copy):
+    dataset = PreparedDataset(copy)
+    assert not (copy / ".arrow").exists()
     assert dataset[0].record_id == "easy-vqa-test-000000"
-    files = [Path(entry["filename"]) for entry in dataset._table.cache_files]
-    assert files
-    assert all(path.is_relative_to(prepared) for path in files)
+    copies = list((copy / ".arrow").rglob("*.arrow"))
+    assert [path.name for path in copies] == ["data-00000.arrow"]
+    again = pickle.loads(pickle.dumps(dataset))  # as a spawned worker gets it
+    assert again[400] == dataset[400]
+    assert len(list((copy / ".arrow").rglob("*"))) == 3  # a folder, and two shards
+
+
+def test_data_that_cannot_be_written_beside_are_copied_elsewhere(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("data_pipelines.dataset.os.access", lambda *_: False)
+    assert PreparedDataset(copy)[999].record_id == "easy-vqa-test-000999"
+    assert not (copy / ".arrow").exists()
+    assert len(list((tmp_path / "cache" / "semhitok").rglob("*.arrow"))) == 1
 
 
 def test_the_fingerprint_names_the_content(prepared, copy):
