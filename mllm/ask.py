@@ -1,16 +1,11 @@
-"""Answer questions about images.
+"""Answer questions about images, from Python; `mllm.ask_list` is the command."""
 
-semhitok ask --model DIR --image FILE --question "what color is the shape?"
-"""
-
-import argparse
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from data_pipelines.dataset import PreparedDataset
-from data_pipelines.images import open_image
 from mllm.load import load_model, load_processor
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.processing_unified import UnifiedProcessor
@@ -111,10 +106,3 @@ def answer_records(
     for entry in asked:
         del entry["row"]
     return asked
-
-
-def command(args: argparse.Namespace) -> None:
-    """`semhitok ask`: prints the answer."""
-    image = open_image(Path(args.image))
-    model, processor = load_model(args.model).eval(), load_processor(args.model)
-    print(answer(model, processor, [image], [args.question], args.max_new_tokens)[0])

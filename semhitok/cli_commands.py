@@ -69,6 +69,7 @@ def build_parser() -> Parser:
     _add_merge_lora(commands)
     _add_generate(commands)
     _add_ask(commands)
+    _add_chat(commands)
     _add_serve(commands)
     _add_eval(commands)
     _add_ablate(commands)
@@ -361,27 +362,86 @@ def _add_ask(commands: Any) -> None:
     command = add_command(
         commands,
         "ask",
-        "answer a question about an image",
+        "answer questions about images",
         f"semhitok ask --model {MODEL} --image runs/quickstart/images/test-0.png "
         '--question "what is the red shape?"',
-        "mllm.ask:command",
+        "mllm.ask_list:command",
     )
     add_model(command, "--model", "the language model")
     command.add_argument(
         "--image",
+        dest="images",
         type=cli_types.existing_file,
-        required=True,
+        nargs="+",
+        action="extend",
+        default=[],
         metavar="FILE",
-        help="the image to look at",
+        help="what to look at; every question is asked about every image",
     )
     command.add_argument(
+        "--together",
+        action="store_true",
+        help="show all images at once, for questions about several",
+    )
+    asked = command.add_mutually_exclusive_group()
+    asked.add_argument(
         "--question",
+        dest="question",
         type=cli_types.words,
-        required=True,
+        nargs="+",
+        action="extend",
+        default=[],
         metavar="TEXT",
         help="what to answer",
     )
+    asked.add_argument(
+        "--questions",
+        type=cli_types.existing_file,
+        metavar="FILE",
+        help="JSONL with image (a file) or images, question and, if wanted, options and id",
+    )
+    command.add_argument(
+        "--options",
+        type=cli_types.names,
+        metavar="TEXT,...",
+        help="choose the likeliest of these instead of writing an answer",
+    )
+    command.add_argument(
+        "--out",
+        type=cli_types.new_file,
+        metavar="FILE",
+        help="write the answers as JSONL, and go on after those that are there",
+    )
     add_count(command, "--max-new-tokens", 16, "longest answer, in tokens")
+    add_count(command, "--batch-size", 16, "questions at once")
+
+
+def _add_chat(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "chat",
+        "talk about images in the terminal, and draw some",
+        f"semhitok chat --model {MODEL} --no-history",
+        "mllm.chat_session:command",
+    )
+    add_model(command, "--model", "the language model")
+    add_out(command, default="runs/chat")
+    command.add_argument(
+        "--history",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether the model sees the conversation so far, or only the question and the last "
+        "images; a model trained on single questions wants --no-history (default: it does)",
+    )
+    add_count(command, "--max-new-tokens", 256, "longest answer, in tokens")
+    command.add_argument(
+        "--seed",
+        type=cli_types.non_negative_int,
+        default=0,
+        metavar="N",
+        help="of the first drawing; the others take the numbers after it (default: 0)",
+    )
+    add_sampler(command)
 
 
 def _add_serve(commands: Any) -> None:
