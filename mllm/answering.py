@@ -6,6 +6,7 @@ Shapes: B prompts, L longest prompt, N positions of an image.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -67,6 +68,7 @@ class Answerer:
         prompts: Sequence[list[int]],
         images: Sequence[Sequence[Tensor]],
         max_new_tokens: int = 16,
+        streamer: Any = None,
     ) -> list[str]:
         """Greedy answers.
 
@@ -74,6 +76,7 @@ class Answerer:
             prompts: token ids with N placeholders for each image.
             images: for each prompt, the (N,) token ids of its images in order.
             max_new_tokens: longest answer.
+            streamer: of transformers, told of the tokens of one prompt as they come.
 
         Raises:
             UserError: if a prompt with its answer is longer than the model's context.
@@ -85,6 +88,7 @@ class Answerer:
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            streamer=streamer,
         )
         return self.processor.answers(token_ids, input_ids.shape[1])
 

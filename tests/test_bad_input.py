@@ -242,6 +242,8 @@ def test_folders_that_hold_no_whole_tokenizer(refuse, command, folder):
 def test_folders_that_hold_no_whole_language_model(refuse, command, folder):
     rest = {
         "ask": ["--image", "@pictures/0.png", "--question", "what?"],
+        "chat": [],
+        "serve": [],
         "generate": ["--prompt", "a triangle", "--out", "out"],
         "eval vqa": ["--data", "@data", "--out", "out"],
         "eval generation": ["--out", "out", "--seeds", "1"],
@@ -354,6 +356,31 @@ def test_sampling_options_out_of_range(refuse, option):
 )
 def test_editing_that_cannot_work(refuse, options, complaint):
     assert complaint in refuse("generate", "--model", "@mllm", "--out", "out", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "give --image and --question"),
+        (["--image", "@pictures/0.png"], "give --image and --question"),
+        (["--questions", "@nowhere.jsonl"], "no such file"),
+        (["--questions", "@nothing.txt"], "has no questions"),
+        (["--questions", "@binary.txt"], "cannot be read as UTF-8"),
+        (["--questions", "@long.txt"], "not valid JSON"),
+        (["--questions", "@long.txt", "--image", "@pictures/0.png"], "leave --image away"),
+        (["--image", "@pictures/0.png", "--question", "a?", "--options", "yes"], "two or more"),
+        (["--image", "@pictures/0.png", "--question", "a?", "--options", "a,a"], "--options"),
+        (["--image", "@pictures/0.png", "--question", "a?", "--out", "@pictures"], "is a folder"),
+    ],
+)
+def test_questions_that_cannot_be_asked(refuse, options, complaint):
+    assert complaint in refuse("ask", "--model", "@mllm", *options)
+
+
+def test_an_address_that_cannot_be_listened_to(refuse):
+    command = ["serve", "--model", "@mllm", "--host", "127.0.0.1"]
+    assert "cannot listen at" in refuse(*command, "--port", "70000")
+    assert "--port" in refuse(*command, "--port", "-1")
 
 
 def test_an_output_that_is_a_file(refuse):

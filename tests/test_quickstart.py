@@ -1,6 +1,7 @@
 """The quickstart in miniature, and what README and help texts promise of its folder."""
 
 import argparse
+import io
 import itertools
 import json
 import re
@@ -188,6 +189,8 @@ def test_help_example_works_after_a_quickstart(
     if example.startswith("semhitok quickstart"):
         # The shipped presets take minutes; this one differs from them in its number of steps.
         example = "semhitok quickstart --config configs/quickstart-short.yaml --no-open"
+    if example.startswith("semhitok chat"):
+        monkeypatch.setattr("sys.stdin", io.StringIO("/draw a teal triangle\nwhat color is it?\n"))
     if example.startswith("semhitok serve"):
         monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", lambda server: None)
         example += " --port 0"
