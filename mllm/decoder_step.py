@@ -30,6 +30,8 @@ MAX_JOINED_NUMBERS = 2**26
 class OwnStep:
     """Transformers' own forward."""
 
+    pads_products_alone = False
+
     def __init__(self, decoder: Any):
         self.decoder = decoder
         self.config = decoder.config
@@ -41,12 +43,13 @@ class OwnStep:
         """Append one token to each row that `cache` aims at.
 
         Args:
-            embeddings: (R, D).
+            embeddings: (R', D); where R < R' (of a `LeanStep` only) the last rows are padding,
+                which the cache does not know, and void in what comes back.
             places: (R,) place of the token in its row.
             num_layers: stop after so many, where that is possible; for checks.
 
         Returns:
-            (R, D) last hidden states.
+            (R', D) last hidden states.
         """
         dtype = embeddings.dtype
         masks: Any = cache.mask(places, None, dtype)
@@ -66,13 +69,17 @@ class OwnStep:
 
 
 class _Layer(NamedTuple):
-    """The weights of one layer; joined products have one pair, others one for each matrix."""
+    """The weights of one layer.
 
-    norm: Tensor
+    Joined products have one pair, others one for each matrix. A norm that is None has its weight,
+    times the root of D, in the matrix behind it.
+    """
+
+    norm: Tensor | None
     heads: list[tuple[Tensor, Tensor | None]]
     head_norms: tuple[Tensor, Tensor] | None
     out: tuple[Tensor, Tensor | None]
-    mlp_norm: Tensor
+    mlp_norm: Tensor | None
     gates: list[tuple[Tensor, Tensor | None]]
     activation: Callable[[Tensor], Tensor]
     down: tuple[Tensor, Tensor | None]
@@ -82,6 +89,8 @@ class _Layer(NamedTuple):
 class LeanStep:
     """The same without transformers' own loop; the numbers agree to rounding."""
 
+    pads_products_alone = True
+
     def __init__(self, decoder: Any):
         self.decoder = decoder
         config = decoder.config
@@ -89,9 +98,11 @@ class LeanStep:
         self.num_heads = config.num_attention_heads
         self.num_key_heads = config.num_key_value_heads
         numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
-        joined = numbers <= MAX_JOINED_NUMBERS
-        self.layers = [_read_layer(layer, config, joined) for layer in decoder.layers]
         self.norm: Tensor = decoder.norm.weight
+        joined = numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32
+        self.layers = [_read_layer(layer, config, joined) for layer in decoder.layers]
+        # Norms divide by the root of |x|² + eps·D.
+        self.least_length = self.norm.new_tensor((self.eps * len(self.norm)) ** 0.5)
         self._table: tuple[Tensor, Tensor] | None = None
 
     def rotary(self, places: Tensor, capacity: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -130,9 +141,10 @@ class LeanStep:
         mask: Tensor,
         cache: SlotCache,
     ) -> Tensor:
-        rows, num_heads, num_key_heads = len(hidden), self.num_heads, self.num_key_heads
-        normed = F.rms_norm(hidden, layer.norm.shape, layer.norm, self.eps)
-        heads = _products(normed, layer.heads).view(rows, num_heads + 2 * num_key_heads, -1)
+        rows, num_heads, num_key_heads = len(cos), self.num_heads, self.num_key_heads
+        heads = _products(self._normed(hidden, layer.norm), layer.heads)
+        # Padding serves the products alone: see `mllm.passes`.
+        heads = heads[:rows].view(rows, num_heads + 2 * num_key_heads, -1)
         turned, values = heads.split([num_heads + num_key_heads, num_key_heads], dim=1)
         if layer.head_norms is not None:
             parts = turned.split([num_heads, num_key_heads], dim=1)
@@ -150,12 +162,20 @@ class LeanStep:
         # Heads that share keys are the rows of one query: no copy of the keys for each.
         queries = queries.reshape(rows, num_key_heads, num_heads // num_key_heads, width)
         attended = F.scaled_dot_product_attention(queries, all_keys, all_values, attn_mask=mask)
-        return hidden + F.linear(attended.reshape(rows, num_heads * width), *layer.out)
+        attended = attended.reshape(rows, num_heads * width)
+        if rows < len(hidden):
+            attended = F.pad(attended, (0, 0, 0, len(hidden) - rows))
+        return hidden + F.linear(attended, *layer.out)
 
     def _transform(self, hidden: Tensor, layer: _Layer) -> Tensor:
-        normed = F.rms_norm(hidden, layer.mlp_norm.shape, layer.mlp_norm, self.eps)
-        gate, up = _products(normed, layer.gates).chunk(2, dim=-1)
+        gate, up = _products(self._normed(hidden, layer.mlp_norm), layer.gates).chunk(2, dim=-1)
         return hidden + F.linear(layer.activation(gate) * up, *layer.down)
+
+    def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is not None:
+            return F.rms_norm(hidden, weight.shape, weight, self.eps)
+        length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        return hidden / torch.hypot(length, self.least_length)
 
 
 def make_step(decoder: Any) -> OwnStep | LeanStep:
@@ -194,28 +214,32 @@ def _read_layer(layer: Any, config: Any, joined: bool) -> _Layer:
     norms = None
     if hasattr(attention, "q_norm"):
         norms = attention.q_norm.weight, attention.k_norm.weight
+    norm, mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
     return _Layer(
-        norm=layer.input_layernorm.weight,
-        heads=_pairs([attention.q_proj, attention.k_proj, attention.v_proj], joined),
+        norm=None if joined else norm,
+        heads=_pairs([attention.q_proj, attention.k_proj, attention.v_proj], norm, joined),
         head_norms=norms,
         out=(attention.o_proj.weight, attention.o_proj.bias),
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gates=_pairs([mlp.gate_proj, mlp.up_proj], joined),
+        mlp_norm=None if joined else mlp_norm,
+        gates=_pairs([mlp.gate_proj, mlp.up_proj], mlp_norm, joined),
         activation=mlp.act_fn,
         down=(mlp.down_proj.weight, mlp.down_proj.bias),
         window=window,
     )
 
 
-def _pairs(linears: list[nn.Linear], joined: bool) -> list[tuple[Tensor, Tensor | None]]:
-    pairs: list[tuple[Tensor, Tensor | None]] = [(part.weight, part.bias) for part in linears]
-    if not joined or len({bias is None for _, bias in pairs}) > 1:
-        return pairs
-    biases = [bias for _, bias in pairs]
-    bias = (
-        None if any(b is None for b in biases) else torch.cat([b for b in biases if b is not None])
-    )
-    return [(torch.cat([weight for weight, _ in pairs]), bias)]
+def _pairs(
+    linears: list[nn.Linear], norm: Tensor, joined: bool
+) -> list[tuple[Tensor, Tensor | None]]:
+    if not joined:
+        return [(linear.weight, linear.bias) for linear in linears]
+    weight = torch.cat([linear.weight for linear in linears]) * (norm * len(norm) ** 0.5)
+    biases: list[Tensor] = [
+        torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
+        for linear in linears
+    ]
+    has_bias = any(linear.bias is not None for linear in linears)
+    return [(weight.detach(), torch.cat(biases).detach() if has_bias else None)]
 
 
 def _products(hidden: Tensor, pairs: list[tuple[Tensor, Tensor | None]]) -> Tensor:

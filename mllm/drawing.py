@@ -19,7 +19,9 @@ from transformers import DynamicCache
 from semhitok.errors import UserError
 
 from .decoder_step import LeanStep, make_step
+from .image_heads import FlatHead
 from .passes import Passes, find_passes
+from .ready import make_table, ready_head
 from .sampler import Sampler as Sampler
 from .sampler import noise as noise
 from .slot_cache import PLACES, Prefix, SlotCache
@@ -73,10 +75,13 @@ class DrawingEngine:
         self.sampler = sampler or Sampler(**model.config.image_sampler)
         self.pixel_sampler = self.sampler.for_pixels()
         self.num_positions = model.config.num_image_positions
+        self.greedy = self.sampler.temperature == 0 == self.pixel_sampler.temperature
         self.rows_each = 2 if self.sampler.guided else 1
         self.batch_size = batch_size
-        decoder = model.language_model.get_decoder()
-        self.step = make_step(decoder)
+        self.dtype = model.language_model.get_input_embeddings().weight.dtype
+        self.step = make_step(model.language_model.get_decoder())
+        self.head = ready_head(model)
+        self.table = make_table(model)
         self.compiled = torch.compile(self.step.__call__, dynamic=False) if compile_step else None
         self.scales = self.sampler.scales(self.num_positions).to(model.device)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
@@ -200,14 +205,13 @@ class DrawingEngine:
         rows = last * self.rows_each
         rows += self.passes.padded((self.batch_size - last) * self.rows_each)
         width = self.model.config.text_config.hidden_size
-        dtype = self.model.language_model.get_input_embeddings().weight.dtype
         device = self.model.device
         num_slots = -(-rows // self.rows_each)
         return _Slots(
             cache=SlotCache(rows),
             rows_each=self.rows_each,
-            hidden=torch.zeros(rows, width, dtype=dtype, device=device),
-            uniform=torch.zeros(num_slots, self.num_positions, 2, device=device),
+            hidden=torch.zeros(rows, width, dtype=self.dtype, device=device),
+            uniform=noise([0] * num_slots, self.num_positions).to(device),
             kept=torch.full((num_slots, self.num_positions, 2), -1, device=device),
             codes=torch.zeros(num_slots, self.num_positions, dtype=torch.int64, device=device),
         )
@@ -241,67 +245,86 @@ class DrawingEngine:
     @torch.no_grad()
     def _advance(self, slots: "_Slots", first: int, count: int) -> None:
         """Draw one code of each of `count` slots from `first`, and append it to its rows."""
-        num_rows = self.passes.padded(count * self.rows_each)
+        each = self.rows_each
+        num_rows = self.passes.padded(count * each)
         if self.compiled is not None:
             num_rows = len(slots.hidden)
-        each, M = self.rows_each, self.model.vocabulary.num_pixel_codes
-        num_slots = -(-num_rows // each)
         active = range(first, first + count)
-        idle = [0] * (num_slots - count)
-        places = torch.tensor([slots.places[s] for s in active] + idle, device=slots.codes.device)
-        index = torch.arange(first, first + num_slots, device=places.device)
         rows = slice(first * each, first * each + num_rows)
         hidden = slots.hidden[rows]
-        uniform = slots.uniform[index, places]
-        scales = self.scales[places].unsqueeze(-1)
-        kept = slots.kept[index, places] if any(slots.keeps[s] for s in active) else None
-
-        head, image_tokenizer = self.model.image_head, self.model.image_tokenizer
-        if kept is not None and all(slots.keeps_semantics[s] for s in active):
-            semantic = kept[:, 0].clamp_min(0)
-        else:
-            scores = self._guide(head.semantic_scores(hidden), scales)
-            semantic = self.sampler.choose(scores, uniform[:, 0])
-            if kept is not None:
-                semantic = torch.where(kept[:, 0] >= 0, kept[:, 0], semantic)
-        scores = head.pixel_scores(hidden, self._each_row(semantic), image_tokenizer)
-        pixel = self.pixel_sampler.choose(self._guide(scores, scales), uniform[:, 1])
-        if kept is not None:
-            pixel = torch.where(kept[:, 1] >= 0, kept[:, 1], pixel)
-        codes = semantic * M + pixel
+        places = torch.tensor(
+            [slots.places[slot] for slot in active] + [0] * (num_rows // each - count),
+            device=hidden.device,
+        )
+        index = torch.arange(first, first + len(places), device=hidden.device)
+        codes = self._draw_codes(slots, active, hidden, index, places)
         slots.codes[index, places] = codes
-
-        longest = 0
-        for slot in active:
-            longest = max(longest, *(n + slots.places[slot] for n in slots.lengths[slot]))
-        if any(slots.places[s] + 1 < self.num_positions for s in active):
-            embeddings = self.model.adapter(
-                self._each_row(codes), image_tokenizer, self._each_row(places)
-            ).to(hidden.dtype)
-            lengths = [n for s in active for n in slots.lengths[s]]
-            lengths += [0] * (num_rows - len(lengths))
-            row_places = torch.tensor(lengths, device=places.device) + self._each_row(places)
-            if self.compiled is None:
-                slots.cache.aim(rows.start, row_places, longest)
-                slots.hidden[rows] = self.step(embeddings, row_places, slots.cache)
-            else:
-                slots.cache.aim(rows.start, row_places, slots.cache.capacity - 1)
-                slots.hidden[rows] = self.compiled(embeddings, row_places, slots.cache)
+        if any(slots.places[slot] + 1 < self.num_positions for slot in active):
+            row_places = [n + slots.places[slot] for slot in active for n in slots.lengths[slot]]
+            longest = max(row_places)
+            if self.compiled is not None:
+                longest = slots.cache.capacity - 1  # a shape that never changes
+            if self.compiled is not None or not self.step.pads_products_alone:
+                row_places += [0] * (num_rows - len(row_places))
+            of_rows = torch.tensor(row_places, device=hidden.device)
+            slots.cache.aim(rows.start, of_rows, longest)
+            step = self.compiled or self.step
+            slots.hidden[rows] = step(self._embed(codes, places), of_rows, slots.cache)
         for slot in active:
             slots.places[slot] += 1
 
+    def _draw_codes(
+        self, slots: "_Slots", active: range, hidden: Tensor, index: Tensor, places: Tensor
+    ) -> Tensor:
+        """(slots,) flat codes that states (R, D) predict at `places`."""
+        uniform = slots.uniform[index, places]
+        scales = self.scales[places].unsqueeze(-1)
+        kept = None
+        if any(slots.keeps[slot] for slot in active):
+            kept = slots.kept[index, places]
+        if kept is not None and all(slots.keeps_semantics[slot] for slot in active):
+            semantic = kept[:, 0].clamp_min(0)
+        else:
+            semantic = self.sampler.choose(self._semantic_scores(hidden, scales), uniform[:, 0])
+            if kept is not None:
+                semantic = torch.where(kept[:, 0] >= 0, kept[:, 0], semantic)
+        scores = self.head.pixel_scores(
+            hidden, self._each_row(semantic), self.model.image_tokenizer
+        )
+        pixel = self.pixel_sampler.choose(self._guide(scores, scales), uniform[:, 1])
+        if kept is not None:
+            pixel = torch.where(kept[:, 1] >= 0, kept[:, 1], pixel)
+        return semantic * self.model.vocabulary.num_pixel_codes + pixel
+
+    def _semantic_scores(self, hidden: Tensor, scales: Tensor) -> Tensor:
+        if isinstance(self.head, FlatHead) and self.greedy:
+            # The best of all flat codes, which need not belong to the best semantic code.
+            scores = self._guide(self.head.rows(hidden).float(), scales)
+            return scores.unflatten(-1, (-1, self.head.num_pixel_codes)).amax(-1)
+        return self._guide(self.head.semantic_scores(hidden), scales)
+
     def _guide(self, scores: Tensor, scales: Tensor) -> Tensor:
+        """(slots, C) scores of (R, C): u + s·(c − u)."""
         if self.rows_each == 1:
             return scores
-        conditional, unconditional = scores.unflatten(0, (-1, 2)).unbind(1)
-        return unconditional + scales * (conditional - unconditional)
+        return torch.lerp(scores[1::2], scores[0::2], scales)
 
     def _each_row(self, values: Tensor) -> Tensor:
-        return values if self.rows_each == 1 else values.repeat_interleave(2)
+        """(slots, ...) → (R, ...)."""
+        if self.rows_each == 1:
+            return values
+        return values.unsqueeze(1).expand(-1, 2, *values.shape[1:]).flatten(0, 1)
+
+    def _embed(self, codes: Tensor, places: Tensor) -> Tensor:
+        if self.table is None:
+            return self.model.adapter(
+                self._each_row(codes), self.model.image_tokenizer, self._each_row(places)
+            ).to(self.dtype)
+        return self._each_row(self.table(codes, places))
 
     def _probe(self, states: Tensor) -> list[Tensor]:
         """What drawing computes of states, for `find_passes`."""
-        head, image_tokenizer = self.model.image_head, self.model.image_tokenizer
+        image_tokenizer = self.model.image_tokenizer
         cache, prefix, layers = SlotCache(len(states)), self.prefix((0, 1)), None
         if isinstance(self.step, LeanStep):  # its layers are alike: one is enough
             layers = 1
@@ -314,8 +337,8 @@ class DrawingEngine:
         codes = torch.zeros(len(states), dtype=torch.int64)
         return [
             self.step(states, places, cache, layers),
-            head.semantic_scores(states),
-            head.pixel_scores(states, codes, image_tokenizer),
+            self.head.semantic_scores(states),
+            self.head.pixel_scores(states, codes, image_tokenizer),
             self.model.adapter(codes, image_tokenizer, codes),
         ]
 

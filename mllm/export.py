@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -80,9 +81,7 @@ def export_llm(model: Path, out: Path) -> Path:
     _refuse_what_cannot_be_folded(model, config)
     processor = load_processor(model)
     image, offset = config.image_tokenizer_config, config.image_token_offset
-    plain_config = type(config.text_config)(**config.text_config.to_dict())
-    plain_config.vocab_size = offset + image.num_image_codes
-    plain_config.tie_word_embeddings = False  # an image code is read by one row, written by another
+    plain_config = plain_config_of(config)
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(plain_config)
     plain_config.architectures = [type(plain).__name__]
@@ -109,6 +108,16 @@ def export_llm(model: Path, out: Path) -> Path:
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(f"The weights in {model} cannot be exported: {one_line(error)}") from error
     return out
+
+
+def plain_config_of(config: UnifiedConfig) -> Any:
+    """The language model's own config, with a row for each image code behind the text rows."""
+    plain_config = type(config.text_config)(**config.text_config.to_dict())
+    plain_config.vocab_size = config.image_token_offset + (
+        config.image_tokenizer_config.num_image_codes
+    )
+    plain_config.tie_word_embeddings = False  # an image code is read by one row, written by another
+    return plain_config
 
 
 def _refuse_what_cannot_be_folded(model: Path, config: UnifiedConfig) -> None:

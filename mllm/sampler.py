@@ -46,7 +46,7 @@ class Sampler:
 
         Args:
             scores: (B, C) unnormalised log-probabilities.
-            uniform: (B,) in [0, 1), the only randomness.
+            uniform: (B,) of `noise`: at most 1 - 2^-24. The only randomness.
 
         Returns:
             (B,) int64 in [0, C).
@@ -54,12 +54,13 @@ class Sampler:
         num_codes = scores.shape[-1]
         if self.temperature == 0 or self.top_k == 1 or self.top_p <= 0 or num_codes == 1:
             return scores.argmax(-1)
-        scores = (scores / self.temperature).double()
+        if self.temperature != 1:
+            scores = scores / self.temperature
         index = None
         if self.top_p < 1 or 0 < self.top_k < num_codes:
             # Every cut keeps a first part of the codes in this order.
             scores, index = scores.sort(dim=-1, descending=True, stable=True)
-        probabilities = scores.softmax(-1)
+        probabilities = scores.softmax(-1, dtype=torch.float64)
         keep = None
         if self.top_p < 1:
             keep = probabilities.cumsum(-1) - probabilities < self.top_p
@@ -72,9 +73,8 @@ class Sampler:
             keep = likely if keep is None else keep & likely
         kept = probabilities if keep is None else probabilities * keep
         cumulative = kept.cumsum(-1)
-        total = cumulative[:, -1:]
-        # A threshold that rounds up to the total must not reach a code that was cut off.
-        threshold = torch.minimum(uniform.double().unsqueeze(-1) * total, total.nextafter(-total))
+        # The noise is at most 1 - 2^-24, so a threshold is below the total even in its last bit.
+        threshold = uniform.unsqueeze(-1) * cumulative[:, -1:]
         place = torch.searchsorted(cumulative, threshold, right=True)
         return place.squeeze(-1) if index is None else index.gather(-1, place).squeeze(-1)
 
@@ -106,7 +106,7 @@ class Sampler:
 
 
 def noise(seeds: list[int], num_positions: int, candidate: int = 0) -> Tensor:
-    """(B, N, 2) uniform numbers, each image's from its own seed: the batch does not matter.
+    """(B, N, 2) float64 uniform numbers, each image's from its own seed: the batch does not matter.
 
     Args:
         seeds: B of them.
@@ -114,6 +114,5 @@ def noise(seeds: list[int], num_positions: int, candidate: int = 0) -> Tensor:
         candidate: which of the drawings of one seed, from 0.
     """
     shape = (candidate + 1, num_positions, 2)
-    return torch.stack(
-        [torch.rand(shape, generator=torch.Generator().manual_seed(seed))[-1] for seed in seeds]
-    )
+    rows = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack([row[-1] for row in rows]).double()

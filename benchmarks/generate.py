@@ -1,0 +1,305 @@
+"""Drawing beside transformers' own `generate`: the same weights, prompt and sampler.
+
+The alternative is what a user of transformers would write: the unified model exported as a plain
+causal LM (K·M rows behind the text rows), `guidance_scale` with `negative_prompt_ids`, and a
+`prefix_allowed_tokens_fn` that allows the image ids. Ours is `DrawingEngine`. Random weights: what
+is drawn costs the same. Where the alternative does not finish in `--budget` seconds, its rate is
+that of the tokens it drew till then, at the shorter contexts, which is in its favour.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
+
+from benchmarks import protocol
+from benchmarks.generate_model import SIZES, make_model
+from mllm.drawing import DrawingEngine, ImageJob
+from mllm.export import plain_config_of
+from mllm.image_heads import FlatHead
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.sampler import Sampler
+from tokenizer.modeling_semhitok import ImageCodes
+
+PROMPT_LENGTH = 24
+NEGATIVE_LENGTH = 6
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = protocol.make_parser(
+        __doc__ or "", "python -m benchmarks.generate --size smollm2-135m --batch-sizes 1 8"
+    )
+    parser.set_defaults(repeats=1)
+    add = parser.add_argument
+    add("--size", choices=sorted(SIZES), default="quickstart", help="(default: quickstart)")
+    add("--tokens", type=protocol.positive, default=256, help="of an image (default: 256)")
+    add("--batch-sizes", type=protocol.positive, nargs="+", default=[1, 8], help="(default: 1 8)")
+    add("--scale", type=float, default=3.0, help="of guidance (default: 3)")
+    add("--budget", type=float, default=30.0, help="seconds of one run (default: 30)")
+    add("--no-flat-vs-hierarchical", action="store_true", help="leave out the 196,608 codes")
+    arguments = parser.parse_args(argv)
+    device = protocol.start(arguments)
+    sampler = Sampler(guidance_scale=arguments.scale)
+
+    flat = make_model(arguments.size, "flat", arguments.tokens).to(device)
+    plain = plain_model(flat)
+    rows = [
+        _against(plain, flat, sampler, batch_size, arguments)
+        for batch_size in arguments.batch_sizes
+    ]
+    del plain
+    protocol.print_table(list(rows[0]), [list(row.values()) for row in rows])
+
+    breakdown = _breakdown(flat, sampler, max(arguments.batch_sizes))
+    print()
+    protocol.print_table(list(breakdown), [list(breakdown.values())])
+
+    sharing = _sharing(flat, sampler)
+    print()
+    protocol.print_table(list(sharing), [list(sharing.values())])
+    del flat
+    heads: list[dict] = []
+    if not arguments.no_flat_vs_hierarchical:
+        heads = _heads(arguments, sampler, device)
+        print()
+        protocol.print_table(list(heads[0]), [list(row.values()) for row in heads])
+    protocol.print_result(
+        "generate",
+        rows[0]["times faster"],
+        ratios={str(row["batch"]): row["times faster"] for row in rows},
+        size=arguments.size,
+        tokens=arguments.tokens,
+        guidance_scale=arguments.scale,
+        rows=rows,
+        breakdown=breakdown,
+        prefix_sharing=sharing,
+        heads=heads,
+        repeats=arguments.repeats,
+        device=str(device),
+    )
+
+
+@torch.no_grad()
+def plain_model(model: UnifiedForConditionalGeneration) -> nn.Module:
+    """The unified model as a plain causal LM, in memory: `mllm.export` without the folder."""
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(plain_config_of(model.config))
+    codes = torch.arange(model.vocabulary.num_image_codes, device=model.device)
+    image_rows = [model.adapter(part, model.image_tokenizer, part) for part in codes.split(8192)]
+    state = dict(model.language_model.state_dict())
+    names = {id(module): name for name, module in model.language_model.named_modules()}
+    reading = names[id(model.language_model.get_input_embeddings())] + ".weight"
+    writing = names[id(model.language_model.get_output_embeddings())] + ".weight"
+    assert isinstance(model.image_head, FlatHead)
+    text_rows, head_rows = state[reading], state[writing]
+    state[reading] = torch.cat([text_rows, *image_rows])
+    state[writing] = torch.cat([head_rows, model.image_head.rows.weight])
+    plain.load_state_dict(state, assign=True)
+    decoder = plain.get_decoder()
+    decoder.rotary_emb = model.language_model.get_decoder().rotary_emb  # buffers aren't in states
+    plain.generation_config.pad_token_id = plain.generation_config.eos_token_id = None
+    return plain.eval()
+
+
+class _Clock(StoppingCriteria):
+    """Stamps each token, and stops when the time is over."""
+
+    def __init__(self, budget: float):
+        self.budget, self.started = budget, time.perf_counter()
+        self.tokens, self.seconds = 0, 0.0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.tokens += 1
+        self.seconds = time.perf_counter() - self.started
+        over = self.seconds > self.budget
+        return torch.full((len(input_ids),), over, device=input_ids.device)
+
+
+def alternative(
+    plain: Any, jobs: list[ImageJob], sampler: Sampler, num_tokens: int, offset: int, budget: float
+) -> tuple[Tensor, _Clock]:
+    """(B, drawn) image ids by transformers' own loop."""
+    device = plain.device
+    prompts = torch.tensor([job.prompt_ids for job in jobs], device=device)
+    negatives = torch.tensor([job.negative_ids for job in jobs], device=device)
+    allowed = list(range(offset, plain.config.vocab_size))
+    clock = _Clock(budget)
+    greedy = sampler.temperature == 0
+    guidance = {}
+    if sampler.guided:
+        guidance = {
+            "guidance_scale": sampler.guidance_scale,
+            "negative_prompt_ids": negatives,
+            "negative_prompt_attention_mask": torch.ones_like(negatives),
+        }
+    drawn = plain.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        do_sample=not greedy,
+        **({} if greedy else {"temperature": sampler.temperature, "top_k": 0, "top_p": 1.0}),
+        max_new_tokens=num_tokens,
+        prefix_allowed_tokens_fn=lambda batch, ids: allowed,
+        stopping_criteria=StoppingCriteriaList([clock]),
+        **guidance,
+    )
+    return drawn[:, prompts.shape[1] :], clock
+
+
+def make_jobs(model: UnifiedForConditionalGeneration, count: int) -> list[ImageJob]:
+    """Prompts of random text, each its own."""
+    generator = torch.Generator().manual_seed(0)
+    high = model.vocabulary.offset
+    words = torch.randint(4, high, (count, PROMPT_LENGTH), generator=generator).tolist()
+    negative = tuple(torch.randint(4, high, (NEGATIVE_LENGTH,), generator=generator).tolist())
+    return [ImageJob(tuple(prompt), negative, seed) for seed, prompt in enumerate(words)]
+
+
+def _against(
+    plain: nn.Module,
+    model: UnifiedForConditionalGeneration,
+    sampler: Sampler,
+    batch_size: int,
+    arguments: argparse.Namespace,
+) -> dict:
+    """One row: tokens/s of both ways, in turn."""
+    jobs = make_jobs(model, batch_size)
+    engine = DrawingEngine(model, sampler, batch_size)
+    rates: dict[str, list[float]] = {"transformers": [], "ours": []}
+    drawn = arguments.tokens
+    for number in range(arguments.repeats + 1):
+        budget = arguments.budget if number else min(3.0, arguments.budget)  # a warm-up
+        ids, clock = alternative(
+            plain, jobs, sampler, arguments.tokens, model.vocabulary.offset, budget
+        )
+        assert bool((ids >= model.vocabulary.offset).all())
+        engine._prefixes.clear()
+        protocol._wait_for_gpu()
+        started = time.perf_counter()
+        codes = list(engine.draw(jobs))
+        seconds = time.perf_counter() - started
+        assert all(len(image) == arguments.tokens for _, image in codes)
+        if number:
+            drawn = min(drawn, clock.tokens)
+            rates["transformers"].append(clock.tokens * batch_size / clock.seconds)
+            rates["ours"].append(arguments.tokens * batch_size / seconds)
+    theirs, ours = (protocol.median(rates[name]) for name in ("transformers", "ours"))
+    return {
+        "batch": batch_size,
+        "transformers tokens/s": theirs,
+        "of tokens": drawn,
+        "ours tokens/s": ours,
+        "times faster": ours / theirs,
+    }
+
+
+def _breakdown(
+    model: UnifiedForConditionalGeneration, sampler: Sampler, batch_size: int
+) -> dict[str, Any]:
+    """Seconds of the parts of one run of ours; `rest` is the loop between them."""
+    engine = DrawingEngine(model, sampler, batch_size)
+    jobs = make_jobs(model, batch_size)
+    list(engine.draw(jobs))
+    engine._prefixes.clear()
+    spent: dict[str, float] = {}
+
+    def timed(part: str, call: Callable) -> Callable:
+        def run(*args: Any) -> Any:
+            protocol._wait_for_gpu()
+            started = time.perf_counter()
+            result = call(*args)
+            protocol._wait_for_gpu()
+            spent[part] = spent.get(part, 0.0) + time.perf_counter() - started
+            return result
+
+        return run
+
+    engine.prefix = timed("prefill", engine.prefix)  # type: ignore[method-assign]
+    engine._embed = timed("embed", engine._embed)  # type: ignore[method-assign]
+    engine._draw_codes = timed("all codes", engine._draw_codes)  # type: ignore[method-assign]
+    pads = engine.step.pads_products_alone
+    engine.step = timed("step", engine.step)  # type: ignore[assignment]
+    engine.step.pads_products_alone = pads  # type: ignore[union-attr]
+    score = engine._semantic_scores
+    engine._semantic_scores = timed("head", score)  # type: ignore[method-assign]
+    engine.head.pixel_scores = timed("head", engine.head.pixel_scores)  # type: ignore[method-assign]
+    try:
+        started = time.perf_counter()
+        codes = torch.stack([image for _, image in engine.draw(jobs)])
+        whole = time.perf_counter() - started
+    finally:
+        vars(engine.head).pop("pixel_scores")
+    decode = timed("decode to pixels", model.image_tokenizer.decode)
+    with torch.no_grad():
+        decode(ImageCodes.from_flat(codes.to(model.device), model.vocabulary.num_pixel_codes))
+    sampling = spent.pop("all codes") - spent["head"]
+    parts = ("prefill", "step", "head")
+    named = {f"{part} s": spent[part] for part in parts}
+    rest = whole - sum(named.values()) - sampling - spent["embed"]
+    return {
+        "batch": batch_size,
+        **named,
+        "sampling s": sampling,
+        "embed s": spent["embed"],
+        "rest s": rest,
+        "decode to pixels s": spent["decode to pixels"],
+    }
+
+
+def _sharing(model: UnifiedForConditionalGeneration, sampler: Sampler, count: int = 16) -> dict:
+    """Prefilling for `count` images of one prompt: shared, and for each anew."""
+    engine = DrawingEngine(model, sampler, count)
+    job = make_jobs(model, 1)[0]
+    assert job.negative_ids is not None
+    prompts = (job.prompt_ids, job.negative_ids)
+
+    def prefill(shared: bool) -> None:
+        engine._prefixes.clear()
+        for _ in range(count):
+            if not shared:
+                engine._prefixes.clear()
+            for prompt in prompts:
+                engine.prefix(prompt)
+
+    runs = {"shared": lambda: prefill(True), "each": lambda: prefill(False)}
+    times = protocol.seconds_in_turn(runs, 3)
+    shared, each = protocol.median(times["shared"]), protocol.median(times["each"])
+    return {
+        "images of one prompt": count,
+        "prefill of each s": each,
+        "shared s": shared,
+        "times less": each / shared,
+    }
+
+
+def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device) -> list[dict]:
+    """Flat and hierarchical head on the same language model, 196,608 codes."""
+    num_tokens = min(arguments.tokens, 64)
+    batch_size = max(arguments.batch_sizes)
+    engines = {}
+    for head in ("flat", "hierarchical"):
+        model = make_model(arguments.size, head, num_tokens, num_codes=(16_384, 12)).to(device)
+        engines[head] = DrawingEngine(model, sampler, batch_size)
+    jobs = make_jobs(model, batch_size)
+    times = protocol.seconds_in_turn(
+        {head: lambda engine=engine: list(engine.draw(jobs)) for head, engine in engines.items()},
+        arguments.repeats,
+    )
+    seconds = {head: protocol.median(values) for head, values in times.items()}
+    return [
+        {
+            "head of 196,608 codes": head,
+            "batch": batch_size,
+            "scores a token": 196_608 if head == "flat" else 16_384 + 12,
+            "tokens/s": num_tokens * batch_size / seconds[head],
+            "times faster than flat": seconds["flat"] / seconds[head],
+        }
+        for head in engines
+    ]
+
+
+if __name__ == "__main__":
+    main()

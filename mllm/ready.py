@@ -1,0 +1,100 @@
+"""What drawing computes again and again of a small model's codes, computed once.
+
+Of a small model a step's time is the number of calls. What is a function of the code alone becomes
+a table, where the table is small; a large model keeps its modules, whose calls cost it nothing.
+
+Shapes: n rows, D width, K semantic codes, M pixel codes each, N image positions.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenizer.modeling_semhitok import SemHiTokModel
+
+from .image_heads import FlatHead, HierarchicalHead
+
+if TYPE_CHECKING:
+    from .modeling_unified import UnifiedForConditionalGeneration
+
+MAX_NUMBERS = 2**22  # 16 MB in float32
+
+
+class EmbeddingTable:
+    """The adapter's values: of each code, and of each place."""
+
+    @torch.no_grad()
+    def __init__(self, model: "UnifiedForConditionalGeneration"):
+        adapter, device = model.adapter, model.device
+        codes = torch.arange(model.vocabulary.num_image_codes, device=device)
+        first = torch.zeros_like(codes)
+        self.codes = adapter(codes, model.image_tokenizer, first)
+        self.places: Tensor | None = None
+        if adapter.grid_size is not None:
+            places = torch.arange(model.config.num_image_positions, device=device)
+            zeros = torch.zeros_like(places)
+            # Row 0 of the table of codes has the embedding of place 0 in it.
+            self.places = adapter(zeros, model.image_tokenizer, places) - self.codes[0]
+
+    def __call__(self, codes: Tensor, places: Tensor) -> Tensor:
+        """(n, D) embeddings of flat `codes` at `places`, (n,) each."""
+        embeddings = self.codes.index_select(0, codes)
+        if self.places is None:
+            return embeddings
+        return embeddings + self.places.index_select(0, places)
+
+
+def make_table(model: "UnifiedForConditionalGeneration") -> EmbeddingTable | None:
+    """None where the table would be large."""
+    numbers = model.vocabulary.num_image_codes * model.config.text_config.hidden_size
+    return EmbeddingTable(model) if numbers <= MAX_NUMBERS else None
+
+
+class ReadyHead:
+    """A hierarchical head with all that depends on the codes alone in tables."""
+
+    @torch.no_grad()
+    def __init__(self, head: HierarchicalHead, image_tokenizer: SemHiTokModel):
+        self.rows = head.rows
+        every = torch.arange(head.rows.out_features, device=head.rows.weight.device)
+        semantic = image_tokenizer.semantic_codebook.lookup(every).to(head.rows.weight.dtype)
+        first: Any
+        second: Any
+        first, self.activation, second = head.query
+        self.first = first
+        self.of_semantic = F.linear(head.semantic_embedding(semantic), first.weight)  # (K, D)
+        scale = head.key.out_features**-0.5
+        keys = head.key.weight.T * scale  # (D_pixel, D)
+        self.query = (keys @ second.weight).contiguous()
+        self.query_bias = keys @ second.bias
+        groups = image_tokenizer.pixel_groups(every)
+        codes = image_tokenizer.pixel_sub_codebooks
+        self.vectors = codes.normalize(codes.codes[groups]).to(semantic.dtype)  # (K, M, D_pixel)
+        self.bias = head.pixel_bias
+
+    def semantic_scores(self, hidden: Tensor) -> Tensor:
+        """See `HierarchicalHead`."""
+        return self.rows(hidden).float()
+
+    def pixel_scores(self, hidden: Tensor, semantic_codes: Tensor, _: SemHiTokModel) -> Tensor:
+        """See `HierarchicalHead`; equal to rounding."""
+        inner = self.first(hidden) + self.of_semantic.index_select(0, semantic_codes)
+        query = F.linear(self.activation(inner), self.query, self.query_bias)
+        vectors = self.vectors.index_select(0, semantic_codes)
+        scores = (query.unsqueeze(1) * vectors).sum(-1)
+        return (scores + self.bias.index_select(0, semantic_codes)).float()
+
+
+def ready_head(
+    model: "UnifiedForConditionalGeneration",
+) -> FlatHead | HierarchicalHead | ReadyHead:
+    """The model's head, or a `ReadyHead` where its tables are small."""
+    head, image_tokenizer = model.image_head, model.image_tokenizer
+    if not isinstance(head, HierarchicalHead):
+        return head
+    width = head.rows.in_features
+    numbers = len(head.pixel_bias) * max(width, head.pixel_bias.shape[1] * head.key.in_features)
+    plain = type(head.rows) is torch.nn.Linear and type(head.query[2]) is torch.nn.Linear
+    return ReadyHead(head, image_tokenizer) if plain and numbers <= MAX_NUMBERS else head
