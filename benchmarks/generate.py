@@ -10,6 +10,7 @@ that of the tokens it drew till then, at the shorter contexts, which is in its f
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -221,11 +222,12 @@ def _breakdown(
     engine._embed = timed("embed", engine._embed)  # type: ignore[method-assign]
     engine._draw_codes = timed("all codes", engine._draw_codes)  # type: ignore[method-assign]
     pads = engine.step.pads_products_alone
-    engine.step = timed("step", engine.step)  # type: ignore[assignment]
-    engine.step.pads_products_alone = pads  # type: ignore[union-attr]
+    step: Any = timed("step", engine.step)
+    step.pads_products_alone = pads
+    engine.step = step
     score = engine._semantic_scores
     engine._semantic_scores = timed("head", score)  # type: ignore[method-assign]
-    engine.head.pixel_scores = timed("head", engine.head.pixel_scores)  # type: ignore[method-assign]
+    setattr(engine.head, "pixel_scores", timed("head", engine.head.pixel_scores))  # noqa: B010
     try:
         started = time.perf_counter()
         codes = torch.stack([image for _, image in engine.draw(jobs)])
@@ -284,10 +286,10 @@ def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device
         model = make_model(arguments.size, head, num_tokens, num_codes=(16_384, 12)).to(device)
         engines[head] = DrawingEngine(model, sampler, batch_size)
     jobs = make_jobs(model, batch_size)
-    times = protocol.seconds_in_turn(
-        {head: lambda engine=engine: list(engine.draw(jobs)) for head, engine in engines.items()},
-        arguments.repeats,
-    )
+    runs: dict[str, Callable[[], Any]] = {
+        head: partial(_draw_all, engine, jobs) for head, engine in engines.items()
+    }
+    times = protocol.seconds_in_turn(runs, arguments.repeats)
     seconds = {head: protocol.median(values) for head, values in times.items()}
     return [
         {
@@ -299,6 +301,10 @@ def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device
         }
         for head in engines
     ]
+
+
+def _draw_all(engine: DrawingEngine, jobs: list[ImageJob]) -> list:
+    return list(engine.draw(jobs))
 
 
 if __name__ == "__main__":

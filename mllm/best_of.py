@@ -6,8 +6,8 @@ semantic codes that the teacher sees in it: log p(codes | prompt) − log p(code
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from .sampler import Sampler
 
 if TYPE_CHECKING:
     from .modeling_unified import UnifiedForConditionalGeneration
+
+# What transformers' pipelines give every model that generates.
+OF_TEXT = {
+    "generation_config", "max_new_tokens", "max_length", "min_new_tokens", "tokenizer",
+    "assistant_model", "assistant_tokenizer", "use_cache", "pixel_values",
+    "return_dict_in_generate",
+}  # fmt: skip
 
 
 def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tuple[int, Tensor]]:
@@ -95,6 +102,47 @@ def draw_best(
     codes = dict(draw_best_of(DrawingEngine(model, sampler, batch_size), jobs))
     drawn = torch.stack([codes[number] for number in range(len(jobs))])
     return model.vocabulary.token_ids(drawn).to(input_ids.device)
+
+
+def generate_images(
+    model: "UnifiedForConditionalGeneration",
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    sampler: Sampler | None = None,
+    end_of_image: bool = False,
+    **options: Any,
+) -> Tensor:
+    """`generate(generation_mode="image")`: `draw_best` with the words that transformers has.
+
+    Args: as of `draw_best`, and
+        end_of_image: close each image with the end-of-image token.
+        options: fields of `Sampler`, which go before those of `sampler`; `do_sample=False` draws
+            greedily. What the pipeline adds for text, such as `max_new_tokens`, changes nothing.
+
+    Returns:
+        (B, N) image token ids, or (B, N + 1).
+    """
+    sampler = sampler or Sampler(**model.config.image_sampler)
+    names = {field.name for field in fields(Sampler)}
+    changes = {name: options.pop(name) for name in names & options.keys()}
+    if options.pop("do_sample", True) is False:
+        changes |= {"temperature": 0.0, "pixel_temperature": None}
+    sampler = replace(sampler, **changes)
+    of_drawing = ("unconditional_ids", "unconditional_mask", "seeds", "batch_size")
+    known = {name: options.pop(name) for name in of_drawing if name in options}
+    unknown = options.keys() - OF_TEXT
+    if unknown:
+        raise TypeError(f"generate(generation_mode='image') has no argument {min(unknown)!r}.")
+    begin = input_ids.new_full((len(input_ids), 1), model.config.begin_of_image_token_id)
+    if not bool((input_ids[:, -1:] == begin).all()):  # a prompt for text: the image begins here
+        input_ids = torch.cat([input_ids, begin], dim=1)
+        if attention_mask is not None:
+            attention_mask = torch.cat([attention_mask, torch.ones_like(begin)], dim=1)
+    token_ids = draw_best(model, input_ids, attention_mask, sampler=sampler, **known)
+    if not end_of_image:
+        return token_ids
+    end = token_ids.new_full((len(token_ids), 1), model.config.end_of_image_token_id)
+    return torch.cat([token_ids, end], dim=1)
 
 
 @torch.no_grad()

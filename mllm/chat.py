@@ -144,6 +144,24 @@ class ChatEncoder:
         token_ids: list[int] = self.text_tokenizer(clean(text, self._control))["input_ids"]
         return token_ids if token_ids[-1:] == [end] else [*token_ids, end]
 
+    def is_rendered(self, text: str) -> bool:
+        """Whether a text has control tokens of its own: a whole prompt, not what a user says."""
+        return any(token in text for token in self._control)
+
+    def rendered(self, text: str) -> list[int]:
+        """Ids of a prompt that is rendered already, with the places of its images."""
+        return self._expand(self.text_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def content(self, content: str | Sequence[dict]) -> str:
+        """One message's content, cleaned, with the marks of its images."""
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        if isinstance(content, str):
+            return clean(content, self._control)
+        return "".join(
+            image if part["type"] == "image" else clean(part["text"], self._control)
+            for part in content
+        )
+
     def drawing(self, caption: str) -> list[int]:
         """Prompt of a drawing, up to and with the begin-of-image token; "" for no caption."""
         return [*self._render(clean(caption, self._control), None), self.begin_of_image_id]

@@ -8,9 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_torchvision_available
 
 from tokenizer.modeling_semhitok import ImageCodes, SemHiTokModel
 
@@ -59,7 +64,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = UnifiedConfig
     config: UnifiedConfig
     base_model_prefix = ""
-    input_modalities = ("image", "text")
+    # Transformers' pipelines demand torchvision of a model that names "image" here, though its
+    # images are read with Pillow alone; without torchvision it isn't named, so that they work.
+    input_modalities = ("image", "text") if is_torchvision_available() else ("text",)
     output_modalities = ("text", "image")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # rows, not labels, normalise the loss: see `UnifiedOutput.loss`
@@ -287,21 +294,28 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             inputs: (B, L) prompt token ids; `input_ids=` works too.
             generation_mode: "text" for transformers' own `generate`; "image" for exactly N image
-                tokens a prompt (see `mllm.best_of.draw_best` for its arguments).
+                tokens a prompt (see `mllm.best_of.draw_best` for its arguments; fields of `Sampler`
+                such as `guidance_scale` are taken by name, what only text has is not looked at).
 
         Returns:
-            "text": (B, L + new) token ids. "image": (B, N) image token ids.
+            "text": (B, L + new) token ids. "image": (B, N) image token ids; with
+            `end_of_image=True` (B, N + 1), closed by the end-of-image token.
         """
         input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if generation_mode == "image":
-            from .best_of import draw_best
+            from .best_of import generate_images
 
             assert input_ids is not None
-            return draw_best(self, input_ids, **kwargs)
+            return generate_images(self, input_ids, **kwargs)
         if generation_mode != "text":
             raise ValueError(f"generation_mode must be 'text' or 'image', not {generation_mode!r}.")
+        for of_images_alone in ("unconditional_ids", "unconditional_mask"):
+            kwargs.pop(of_images_alone, None)
         pixel_values = kwargs.pop("pixel_values", None)
         if pixel_values is not None:
             assert input_ids is not None
             input_ids = self.fill_image_tokens(input_ids, pixel_values)
         return super().generate(inputs=input_ids, **kwargs)
+
+
+AutoModelForMultimodalLM.register(UnifiedConfig, UnifiedForConditionalGeneration)
