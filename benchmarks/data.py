@@ -1,11 +1,11 @@
 """Images per second from prepared shards to both views of a batch, memory, and start-up.
 
 Measures the stream (decode, crop, uint8 batches, then both normalisations of the whole batch)
-against the plain way, `datasets` with a transform on the fly (its decoded image, the same crop, both
-normalisations of each image) in torch's loader, shuffled alike, in turn in one process, for several
-numbers of workers. The pictures are JPEGs of 640 x 480 made from photographs where scikit-image is
-installed, else from coloured noise of all scales. `fast` decodes large JPEGs at a fraction of their
-size.
+against the plain way, `datasets` with a transform on the fly (its decoded image, the same crop,
+both normalisations of each image) in torch's loader, shuffled alike, in turn in one process, for
+several numbers of workers. The pictures are JPEGs of 640 x 480 made from photographs where
+scikit-image is installed, else from coloured noise of all scales. `fast` decodes large JPEGs at a
+fraction of their size.
 
 Then the memory that 200,000 records leave behind, and the seconds from opening a folder whose
 manifest lists 1,000,000 records to the first record of a shuffled stream.

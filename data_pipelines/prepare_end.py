@@ -190,7 +190,7 @@ def write_side(
 
 def count_reasons(rejects: list[dict[str, str]]) -> dict[str, int]:
     """How many records were rejected for what, the most frequent first; names and numbers left out."""  # noqa: E501
-    kinds = Counter(_kind(reject["reason"]) for reject in rejects)
+    kinds = Counter(reason_kind(reject["reason"]) for reject in rejects)
     return dict(sorted(kinds.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
@@ -199,7 +199,7 @@ def lines(entries: list[dict[str, str]]) -> bytes:
     return "".join(json.dumps(entry) + "\n" for entry in entries).encode("ascii")
 
 
-def _kind(reason: str) -> str:
+def reason_kind(reason: str) -> str:
     """A reason without what differs from record to record."""
     without = re.sub(r" ?\(.*\)|'[^']*'|\S+\.\w{2,4}\b", "", reason)
     return " ".join(re.sub(r"\d[\d,]*", "N", without).split())

@@ -58,6 +58,7 @@ def build_parser() -> Parser:
     commands = add_children(parser, "command")
     _add_quickstart(commands)
     _add_prepare(commands)
+    _add_data(commands)
     _add_train(commands)
     _add_extract_codes(commands)
     _add_reconstruct(commands)
@@ -144,6 +145,32 @@ def _add_prepare(commands: Any) -> None:
         help="stop when more records than this are unusable (default: no limit)",
     )
     add_count(command, "--shard-size", 2000, "records read for a shard")
+
+
+def _add_data(commands: Any) -> None:
+    example = f"semhitok data inspect {TEST_DATA}"
+    children = add_children(
+        add_command(commands, "data", "look at prepared data", example), "subcommand"
+    )
+    command = add_command(
+        children,
+        "inspect",
+        "counts, lengths, sizes, a contact sheet and rejects of prepared data, as one HTML page",
+        f"semhitok data inspect {TEST_DATA} --out runs/inspect.html",
+        "data_pipelines.inspect_page:command",
+    )
+    command.add_argument(
+        "data",
+        type=cli_types.existing_folder,
+        metavar="DIR",
+        help="folder that `semhitok prepare` wrote",
+    )
+    command.add_argument(
+        "--out",
+        type=cli_types.new_file,
+        metavar="FILE",
+        help="page to write (default: DIR/inspect.html)",
+    )
 
 
 def _add_train(commands: Any) -> None:
