@@ -16,6 +16,7 @@ USER, ASSISTANT = "<|user|>", "<|assistant|>"
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% elif message['role'] == 'system' %}{{ message['content'] }}"
     "{% else %}<|assistant|>{{ message['content'] }}{{ eos_token }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

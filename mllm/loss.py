@@ -8,6 +8,7 @@ backward pass when each label has a weight of its own, which costs a third more 
 Shapes: n labels, D width, V rows.
 """
 
+from math import ceil
 from typing import Any
 
 import torch
@@ -104,10 +105,12 @@ class _FusedCrossEntropy(torch.autograd.Function):
         wants = [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
         by_hidden = torch.empty_like(hidden) if wants[0] else None
         # Sums over chunks are kept in float32, whatever the dtype of the product.
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
+        by_weight = torch.empty_like(weight, dtype=torch.float32) if wants[1] else None
         by_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None  # type: ignore[arg-type]
         losses = torch.empty_like(weights)
         total = weights.new_zeros(())
+        # Of equal size: a small last chunk would add to the whole weight gradient for few labels.
+        chunk = ceil(len(labels) / ceil(len(labels) / chunk))
         # One buffer for all chunks: fresh pages for each would cost more than their softmax.
         buffer = hidden.new_empty(min(chunk, len(labels)), weight.shape[0])
         for start in range(0, len(labels), chunk):
@@ -128,10 +131,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
             if by_hidden is not None:
                 torch.mm(scores, weight, out=by_hidden[part])
             if by_weight is not None:
-                if hidden.dtype == torch.float32:
-                    by_weight.addmm_(scores.T, hidden[part])
-                else:
-                    by_weight += scores.T @ hidden[part]
+                _add_product(by_weight, scores, hidden[part], first=start == 0)
         ctx.gradients = (by_hidden, by_weight, by_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(losses)
@@ -149,6 +149,16 @@ class _FusedCrossEntropy(torch.autograd.Function):
             for part, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
         return (*scaled, None, None, None, None, None)
+
+
+def _add_product(sums: Tensor, scores: Tensor, hidden: Tensor, first: bool) -> None:
+    """sums (V, D) += scoresᵀ (V, c) · hidden (c, D); the first product needs no zeros to add to."""
+    if hidden.dtype == torch.float32:
+        torch.addmm(sums, scores.T, hidden, beta=0 if first else 1, out=sums)
+    elif first:
+        sums.copy_(scores.T @ hidden)
+    else:
+        sums += scores.T @ hidden
 
 
 def _to_gradient(

@@ -21,6 +21,7 @@ SHIPPED = [
     (path, phase)
     for path in sorted((ROOT / "configs" / "mllm").glob("*/mllm.yaml"))
     for phase in read_values(path).get("phases", [None])
+    if path.with_name("init_mllm.yaml").is_file()
 ]
 THREE = """
 model: {model}

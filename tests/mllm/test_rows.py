@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import PreparedDataset
+from data_pipelines.records import Conversation, Message, Record
 from mllm.rows import Chosen, TrainingRows, TrainingSource
 from mllm.training_config import MixtureConfig, TaskShares
 from semhitok.errors import UserError
@@ -184,3 +185,110 @@ def test_records_without_codes_are_one_sentence(make_rows, tmp_path):
     data = prepare_records(renamed, tmp_path / "other")
     with pytest.raises(UserError, match="has no codes for the record 'new-"):
         make_rows(data=data)[0]
+
+
+@pytest.fixture(scope="module")
+def rich(world, tmp_path_factory):
+    """A source with conversations over several records' images, and one of plain text alone."""
+    root = tmp_path_factory.mktemp("rich")
+    records = make_records()
+    names = [record.record_id for record in records]
+    about_two = Conversation(
+        [Message("user", "<image>is it <image>?"), Message("assistant", "no")], [names[3], names[1]]
+    )
+    own = Conversation([Message("user", "what is it?<image>"), Message("assistant", "red")])
+    told = [dataclasses.replace(records[0], conversations=[about_two, own]), *records[1:]]
+    images = prepare_records(told, root / "images")
+    texts = [Record(f"text-{i}", None, text=f"a red bar number {i}") for i in range(5)]
+    plain = prepare_records(texts, root / "texts")
+    codes = extract_codes(world.tokenizer, images, root / "codes")
+    return [
+        TrainingSource.open(PreparedDataset(images), CodeStore(codes), 1.0),
+        TrainingSource.open(PreparedDataset(plain), None, 1.0),
+    ]
+
+
+ALL = {"question": 0.3, "drawing": 0.2, "conversation": 0.3, "text": 0.2}
+
+
+def test_every_task_comes_as_often_as_its_share_says(make_rows, rich):
+    counts = make_rows(300, shares=ALL, sources=rich).describe()
+    total = sum(counts[f"{task}_documents"] for task in ALL)
+    for task, share in ALL.items():
+        assert counts[f"{task}_documents"] / total == pytest.approx(share, abs=0.02)
+
+
+def test_a_conversation_carries_the_codes_of_the_records_it_names(make_rows, rich):
+    rows = make_rows(40, shares={"question": 0, "drawing": 0, "conversation": 1}, sources=rich)
+    names = [record.record_id for record in make_records()]
+    wanted = {0: [names[3], names[1]], 1: [names[0]]}
+    seen = set()
+    for i in range(40):
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
+            images = [t - rows.offset for t in document.token_ids if t >= rows.offset]
+            codes = [rich[0].codes.flat(name).tolist() for name in wanted[chosen.item]]
+            assert images == [code for image in codes for code in image]
+            seen.add(chosen.item)
+    assert seen == {0, 1}
+
+
+def test_sources_are_taken_by_their_weights(make_rows, rich, world):
+    other = TrainingSource.open(PreparedDataset(world.data), CodeStore(world.codes), 3.0)
+    rows = make_rows(300, shares=QUESTIONS, sources=[rich[0], other])
+    taken = [chosen.source for row in rows._plan for chosen in row]
+    assert sum(taken) / len(taken) == pytest.approx(0.75, abs=0.01)
+    first = [c.record for row in rows._plan for c in row if c.source == 0][:12]
+    second = [c.record for row in rows._plan for c in row if c.source == 1][:12]
+    assert first != second  # each has an order of its own
+
+
+def test_a_task_that_no_source_has_is_one_sentence(make_rows):
+    for task, noun in (("conversation", "conversation"), ("text", "text")):
+        with pytest.raises(
+            UserError, match=rf"No record has a {noun}: set mixture\.shares\.{task}"
+        ):
+            make_rows(shares={task: 1.0})
+
+
+def test_questions_may_be_turns_of_one_conversation(make_rows):
+    branches, turns = (
+        make_rows(20, shares=QUESTIONS, several_questions=way) for way in ("branches", "turns")
+    )
+    for i in range(20):
+        assert all(not any(document.branches) for document in turns[i])
+        assert any(any(document.branches) for document in branches[i])
+    labels = [sum(label != -100 for label in document.labels) for document in turns[0]]
+    assert min(labels) >= 6  # three answers and their ends
+
+
+def test_without_packing_rows_of_a_step_are_about_as_long(make_rows):
+    rows = make_rows(64, shares={"question": 1, "drawing": 1}, packing=False)
+    assert all(len(rows[i]) == 1 for i in range(64))
+    numbers = [chosen.number for row in rows._plan for chosen in row]
+    assert len(set(numbers)) == 64 and numbers != sorted(numbers)
+    spread = [
+        max(lengths) - min(lengths)
+        for lengths in ([len(rows[i][0]) for i in range(s, s + 4)] for s in range(0, 64, 4))
+    ]
+    lengths = [len(rows[i][0]) for i in range(64)]
+    assert sum(spread) / len(spread) < 0.3 * (max(lengths) - min(lengths))
+    assert [rows[i] for i in range(64)] == [
+        make_rows(64, shares={"question": 1, "drawing": 1}, packing=False)[i] for i in range(64)
+    ]
+
+
+def test_a_document_longer_than_the_context_is_one_sentence(make_rows):
+    with pytest.raises(
+        UserError, match=r"of the record '.*' has \d+ tokens, more than the 12 that"
+    ):
+        make_rows(context=12)
+    assert len(make_rows(context=64)) == 40
+
+
+def test_more_rows_are_planned_than_ahead_only_as_they_are_read(make_rows, monkeypatch):
+    whole = make_rows(40)
+    monkeypatch.setattr("mllm.rows.PLANNED_AHEAD", 5)
+    lazy = make_rows(40)
+    assert len(lazy._plan) == 5 and len(lazy) == 40
+    assert lazy[30] == whole[30] and lazy[2] == whole[2]
+    assert len(lazy._plan) == 31

@@ -1,0 +1,197 @@
+"""Packed rows beside padded batches, on documents as long as those of LLaVA-1.5's mixture.
+
+All ways train on the same documents, forward and backward, with one small model. `padded` takes
+`--batch` documents in the order of the data and pads them to the longest (plain causal SDPA, and
+no mask, since padding comes last); `groups` sorts windows of 16 such batches by length first;
+`packed` fills rows of `--row-length` by best fit and attends document by document. What counts is
+useful tokens a second: those of documents, not of padding.
+
+The numbers of documents of each source are those of the paper (Liu et al., arXiv 2310.03744, table
+7). How many text tokens a document of it has is our estimate: the median of a lognormal and its
+sigma. An image is 256 tokens, and 16 documents are a device's batch, as in the paper.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import protocol
+from mllm.configuration_unified import UnifiedConfig
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.packing import pack, plan_rows
+from mllm.sequences import Document
+
+NUM_IMAGE_TOKENS = 256
+TEXT_ROWS, NUM_CODES = 1000, 64 * 4
+WINDOW = 16  # batches
+
+
+@dataclass
+class Kind:
+    """Documents of one source: how many in the mixture, and their text."""
+
+    count: int
+    median: int
+    sigma: float
+    has_image: bool = True
+
+
+LLAVA = {
+    "LLaVA instructions": Kind(158_000, 300, 0.5),
+    "ShareGPT": Kind(40_000, 900, 0.7, has_image=False),
+    "VQAv2": Kind(83_000, 120, 0.4),
+    "GQA": Kind(72_000, 180, 0.4),
+    "OKVQA": Kind(9_000, 60, 0.3),
+    "OCR-VQA": Kind(80_000, 110, 0.3),
+    "A-OKVQA": Kind(66_000, 90, 0.3),
+    "TextCaps": Kind(22_000, 60, 0.3),
+    "RefCOCO": Kind(48_000, 200, 0.5),
+    "Visual Genome": Kind(86_000, 250, 0.4),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.packing --documents 64")
+    add = parser.add_argument
+    add("--documents", type=protocol.positive, default=64, help="(default: 64)")
+    add("--batch", type=protocol.positive, default=16, help="padded together (default: 16)")
+    add("--row-length", type=protocol.positive, default=2048, help="(default: 2048)")
+    add("--width", type=protocol.positive, default=128, help="hidden size (default: 128)")
+    add("--layers", type=protocol.positive, default=4, help="(default: 4)")
+    arguments = parser.parse_args(argv)
+    device = protocol.start(arguments)
+    model = make_model(arguments.width, arguments.layers, arguments.row_length).to(device)
+    documents = make_documents(arguments.documents, arguments.row_length, arguments.seed)
+    batches = {
+        "padded": in_order(documents, arguments.batch),
+        "groups": by_length(documents, arguments.batch, arguments.seed),
+        "packed": packed(documents, arguments.row_length),
+    }
+    useful = sum(map(len, documents))
+
+    def run(way: str) -> Callable[[], None]:
+        return lambda: train(model, batches[way], way, device)
+
+    seconds = protocol.seconds_in_turn({way: run(way) for way in batches}, arguments.repeats)
+    rows = []
+    for way, times in seconds.items():
+        places = sum(batch["input_ids"].numel() for batch in batches[way])
+        rows.append(
+            {
+                "way": way,
+                "useful tokens/s": useful / protocol.median(times),
+                "s": protocol.median(times),
+                "padding": 1 - useful / places,
+                "forward passes": len(batches[way]),
+            }
+        )
+    speeds = {row["way"]: row["useful tokens/s"] for row in rows}
+    protocol.print_table(list(rows[0]), [list(row.values()) for row in rows])
+    protocol.print_result(
+        "packing",
+        speeds["packed"] / speeds["padded"],
+        ratio_to_groups=speeds["packed"] / speeds["groups"],
+        documents=len(documents),
+        useful_tokens=useful,
+        mean_length=useful / len(documents),
+        batch=arguments.batch,
+        row_length=arguments.row_length,
+        width=arguments.width,
+        layers=arguments.layers,
+        repeats=arguments.repeats,
+        seed=arguments.seed,
+        device=str(device),
+        rows=rows,
+    )
+
+
+def make_model(width: int, layers: int, context: int) -> UnifiedForConditionalGeneration:
+    """A small language model with a small image vocabulary, of random weights."""
+    return UnifiedForConditionalGeneration(
+        UnifiedConfig(
+            text_config={
+                "model_type": "qwen2", "vocab_size": TEXT_ROWS, "hidden_size": width,
+                "intermediate_size": 3 * width, "num_hidden_layers": layers,
+                "num_attention_heads": max(1, width // 32),
+                "num_key_value_heads": max(1, width // 32), "max_position_embeddings": context,
+            },
+            image_tokenizer_config={
+                "teacher_config": {
+                    "model_type": "siglip_vision_model", "hidden_size": 32,
+                    "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+                    "image_size": 16, "patch_size": 8, "vision_use_head": False,
+                },
+                "image_size": 16, "patch_size": 8, "num_semantic_codes": 64, "num_pixel_codes": 4,
+                **{f"{part}_hidden_size": 32 for part in ("semantic", "pixel", "decoder")},
+                **{f"{part}_attention_heads": 2 for part in ("semantic", "pixel", "decoder")},
+                "enhance_decoder_hidden_size": 32, "enhance_decoder_attention_heads": 2,
+            },
+        )
+    )  # fmt: skip
+
+
+def make_documents(number: int, longest: int, seed: int) -> list[Document]:
+    """Documents of the mixture: an image where the source has them, and text, half of it labels."""
+    draw = random.Random(seed)
+    kinds = list(LLAVA.values())
+    documents = []
+    for kind in draw.choices(kinds, [kind.count for kind in kinds], k=number):
+        image = NUM_IMAGE_TOKENS if kind.has_image else 0
+        text = round(draw.lognormvariate(log(kind.median), kind.sigma))
+        text = max(8, min(text, longest - image))
+        document = Document()
+        codes = [TEXT_ROWS + draw.randrange(NUM_CODES) for _ in range(image)]
+        position = document.extend(codes, 0, 0)
+        words = [draw.randrange(TEXT_ROWS) for _ in range(text)]
+        position = document.extend(words[: text // 2], 0, position)
+        document.extend(words[text // 2 :], 0, position, 1.0 / (text - text // 2))
+        documents.append(document)
+    return documents
+
+
+def in_order(documents: list[Document], batch: int) -> list[dict[str, Any]]:
+    """Batches of documents, each padded to its longest."""
+    starts = range(0, len(documents), batch)
+    return [pack([[d] for d in documents[start : start + batch]], None, 0) for start in starts]
+
+
+def by_length(documents: list[Document], batch: int, seed: int) -> list[dict[str, Any]]:
+    """The same, of documents about as long as each other."""
+    batches = []
+    for start in range(0, len(documents), batch * WINDOW):
+        window = sorted(documents[start : start + batch * WINDOW], key=len)
+        batches += in_order(window, batch)
+    random.Random(seed).shuffle(batches)
+    return batches
+
+
+def packed(documents: list[Document], row_length: int) -> list[dict[str, Any]]:
+    """Rows of several documents, one row a forward pass."""
+    rows = plan_rows(map(len, documents), row_length)
+    return [pack([[documents[number] for number in row]], row_length, 0) for row in rows]
+
+
+def train(
+    model: UnifiedForConditionalGeneration,
+    batches: list[dict[str, Any]],
+    way: str,
+    device: torch.device,
+) -> None:
+    """One pass, forward and backward."""
+    model.zero_grad(set_to_none=True)
+    for batch in batches:
+        inputs: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in batch.items()
+            if way == "packed" or (isinstance(value, Tensor) and name != "position_ids")
+        }
+        model(**inputs).loss.backward()
+
+
+if __name__ == "__main__":
+    main()
