@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from mllm.configuration_unified import UnifiedConfig
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.processing_unified import UnifiedProcessor
 from semhitok.errors import UserError
-from tokenizer.model_folder import load_whole, one_line
+from tokenizer.model_folder import load_whole, one_line, read_config
 
 _WRITTEN_BY = "`train mllm` wrote, such as runs/quickstart/mllm/model"
 
@@ -25,10 +26,7 @@ def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGener
 
 def load_processor(folder: Path | str) -> UnifiedProcessor:
     """The processor of a model folder."""
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(
-            f"{folder} holds no model (no config.json): give the `model` folder that {_WRITTEN_BY}."
-        )
+    read_config(Path(folder), UnifiedConfig, "a unified one", _WRITTEN_BY)
     try:
         return UnifiedProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:

@@ -106,7 +106,7 @@ def load_tokenizer(
 
 def tokenizer_config(folder: Path | str) -> SemHiTokConfig:
     """The config of a saved tokenizer, without its weights."""
-    return _read_config(Path(folder), SemHiTokConfig, "an image tokenizer", _WRITTEN_BY)
+    return read_config(Path(folder), SemHiTokConfig, "an image tokenizer", _WRITTEN_BY)
 
 
 def load_whole(
@@ -125,7 +125,7 @@ def load_whole(
         UserError: if the folder holds no model, one of another kind, or one that is damaged.
     """
     folder = Path(folder)
-    _read_config(folder, model_class.config_class, kind, written_by)
+    read_config(folder, model_class.config_class, kind, written_by)
     try:
         model, found = model_class.from_pretrained(
             folder,
@@ -153,7 +153,7 @@ def load_whole(
     return model
 
 
-def _read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> Any:
+def read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> Any:
     """The config of a folder, if it is of a class."""
     if not (folder / "config.json").is_file():
         raise UserError(

@@ -115,7 +115,7 @@ def test_a_folder_without_a_model_is_one_sentence(tmp_path):
         load_model(tmp_path)
     with pytest.raises(UserError, match="holds no model"):
         load_model(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="has no processor"):
+    with pytest.raises(UserError, match="holds no model"):
         load_processor(tmp_path)
 
 
