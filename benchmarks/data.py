@@ -3,9 +3,9 @@
 Measures the stream (decode, crop, uint8 batches, then both normalisations of the whole batch)
 against the plain way, `datasets` with a transform on the fly (its decoded image, the same crop,
 both normalisations of each image) in torch's loader, shuffled alike, in turn in one process, for
-several numbers of workers. The pictures are JPEGs of 640 x 480 made from photographs where
-scikit-image is installed, else from coloured noise of all scales. `fast` decodes large JPEGs at a
-fraction of their size.
+several numbers of workers. The pictures are JPEGs, 640 x 480 by default, made from photographs
+where scikit-image is installed, else from coloured noise of all scales. `fast` decodes large JPEGs
+at a fraction of their size.
 
 Then the memory that 200,000 records leave behind, and the seconds from opening a folder whose
 manifest lists 1,000,000 records to the first record of a shuffled stream.
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import protocol
 from data_pipelines.dataset import PreparedDataset
-from data_pipelines.images import resize_and_crop, to_tensor
+from data_pipelines.images import to_tensor
 from data_pipelines.records import SCHEMA, SCHEMA_VERSION, Record, record_to_row
 from data_pipelines.stream import CaptionedImage, Stream, StreamSource
 from data_pipelines.transforms import ImageTransform, Normalisation, two_views
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.data")
     parser.add_argument("--num-images", type=protocol.positive, default=320)
+    parser.add_argument("--width", type=protocol.positive, default=640, help="(default: 640)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--num-records", type=protocol.positive, default=200_000)
     parser.add_argument("--num-listed", type=protocol.positive, default=1_000_000)
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _time_images(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Images per second of each way, for each number of workers."""
-    pictures = _photographs(arguments.num_images, arguments.seed)
+    pictures = _photographs(arguments.num_images, arguments.seed, arguments.width)
     records = [Record(f"p{i:06d}", data, ["a photograph"]) for i, data in enumerate(pictures)]
     folder = write_prepared(work / "photos", records, rows_per_shard=100)
     rows = []
@@ -140,12 +141,21 @@ def plain(folder: Path, num_workers: int) -> int:
 
 def _plain_transform(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     mean, std = (torch.tensor(each)[:, None, None] for each in (TEACHER.mean, TEACHER.std))
-    views = [to_tensor(resize_and_crop(image.convert("RGB"), SIZE)) for image in rows["image"]]
+    views = [to_tensor(_plain_square(image.convert("RGB"))) for image in rows["image"]]
     return {
         "pixels": views,
         "teacher": [((view + 1) / 2 - mean) / std for view in views],
         "caption": [captions[0] for captions in rows["captions"]],
     }
+
+
+def _plain_square(image: Image.Image) -> Image.Image:
+    """Shorter side scaled, middle cut, as it is usually written."""
+    scale = SIZE / min(image.size)
+    width, height = (max(SIZE, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - SIZE) // 2, (height - SIZE) // 2
+    return image.crop((left, top, left + SIZE, top + SIZE))
 
 
 def _memory(work: Path, num_records: int) -> dict[str, Any]:
@@ -230,8 +240,8 @@ def write_prepared(
     return folder
 
 
-def _photographs(count: int, seed: int) -> list[bytes]:
-    """JPEGs of 640 x 480."""
+def _photographs(count: int, seed: int, width: int = 640) -> list[bytes]:
+    """JPEGs of `width` pixels, three quarters as high."""
     draw = random.Random(seed)
     originals = _originals()
     found = []
@@ -240,7 +250,8 @@ def _photographs(count: int, seed: int) -> list[bytes]:
         left, top = (draw.uniform(0, side / 4) for side in image.size)
         box = (left, top, left + image.width * 0.75, top + image.height * 0.75)
         buffer = io.BytesIO()
-        image.resize((640, 480), Image.Resampling.BICUBIC, box=box).save(buffer, "JPEG", quality=90)
+        size = (width, width * 3 // 4)
+        image.resize(size, Image.Resampling.BICUBIC, box=box).save(buffer, "JPEG", quality=90)
         found.append(buffer.getvalue())
     return found
 

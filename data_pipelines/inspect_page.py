@@ -181,15 +181,17 @@ def _chart(title: str, counted: Counter) -> dict[str, Any] | None:
     """A histogram as bars in a box of 100 x 40; None of nothing."""
     if not counted:
         return None
-    low, high = min(counted), max(counted)
+    low, high = _quantile(counted, 0.01), _quantile(counted, 0.99)
     whole = all(isinstance(value, int) for value in counted)
     # Whole numbers get bars of equal whole width, or some bars would hold more numbers than others.
     step: float = (
         max(1, -(-(high - low + 1) // NUM_BARS)) if whole else (high - low) / NUM_BARS or 1
     )
     bars = Counter[int]()
-    for value, count in counted.items():
-        bars[min(int((value - low) / step), NUM_BARS - 1)] += count
+    for value, count in counted.items():  # the few that lie further out stand at the ends
+        bars[min(max(0, int((value - low) / step)), int((high - low) / step), NUM_BARS - 1)] += (
+            count
+        )
     num_bars = max(bars) + 1
     tallest = max(bars.values())
     total = counted.total()
@@ -209,13 +211,14 @@ def _chart(title: str, counted: Counter) -> dict[str, Any] | None:
         "bars": drawn,
         "low": f"{low:,}",
         "high": f"{high:,}",
-        "note": f"{total:,} in all, mean {mean:,.3g}, median {_median(counted):,}",
+        "note": f"{total:,} in all from {min(counted):,} to {max(counted):,}, mean {mean:,.3g}, "
+        f"median {_quantile(counted, 0.5):,}",
     }
 
 
-def _median(counted: Counter) -> float:
-    """The middle value."""
-    left = counted.total() // 2
+def _quantile(counted: Counter, share: float) -> Any:
+    """The value that so large a share of the others does not exceed."""
+    left = int(share * (counted.total() - 1))
     for value in sorted(counted):
         left -= counted[value]
         if left < 0:

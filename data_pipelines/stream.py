@@ -74,7 +74,7 @@ class CaptionedImage:
         if draw.random() < self.caption_dropout:
             caption = ""
         return {
-            "pixels": torch.from_numpy(pixels.copy() if not pixels.flags.writeable else pixels),
+            "pixels": torch.from_numpy(pixels),
             "caption": caption,
             "record_id": record.record_id,
         }
