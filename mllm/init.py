@@ -187,6 +187,8 @@ def _pretrained(
         raise UserError(
             f"No causal language model can be loaded from {name!r}: {one_line(error)}"
         ) from error
+    # The weights of a GGUF file are float32 now; a config that said otherwise forbids training.
+    vars(language_model.config).pop("quantization_config", None)
     for field, value in expected.items():
         found = getattr(language_model.config, field, None)
         if isinstance(value, int) and value != found:

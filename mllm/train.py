@@ -10,8 +10,6 @@ change nothing but speed.
 
 import argparse
 import os
-import shutil
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,17 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer import TRAINER_STATE_NAME
 
 from data_pipelines.dataset import PreparedDataset
 from mllm.attention import choose_attention, refuse_attention
+from mllm.checkpoints import Checkpoint, begin, delete_all, finish, newest
 from mllm.code_check import refuse_other_run, refuse_wrong_codes
+from mllm.deepspeed_config import (
+    make_universal,
+    read_deepspeed,
+    repair_universal,
+    start_deepspeed,
+)
 from mllm.dry_run import dry_run
 from mllm.load import load_processor
 from mllm.lora_phase import load_for_lora
@@ -50,11 +54,13 @@ class UnifiedTrainer(Trainer):
 
     Args:
         config: of the run.
+        universal: go on from a universal checkpoint, of another number of ranks.
     """
 
     optimizer: Any
 
-    def __init__(self, *args: Any, config: MLLMPhaseConfig, **kwargs: Any):
+    def __init__(self, *args: Any, config: MLLMPhaseConfig, universal: bool = False, **kwargs: Any):
+        self.universal = universal
         super().__init__(*args, **kwargs)
         self.config = config
         self.tally = Tally()
@@ -79,7 +85,27 @@ class UnifiedTrainer(Trainer):
             if self.optimizer is None:
                 optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
                 self.optimizer = optimizer_class(as_optimizer_groups(groups, config), **settings)
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        self.group_settings = [
+            {name: group[name] for name in ("weight_decay", "betas", "eps") if name in group}
+            for group in optimizer.param_groups
+        ]
+        return optimizer
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            begin(folder)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            finish(folder, self.args.world_size)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.universal:
+            repair_universal(self.model_wrapped.optimizer.optimizer, self.group_settings)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
@@ -93,9 +119,12 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     Returns:
         The folder of the trained model, `out/model`.
     """
-    arguments = _arguments(config)
-    set_seed(config.seed)
     last = _last_checkpoint(config)
+    # DeepSpeed's shards are of one number of ranks; the Trainer's own checkpoints are of any.
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    universal = config.deepspeed is not None and last is not None and last.num_ranks != num_ranks
+    arguments = _arguments(config, universal)
+    set_seed(config.seed)
     # Only now, so that a refused run leaves the folder as it was.
     run = RunDirectory(config.out).start(config, "train mllm")
     processor = load_processor(config.model)
@@ -112,6 +141,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
         train_dataset=rows,
         data_collator=lambda batch: pack(batch, row_length, pad_token_id),
         config=config,
+        universal=universal,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
     flops_per_token = flops(model, config, recompute=False) / config.row_length
@@ -119,7 +149,11 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     trainer.add_callback(reporter)
     if config.samples_every is not None:
         trainer.add_callback(Samples(reporter, model, processor, rows, config.samples_every))
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if universal and last is not None:
+        if trainer.is_world_process_zero():
+            make_universal(last.folder)
+        trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=None if last is None else str(last.folder))
     if config.deepspeed is not None:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
     model_folder = run.path / "model"
@@ -131,7 +165,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
             processor.save_pretrained(unfinished)
         trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        shutil.rmtree(arguments.output_dir, ignore_errors=True)
+        delete_all(Path(arguments.output_dir))
     return model_folder
 
 
@@ -161,22 +195,20 @@ def _rows(config: MLLMPhaseConfig, model: Any, processor: UnifiedProcessor) -> T
     )
 
 
-def _last_checkpoint(config: MLLMPhaseConfig) -> Path | None:
+def _last_checkpoint(config: MLLMPhaseConfig) -> Checkpoint | None:
     """The newest whole checkpoint of the run in `config.out`.
 
     Raises:
-        UserError: if the run had other settings.
+        UserError: if the run had other settings, or its checkpoints are damaged.
     """
-    # The Trainer writes its state last; a killed run may leave a newer folder without it.
-    states = (config.out / "checkpoints").glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    whole = sorted((state.parent for state in states), key=lambda p: int(p.name.split("-")[1]))
+    last = newest(config.out / "checkpoints")
     saved = config.out / "config.yaml"
-    if not whole:
-        return None
-    if saved.is_file():
-        then = load_config(MLLMPhaseConfig, saved)
-        refuse_other_settings(config.out / "checkpoints", config, to_dict(then))
-    return whole[-1]
+    if last is not None and saved.is_file():
+        then = to_dict(load_config(MLLMPhaseConfig, saved))
+        # These spread the same steps otherwise, as another number of ranks may ask for.
+        free = {name: getattr(config, name) for name in ("micro_batch_size", "num_workers")}
+        refuse_other_settings(config.out / "checkpoints", config, then | free)
+    return last
 
 
 def _whole(module: torch.nn.Module) -> AbstractContextManager:
@@ -188,7 +220,7 @@ def _whole(module: torch.nn.Module) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(list(module.parameters()))
 
 
-def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
+def _arguments(config: MLLMPhaseConfig, universal: bool = False) -> TrainingArguments:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     use_cpu = config.use_cpu or not torch.cuda.is_available()
     micro = config.micro_batch_size
@@ -206,8 +238,12 @@ def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
         config.bf16,
         config.mixture.shares.question > 0 and config.mixture.several_questions == "branches",
     )
+    deepspeed = None
     if config.deepspeed is not None:
-        _start_deepspeed(config.deepspeed, use_cpu)
+        deepspeed = read_deepspeed(config.deepspeed, config, micro, world_size)
+        if universal:
+            deepspeed["checkpoint"] = {**deepspeed.get("checkpoint", {}), "load_universal": True}
+        start_deepspeed(use_cpu)
     return TrainingArguments(
         output_dir=str(config.out / "checkpoints"),
         max_steps=config.num_steps,
@@ -223,7 +259,7 @@ def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing or None,  # None: no warning
-        deepspeed=str(config.deepspeed) if config.deepspeed else None,
+        deepspeed=deepspeed,
         use_cpu=use_cpu,
         train_sampling_strategy="sequential",  # the rows are planned in their order
         dataloader_num_workers=config.num_workers,
@@ -232,33 +268,11 @@ def _arguments(config: MLLMPhaseConfig) -> TrainingArguments:
         logging_steps=config.log_every,
         save_strategy="steps",
         save_steps=config.checkpoint_every,
-        save_total_limit=1,
         report_to=[],
         disable_tqdm=True,
         log_level="error",
         ddp_find_unused_parameters=False,
     )
-
-
-def _start_deepspeed(path: Path, use_cpu: bool) -> None:
-    """Start the process group before the Trainer does, which on a CPU must be gloo."""
-    if not path.is_file():
-        raise UserError(f"The DeepSpeed config {path} does not exist: see configs/deepspeed/.")
-    if "RANK" not in os.environ:
-        raise UserError(
-            "DeepSpeed needs a launcher, also for one process: write `torchrun --nproc_per_node N "
-            "-m semhitok` in place of `semhitok`."
-        )
-    # One deprecation a step, of collectives that DeepSpeed calls.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    if not use_cpu:
-        return
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    # Shared-memory collectives would be compiled from C++ at start; gloo needs nothing.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
 def command(args: argparse.Namespace) -> Path | None:

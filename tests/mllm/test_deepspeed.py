@@ -1,47 +1,146 @@
-"""Two processes against one; each launch takes about 15 seconds."""
+"""Two processes against one, one against two; each launch trains several runs one after another."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mllm.load import load_model
+from mllm.load import load_model, load_processor
+from mllm.lora import merge
 from mllm.train import train_mllm
-from tests.mllm.tiny import launch, losses_of, write_phase
+from mllm.training_config import LoRAConfig
+from tests.mllm.tiny import REPOSITORY, launch, losses_of, make_model, write_phase
+from tests.mllm.zero_runs import TOKEN_IDS
 
-pytestmark = pytest.mark.slow
-NUM_STEPS = 30
-# Losses go from 44.5 to 22.9; measured: 1.9e-6 under ZeRO-2 and ZeRO-3, 3.8e-6 under plain data
-# parallel, which is the last bit of a float32 of that size.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(290)]
+NUM_STEPS, CHECKPOINT = 20, 10
+# Losses go from 44.5 to 28; measured: 3.8e-6, which is the last bit of a float32 of that size.
 TOLERANCE = 2e-5
+CONFIGS = REPOSITORY / "configs" / "deepspeed"
+LORA = {"lora": LoRAConfig(rank=2, alpha=4.0)}
+TINY_CHUNK = 700  # scores: two labels at a time over the text rows, 46 over the flat head's
 
 
-def phase(world, out, **settings):
-    return world.phase(out, num_steps=NUM_STEPS, global_batch_size=8, **settings)
+def settings_of(kind):
+    """Settings of a run by its short name, such as "zero3 lora"."""
+    stage, *rest = kind.split()
+    settings = {} if stage == "ddp" else {"deepspeed": CONFIGS / f"{stage}.json"}
+    if "lora" in rest:
+        settings |= LORA
+    if "accumulated" in rest:
+        settings["micro_batch_size"] = 2
+    return settings
 
 
 @pytest.fixture(scope="module")
-def single(world, tmp_path_factory):
-    """The run on one process."""
-    out = tmp_path_factory.mktemp("single")
-    train_mllm(phase(world, out))
-    return out
+def starts(world, tmp_path_factory):
+    """Model folders: the world's own, and one with a flat head."""
+    flat = tmp_path_factory.mktemp("flat") / "start"
+    make_model(world, "flat").save_pretrained(flat)
+    load_processor(world.start).save_pretrained(flat)
+    return {"hierarchical": world.start, "flat": flat}
 
 
-def run_on_two(world, root, *overrides, launcher="torchrun", **settings):
-    out = root / "run"
-    config = write_phase(root / "mllm.yaml", phase(world, out, **settings))
-    finished = launch(2, "train", "mllm", "--config", str(config), *overrides, launcher=launcher)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert finished.stdout.count(f"wrote {out / 'model'}") == 1
-    assert "FutureWarning" not in finished.stderr
-    return out
+@pytest.fixture(scope="module")
+def single(world, starts, tmp_path_factory):
+    """The same runs on one process, without DeepSpeed."""
+    root = tmp_path_factory.mktemp("single")
+    for name, settings in (("plain", {}), ("lora", LORA), ("flat", {})):
+        model = starts["flat" if name == "flat" else "hierarchical"]
+        train_mllm(phase(world, root / name, model=model, **settings))
+    return root
 
 
-def assert_same_run(run, single):
-    losses = losses_of(single)
-    assert len(losses) == NUM_STEPS and losses[-1] < 0.6 * losses[0]
-    assert losses_of(run) == pytest.approx(losses, abs=TOLERANCE)
+def phase(world, out, **settings):
+    settings = {"checkpoint_every": CHECKPOINT, **settings}
+    return world.phase(out, num_steps=NUM_STEPS, global_batch_size=8, **settings)
+
+
+def run_jobs(root, num_ranks, jobs):
+    """One launch of `tests.mllm.zero_runs`."""
+    path = root / f"jobs-{len(list(root.glob('jobs-*')))}.json"
+    path.write_text(json.dumps(jobs))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(num_ranks)]
+    command += ["--master_port", port, "-m", "tests.mllm.zero_runs", str(path)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
+        "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),
+    }  # fmt: skip
+    finished = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert "ALL RUN" in finished.stdout
+
+
+WHOLE = ["ddp", "zero1", "zero2", "zero3", "zero2-offload", "zero2 accumulated"]
+WHOLE_LORA = ["ddp lora", "zero2 lora", "zero3 lora"]
+STOPPED = ["zero1", "zero2", "zero3", "zero3 lora"]
+
+
+@pytest.fixture(scope="module")
+def on_two(world, starts, tmp_path_factory):
+    """Whole runs, stopped runs, and stopped runs gone on with, all on two ranks in one launch."""
+    root = tmp_path_factory.mktemp("two")
+
+    def job(name, kind, **more):
+        path = root / f"{name}.yaml"
+        settings = settings_of(kind) | more.pop("settings", {})
+        write_phase(path, phase(world, root / name, **settings))
+        return {"config": str(path), **more}
+
+    jobs = [job(f"whole {kind}", kind) for kind in WHOLE + WHOLE_LORA]
+    jobs += [
+        job(f"chunked {head}", "zero3", chunk=TINY_CHUNK, settings={"model": starts[head]})
+        for head in starts
+    ]
+    jobs += [job(f"stopped {kind}", kind, stop_after=CHECKPOINT + 3) for kind in STOPPED]
+    jobs += [
+        job(
+            f"resumed {kind}",
+            kind,
+            copy=[str(root / f"stopped {kind}"), str(root / f"resumed {kind}")],
+        )
+        for kind in STOPPED
+    ]
+    run_jobs(root, 2, jobs)
+    return SimpleNamespace(root=root, job=job)
+
+
+@pytest.fixture(scope="module")
+def on_one(on_two):
+    """The runs stopped on two ranks, gone on with on one; and others, stopped on one."""
+    jobs = [{"config": str(on_two.root / f"stopped {kind}.yaml")} for kind in STOPPED]
+    jobs += [
+        on_two.job(f"grown {kind}", kind, stop_after=CHECKPOINT + 3) for kind in ("zero2", "zero3")
+    ]
+    run_jobs(on_two.root, 1, jobs)
+    return on_two.root
+
+
+@pytest.fixture(scope="module")
+def grown(on_one):
+    """The runs stopped on one rank, gone on with on two."""
+    run_jobs(
+        on_one, 2, [{"config": str(on_one / f"grown {kind}.yaml")} for kind in ("zero2", "zero3")]
+    )
+    return on_one
+
+
+def assert_same_run(run, reference, tolerance=TOLERANCE):
+    losses = losses_of(reference)
+    assert len(losses) == NUM_STEPS and losses[-1] < 0.8 * losses[0]
+    assert losses_of(run) == pytest.approx(losses, abs=tolerance)
     # Loaded, since DeepSpeed writes tied weights twice; a missing weight would be an error.
-    first, second = (load_model(folder / "model").state_dict() for folder in (run, single))
+    first, second = (load_model(folder / "model").state_dict() for folder in (run, reference))
     assert first.keys() == second.keys()
     for name in first:
         if name.startswith("image_tokenizer."):
@@ -51,25 +150,61 @@ def assert_same_run(run, single):
             torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_zero_on_two_processes_is_the_run_on_one(world, single, tmp_path, stage):
-    # mllm/train.py itself asserts that the model it trained was a DeepSpeedEngine.
-    run = run_on_two(world, tmp_path, f"deepspeed=configs/deepspeed/zero{stage}.json")
-    assert_same_run(run, single)
+@pytest.mark.parametrize("kind", WHOLE)
+def test_every_stage_on_two_ranks_is_the_run_on_one(on_two, single, kind):
+    assert_same_run(on_two.root / f"whole {kind}", single / "plain")
 
 
-def test_zero_accumulates_like_one_batch(world, single, tmp_path):
-    run = run_on_two(
-        world, tmp_path, "deepspeed=configs/deepspeed/zero2.json", "micro_batch_size=2"
-    )
-    assert_same_run(run, single)
+@pytest.mark.parametrize("kind", WHOLE_LORA)
+def test_lora_on_two_ranks_is_the_run_on_one(on_two, single, kind):
+    assert_same_run(on_two.root / f"whole {kind}", single / "lora")
+    model = load_model(on_two.root / f"whole {kind}" / "model").eval()
+    logits = model(TOKEN_IDS).logits
+    merge(model)
+    torch.testing.assert_close(model(TOKEN_IDS).logits, logits, atol=1e-5, rtol=0)
 
 
-def test_plain_data_parallel_on_two_processes_is_the_run_on_one(world, single, tmp_path):
-    assert_same_run(run_on_two(world, tmp_path), single)
+@pytest.mark.parametrize("head", ["hierarchical", "flat"])
+def test_a_chunked_loss_is_right_where_zero_3_has_cut_up_the_head(on_two, single, head):
+    reference = single / ("flat" if head == "flat" else "plain")
+    assert_same_run(on_two.root / f"chunked {head}", reference)
 
 
-@pytest.mark.parametrize("launcher", ["accelerate", "deepspeed"])
-def test_the_other_launchers_start_the_same_run(world, single, tmp_path, launcher):
-    run = run_on_two(world, tmp_path, "deepspeed=configs/deepspeed/zero2.json", launcher=launcher)
-    assert_same_run(run, single)
+@pytest.mark.parametrize("kind", WHOLE + WHOLE_LORA)
+def test_a_saved_model_has_the_logits_of_the_trained_one(on_two, kind):
+    run = on_two.root / f"whole {kind}"
+    with torch.no_grad():
+        logits = load_model(run / "model").eval()(TOKEN_IDS).logits
+    assert logits.std() > 0.01
+    assert torch.equal(logits, torch.load(run / "logits.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("kind", STOPPED)
+def test_a_stopped_run_gone_on_with_is_the_uninterrupted_one(on_two, kind):
+    resumed, whole = (on_two.root / f"{state} {kind}" for state in ("resumed", "whole"))
+    if kind == "zero3 lora" or kind in WHOLE:
+        assert losses_of(resumed) == losses_of(whole)
+        first, second = (load_model(run / "model").state_dict() for run in (resumed, whole))
+        assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+@pytest.mark.parametrize("kind", STOPPED)
+def test_two_ranks_become_one(on_one, single, kind):
+    assert_same_run(on_one / f"stopped {kind}", single / ("lora" if "lora" in kind else "plain"))
+
+
+@pytest.mark.parametrize("kind", ["zero2", "zero3"])
+def test_one_rank_becomes_two(grown, single, kind):
+    assert_same_run(grown / f"grown {kind}", single / "plain")
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "deepspeed"])
+def test_every_launcher_starts_the_same_run(world, single, tmp_path, launcher):
+    out = tmp_path / "run"
+    config = write_phase(tmp_path / "mllm.yaml", phase(world, out))
+    command = ("train", "mllm", "--config", str(config), f"deepspeed={CONFIGS / 'zero2.json'}")
+    finished = launch(2, *command, launcher=launcher)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stdout.count(f"wrote {out / 'model'}") == 1
+    assert "FutureWarning" not in finished.stderr
+    assert_same_run(out, single / "plain")

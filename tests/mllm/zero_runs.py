@@ -1,0 +1,82 @@
+"""Run under torchrun: several runs of the language model one after another in one launch.
+
+torchrun --nproc_per_node 2 -m tests.mllm.zero_runs JOBS
+
+JOBS is a JSON list of `{"config": YAML, "stop_after": steps or null, "chunk": scores or null,
+"copy": [from, to] or null}`. A job that stops leaves its checkpoints; a finished one leaves the
+logits of its last weights, as the ranks hold them, beside its model.
+"""
+
+import gc
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+import mllm.loss
+from mllm.deepspeed_config import start_deepspeed
+from mllm.train import UnifiedTrainer, train_mllm
+from mllm.training_config import MLLMPhaseConfig
+from semhitok.config import load_config
+
+TOKEN_IDS = torch.tensor([[7, 3, 9, 8, 5, 4, 11, 6]])
+CHUNK_SCORES = mllm.loss.CHUNK_SCORES
+compute_loss, save_model = UnifiedTrainer.compute_loss, UnifiedTrainer.save_model
+
+
+class Stop(BaseException):
+    """Stands for a kill, between two steps of all ranks."""
+
+
+def save_with_logits(self, output_dir=None, _internal_call=False):
+    """Before the model is saved, what the ranks make of some text."""
+    if not _internal_call:
+        zero = self.accelerator.deepspeed_plugin
+        if zero is not None and zero.zero_stage == 3:
+            assert all(hasattr(parameter, "ds_id") for parameter in self.model.parameters())
+        self.model_wrapped.eval()
+        with torch.no_grad():
+            logits = self.model_wrapped(input_ids=TOKEN_IDS).logits
+        if self.is_world_process_zero():
+            torch.save(logits.clone(), Path(self.args.output_dir).parent / "logits.pt")
+    save_model(self, output_dir, _internal_call)
+
+
+def run(job):
+    if job.get("copy"):
+        if torch.distributed.get_rank() == 0:
+            shutil.copytree(*job["copy"])
+        torch.distributed.barrier()
+    mllm.loss.CHUNK_SCORES = job.get("chunk") or CHUNK_SCORES
+    config = load_config(MLLMPhaseConfig, Path(job["config"]))
+    micro_batches = []
+
+    def until_stopped(self, *args, **kwargs):
+        micro_batches.append(1)
+        if job.get("stop_after") and len(micro_batches) > job["stop_after"]:
+            raise Stop
+        return compute_loss(self, *args, **kwargs)
+
+    UnifiedTrainer.compute_loss = until_stopped
+    try:
+        train_mllm(config)
+        assert not job.get("stop_after")
+    except Stop:
+        pass
+    # The next run may be of another stage, or of none.
+    unset_hf_deepspeed_config()
+    gc.collect()
+    torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    UnifiedTrainer.save_model = save_with_logits
+    start_deepspeed(use_cpu=True)
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        run(job)
+    if torch.distributed.get_rank() == 0:
+        print("ALL RUN")
+    torch.distributed.destroy_process_group()
