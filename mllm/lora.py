@@ -45,7 +45,7 @@ class NewRows(nn.Module):
         embedding.register_forward_hook(partial(_embed_new, self))
         head.register_forward_hook(partial(_score_new, self))
         # A chunked loss reads a plain layer's weight: this one is more than its weight.
-        head.has_new_rows = True  # type: ignore[assignment]
+        head.stand_in = partial(_score_new, self)  # type: ignore[assignment]
 
     @torch.no_grad()
     def copy_from(self, embedding: nn.Module, head: nn.Module) -> None:
@@ -74,7 +74,9 @@ def _embed_new(rows: NewRows, embedding: nn.Module, inputs: tuple, output: Tenso
     return output
 
 
-def _score_new(rows: NewRows, head: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+def _score_new(rows: NewRows, head: nn.Module, inputs: tuple, output: Any) -> Any:
+    if not isinstance(output, Tensor):  # a loss, which has put them in place itself
+        return output
     token_ids = torch.tensor(rows.token_ids, device=output.device)
     bias = getattr(head, "bias", None)
     scores = nn.functional.linear(
@@ -163,5 +165,5 @@ def merge(model: "UnifiedForConditionalGeneration") -> None:
         for key, registered in list(module._forward_hooks.items()):
             if getattr(registered, "func", None) is hook:
                 del module._forward_hooks[key]
-    del model.new_rows, head.has_new_rows
+    del model.new_rows, head.stand_in
     model.config.lora = None

@@ -8,6 +8,8 @@ backward pass when each label has a weight of its own, which costs a third more 
 Shapes: n labels, D width, V rows.
 """
 
+from collections.abc import Callable
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -46,13 +48,49 @@ def weighted_loss(
         Σ weight · (-log p(label) + z_weight · (log Z)²), a scalar with gradients; and -log p(label)
         of each, (n,), in nats, without.
     """
-    chunk = max(1, CHUNK_SCORES // num_rows)
     weights = weights.detach().float()
+    if not any(hasattr(parameter, "ds_id") for parameter in head.parameters(recurse=False)):
+        return _chunked(head, head, num_rows, hidden, labels, weights, z_weight)
+
+    # ZeRO-3 gathers the weight at each call of the head, on all ranks at once. Ranks have other
+    # numbers of labels, so all their chunks are one call, of the head with another forward pass.
+    def inside(states: Tensor) -> tuple[Tensor, Tensor]:
+        score = partial(_plain_scores, head)
+        return _chunked(head, score, num_rows, states, labels, weights, z_weight)
+
+    head.forward = inside  # type: ignore[method-assign]
+    try:
+        return head(hidden)
+    finally:
+        del head.forward
+
+
+def _plain_scores(head: nn.Module, hidden: Tensor) -> Tensor:
+    """What the head computes, without the hooks around it."""
+    scores = type(head).forward(head, hidden)
+    return scores if _stand_in(head) is None else _stand_in(head)(head, (hidden,), scores)
+
+
+def _stand_in(head: nn.Module) -> Any:
+    """What `mllm.lora.NewRows` puts in place of some scores of a head; None for a plain one."""
+    return vars(head).get("stand_in")
+
+
+def _chunked(
+    head: nn.Module,
+    score: Callable[[Tensor], Tensor],
+    num_rows: int,
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float,
+) -> tuple[Tensor, Tensor]:
+    chunk = max(1, CHUNK_SCORES // num_rows)
     if len(labels) <= chunk:
-        return _whole(head, hidden, labels, weights, z_weight)
+        return _whole(score, hidden, labels, weights, z_weight)
     # Its `weight` alone may not be what it computes.
-    if type(head) is not nn.Linear or hasattr(head, "has_new_rows"):
-        return _through_module(head, hidden, labels, weights, z_weight, chunk)
+    if type(head) is not nn.Linear or _stand_in(head) is not None:
+        return _through_module(score, hidden, labels, weights, z_weight, chunk)
     weight: Tensor = head.weight
     bias: Tensor | None = head.bias
     device = hidden.device.type
@@ -68,9 +106,13 @@ def weighted_loss(
 
 
 def _whole(
-    head: nn.Module, hidden: Tensor, labels: Tensor, weights: Tensor, z_weight: float
+    score: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    scores = head(hidden).float()
+    scores = score(hidden).float()
     losses = F.cross_entropy(scores, labels, reduction="none")
     total = (losses * weights).sum()
     if z_weight:
@@ -79,11 +121,16 @@ def _whole(
 
 
 def _through_module(
-    head: nn.Module, hidden: Tensor, labels: Tensor, weights: Tensor, z_weight: float, chunk: int
+    score: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """The same by activation checkpointing, which makes a weight gradient for each chunk."""
     pieces = zip(hidden.split(chunk), labels.split(chunk), weights.split(chunk), strict=True)
-    parts = [checkpoint(_whole, head, *piece, z_weight, use_reentrant=False) for piece in pieces]
+    parts = [checkpoint(_whole, score, *piece, z_weight, use_reentrant=False) for piece in pieces]
     return torch.stack([part[0] for part in parts]).sum(), torch.cat([part[1] for part in parts])
 
 
