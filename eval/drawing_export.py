@@ -15,6 +15,9 @@ from semhitok.files import file_sha256, read_json, write_json
 from semhitok.run import describe_environment, make_folder
 from tokenizer.rank_group import RankGroup
 
+EXPORT = "export"
+"""Below the output: nothing lies in it but what the benchmark's scorer wants."""
+
 RECORD = "drawing.json"
 """What the folder was drawn with; a folder of other settings is not gone on with."""
 
@@ -36,7 +39,7 @@ def export(
         prompts: of `read_prompts`.
         prompt_file: where they are from, for the record.
         model_dir: a saved unified model.
-        out_dir: the folder to hand to the benchmark's scorer.
+        out_dir: gets `drawing.json`, and `export/`, the folder for the benchmark's scorer.
         batch_size: drawings at a time.
         seed: of the first drawing; the others count on from it.
         sampler: settings in place of the model's own; None leaves one to the model.
@@ -50,6 +53,7 @@ def export(
     from mllm.generate import default_sampler, draw, load_drawing_model
 
     out_dir = Path(out_dir)
+    folder = out_dir / EXPORT
     model, processor = load_drawing_model(model_dir)
     settings = default_sampler(model, **(sampler or {}))
     record = {
@@ -72,19 +76,19 @@ def export(
         todo = [
             index
             for index, prompt in enumerate(prompts)
-            if not all((out_dir / path).is_file() for path in prompt.paths)
+            if not all((folder / path).is_file() for path in prompt.paths)
         ][ranks.rank :: ranks.world_size]
         texts = [prompts[index].text for index in todo for _ in seeds[index]]
         numbers = [number for index in todo for number in seeds[index]]
         drawings = iter(draw(model, processor, texts, numbers, settings, batch_size))
         for index in todo:
             images = [next(drawings) for _ in seeds[index]]
-            save_drawing(task, out_dir, prompts[index], images)
+            save_drawing(task, folder, prompts[index], images)
         ranks.gather(None)  # nobody looks before everybody has drawn
         if ranks.rank == 0:
             if finish := LAYOUTS[task].finish:
-                finish(out_dir, prompts)
-            check_layout(task, out_dir, prompts)
+                finish(folder, prompts)
+            check_layout(task, folder, prompts)
     return record | {"commit": commit}
 
 

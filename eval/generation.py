@@ -211,11 +211,15 @@ def command(args: Namespace) -> Path:
     from semhitok.run import RunDirectory
 
     if args.task not in (None, TASK):
-        raise UserError(f"There is no drawing task {args.task!r}; the known one is {TASK!r}.")
+        from eval.drawing_task import command as benchmark
+
+        return benchmark(args)
+    if args.model is None:
+        raise UserError(f"The task {TASK} draws: give --model.")
     settings = DrawingSettings(
         model=str(args.model),
         task=TASK,
-        seeds=args.seeds,
+        seeds=4 if args.seeds is None else args.seeds,
         batch_size=args.batch_size,
         guidance_scale=args.guidance_scale,
         temperature=args.temperature,

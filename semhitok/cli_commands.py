@@ -19,9 +19,11 @@ from semhitok.cli_options import (
     add_config,
     add_count,
     add_data,
+    add_drawing_task,
     add_editing,
     add_fine_sampler,
     add_model,
+    add_number,
     add_out,
     add_out_place,
     add_reconstruction_options,
@@ -624,17 +626,57 @@ def _add_eval(commands: Any) -> None:
         f"semhitok eval generation --model {MODEL} --seeds 4 --out runs/eval-generation",
         "eval.generation:command",
     )
-    add_model(generation, "--model", "the language model")
-    generation.add_argument(
-        "--task",
-        default="easy-vqa",
-        metavar="NAME",
-        help="the prompts and their judge (default: easy-vqa)",
-    )
+    add_model(generation, "--model", "the language model", required=False)
+    add_drawing_task(generation)
     add_out(generation)
-    add_count(generation, "--seeds", 4, "drawings of each prompt")
     add_count(generation, "--batch-size", 24, "images drawn at once")
     add_sampler(generation)
+
+    sensitivity = add_command(
+        measures,
+        "sensitivity",
+        "every score again with images shuffled, blank, or half their codes from another image",
+        f"semhitok eval sensitivity --model {MODEL} --data {TEST_DATA} --out runs/sensitivity "
+        "--max-images 40",
+        "eval.sensitivity:command",
+    )
+    add_model(sensitivity, "--model", "the language model")
+    add_data(sensitivity)
+    add_out(sensitivity)
+    add_count(sensitivity, "--max-images", 200, "images to take, evenly spaced")
+    add_count(sensitivity, "--batch-size", 64, "images or questions at once")
+    add_number(sensitivity, "--seeds", 1, "drawings of each prompt; 0 leaves them out")
+    add_number(sensitivity, "--seed", 0, "of who gets whose codes")
+
+    complete = add_command(
+        measures,
+        "all",
+        "reconstruction, questions, drawings and what they are sensitive to, on one page",
+        f"semhitok eval all --model {MODEL} --data {TEST_DATA} --out runs/eval-all",
+        "eval.complete:command",
+    )
+    add_model(complete, "--model", "the language model")
+    add_data(complete)
+    add_out(complete)
+    add_count(complete, "--seeds", 4, "drawings of each prompt")
+    add_number(complete, "--max-images", 40, "images of the sensitivity table; 0 leaves it out")
+
+    compare = add_command(
+        measures,
+        "compare",
+        "results side by side with intervals, where they were measured alike",
+        "semhitok eval compare runs/quickstart/eval/reconstruction "
+        "runs/quickstart/eval/reconstruction --out runs/compare",
+        "eval.compare:command",
+    )
+    compare.add_argument(
+        "results",
+        nargs="+",
+        type=cli_types.existing_folder,
+        metavar="DIR",
+        help="folders that `semhitok eval` wrote",
+    )
+    add_out(compare)
 
 
 def _add_ablate(commands: Any) -> None:

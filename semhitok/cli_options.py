@@ -38,12 +38,14 @@ def add_command(children: Any, name: str, about: str, example: str, target: str 
     return command
 
 
-def add_model(command: argparse.ArgumentParser, option: str, what: str) -> None:
+def add_model(
+    command: argparse.ArgumentParser, option: str, what: str, required: bool = True
+) -> None:
     """`--tokenizer` or `--model`: a folder with a saved model."""
     command.add_argument(
         option,
         type=cli_types.model_folder,
-        required=True,
+        required=required,
         metavar="DIR",
         help=f"folder of {what}",
     )
@@ -112,6 +114,62 @@ def add_count(command: argparse.ArgumentParser, option: str, default: int, what:
         metavar="N",
         help=f"{what} (default: {default})",
     )
+
+
+def add_number(command: argparse.ArgumentParser, option: str, default: int, what: str) -> None:
+    """An option that takes a whole number, 0 or more."""
+    command.add_argument(
+        option,
+        type=cli_types.non_negative_int,
+        default=default,
+        metavar="N",
+        help=f"{what} (default: {default})",
+    )
+
+
+def add_drawing_task(command: argparse.ArgumentParser) -> None:
+    """Which benchmark is drawn, and what judges it."""
+    command.add_argument(
+        "--task",
+        default="easy-vqa",
+        metavar="NAME",
+        help="easy-vqa, with a rule of its own, or geneval, dpg, mjhq, wise, t2i-compbench, "
+        "geneval2, drawn into their own layouts (default: easy-vqa)",
+    )
+    command.add_argument("--prompts", metavar="FILE", help="the benchmark's own prompt file")
+    command.add_argument(
+        "--images",
+        type=cli_types.existing_folder,
+        metavar="DIR",
+        help="score these drawings, in the benchmark's layout, and draw none",
+    )
+    command.add_argument(
+        "--seeds",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="drawings of each prompt (default: the benchmark's number; of easy-vqa 4)",
+    )
+    add_number(command, "--seed", 0, "of the first drawing of a benchmark")
+    command.add_argument(
+        "--clip", metavar="NAME", help="CLIPScore by this CLIP, hub name or folder"
+    )
+    command.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="score geneval by this Mask2Former, or `default`; not the official detector",
+    )
+    command.add_argument(
+        "--judge",
+        metavar="NAME",
+        help="score dpg or geneval2 by this vision-language model, or `self`",
+    )
+    command.add_argument(
+        "--reference",
+        type=cli_types.existing_folder,
+        metavar="DIR",
+        help="real images that --network measures the drawings against",
+    )
+    add_set_distance(command)
 
 
 def add_reconstruction_options(command: argparse.ArgumentParser) -> None:

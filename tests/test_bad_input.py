@@ -262,9 +262,9 @@ def test_pictures_that_cannot_be_read(refuse, picture):
 
 
 @pytest.mark.parametrize("folder", DATA)
-@pytest.mark.parametrize("command", ["extract-codes", "eval reconstruction", "eval vqa"])
+@pytest.mark.parametrize("command", ["extract-codes", "eval sensitivity", "eval vqa"])
 def test_folders_that_hold_no_prepared_data(refuse, command, folder):
-    model = ["--model", "@mllm"] if command == "eval vqa" else ["--tokenizer", "@good"]
+    model = ["--tokenizer", "@good"] if command == "extract-codes" else ["--model", "@mllm"]
     sentence = refuse(*command.split(), *model, "--data", folder, "--out", "out")
     assert DATA[folder] in sentence
 
@@ -542,9 +542,62 @@ def test_a_quickstart_of_nothing(refuse, tmp_path):
     assert "does not exist" in refuse("quickstart", "--config", str(file), "--out", "out")
 
 
-def test_an_unknown_drawing_task(refuse):
-    command = ["eval", "generation", "--model", "@mllm", "--out", "out"]
-    assert "no drawing task" in refuse(*command, "--task", "abacus")
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--task", "abacus", "--prompts", "@nothing.txt"], "no drawing task"),
+        (["--task", "geneval"], "give --prompts"),
+        (["--task", "geneval", "--prompts", "@nowhere"], "no prompt file"),
+        (["--task", "geneval", "--prompts", "@nothing.txt"], "has no prompts"),
+        (["--task", "wise", "--prompts", "@long.txt"], "not a prompt file of wise"),
+        (["--task", "dpg", "--prompts", "@binary.txt"], "not a prompt file of dpg"),
+        (["--task", "t2i-compbench", "--prompts", "@long.txt"], "too long for the file name"),
+        (["--images", "@nowhere"], "no such folder"),
+    ],
+)
+def test_a_drawing_benchmark_that_cannot_be(refuse, options, complaint):
+    assert complaint in refuse("eval", "generation", *options, "--out", "out")
+
+
+def test_an_incomplete_export_and_a_drawing_task_without_a_model(refuse, tmp_path):
+    assert "give --model" in refuse("eval", "generation", "--out", "out")
+    (tmp_path / "few.txt").write_text("a cat\n")
+    command = ["eval", "generation", "--task", "t2i-compbench", "--prompts", "few.txt"]
+    said = refuse(*command, "--images", "@pictures", "--out", "out")
+    assert "lacks 10 of the 10 files" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--data", "@empty"], "holds no image"),
+        (["--data", "@pictures", "--network", "efficientnet-lite0"], "--distance kid"),
+        (["--data", "@pictures", "--network", "facebook/dinov2-small"], "can be downloaded"),
+        (["--data", "@pictures", "--network", "@mllm"], "No vision network"),
+        (["--data", "@pictures", "--distance", "fid"], "no distance of sets"),
+        (["--data", "@pictures", "--crop", "square"], "invalid choice"),
+        (["--data", "@pictures", "--resolution", "17"], "not divisible"),
+    ],
+)
+def test_a_reconstruction_that_cannot_be_measured(refuse, options, complaint):
+    command = ["eval", "reconstruction", "--tokenizer", "@good", "--out", "out"]
+    assert complaint in refuse(*command, *options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["compare", "@empty"], "at least 2"),
+        (["compare", "@empty", "@good"], "holds no result"),
+        (["compare", "@nowhere", "@good"], "no such folder"),
+        (["sensitivity", "--model", "@mllm", "--data", "@no-questions"], "no questions"),
+        (["sensitivity", "--model", "@mllm", "--data", "@empty"], "no prepared data"),
+        (["all", "--model", "@mllm", "--data", "@no-questions"], "no questions"),
+        (["all", "--model", "@mllm-cut", "--data", "@data"], "do not fit"),
+    ],
+)
+def test_an_evaluation_of_nothing(refuse, arguments, complaint):
+    assert complaint in refuse("eval", *arguments, "--out", "out")
 
 
 @pytest.mark.parametrize("arguments", [[], ["drw"], ["train"], ["eval"], ["ask"], ["ask", "--x"]])

@@ -101,7 +101,8 @@ def export(tmp_path, files, fake_draw):
         record = drawing_export.export(
             task, prompts, files[task], tmp_path / "model", folder, **options
         )
-        return record, prompts, folder
+        assert (folder / "drawing.json").is_file()
+        return record, prompts, folder / "export"
 
     return run
 
@@ -113,10 +114,10 @@ def written(folder):
 @pytest.mark.parametrize("task", LAYOUTS)
 def test_the_export_has_exactly_the_benchmarks_files(task, export):
     record, prompts, folder = export(task)
-    assert written(folder) == sorted([*EXPECTED[task], "drawing.json"])
+    assert written(folder) == sorted(EXPECTED[task])
     check_layout(task, folder, prompts)
     assert record["sampler"]["top_k"] == 7 and record["prompts_rewritten"] is False
-    assert json.loads((folder / "drawing.json").read_text())["num_prompts"] == len(prompts)
+    assert json.loads((folder.parent / "drawing.json").read_text())["num_prompts"] == len(prompts)
 
 
 @pytest.mark.parametrize("task", LAYOUTS)

@@ -66,7 +66,9 @@ def test_first_candidates_are_judged_beside_the_chosen_ones(tmp_path, fake_model
 
 
 def test_unknown_tasks_and_no_seeds_are_refused(tmp_path, fake_models):
-    with pytest.raises(UserError, match="easy-vqa"):
-        generation.command(SimpleNamespace(task="geneval"))
+    with pytest.raises(UserError, match="prompt file"):
+        generation.command(SimpleNamespace(task="geneval", prompts=None))
+    with pytest.raises(UserError, match="give --model"):
+        generation.command(SimpleNamespace(task="easy-vqa", model=None))
     with pytest.raises(UserError, match="at least 1"):
         generation.evaluate("mllm", tmp_path, num_seeds=0)

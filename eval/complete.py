@@ -1,0 +1,136 @@
+r"""Everything that is measured of a unified model, in one go and on one page.
+
+Reconstruction by its image tokenizer, questions, drawings, and what the numbers are sensitive to.
+
+Example:
+    semhitok eval all --model runs/quickstart/mllm/model \
+        --data runs/quickstart/data/test --out runs/eval-all
+"""
+
+import time
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.evaluation_report import Report, Table, score_table, write_reports
+
+
+@dataclass(frozen=True)
+class CompleteSettings:
+    """What a complete evaluation is run with; saved beside its results."""
+
+    model: str
+    """Folder of the unified model, which holds its image tokenizer."""
+    data: str
+    """Folder of a prepared data set with questions."""
+    seeds: int = 4
+    """Drawings of each prompt of the easy-VQA drawing task."""
+    max_images: int = 40
+    """Images of the sensitivity table, with all their questions; 0 leaves it out."""
+
+
+def evaluate(settings: CompleteSettings, out_dir: Path | str) -> dict[str, Any]:
+    """Run the evaluations one after the other, each into a folder of its own.
+
+    Writes `reconstruction/`, `vqa/`, `generation/`, `sensitivity/`, and above them `summary.json`,
+    `report.html` and `report.md`.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: as the evaluations do.
+    """
+    from eval import generation, reconstruction, sensitivity, vqa
+    from semhitok.run import write_json
+
+    out_dir = Path(out_dir)
+    seconds: dict[str, float] = {}
+    parts: dict[str, dict[str, Any]] = {}
+
+    def run(name: str, measure: Any) -> None:
+        started = time.monotonic()
+        parts[name] = measure(out_dir / name)
+        seconds[name] = time.monotonic() - started
+
+    tokenizer = out_dir / "tokenizer"
+    _save_tokenizer(settings.model, tokenizer)
+    run("reconstruction", lambda out: reconstruction.evaluate(tokenizer, settings.data, out))
+    run("vqa", lambda out: vqa.evaluate(settings.model, settings.data, out))
+    run("generation", lambda out: generation.evaluate(settings.model, out, settings.seeds))
+    if settings.max_images:
+        wanted = sensitivity.SensitivitySettings(
+            settings.model, settings.data, settings.max_images, seeds=1
+        )
+        run("sensitivity", lambda out: sensitivity.evaluate(wanted, out))
+    summary = {
+        "task": "all",
+        "seconds": sum(seconds.values()),
+        "seconds_of": seconds,
+        "scores": _scores(parts),
+        **asdict(settings),
+    }
+    write_json(out_dir / "summary.json", summary)
+    tables = [score_table(summary["scores"])]
+    if "sensitivity" in parts:
+        tables.append(sensitivity.sensitivity_table(parts["sensitivity"]))
+    tables.append(
+        Table("Seconds", ("Part", "Seconds"), [(k, f"{v:.0f}") for k, v in seconds.items()])
+    )
+    report = Report(
+        "Complete evaluation",
+        f"Each part has its own folder; all took {summary['seconds']:.0f} seconds.",
+        tables,
+        _cards(out_dir),
+        "Drawings, the wrong ones first",
+        asdict(settings),
+    )
+    write_reports(report, out_dir)
+    return summary
+
+
+def command(args: Namespace) -> Path:
+    """Run `semhitok eval all`; returns the folder that was written."""
+    from semhitok.run import RunDirectory
+
+    settings = CompleteSettings(str(args.model), str(args.data), args.seeds, args.max_images)
+    RunDirectory(args.out).start(settings, "semhitok eval all")
+    summary = evaluate(settings, args.out)
+    for name, score in summary["scores"].items():
+        print(f"{name:<32} {score['value']:.4g}")
+    print(f"{'seconds':<32} {summary['seconds']:.0f}")
+    return Path(args.out)
+
+
+def _save_tokenizer(model_dir: str, folder: Path) -> None:
+    """The image tokenizer inside the unified model, as a folder of its own."""
+    from mllm.load import load_model
+    from tokenizer.model_folder import save_tokenizer
+
+    save_tokenizer(load_model(model_dir).image_tokenizer, folder)
+
+
+def _scores(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    from eval.compare import scores_of
+
+    return {
+        f"{part}: {name}": score
+        for part, summary in parts.items()
+        if part != "sensitivity"
+        for name, score in scores_of(summary).items()
+    }
+
+
+def _cards(out_dir: Path) -> list[Any]:
+    from eval.evaluation_report import Card, json_lines
+
+    return [
+        Card(
+            row["prompt"],
+            [(f"generation/{row['image']}", f"seed {row['seed']}")],
+            row["correct"],
+            f"seen: {row['seen_colour']} {row['seen_shape']}",
+        )
+        for row in json_lines(out_dir / "generation" / "judged.jsonl")
+    ]

@@ -1,0 +1,114 @@
+"""Judges that answer questions about a picture with probabilities.
+
+A vision-language model of transformers, or the very model that drew, which is labelled: a model
+that judges itself agrees with itself.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from semhitok.errors import UserError
+
+SELF = "self"
+"""Name that asks for the drawing model as its own judge."""
+INSTRUCTION = "Answer with one word."
+
+
+class Judge(Protocol):
+    """What a score by questions needs."""
+
+    label: str
+    """Stands beside every score."""
+
+    def log_likelihood(self, image: Image.Image, question: str, answer: str) -> float:
+        """Log-probability of an answer, in nats."""
+
+
+def probability_of_yes(judge: Judge, image: Image.Image, question: str) -> float:
+    """Between yes and no alone, in [0, 1]."""
+    scores = [judge.log_likelihood(image, question, answer) for answer in ("yes", "no")]
+    return float(torch.tensor(scores, dtype=torch.float64).softmax(0)[0])
+
+
+def load_judge(name: str, model_dir: Path | str | None) -> Judge:
+    """A judge by name.
+
+    Args:
+        name: "self", or hub name or folder of an image-text-to-text model.
+        model_dir: the model that drew.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    if name != SELF:
+        return VisionLanguageJudge(name)
+    if model_dir is None:
+        raise UserError("--judge self needs the model that drew: give --model.")
+    return SelfJudge(model_dir)
+
+
+class VisionLanguageJudge:
+    """Any image-text-to-text model of transformers with a chat template."""
+
+    def __init__(self, name: str):
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        from tokenizer.model_folder import one_line
+
+        try:
+            self.processor: Any = AutoProcessor.from_pretrained(name)
+            model: Any = AutoModelForImageTextToText.from_pretrained(name)
+        except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
+            raise UserError(
+                f"No judge can be loaded from {name!r}: give a vision-language model's folder or a "
+                f"hub name that can be downloaded, or self ({one_line(error)})."
+            ) from error
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device).eval()
+        self.label = Path(name).name if Path(name).is_dir() else name
+
+    @torch.inference_mode()
+    def log_likelihood(self, image: Image.Image, question: str, answer: str) -> float:
+        content = [{"type": "image"}, {"type": "text", "text": f"{question} {INSTRUCTION}"}]
+        prompt = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        inputs = self.processor(text=prompt, images=image.convert("RGB"), return_tensors="pt").to(
+            self.model.device
+        )
+        # Tokens of the answer are put behind the prompt's, so that no merge reaches across.
+        ending = self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([ending], device=self.model.device)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return _ending(self.model(**inputs).logits[0], ids[0])
+
+
+class SelfJudge:
+    """The model that drew."""
+
+    def __init__(self, model_dir: Path | str):
+        from mllm.generate import load_drawing_model
+
+        self.model, self.processor = load_drawing_model(model_dir)
+        self.label = f"{Path(model_dir)} itself (self-judged)"
+
+    @torch.inference_mode()
+    def log_likelihood(self, image: Image.Image, question: str, answer: str) -> float:
+        inputs = self.processor.questions([image], [question]).to(self.model.device)
+        ids = self.model.fill_image_tokens(inputs["input_ids"], inputs["pixel_values"])
+        ending = self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        answer_ids = torch.tensor([ending], device=ids.device)
+        whole = torch.cat([ids, answer_ids], dim=1)
+        logits = self.model(input_ids=whole, logits_to_keep=len(ending) + 1).logits[0]
+        # Among text tokens alone, as the loss has it.
+        return _ending(logits[:, : self.model.vocabulary.offset], answer_ids[0])
+
+
+def _ending(logits: torch.Tensor, ids: torch.Tensor) -> float:
+    """Log-probability of the last tokens of a sequence, from its (L, vocabulary) logits."""
+    own = logits[-len(ids) - 1 : -1].double().log_softmax(-1)
+    return float(own.gather(-1, ids.unsqueeze(-1)).sum())

@@ -1,0 +1,216 @@
+"""Benchmarks scored on drawings that are there, by tiny random networks and by fake judges."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
+
+from eval import clip_score, drawing_task
+from eval.drawing_layouts import LAYOUTS, read_prompts, save_drawing
+from eval.geneval_rule import COLOURS, Detection
+from semhitok.errors import UserError
+
+GENEVAL = [
+    {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a cat"},
+    {
+        "tag": "colors",
+        "include": [{"class": "cat", "count": 1, "color": "red"}],
+        "prompt": "a red cat",
+    },
+]
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(97 + i) for i in range(26)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=32
+    )
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(**TINY, image_size=32, patch_size=8)
+    text = CLIPTextConfig(
+        **TINY, vocab_size=len(words), eos_token_id=len(words) - 1, max_position_embeddings=32
+    )
+    config = CLIPConfig(
+        vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=8
+    )
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def geneval(tmp_path):
+    """A prompt file, and drawings in its layout: even grey levels that rise."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in GENEVAL))
+    prompts = read_prompts("geneval", file)
+    for number, prompt in enumerate(prompts):
+        images = [Image.new("RGB", (32, 32), (60 * i, 20 * number, 0)) for i in range(4)]
+        save_drawing("geneval", tmp_path / "drawings", prompt, images)
+    LAYOUTS["geneval"].finish(tmp_path / "drawings", prompts)
+    return file
+
+
+def settings(tmp_path, task, file, **options):
+    return drawing_task.DrawingTaskSettings(
+        task, str(file), str(tmp_path / "out"), images=str(tmp_path / "drawings"), **options
+    )
+
+
+def test_clipscore_by_a_folder_is_the_cosine_of_both_embeddings(clip_folder):
+    clip = clip_score.Clip(str(clip_folder))
+    images = [Image.new("RGB", (40, 32), colour) for colour in ("red", "teal")]
+    scores = clip.scores(images, ["a red square", "a teal square"])
+    cosine = float(clip.embed_images(images)[1] @ clip.embed_texts(["a teal square"])[0])
+    assert scores[1] == pytest.approx(100 * max(cosine, 0), abs=1e-3)
+    assert clip.embed_images(images).norm(dim=-1).tolist() == pytest.approx([1, 1])
+
+
+def test_the_colour_of_a_crop_is_the_nearest_sentence(clip_folder):
+    clip = clip_score.Clip(str(clip_folder))
+    image = Image.effect_noise((40, 40), 90).convert("RGB")
+    detection = Detection("cat", 0.9, (4, 4, 30, 30))
+    found = clip_score.ColourNamer(clip)(image, detection)
+    embedding = clip.embed_images([clip_score.object_crop(image, detection)])[0]
+    means = [
+        clip.embed_texts(
+            [f"a photo of a {c} cat", f"a photo of a {c}-colored cat", f"a photo of a {c} object"]
+        ).mean(0)
+        for c in COLOURS
+    ]
+    cosines = [float(embedding @ mean / mean.norm()) for mean in means]
+    assert found == COLOURS[int(np.argmax(cosines))]
+
+
+def test_a_crop_is_the_box_with_the_background_grey():
+    image = Image.new("RGB", (20, 10), "red")
+    mask = np.zeros((10, 20), bool)
+    mask[2:6, 5:9] = True
+    crop = clip_score.object_crop(image, Detection("cat", 0.9, (4.0, 2.0, 9.0, 6.0), mask))
+    assert crop.size == (5, 4)
+    assert crop.getpixel((0, 0)) == (153, 153, 153) and crop.getpixel((1, 0)) == (255, 0, 0)
+
+
+def test_geneval_is_scored_from_a_folder_of_drawings(tmp_path, geneval, clip_folder, monkeypatch):
+    class Detector:
+        """Sees a cat where the red channel is bright."""
+
+        label = "fake (not the official detector)"
+
+        def __init__(self, name):
+            pass
+
+        def __call__(self, image):
+            return [Detection("cat", np.asarray(image)[..., 0].mean() / 200, (0, 0, 32, 32))]
+
+    monkeypatch.setattr("eval.geneval_detector.Detector", Detector)
+    monkeypatch.setattr(clip_score.ColourNamer, "__call__", lambda self, image, seen: "red")
+    summary = drawing_task.evaluate(
+        settings(tmp_path, "geneval", geneval, clip=str(clip_folder), detector="default")
+    )
+    # Levels 0, 60, 120, 180 give confidences 0, .3, .6, .9: two of four exceed .3.
+    assert summary["geneval"]["accuracy"] == 0.5
+    assert summary["scores"]["GenEval, not the official detector"]["value"] == 0.5
+    assert "not the official detector" in summary["detector"]
+    assert not summary["is_whole_benchmark"]
+    names = list(summary["scores"])
+    assert any(name.startswith("CLIPScore") for name in names)
+    rows = (tmp_path / "out" / "judged.jsonl").read_text().splitlines()
+    assert len(rows) == 8 and sum(json.loads(row)["correct"] for row in rows) == 4
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index("✗ wrong") and "part of the benchmark" in page
+
+
+def test_dpg_is_judged_by_questions_with_their_parents(tmp_path, monkeypatch):
+    columns = "item_id,text,proposition_id,dependency,tuple,question_natural_language"
+    rows = [
+        "a,a cat on a mat,1,0,entity - whole (cat),skipped as the first row?",
+        "a,a cat on a mat,2,0,entity - whole (mat),Is there a mat?",
+        'a,a cat on a mat,3,"2",attribute - color (mat),Is the mat red?',
+        "b,a dog,1,0,entity - whole (dog),Is there a dog?",
+    ]
+    file = tmp_path / "dpg.csv"
+    file.write_text("\n".join([columns, *rows]) + "\n")
+    for prompt in read_prompts("dpg", file):
+        images = [Image.new("RGB", (8, 8), (80 * i, 0, 0)) for i in range(4)]
+        save_drawing("dpg", tmp_path / "drawings", prompt, images)
+
+    class Judge:
+        label = "fake"
+
+        def log_likelihood(self, image, question, answer):
+            says_yes = "mat?" not in question  # no mat, but red
+            return 0.0 if says_yes == (answer == "yes") else -50.0
+
+    monkeypatch.setattr("eval.vlm_judge.load_judge", lambda name, model: Judge())
+    summary = drawing_task.evaluate(settings(tmp_path, "dpg", file, judge="fake"))
+    # No mat: its colour counts for nothing in the total, but keeps its raw answer in its category.
+    assert summary["dpg"]["accuracy"] == pytest.approx((0 + 1) / 2)
+    assert summary["dpg"]["by_task"]["attribute - color"]["accuracy"] == pytest.approx(1)
+    assert summary["dpg"]["by_task"]["entity"]["accuracy"] == pytest.approx(0.5)
+    assert summary["judge"] == "fake" and "first row" in summary["rule"]
+
+
+def test_drawings_against_real_images(tmp_path, geneval):
+    real = tmp_path / "real"
+    real.mkdir()
+    for number in range(6):
+        Image.effect_noise((40, 40), 50).convert("RGB").save(real / f"{number}.png")
+    common = {"reference": str(real), "networks": ("efficientnet-lite0",)}
+    summary = drawing_task.evaluate(
+        settings(tmp_path, "geneval", geneval, distances=("kid",), **common)
+    )
+    score = summary["scores"]["KID (EfficientNet-Lite0)"]
+    assert score["value"] > 0 and score["num_images"] == [6, 8]
+    with pytest.raises(UserError, match="--distance kid"):
+        drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **common))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"detector": "default"}, "need a CLIP"),
+        ({"judge": "self"}, "dpg and geneval2, not of geneval"),
+        ({"networks": ("efficientnet-lite0",)}, "give --reference"),
+        ({"clip": "openai/clip-vit-large-patch14"}, "No CLIP can be loaded"),
+    ],
+)
+def test_scores_that_cannot_be(tmp_path, geneval, options, complaint):
+    with pytest.raises(UserError, match=complaint):
+        drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **options))
+
+
+def test_an_incomplete_export_is_not_scored(tmp_path, geneval):
+    (tmp_path / "drawings" / "00001" / "samples" / "0002.png").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 of the 10 files.*00001/samples/0002\.png"):
+        drawing_task.evaluate(settings(tmp_path, "geneval", geneval))
+
+
+def test_a_benchmark_wants_its_prompt_file():
+    with pytest.raises(UserError, match="--prompts"):
+        drawing_task.command(SimpleNamespace(task="geneval", prompts=None))
