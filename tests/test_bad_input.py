@@ -417,10 +417,35 @@ def test_two_pictures_of_one_name(refuse):
         ("@empty", "holds no image"),
         ("@cut.png", "is a file"),
         ("", "empty"),
+        ("nonsense:x", "no kind of source 'nonsense'; known are folder, llava"),
+        ("jsonl:@nowhere.jsonl", "no such file"),
+        ("jsonl:@nothing.txt", "is empty"),
+        ("jsonl:@long.txt", "no column"),
+        ("parquet:@cut.png", "no whole parquet file"),
+        ("llava:@broken-json/config.json", "needs images="),
+        ("llava:@broken-json/config.json,images=@pictures", "not valid JSON"),
+        ("folder:@pictures,captions=@nowhere.csv", "no such file"),
+        ("folder:@pictures,caption=words,captions=@long.txt", "no column 'words'"),
+        ("webdataset:@nowhere.tar", "no such file"),
+        ("emoji:@cut.png", "no whole npm package"),
     ],
 )
 def test_sources_that_are_not_there(refuse, source, complaint):
     assert complaint in refuse("prepare", source, "--out", "out")
+
+
+def test_preparing_what_cannot_be(refuse):
+    command = ["prepare", "@pictures", "--out", "out"]
+    assert "named twice" in refuse("prepare", "@pictures", "@pictures", "--out", "out")
+    assert "below 1" in refuse(*command, "--test-share", "1")
+    assert "above 0" in refuse(*command, "--num-workers", "0")
+    assert "cannot be opened" in refuse("prepare", "@pictures", "--out", "nonsense://bucket/x")
+
+
+def test_looking_at_what_is_no_prepared_data(refuse):
+    assert "no prepared data" in refuse("data", "inspect", "@pictures")
+    assert "no such folder" in refuse("data", "inspect", "@nowhere")
+    assert "is a folder" in refuse("data", "inspect", "@data", "--out", "@pictures")
 
 
 def test_a_folder_of_broken_pictures(refuse, place, tmp_path):
