@@ -4,7 +4,10 @@
     --keep-rows R      the first R rows of patches keep both; the rest is drawn on from them
     --keep semantics   every patch keeps its semantic code; pixel codes are drawn anew
 
-Only codes are kept: what stays of the image is its reconstruction.
+Only codes are kept: what stays of the image is its reconstruction. Each code has seen the whole
+image: a kept patch of the background still tells of the red circle that was beside it, which helps
+to go on with an image and hinders to change it. `--paint-over` paints over what is drawn anew before
+the codes are taken.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -60,6 +64,20 @@ def mask_places(mask: Image.Image, image: Image.Image, image_size: int, grid: in
     return places
 
 
+def painted_over(image: Image.Image, places: Tensor, image_size: int, grid: int) -> Image.Image:
+    """The image cut to the model's size, with the mean of what is kept in every other patch.
+
+    Args:
+        image: of any size.
+        places: (N,) bool, true where patches are kept; at least one.
+    """
+    pixels = np.array(resize_and_crop(image, image_size))
+    patch = image_size // grid
+    kept = places.view(grid, grid).numpy().repeat(patch, 0).repeat(patch, 1)
+    pixels[~kept] = pixels[kept].mean(0).round()
+    return Image.fromarray(pixels)
+
+
 def kept_from_arguments(drawer: Drawer, args: argparse.Namespace) -> Kept:
     """What the command line keeps of `--image`.
 
@@ -67,17 +85,21 @@ def kept_from_arguments(drawer: Drawer, args: argparse.Namespace) -> Kept:
         UserError: unless a way to keep is given, and fits the image.
     """
     image = open_image(Path(args.image))
-    config, num_pixel_codes = (
-        drawer.model.config.image_tokenizer_config,
-        drawer.model.vocabulary.num_pixel_codes,
-    )
-    grid = config.grid_size
+    config = drawer.model.config.image_tokenizer_config
+    size, grid = config.image_size, config.grid_size
+    num_pixel_codes = drawer.model.vocabulary.num_pixel_codes
+
+    def codes_of_rest(places: Tensor) -> Tensor:
+        seen = painted_over(image, places, size, grid) if args.paint_over else image
+        return drawer.codes_of(seen)
+
     if args.keep is not None:
         semantic, pixel = keep_semantics(drawer.codes_of(image), num_pixel_codes)
         what = "semantics"
     elif args.keep_mask is not None:
-        places = mask_places(open_image(Path(args.keep_mask)), image, config.image_size, grid)
-        semantic, pixel = keep_where(drawer.codes_of(image), places, num_pixel_codes)
+        places = mask_places(open_image(Path(args.keep_mask)), image, size, grid)
+        codes = codes_of_rest(places)
+        semantic, pixel = keep_where(codes, places, num_pixel_codes)
         what = f"{int(places.sum())} patches"
     elif args.keep_rows is not None:
         if args.keep_rows >= grid:
@@ -85,7 +107,8 @@ def kept_from_arguments(drawer: Drawer, args: argparse.Namespace) -> Kept:
                 f"--keep-rows {args.keep_rows} leaves nothing to draw: an image has {grid} rows of "
                 f"patches; keep at most {grid - 1}."
             )
-        codes = drawer.codes_of(image)
+        places = torch.arange(grid * grid) < args.keep_rows * grid
+        codes = codes_of_rest(places)
         semantic, pixel = keep_first_rows(codes, args.keep_rows, num_pixel_codes)
         what = f"{args.keep_rows} rows"
     else:

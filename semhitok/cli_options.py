@@ -307,3 +307,9 @@ def add_editing(command: argparse.ArgumentParser) -> None:
         choices=("semantics",),
         help="keep every semantic code, and draw the pixel codes anew",
     )
+    editing.add_argument(
+        "--paint-over",
+        action="store_true",
+        help="hide what is drawn anew from the codes that are kept, which have seen all of the "
+        "image",
+    )

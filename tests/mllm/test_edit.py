@@ -21,13 +21,19 @@ def drawer(hierarchical_model, processor):
     return Drawer(hierarchical_model, processor, Sampler(temperature=3.0))
 
 
-def arguments(tmp_path, mask=None, rows=None, keep=None, image=None):
+def arguments(tmp_path, mask=None, rows=None, keep=None, image=None, paint_over=False):
     image = image or picture("red", "box")
     image.save(tmp_path / "image.png")
     if mask is not None:
         mask.save(tmp_path / "mask.png")
         mask = tmp_path / "mask.png"
-    return Namespace(image=tmp_path / "image.png", keep_mask=mask, keep_rows=rows, keep=keep)
+    return Namespace(
+        image=tmp_path / "image.png",
+        keep_mask=mask,
+        keep_rows=rows,
+        keep=keep,
+        paint_over=paint_over,
+    )
 
 
 def drawn(drawer, kept, count=12):
@@ -69,6 +75,18 @@ def test_a_mask_of_a_wide_image_is_cut_like_the_image(drawer, tmp_path):
     mask.paste(0, (16, 0, 30, 14))
     kept = kept_from_arguments(drawer, arguments(tmp_path, mask, image=image))
     assert (kept.semantic >= 0).tolist() == [False, True, True, True]
+
+
+def test_painted_over_the_rest_does_not_know_what_was_there(drawer, tmp_path):
+    def codes(lower, **options):
+        image = picture("red", "box")
+        image.paste(lower, (0, 8, 16, 16))
+        kept = kept_from_arguments(drawer, arguments(tmp_path, rows=1, image=image, **options))
+        return torch.stack([kept.semantic, kept.pixel])
+
+    colours = [(0, 0, 0), (255, 255, 255), (20, 200, 40), (200, 20, 250)]
+    assert len({codes(c, paint_over=True).numpy().tobytes() for c in colours}) == 1
+    assert len({codes(c).numpy().tobytes() for c in colours}) > 1  # else the test shows nothing
 
 
 @pytest.mark.parametrize(
