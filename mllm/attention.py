@@ -135,6 +135,8 @@ def _interface(way: str) -> Callable[..., tuple[Tensor, None]]:
         segments: Segments | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
+        if kwargs.get("softcap") is not None:
+            raise ValueError("This attention does not cap its scores, as the model wants it to.")
         if segments is None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         kept = {name: kwargs.get(name) for name in ("scaling", "sliding_window")}

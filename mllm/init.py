@@ -27,6 +27,7 @@ from transformers import (
 
 from data_pipelines.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
+from mllm.architecture import refuse_other_architecture
 from mllm.chat import ASSISTANT, IMAGE_TOKENS, PLAIN_CHAT_TEMPLATE, USER
 from mllm.configuration_unified import UnifiedConfig
 from mllm.modeling_unified import UnifiedForConditionalGeneration
@@ -65,10 +66,18 @@ def init_mllm(config: InitConfig) -> Path:
         image_sampler=asdict(config.sampler),
         tie_word_embeddings=text_config.tie_word_embeddings,
     )
-    model = UnifiedForConditionalGeneration(unified_config)
+    try:
+        model = UnifiedForConditionalGeneration(unified_config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"No unified model can be built on a {text_config.model_type!r} model: "
+            f"{one_line(error)}"
+        ) from error
     model.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
     if language_model is not None:
         model.language_model.load_state_dict(language_model.state_dict())
+    refuse_other_architecture(model)
+    if language_model is not None:
         _refuse_other_logits(model)
     model.generation_config = GenerationConfig(
         eos_token_id=text_tokenizer.eos_token_id,
