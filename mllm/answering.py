@@ -3,6 +3,7 @@
 Shapes: B prompts, L longest prompt, N positions of an image.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,12 @@ class Answerer:
         size: int = self.model.config.image_tokenizer_config.image_size
         return size
 
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the model reads, images and answer included."""
+        text = self.model.config.text_config
+        return int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
+
     @torch.no_grad()
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures, scaled and cut at the centre → (images, N) token ids on the CPU."""
@@ -69,14 +76,18 @@ class Answerer:
         images: Sequence[Sequence[Tensor]],
         max_new_tokens: int = 16,
         streamer: Any = None,
+        do_sample: bool = False,
+        **sampling: Any,
     ) -> list[str]:
-        """Greedy answers.
+        """Answers, greedy unless asked otherwise.
 
         Args:
             prompts: token ids with N placeholders for each image.
             images: for each prompt, the (N,) token ids of its images in order.
             max_new_tokens: longest answer.
             streamer: of transformers, told of the tokens of one prompt as they come.
+            do_sample: draw the tokens by chance.
+            sampling: further settings of transformers' `generate`, such as `temperature`.
 
         Raises:
             UserError: if a prompt with its answer is longer than the model's context.
@@ -87,8 +98,9 @@ class Answerer:
             input_ids=input_ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
-            do_sample=False,
+            do_sample=do_sample,
             streamer=streamer,
+            **sampling,
         )
         return self.processor.answers(token_ids, input_ids.shape[1])
 
@@ -151,9 +163,8 @@ class Answerer:
         return input_ids, inputs["attention_mask"].to(self.device)
 
     def _check_length(self, length: int) -> None:
-        context = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        if context is not None and length > context:
+        if length > self.context_length:
             raise UserError(
                 f"The question with its images and answer takes {length} tokens, and the model "
-                f"reads at most {context}: shorten the question."
+                f"reads at most {self.context_length}: shorten the question."
             )

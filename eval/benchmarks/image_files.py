@@ -24,9 +24,12 @@ class ImageFolder:
 
     def find(self, name: str) -> Path | None:
         """The file of a name; None if there is none, or several by that name."""
-        for ending in ENDINGS:
-            if (path := self.root / f"{name}{ending}").is_file():
-                return path
+        folder, _, file = name.rpartition("/")
+        # MME's categories have their images in a folder of that name, or beside the questions.
+        for place in (self.root / folder, self.root / folder / "images"):
+            for ending in ENDINGS:
+                if (path := place / f"{file}{ending}").is_file():
+                    return path
         for ending in ENDINGS:
             if found := self._by_name.get(f"{name}{ending}"):
                 return found[0] if len(found) == 1 else None

@@ -1,0 +1,251 @@
+"""A saved model in lmms-eval, so that all of its tasks run on it.
+
+    lmms_eval --model semhitok --model_args pretrained=DIR --tasks pope,gqa,mme --batch_size 16
+    lmms_eval --model semhitok --model_args pretrained=DIR --tasks seedbench_ppl --force_simple
+
+The second is for tasks that weigh options by their likelihood: lmms-eval has these for its "simple"
+interface alone. It finds this file through the entry point `lmms_eval.models`; nothing else here
+imports it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+from PIL import Image
+from torch import Tensor
+
+from data_pipelines.records import IMAGE_MARK
+from mllm.answering import Answerer
+from semhitok.errors import UserError
+from semhitok.progress import Progress
+
+Messages = list[dict[str, Any]]
+DEFAULT_NEW_TOKENS = 128
+"""Longest answer where a task says nothing."""
+
+
+def manifest() -> ModelManifest:
+    """What lmms-eval asks of the entry point."""
+    return ModelManifest(
+        "semhitok",
+        simple_class_path="eval.lmms_eval_plugin.SimpleSemHiTok",
+        chat_class_path="eval.lmms_eval_plugin.SemHiTok",
+    )
+
+
+class SemHiTok(lmms):
+    """The interface of lmms-eval over `mllm.answering.Answerer`.
+
+    Args:
+        pretrained: a saved unified model.
+        batch_size: prompts at a time.
+        device: "cpu", "cuda" or such; by default each rank's own GPU where there is one.
+
+    Raises:
+        UserError: if the folder holds no whole model, or an argument is unknown.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str = "",
+        batch_size: int | str = 1,
+        device: str | None = None,
+        max_batch_size: int | str | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        if unknown or not pretrained:
+            wrong = f"there is no {', '.join(unknown)}" if unknown else "pretrained is missing"
+            raise UserError(f"--model_args of semhitok are pretrained=DIR and device=NAME; {wrong}")
+        self.accelerator = Accelerator()
+        self._rank = self.accelerator.process_index
+        self._world_size = self.accelerator.num_processes
+        # lmms-eval gives device=cuda to every rank; with several, each has its own.
+        several = self._world_size > 1 or device == "cuda"
+        self.answerer = Answerer(pretrained, str(self.accelerator.device) if several else device)
+        self.batch_size = _number(batch_size, max_batch_size)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Answers to (context, doc_to_messages, settings, document, task, split)."""
+        asked, settings = [], []
+        for request in requests:
+            _, to_messages, arguments, doc_id, task, split = request.args
+            asked.append(to_messages(self.task_dict[task][split][doc_id]))
+            settings.append(dict(arguments))
+        return self._answer(asked, settings)
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
+        """Answers of every round; the task makes each round's messages from the answers before."""
+        answers: list[list[str]] = []
+        for request in requests:
+            _, to_messages, arguments, doc_id, task, split = request.args
+            document = self.task_dict[task][split][doc_id]
+            answers.append(self._rounds(to_messages, document, dict(arguments)))
+        return answers
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Mean negative log-likelihood a token of each continuation, and whether it is greedy.
+
+        The base class speaks of a log-likelihood, but lmms-eval takes the *least* of these numbers
+        as the choice, and its own models return their loss; so does this one. The space that tasks
+        put before a continuation is left out: the assistant's turn begins with the word itself.
+        """
+        prompts, images, endings = [], [], []
+        for request in requests:
+            context, continuation, *rest = request.args
+            pictures: list[Image.Image] = []
+            if rest:
+                to_visuals, doc_id, task, split = rest
+                document = self.task_dict[task][split][doc_id]
+                pictures = to_visuals(document) if to_visuals else []
+                continuation = continuation(document) if callable(continuation) else continuation
+            content = IMAGE_MARK * len(pictures) + context.replace(IMAGE_MARK, "")
+            prompts.append(self.answerer.prompt([{"role": "user", "content": content}]))
+            images.append(self._tokens(pictures))
+            endings.append(str(continuation).lstrip())
+        results: list[tuple[float, bool]] = []
+        with Progress(len(requests), "weigh", "answer") as progress:
+            for start in range(0, len(requests), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                weighed = self.answerer.weigh(prompts[part], images[part], endings[part])
+                results += [(-w.log_likelihood / w.num_tokens, w.is_greedy) for w in weighed]
+                progress.update(len(weighed))
+        return results
+
+    def _rounds(
+        self, to_messages: Callable[..., Any], document: Any, settings: dict[str, Any]
+    ) -> list[str]:
+        said: list[str] = []
+        messages, info = to_messages(document), None
+        while True:
+            said += self._answer([messages], [settings])
+            following = to_messages(
+                document,
+                round_idx=len(said),
+                previous_output=list(said),
+                previous_round_info=info,
+            )
+            if not (isinstance(following, tuple) and len(following) == 4) or following[1]:
+                return said
+            messages, _, _, info = following
+
+    def _answer(self, asked: Sequence[Messages], settings: Sequence[dict[str, Any]]) -> list[str]:
+        """Answers in the order asked; prompts of like settings and length share a batch."""
+        read = [_conversation(messages) for messages in asked]
+        prompts = [self.answerer.prompt(messages) for messages, _ in read]
+        order = sorted(range(len(asked)), key=lambda i: (str(settings[i]), len(prompts[i])))
+        answers = [""] * len(asked)
+        with Progress(len(asked), "answer", "question") as progress:
+            start = 0
+            while start < len(order):
+                same = settings[order[start]]
+                batch = [i for i in order[start : start + self.batch_size] if settings[i] == same]
+                texts = self.answerer.answer(
+                    [prompts[i] for i in batch],
+                    [self._tokens(read[i][1]) for i in batch],
+                    **self._generation(same, max(len(prompts[i]) for i in batch)),
+                )
+                for i, text in zip(batch, texts, strict=True):
+                    answers[i] = _cut(text, same.get("until"))
+                start += len(batch)
+                progress.update(len(batch))
+        return answers
+
+    def _tokens(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+        return list(self.answerer.image_tokens(pictures)) if pictures else []
+
+    def _generation(self, settings: dict[str, Any], prompt_length: int) -> dict[str, Any]:
+        """A task's settings as `Answerer.answer` takes them; never beyond the model's context."""
+        wanted = int(settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
+        room = self.answerer.context_length - prompt_length
+        chosen: dict[str, Any] = {"max_new_tokens": max(1, min(wanted, room))}
+        if (settings.get("num_beams") or 1) > 1:
+            chosen["num_beams"] = settings["num_beams"]
+        if settings.get("do_sample") or (settings.get("temperature") or 0) > 0:
+            chosen["do_sample"] = True
+            for name in ("temperature", "top_p"):
+                if settings.get(name):
+                    chosen[name] = settings[name]
+        return chosen
+
+
+class SimpleSemHiTok(SemHiTok):
+    """The same over lmms-eval's older interface, in which tasks give a text and its pictures."""
+
+    is_simple = True
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Answers to (context, settings, doc_to_visual, document, task, split)."""
+        asked, settings = [], []
+        for request in requests:
+            context, arguments, to_visuals, doc_id, task, split = request.args
+            asked.append(_user_turn(to_visuals(self.task_dict[task][split][doc_id]), context))
+            settings.append(dict(arguments))
+        return self._answer(asked, settings)
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
+        """As of the chat interface; from the second round on `doc_to_text` gives the pictures."""
+        answers: list[list[str]] = []
+        for request in requests:
+            context, arguments, to_visuals, to_text, doc_id, task, split = request.args
+
+            def to_messages(
+                document: Any,
+                round_idx: int = 0,
+                context: str = context,
+                to_visuals: Callable[..., Any] = to_visuals,
+                to_text: Callable[..., Any] = to_text,
+                **previous: Any,
+            ) -> Any:
+                if round_idx == 0:
+                    return _user_turn(to_visuals(document), context)
+                visuals, text, ends, said, info = to_text(document, round_idx=round_idx, **previous)
+                return (None if ends else _user_turn(visuals, text)), ends, said, info
+
+            document = self.task_dict[task][split][doc_id]
+            answers.append(self._rounds(to_messages, document, dict(arguments)))
+        return answers
+
+
+def _user_turn(pictures: Sequence[Image.Image] | None, text: str) -> Messages:
+    content: list[dict[str, Any]] = [{"type": "image", "url": p} for p in pictures or ()]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+
+
+def _conversation(messages: Messages) -> tuple[list[dict[str, str]], list[Image.Image]]:
+    """lmms-eval's messages as ours, with a mark for each picture, and the pictures."""
+    said, pictures = [], []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        text = ""
+        for part in parts:
+            if part["type"] == "text":
+                text += part["text"].replace(IMAGE_MARK, "")
+            elif part["type"] == "image":
+                text += IMAGE_MARK
+                pictures.append(part["url"].convert("RGB"))
+            else:
+                raise UserError(
+                    f"the model reads text and images, and this task has {part['type']}"
+                )
+        said.append({"role": message["role"], "content": text})
+    return said, pictures
+
+
+def _cut(text: str, until: Any) -> str:
+    """The text before the first of the task's stop strings."""
+    stops = [until] if isinstance(until, str) else until or []
+    places = [text.find(stop) for stop in stops if stop and stop in text]
+    return text[: min(places)].strip() if places else text
+
+
+def _number(batch_size: int | str, most: int | str | None) -> int:
+    if str(batch_size).startswith("auto"):
+        return int(most or 16)
+    return int(batch_size)
