@@ -15,7 +15,7 @@ from transformers import Cache
 
 # Attention is over a multiple of this many places. The places behind a row's own are masked and add
 # exact zeros, so that what a row computes does not depend on the length of the others.
-PLACES = 64
+PLACES = 16
 
 
 @dataclass(frozen=True)
