@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SIDES = ("left", "right")
 
-CropKind = Literal["centre", "adm", "random"]
+CropKind = Literal["centre", "square", "adm", "random"]
 
 
 def speaks_of_sides(captions: Sequence[str]) -> bool:
@@ -57,6 +57,14 @@ def centre_crop_adm(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def middle_square(image: Image.Image, size: int) -> Image.Image:
+    """Cut the middle square and scale it, in one step."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
 def random_crop(
     image: Image.Image, size: int, draw: random.Random, max_zoom: float = 1.25
 ) -> Image.Image:
@@ -82,7 +90,9 @@ class ImageTransform:
     size: int
     """Height and width of the result."""
     crop: CropKind = "centre"
-    """`centre`: shorter side scaled, middle cut; `adm`: likewise by ADM's rule; `random`."""
+    """`centre`: shorter side scaled, middle cut, as models are shown pictures; `square`: the middle
+    cut, then scaled, which is faster and differs at the cut edges; `adm`: by ADM's rule; `random`:
+    a square from anywhere."""
     max_zoom: float = 1.25
     """Of the random crop."""
     flip: bool = False
@@ -103,6 +113,8 @@ class ImageTransform:
         """
         if self.crop == "centre":
             square = resize_and_crop(image, self.size)
+        elif self.crop == "square":
+            square = middle_square(image, self.size)
         elif self.crop == "adm":
             square = centre_crop_adm(image, self.size)
         else:

@@ -38,6 +38,13 @@ def test_the_shorter_side_is_exact_and_the_shape_kept(width, height):
     assert max(resized.size) == round(15 * max(width, height) / min(width, height))
 
 
+def test_the_middle_square_is_cut_and_then_scaled():
+    image = noise(40, 30)
+    expected = image.crop((5, 0, 35, 30)).resize((16, 16), Image.Resampling.BICUBIC)
+    found = ImageTransform(16, crop="square")(image, [], random.Random(0))
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+
+
 def test_adm_halves_by_averages_and_ends_bicubically():
     image = noise(70, 68)
     halved = image.resize((35, 34), Image.Resampling.BOX)
