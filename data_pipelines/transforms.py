@@ -58,7 +58,7 @@ def centre_crop_adm(image: Image.Image, size: int) -> Image.Image:
 
 
 def middle_square(image: Image.Image, size: int) -> Image.Image:
-    """Cut the middle square and scale it, in one step."""
+    """Scale the middle square alone, in one step; the filter sees the pixels beside it."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
@@ -90,9 +90,9 @@ class ImageTransform:
     size: int
     """Height and width of the result."""
     crop: CropKind = "centre"
-    """`centre`: shorter side scaled, middle cut, as models are shown pictures; `square`: the middle
-    cut, then scaled, which is faster and differs at the cut edges; `adm`: by ADM's rule; `random`:
-    a square from anywhere."""
+    """`centre`: shorter side scaled, middle cut, as models are shown pictures; `square`: the
+    middle square alone scaled, which is faster and not the same to the last bit; `adm`: by ADM's
+    rule; `random`: a square from anywhere."""
     max_zoom: float = 1.25
     """Of the random crop."""
     flip: bool = False

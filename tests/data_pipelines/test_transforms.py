@@ -38,11 +38,16 @@ def test_the_shorter_side_is_exact_and_the_shape_kept(width, height):
     assert max(resized.size) == round(15 * max(width, height) / min(width, height))
 
 
-def test_the_middle_square_is_cut_and_then_scaled():
-    image = noise(40, 30)
-    expected = image.crop((5, 0, 35, 30)).resize((16, 16), Image.Resampling.BICUBIC)
-    found = ImageTransform(16, crop="square")(image, [], random.Random(0))
-    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+def test_the_middle_square_is_what_is_scaled():
+    ramp = Image.fromarray(
+        np.repeat(np.tile(np.arange(120, dtype=np.uint8), (60, 1))[..., None], 3, 2)
+    )
+    found = ImageTransform(15, crop="square")(ramp, [], random.Random(0))[:, :, 0].astype(float)
+    expected = 30 + (np.arange(15) + 0.5) * 4 - 0.5  # columns 30 … 89, four to a pixel
+    assert np.abs(found - expected).max() <= 1
+    upright = ImageTransform(15, crop="square")(ramp.transpose(Image.Transpose.ROTATE_270), [],
+                                                random.Random(0))  # fmt: skip
+    assert np.abs(upright[:, :, 0].astype(float).mean(1) - expected).max() <= 1
 
 
 def test_adm_halves_by_averages_and_ends_bicubically():
