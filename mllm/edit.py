@@ -6,8 +6,8 @@
 
 Only codes are kept: what stays of the image is its reconstruction. Each code has seen the whole
 image: a kept patch of the background still tells of the red circle that was beside it, which helps
-to go on with an image and hinders to change it. `--paint-over` paints over what is drawn anew before
-the codes are taken.
+to go on with an image and hinders to change it. `--paint-over` hides what is drawn anew before the
+codes are taken.
 """
 
 import argparse
