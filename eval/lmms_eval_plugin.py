@@ -77,15 +77,18 @@ class SemHiTok(lmms):
             _, to_messages, arguments, doc_id, task, split = request.args
             asked.append(to_messages(self.task_dict[task][split][doc_id]))
             settings.append(dict(arguments))
-        return self._answer(asked, settings)
+        with Progress(len(asked), "answer", "question") as progress:
+            return self._answer(asked, settings, progress)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
         """Answers of every round; the task makes each round's messages from the answers before."""
         answers: list[list[str]] = []
-        for request in requests:
-            _, to_messages, arguments, doc_id, task, split = request.args
-            document = self.task_dict[task][split][doc_id]
-            answers.append(self._rounds(to_messages, document, dict(arguments)))
+        with Progress(len(requests), "answer", "conversation") as progress:
+            for request in requests:
+                _, to_messages, arguments, doc_id, task, split = request.args
+                document = self.task_dict[task][split][doc_id]
+                answers.append(self._rounds(to_messages, document, dict(arguments)))
+                progress.update()
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -134,25 +137,30 @@ class SemHiTok(lmms):
                 return said
             messages, _, _, info = following
 
-    def _answer(self, asked: Sequence[Messages], settings: Sequence[dict[str, Any]]) -> list[str]:
+    def _answer(
+        self,
+        asked: Sequence[Messages],
+        settings: Sequence[dict[str, Any]],
+        progress: Progress | None = None,
+    ) -> list[str]:
         """Answers in the order asked; prompts of like settings and length share a batch."""
         read = [_conversation(messages) for messages in asked]
         prompts = [self.answerer.prompt(messages) for messages, _ in read]
         order = sorted(range(len(asked)), key=lambda i: (str(settings[i]), len(prompts[i])))
         answers = [""] * len(asked)
-        with Progress(len(asked), "answer", "question") as progress:
-            start = 0
-            while start < len(order):
-                same = settings[order[start]]
-                batch = [i for i in order[start : start + self.batch_size] if settings[i] == same]
-                texts = self.answerer.answer(
-                    [prompts[i] for i in batch],
-                    [self._tokens(read[i][1]) for i in batch],
-                    **self._generation(same, max(len(prompts[i]) for i in batch)),
-                )
-                for i, text in zip(batch, texts, strict=True):
-                    answers[i] = _cut(text, same.get("until"))
-                start += len(batch)
+        start = 0
+        while start < len(order):
+            same = settings[order[start]]
+            batch = [i for i in order[start : start + self.batch_size] if settings[i] == same]
+            texts = self.answerer.answer(
+                [prompts[i] for i in batch],
+                [self._tokens(read[i][1]) for i in batch],
+                **self._generation(same, max(len(prompts[i]) for i in batch)),
+            )
+            for i, text in zip(batch, texts, strict=True):
+                answers[i] = _cut(text, same.get("until"))
+            start += len(batch)
+            if progress is not None:
                 progress.update(len(batch))
         return answers
 
@@ -186,7 +194,8 @@ class SimpleSemHiTok(SemHiTok):
             context, arguments, to_visuals, doc_id, task, split = request.args
             asked.append(_user_turn(to_visuals(self.task_dict[task][split][doc_id]), context))
             settings.append(dict(arguments))
-        return self._answer(asked, settings)
+        with Progress(len(asked), "answer", "question") as progress:
+            return self._answer(asked, settings, progress)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
         """As of the chat interface; from the second round on `doc_to_text` gives the pictures."""

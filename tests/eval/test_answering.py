@@ -268,7 +268,7 @@ def test_a_damaged_line_and_a_double_answer_are_refused(tmp_path):
     with pytest.raises(UserError, match="question 'a' is answered twice"):
         store.read()
     (store.folder / "rank-00001.jsonl").write_text("{\n")
-    with pytest.raises(UserError, match="line 1 of .*rank-00001.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"line 1 of .*rank-00001\.jsonl is damaged"):
         store.read()
 
 
