@@ -231,7 +231,8 @@ def _conversation(messages: Messages) -> tuple[list[dict[str, str]], list[Image.
     said, pictures = [], []
     for message in messages:
         content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        is_text = isinstance(content, str)
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if is_text else content
         text = ""
         for part in parts:
             if part["type"] == "text":
