@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
@@ -91,12 +92,14 @@ class SemHiTok(lmms):
                 progress.update()
         return answers
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Mean negative log-likelihood a token of each continuation, and whether it is greedy.
 
         The base class speaks of a log-likelihood, but lmms-eval takes the *least* of these numbers
         as the choice, and its own models return their loss; so does this one. The space that tasks
         put before a continuation is left out: the assistant's turn begins with the word itself.
+        A bare pair would reach the task as a text (version 0.7.3), so it goes in a result's `text`,
+        which is passed on as it is.
         """
         prompts, images, endings = [], [], []
         for request in requests:
@@ -111,12 +114,15 @@ class SemHiTok(lmms):
             prompts.append(self.answerer.prompt([{"role": "user", "content": content}]))
             images.append(self._tokens(pictures))
             endings.append(str(continuation).lstrip())
-        results: list[tuple[float, bool]] = []
+        results: list[GenerationResult] = []
         with Progress(len(requests), "weigh", "answer") as progress:
             for start in range(0, len(requests), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 weighed = self.answerer.weigh(prompts[part], images[part], endings[part])
-                results += [(-w.log_likelihood / w.num_tokens, w.is_greedy) for w in weighed]
+                pairs: list[Any] = [
+                    (-w.log_likelihood / w.num_tokens, w.is_greedy) for w in weighed
+                ]
+                results += [GenerationResult(pair) for pair in pairs]
                 progress.update(len(weighed))
         return results
 
