@@ -263,7 +263,8 @@ def _refuse_bad_paths(file: Path, prompts: Sequence[Prompt]) -> None:
             if len(parts[-1].encode()) > MAX_NAME_BYTES:
                 raise UserError(
                     f"{file} has a prompt too long for the file name that its layout wants "
-                    f"({len(parts[-1].encode())} bytes, at most {MAX_NAME_BYTES}): {prompt.text[:80]!r}…"
+                    f"({len(parts[-1].encode())} bytes, at most {MAX_NAME_BYTES}): "
+                    f"{prompt.text[:80]!r}…"
                 )
             if path in seen:
                 raise UserError(f"{file} names {path} twice; give the benchmark's own file.")

@@ -1,0 +1,110 @@
+"""The evaluations end to end, on a tiny untrained model: what they write and that they agree."""
+
+import json
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+from PIL import Image
+
+from eval import complete, drawing_task, reconstruction, sensitivity
+from eval.drawing_layouts import check_layout, read_prompts
+from tests.mllm.tiny import World
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("world"))
+
+
+def test_a_benchmark_from_prompts_to_a_score_by_the_model_itself(world, tmp_path):
+    rows = [
+        {"prompt": text, "vqa_list": [["is it red?", "yes"]], "skills": ["attribute"]}
+        for text in ("a red bar", "a blue box")
+    ]
+    file = tmp_path / "geneval2.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = drawing_task.DrawingTaskSettings(
+        "geneval2", str(file), str(tmp_path / "out"), str(world.start), judge="self"
+    )
+    summary = drawing_task.evaluate(settings)
+    check_layout("geneval2", tmp_path / "out" / "export", read_prompts("geneval2", file))
+    assert summary["sampler"] and summary["prompts_rewritten"] is False and summary["seed"] == 0
+    assert any("self-judged" in name for name in summary["scores"])
+    assert "a blue box" in (tmp_path / "out" / "report.html").read_text()
+    before = (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes()
+    (tmp_path / "out" / "export" / "images" / "00001.png").unlink()
+    drawing_task.evaluate(settings)  # goes on: the same picture again
+    assert (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes() == before
+
+
+def test_everything_on_one_page(world, tmp_path):
+    settings = complete.CompleteSettings(str(world.start), str(world.data), 1, max_images=12)
+    summary = complete.evaluate(settings, tmp_path / "out")
+    assert set(summary["seconds_of"]) == {"reconstruction", "vqa", "generation", "sensitivity"}
+    assert {"reconstruction: PSNR, dB", "vqa: accuracy, overall", "generation: accuracy"} <= set(
+        summary["scores"]
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What the numbers are sensitive to" in page and "✗ wrong" in page
+
+
+def test_sensitivity_answers_as_the_evaluation_of_questions_does(world, tmp_path):
+    from data_pipelines.dataset import PreparedDataset
+    from mllm.ask import answer_records
+
+    settings = sensitivity.SensitivitySettings(str(world.start), str(world.data), seeds=0)
+    summary = sensitivity.evaluate(settings, tmp_path / "out")
+    rows = answer_records(world.start, PreparedDataset(world.data))
+    right = [row["prediction"].lower().strip() in row["answers"] for row in rows]
+    whole = summary["variants"][sensitivity.AS_IT_IS]
+    assert whole["vqa"]["value"] == pytest.approx(sum(right) / len(right))
+    assert summary["num_questions"] == len(rows) and "drawing" not in whole
+
+
+def _rank(rank, port, tokenizer, pictures, out):
+    torch.set_num_threads(1)  # a fork of a process with threads must not use its pool
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "3"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    reconstruction.evaluate(tokenizer, pictures, out, 2)
+
+
+def test_reconstruction_over_three_ranks_is_that_of_one(world, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(7):
+        Image.effect_noise((20, 18 + number), 80).convert("RGB").save(pictures / f"{number}.png")
+    tokenizer = world.tokenizer
+    one = reconstruction.evaluate(tokenizer, pictures, tmp_path / "one")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        multiprocessing.get_context("fork").Process(
+            target=_rank, args=(rank, port, tokenizer, pictures, tmp_path / "three")
+        )
+        for rank in range(3)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    three = json.loads((tmp_path / "three" / "summary.json").read_text())
+    assert three["psnr"] == pytest.approx(one["psnr"], abs=1e-4)
+    assert three["mean_image_psnr"] == pytest.approx(one["mean_image_psnr"], abs=1e-4)
+    assert three["codebook"] == pytest.approx(one["codebook"])
+    ids = [
+        [json.loads(line)["record_id"] for line in (tmp_path / name / "per_image.jsonl").open()]
+        for name in ("one", "three")
+    ]
+    assert ids[0] == ids[1] and len(ids[0]) == 7
+    assert len(list((tmp_path / "three" / "pairs").iterdir())) == 14
