@@ -114,7 +114,7 @@ class Storage:
         """Names of the files and folders inside, sorted."""
         if self._fs is None:
             return sorted(os.listdir(self.path)) if self.path.is_dir() else []
-        self._fs.invalidatecache_folder()  # other processes write here too
+        self._fs.invalidate_cache()  # other processes write here too
         if not self._fs.isdir(self._root):
             return []
         found = self._fs.ls(self._root, detail=False)
@@ -125,7 +125,7 @@ class Storage:
         if self._fs is None:
             path = self.path / name
             return path.stat().st_size if path.is_file() else None
-        self._fs.invalidatecache_folder()
+        self._fs.invalidate_cache()
         return int(self._fs.size(self._url(name))) if self._fs.isfile(self._url(name)) else None
 
     def read(self, name: str) -> bytes:
