@@ -64,7 +64,9 @@ def write_page(folder: Path, out: Path | None = None, seed: int = 0) -> Path:
     )
     reasons = _reasons(quarantine)
     manifest = dataset.manifest
-    counts = dict(manifest["counts"]) | {"images that come twice": manifest.get("duplicate_images", 0)}
+    counts = dict(manifest["counts"]) | {
+        "images that come twice": manifest.get("duplicate_images", 0)
+    }
     megabytes = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
     charts = [
         _chart("words in a caption", lengths["captions"]),
