@@ -58,7 +58,7 @@ def weighted_loss(
         score = partial(_plain_scores, head)
         return _chunked(head, score, num_rows, states, labels, weights, z_weight)
 
-    head.forward = inside  # type: ignore[method-assign]
+    head.forward = inside
     try:
         return head(hidden)
     finally:

@@ -18,7 +18,7 @@ class Muon(torch.optim.Muon):
     """The update of `torch.optim.Muon`, with its arguments and its state."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Move all parameters once; see `torch.optim.Optimizer.step`."""
         loss = None
         if closure is not None:
@@ -37,6 +37,7 @@ class Muon(torch.optim.Muon):
         """Move matrices of one shape, dtype and device."""
         updates = []
         for parameter in parameters:
+            assert parameter.grad is not None  # `step` took those that have one
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
