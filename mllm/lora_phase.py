@@ -1,12 +1,14 @@
 """A training phase with LoRA: which rows are new, how it goes on, and the 4-bit base of QLoRA."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, set_seed
 
 from mllm.chat import ASSISTANT, BEGIN_OF_IMAGE, END_OF_IMAGE, USER
 from mllm.load import load_model
@@ -21,7 +23,10 @@ _WHOLE = ["image_tokenizer", "adapter", "image_head", "lm_head"]
 
 
 def load_for_lora(
-    folder: Path, lora: LoRAConfig | None, text_tokenizer: PreTrainedTokenizerBase
+    folder: Path,
+    lora: LoRAConfig | None,
+    text_tokenizer: PreTrainedTokenizerBase,
+    seed: int,
 ) -> UnifiedForConditionalGeneration:
     """The model that a phase trains, with LoRA layers where the phase or the model has them.
 
@@ -43,6 +48,7 @@ def load_for_lora(
         return model
     settings = _settings(lora, text_tokenizer)
     if has is None:
+        set_seed(seed)  # loading draws as it likes, under ZeRO-3 otherwise than without
         try:
             add_lora(model, settings)
         except ValueError as error:
@@ -84,6 +90,19 @@ def _four_bits() -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=_WHOLE,
     )
+
+
+@contextmanager
+def trainable_over_four_bits(model: UnifiedForConditionalGeneration) -> Iterator[None]:
+    """Within it the Trainer sees that a 4-bit model has LoRA layers, which it knows PEFT's by."""
+    if not getattr(model, "is_quantized", False):
+        yield
+        return
+    model._hf_peft_config_loaded = True
+    try:
+        yield
+    finally:
+        model._hf_peft_config_loaded = False
 
 
 def trained_state(model: UnifiedForConditionalGeneration) -> dict[str, Tensor]:

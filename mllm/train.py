@@ -30,7 +30,7 @@ from mllm.deepspeed_config import (
 )
 from mllm.dry_run import dry_run
 from mllm.load import load_processor
-from mllm.lora_phase import load_for_lora
+from mllm.lora_phase import load_for_lora, on_whole_base, trainable_over_four_bits
 from mllm.optimizer import MuonWithAdamW
 from mllm.packing import pack
 from mllm.parameter_groups import adamw_groups, as_optimizer_groups, freeze_parts
@@ -61,7 +61,8 @@ class UnifiedTrainer(Trainer):
 
     def __init__(self, *args: Any, config: MLLMPhaseConfig, universal: bool = False, **kwargs: Any):
         self.universal = universal
-        super().__init__(*args, **kwargs)
+        with trainable_over_four_bits(kwargs["model"]):
+            super().__init__(*args, **kwargs)
         self.config = config
         self.tally = Tally()
         self.first_rate = 1.0
@@ -128,7 +129,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
     # Only now, so that a refused run leaves the folder as it was.
     run = RunDirectory(config.out).start(config, "train mllm")
     processor = load_processor(config.model)
-    model = load_for_lora(config.model, config.lora, processor.tokenizer)
+    model = load_for_lora(config.model, config.lora, processor.tokenizer, config.seed)
     freeze_parts(model, config.rates)
     choose_attention(model.language_model.get_decoder(), config.attention)
     rows = _rows(config, model, processor)
@@ -158,7 +159,10 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
     model_folder = run.path / "model"
     with whole_folder(model_folder) as unfinished:
-        trainer.save_model(str(unfinished))
+        if config.lora is None or not config.lora.load_in_4bit:
+            trainer.save_model(str(unfinished))
+        elif trainer.is_world_process_zero():
+            on_whole_base(config.model, model).save_pretrained(unfinished)
         if trainer.is_world_process_zero():
             (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle
             model.generation_config.save_pretrained(unfinished)
