@@ -40,13 +40,14 @@ def quickstart(tmp_path, monkeypatch):
     """An empty stand-in for what `semhitok quickstart` leaves, in the working directory."""
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "quickstart"
-    for folder in ("data/train", "data/test", "codes/train", "images"):
+    for folder in ("data/train", "data/test", "codes/train", "images", "eval/reconstruction"):
         (run / folder).mkdir(parents=True)
     for folder in ("decoder/model", "mllm/model"):
         (run / folder).mkdir(parents=True)
         (run / folder / "config.json").write_text("{}")
-    (tmp_path / "runs" / "flat").mkdir()
-    (tmp_path / "runs" / "flat" / "config.json").write_text("{}")
+    for model in ("flat", "lora/model"):
+        (tmp_path / "runs" / model).mkdir(parents=True)
+        (tmp_path / "runs" / model / "config.json").write_text("{}")
     (run / "images" / "test-0.png").write_bytes(b"")
     configs = tmp_path / "configs" / "quickstart"
     configs.mkdir(parents=True)
@@ -139,7 +140,7 @@ def test_every_target_is_a_module_of_the_house():
         ("ask --model {m} --image {i} --question q --max-new-tokens 0", "above 0"),
         ("generate --model {m} --out o --prompts no.txt", "no such file"),
         ("generate --model {m} --out o --prompts {i}", "is empty"),
-        ("generate --model {m} --out o", "one of the arguments"),
+        ("generate --model {m} --out o", "Nothing to draw: give --prompt"),
         ("generate --model {m} --out o --prompt p --num-images 0", "above 0"),
         ("generate --model {m} --out o --prompt p --num-images -3", "above 0, not '-3'"),
         ("generate --model {m} --out o --prompt p --batch-size many", "above 0"),
