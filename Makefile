@@ -39,8 +39,10 @@ fast slow: export HF_HUB_OFFLINE := 1
 fast: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2
 
+# By files, since the tests of one share a long run; two at a time on two cores take longer each.
 slow: install
-	$(BIN)/python -m pytest -q -m "slow and not gpu" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist loadfile \
+	    --timeout 900 --durations=10
 
 # One after another, also under `make -j`: a slip in style shows before the long tests start.
 test: install
