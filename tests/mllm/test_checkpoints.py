@@ -13,8 +13,7 @@ from mllm.checkpoints import begin, finish, newest
 from mllm.load import load_model
 from mllm.train import train_mllm
 from semhitok.errors import UserError
-from semhitok.metrics_log import read_metrics
-from tests.mllm.tiny import REPOSITORY, write_phase
+from tests.mllm.tiny import REPOSITORY, losses_of, write_phase
 
 
 @pytest.mark.slow
@@ -36,7 +35,7 @@ def test_a_run_killed_ten_times_ends_bit_for_bit_as_an_undisturbed_one(world, tm
     killed = load_model(tmp_path / "killed" / "model").state_dict()
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
+    assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
     assert not (tmp_path / "killed" / "checkpoints").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from mllm.training_config import LoRAConfig
 from tests.mllm.tiny import REPOSITORY, launch, losses_of, make_model, write_phase
 from tests.mllm.zero_runs import TOKEN_IDS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(290)]
-NUM_STEPS, CHECKPOINT = 20, 10
-# Losses go from 44.5 to 28; measured: 3.8e-6, which is the last bit of a float32 of that size.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+NUM_STEPS, CHECKPOINT = 12, 6
+# Losses go from 44.5 to 31; measured: 3.8e-6, which is the last bit of a float32 of that size.
 TOLERANCE = 2e-5
 CONFIGS = REPOSITORY / "configs" / "deepspeed"
 LORA = {"lora": LoRAConfig(rank=2, alpha=4.0)}
@@ -57,7 +58,6 @@ def single(world, starts, tmp_path_factory):
 
 
 def phase(world, out, **settings):
-    settings = {"checkpoint_every": CHECKPOINT, **settings}
     return world.phase(out, num_steps=NUM_STEPS, global_batch_size=8, **settings)
 
 
@@ -75,7 +75,7 @@ def run_jobs(root, num_ranks, jobs):
         "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
     finished = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=280
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=590
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert "ALL RUN" in finished.stdout
@@ -84,60 +84,62 @@ def run_jobs(root, num_ranks, jobs):
 WHOLE = ["ddp", "zero1", "zero2", "zero3", "zero2-offload", "zero2 accumulated"]
 WHOLE_LORA = ["ddp lora", "zero2 lora", "zero3 lora"]
 STOPPED = ["zero1", "zero2", "zero3", "zero3 lora"]
+GROWN = ["zero2", "zero3"]
 
 
 @pytest.fixture(scope="module")
 def on_two(world, starts, tmp_path_factory):
-    """Whole runs, stopped runs, and stopped runs gone on with, all on two ranks in one launch."""
+    """Whole runs on two ranks, and some gone on with from their checkpoint, in one launch."""
     root = tmp_path_factory.mktemp("two")
 
-    def job(name, kind, **more):
+    def job(name, kind, model=world.start, **more):
         path = root / f"{name}.yaml"
-        settings = settings_of(kind) | more.pop("settings", {})
+        settings = settings_of(kind) | {"model": model, "checkpoint_every": CHECKPOINT}
         write_phase(path, phase(world, root / name, **settings))
         return {"config": str(path), **more}
 
-    jobs = [job(f"whole {kind}", kind) for kind in WHOLE + WHOLE_LORA]
-    jobs += [
-        job(f"chunked {head}", "zero3", chunk=TINY_CHUNK, settings={"model": starts[head]})
-        for head in starts
-    ]
-    jobs += [job(f"stopped {kind}", kind, stop_after=CHECKPOINT + 3) for kind in STOPPED]
-    jobs += [
+    jobs = [
         job(
-            f"resumed {kind}",
+            f"whole {kind}",
             kind,
-            copy=[str(root / f"stopped {kind}"), str(root / f"resumed {kind}")],
+            keep=[str(root / f"kept {kind}"), CHECKPOINT] if kind in STOPPED else None,
         )
-        for kind in STOPPED
+        for kind in WHOLE + WHOLE_LORA
+    ]
+    jobs += [
+        job(f"chunked {head}", "zero3", model=starts[head], chunk=TINY_CHUNK) for head in starts
     ]
     run_jobs(root, 2, jobs)
+    for kind in STOPPED:
+        for name in ("resumed", "one"):
+            shutil.copytree(root / f"kept {kind}", root / f"{name} {kind}")
+    run_jobs(root, 2, [job(f"resumed {kind}", kind) for kind in STOPPED])
     return SimpleNamespace(root=root, job=job)
 
 
 @pytest.fixture(scope="module")
 def on_one(on_two):
-    """The runs stopped on two ranks, gone on with on one; and others, stopped on one."""
-    jobs = [{"config": str(on_two.root / f"stopped {kind}.yaml")} for kind in STOPPED]
+    """Runs of two ranks gone on with on one, and others that begin on one."""
+    root = on_two.root
+    jobs = [on_two.job(f"one {kind}", kind) for kind in STOPPED]
     jobs += [
-        on_two.job(f"grown {kind}", kind, stop_after=CHECKPOINT + 3) for kind in ("zero2", "zero3")
+        on_two.job(f"alone {kind}", kind, keep=[str(root / f"grown {kind}"), CHECKPOINT])
+        for kind in GROWN
     ]
-    run_jobs(on_two.root, 1, jobs)
-    return on_two.root
+    run_jobs(root, 1, jobs)
+    return on_two
 
 
 @pytest.fixture(scope="module")
 def grown(on_one):
-    """The runs stopped on one rank, gone on with on two."""
-    run_jobs(
-        on_one, 2, [{"config": str(on_one / f"grown {kind}.yaml")} for kind in ("zero2", "zero3")]
-    )
-    return on_one
+    """Runs of one rank gone on with on two."""
+    run_jobs(on_one.root, 2, [on_one.job(f"grown {kind}", kind) for kind in GROWN])
+    return on_one.root
 
 
 def assert_same_run(run, reference, tolerance=TOLERANCE):
     losses = losses_of(reference)
-    assert len(losses) == NUM_STEPS and losses[-1] < 0.8 * losses[0]
+    assert len(losses) == NUM_STEPS and losses[-1] < 0.9 * losses[0]
     assert losses_of(run) == pytest.approx(losses, abs=tolerance)
     # Loaded, since DeepSpeed writes tied weights twice; a missing weight would be an error.
     first, second = (load_model(folder / "model").state_dict() for folder in (run, reference))
@@ -182,18 +184,17 @@ def test_a_saved_model_has_the_logits_of_the_trained_one(on_two, kind):
 @pytest.mark.parametrize("kind", STOPPED)
 def test_a_stopped_run_gone_on_with_is_the_uninterrupted_one(on_two, kind):
     resumed, whole = (on_two.root / f"{state} {kind}" for state in ("resumed", "whole"))
-    if kind == "zero3 lora" or kind in WHOLE:
-        assert losses_of(resumed) == losses_of(whole)
-        first, second = (load_model(run / "model").state_dict() for run in (resumed, whole))
-        assert all(torch.equal(first[name], second[name]) for name in second)
+    assert losses_of(resumed) == losses_of(whole)
+    first, second = (load_model(run / "model").state_dict() for run in (resumed, whole))
+    assert all(torch.equal(first[name], second[name]) for name in second)
 
 
 @pytest.mark.parametrize("kind", STOPPED)
 def test_two_ranks_become_one(on_one, single, kind):
-    assert_same_run(on_one / f"stopped {kind}", single / ("lora" if "lora" in kind else "plain"))
+    assert_same_run(on_one.root / f"one {kind}", single / ("lora" if "lora" in kind else "plain"))
 
 
-@pytest.mark.parametrize("kind", ["zero2", "zero3"])
+@pytest.mark.parametrize("kind", GROWN)
 def test_one_rank_becomes_two(grown, single, kind):
     assert_same_run(grown / f"grown {kind}", single / "plain")
 

@@ -2,9 +2,9 @@
 
 torchrun --nproc_per_node 2 -m tests.mllm.zero_runs JOBS
 
-JOBS is a JSON list of `{"config": YAML, "stop_after": steps or null, "chunk": scores or null,
-"copy": [from, to] or null}`. A job that stops leaves its checkpoints; a finished one leaves the
-logits of its last weights, as the ranks hold them, beside its model.
+JOBS is a JSON list of `{"config": YAML, "chunk": scores or null, "keep": [folder, step] or null}`.
+A job leaves the logits of its last weights, as the ranks hold them, beside its model; with `keep`
+it leaves in a folder what a run killed right after the checkpoint of that step would have left.
 """
 
 import gc
@@ -17,6 +17,7 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import mllm.loss
+import mllm.train
 from mllm.deepspeed_config import start_deepspeed
 from mllm.train import UnifiedTrainer, train_mllm
 from mllm.training_config import MLLMPhaseConfig
@@ -24,11 +25,7 @@ from semhitok.config import load_config
 
 TOKEN_IDS = torch.tensor([[7, 3, 9, 8, 5, 4, 11, 6]])
 CHUNK_SCORES = mllm.loss.CHUNK_SCORES
-compute_loss, save_model = UnifiedTrainer.compute_loss, UnifiedTrainer.save_model
-
-
-class Stop(BaseException):
-    """Stands for a kill, between two steps of all ranks."""
+finish, save_model = mllm.train.finish, UnifiedTrainer.save_model
 
 
 def save_with_logits(self, output_dir=None, _internal_call=False):
@@ -46,26 +43,16 @@ def save_with_logits(self, output_dir=None, _internal_call=False):
 
 
 def run(job):
-    if job.get("copy"):
-        if torch.distributed.get_rank() == 0:
-            shutil.copytree(*job["copy"])
-        torch.distributed.barrier()
     mllm.loss.CHUNK_SCORES = job.get("chunk") or CHUNK_SCORES
     config = load_config(MLLMPhaseConfig, Path(job["config"]))
-    micro_batches = []
 
-    def until_stopped(self, *args, **kwargs):
-        micro_batches.append(1)
-        if job.get("stop_after") and len(micro_batches) > job["stop_after"]:
-            raise Stop
-        return compute_loss(self, *args, **kwargs)
+    def finish_and_keep(folder, num_ranks):
+        finish(folder, num_ranks)
+        if job.get("keep") and folder.name == f"checkpoint-{job['keep'][1]}":
+            shutil.copytree(config.out, job["keep"][0])
 
-    UnifiedTrainer.compute_loss = until_stopped
-    try:
-        train_mllm(config)
-        assert not job.get("stop_after")
-    except Stop:
-        pass
+    mllm.train.finish = finish_and_keep
+    train_mllm(config)
     # The next run may be of another stage, or of none.
     unset_hf_deepspeed_config()
     gc.collect()
