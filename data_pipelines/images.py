@@ -135,8 +135,7 @@ def to_pil(tensor: Tensor) -> Image.Image:
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     """Scale the shorter side to `size` pixels, then cut the central square.
 
-    Bicubic; Pillow widens the filter when it shrinks, so nothing aliases. A picture that already
-    is `size` x `size` comes back as it is.
+    A picture that already is `size` x `size` comes back as it is.
 
     Raises:
         ValueError: if `size` is not positive.
@@ -145,12 +144,26 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
         raise ValueError(f"an image size is at least 1 pixel, not {size}")
     if image.size == (size, size):
         return image
+    return cut_middle(resize_shorter(image, size), size)
+
+
+def resize_shorter(image: Image.Image, size: int) -> Image.Image:
+    """Scale an image so that its shorter side is `size` pixels.
+
+    Bicubic; Pillow widens the filter when it shrinks, so nothing aliases.
+    """
+    if min(image.size) == size:
+        return image
     scale = size / min(image.size)
     # The shorter side is `size` exactly; max() guards the longer one against rounding below it.
     width, height = (max(size, round(side * scale)) for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return resized.crop((left, top, left + size, top + size))
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def cut_middle(image: Image.Image, size: int) -> Image.Image:
+    """The central square; where pixels are left over on both sides, an odd one stays at the end."""
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 def _read_file(path: Path, max_file_size: int, label: str) -> bytes:

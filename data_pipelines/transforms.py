@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from data_pipelines.images import resize_and_crop
+from data_pipelines.images import cut_middle, resize_and_crop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,31 +30,18 @@ def speaks_of_sides(captions: Sequence[str]) -> bool:
     return any(side in caption.lower() for caption in captions for side in SIDES)
 
 
-def resize_shorter(image: Image.Image, size: int) -> Image.Image:
-    """Scale an image so that its shorter side is `size` pixels.
-
-    Bicubic; Pillow widens the filter when it shrinks, so nothing aliases.
-    """
-    if min(image.size) == size:
-        return image
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
 def centre_crop_adm(image: Image.Image, size: int) -> Image.Image:
     """The centre crop of ADM (Dhariwal and Nichol, 2021), which its FID references are made with.
 
-    Halves by averaging 2 x 2 pixels while the shorter side is at least twice `size`, scales the
-    rest of the way bicubically, and cuts the middle.
+    `center_crop_arr` of guided-diffusion's image_datasets.py: halves by averaging 2 x 2 pixels
+    while the shorter side is at least twice `size`, scales the rest of the way bicubically, and
+    cuts the middle; where pixels are left over on both sides, an odd one stays at the end.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = (round(side * scale) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return cut_middle(image.resize((width, height), Image.Resampling.BICUBIC), size)
 
 
 def middle_square(image: Image.Image, size: int) -> Image.Image:

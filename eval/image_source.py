@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_pipelines.images import open_image, resize_and_crop, to_tensor
 from data_pipelines.prepare import MANIFEST_NAME
+from data_pipelines.transforms import centre_crop_adm
 from semhitok.errors import UserError
 
 
@@ -28,23 +29,6 @@ class Crop:
     """In words, for the record beside the score."""
     cut: Callable[[Image.Image, int], Image.Image]
     """(RGB picture, pixels) to the square."""
-
-
-def adm_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's centre crop (`center_crop_arr` of guided-diffusion's image_datasets.py).
-
-    The picture is halved with a box filter while its shorter side is at least twice the size, then
-    scaled to it, bicubic, and the central square is cut; where pixels are left over on both sides,
-    an odd one stays at the end.
-    """
-    while min(image.size) >= 2 * size:
-        halves = (image.width // 2, image.height // 2)
-        image = image.resize(halves, Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 def stretch(image: Image.Image, size: int) -> Image.Image:
@@ -61,7 +45,7 @@ CROPS = {
     "adm": Crop(
         "ADM: halved by a box filter while twice too large, shorter side scaled to the resolution "
         "(bicubic), then the central square",
-        adm_crop,
+        centre_crop_adm,
     ),
     "stretch": Crop("both sides scaled to the resolution (bicubic), nothing cut", stretch),
 }

@@ -6,14 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.images import open_image, resize_and_crop, scale_pixels
+from data_pipelines.images import open_image, resize_and_crop, resize_shorter, scale_pixels
 from data_pipelines.transforms import (
     PIXEL_BRANCH,
     ImageTransform,
     Normalisation,
     centre_crop_adm,
     random_crop,
-    resize_shorter,
     speaks_of_sides,
     two_views,
 )
