@@ -123,7 +123,8 @@ def _scores(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _cards(out_dir: Path) -> list[Any]:
-    from eval.evaluation_report import Card, json_lines
+    from eval.evaluation_report import Card
+    from eval.pages import saved_rows
 
     return [
         Card(
@@ -132,5 +133,5 @@ def _cards(out_dir: Path) -> list[Any]:
             row["correct"],
             f"seen: {row['seen_colour']} {row['seen_shape']}",
         )
-        for row in json_lines(out_dir / "generation" / "judged.jsonl")
+        for row in saved_rows(out_dir / "generation" / "judged.jsonl")
     ]

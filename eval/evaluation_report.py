@@ -3,11 +3,12 @@
 What went wrong comes first: a reader who sees only the best pictures learns nothing.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from eval.pages import flat_settings, saved_rows, templates
 
 MAX_SHOWN = 48
 """Cards with pictures; the rest lies in the folder."""
@@ -56,8 +57,6 @@ def write_reports(report: Report, folder: Path | str) -> Path:
     Returns:
         The HTML page; it loads nothing from elsewhere.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from eval.report_figures import picture
     from semhitok.run import write_text
 
@@ -76,21 +75,18 @@ def write_reports(report: Report, folder: Path | str) -> Path:
         }
         for card in cards
     ]
-    templates = Environment(
-        loader=PackageLoader("eval", "templates"),
-        autoescape=True,  # prompts and answers are other people's text
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     settings = flat_settings(report.settings)
-    page = templates.get_template("evaluation.html.j2").render(
-        title=report.title,
-        lead=report.lead,
-        tables=report.tables,
-        shown=shown,
-        pictures_title=report.cards_title,
-        settings=settings,
+    page = (
+        templates()
+        .get_template("evaluation.html.j2")
+        .render(
+            title=report.title,
+            lead=report.lead,
+            tables=report.tables,
+            shown=shown,
+            pictures_title=report.cards_title,
+            settings=settings,
+        )
     )
     write_text(folder / "report.md", _markdown(report, cards, settings))
     return Path(write_text(folder / "report.html", page))
@@ -108,17 +104,6 @@ def score_table(scores: Mapping[str, Mapping[str, Any]], title: str = "Scores") 
         shown = f"{count[0]:,} and {count[1]:,} images" if isinstance(count, list) else str(count)
         rows.append((name, f"{found['value']:.4g}", between, shown))
     return Table(title, ("Measure", "Result", "95 % interval", "Measured on"), rows)
-
-
-def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings → "sampler.top_k": "40"; what is None is left out."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flat_settings(value, f"{prefix}{key}."))
-        elif value is not None:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
 
 
 def report_reconstruction(folder: Path | str) -> Path:
@@ -146,7 +131,7 @@ def report_reconstruction(folder: Path | str) -> Path:
             ),
         ],
     )
-    rows = [row for row in json_lines(folder / "per_image.jsonl") if "pair" in row]
+    rows = [row for row in saved_rows(folder / "per_image.jsonl") if "pair" in row]
     cards = [
         Card(
             row["record_id"],
@@ -169,11 +154,6 @@ def report_reconstruction(folder: Path | str) -> Path:
         {key: value for key, value in summary.items() if key not in left_out},
     )
     return write_reports(report, folder)
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def _markdown(report: Report, cards: Sequence[Card], settings: Mapping[str, str]) -> str:

@@ -4,15 +4,14 @@ What the page shows is read from the run's folder; a part that is not there is l
 that says so, so a page can be made of an unfinished run.
 """
 
-import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eval.pages import flat_settings, saved_rows, templates
 from eval.report_figures import code_frequencies, code_map, picture, training_curves
 from eval.report_numbers import flat_summary, number_rows, percent
 from semhitok.errors import UserError
@@ -110,22 +109,14 @@ def write_report(run_dir: Path | str) -> Path:
     Raises:
         UserError: as `read_run`.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from semhitok.run import write_text
 
     run = read_run(run_dir)
-    templates = Environment(
-        loader=PackageLoader("eval", "templates"),
-        autoescape=True,  # prompts and answers are other people's text
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["percent"] = percent
+    environment = templates()
+    environment.filters["percent"] = percent
     summary = _optional_json(run.path / "summary.json") or {}
     cost = (summary.get("seconds"), summary.get("peak_memory_gb"))
-    page = templates.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         numbers=number_rows(run.evaluations, *cost, preset=run.preset),
         preset=run.preset,
         reconstruction=run.evaluations["reconstruction"],
@@ -140,7 +131,7 @@ def write_report(run_dir: Path | str) -> Path:
         },
         phases=PHASES,
         timings=run.timings,
-        environment=_flatten(run.environment),
+        environment=flat_settings(run.environment),
         config_text=run.config_text,
     )
     return Path(write_text(run.path / "report.html", page))
@@ -154,7 +145,7 @@ def _pairs(run: RunFiles) -> list[dict[str, Any]]:
     with np.load(folder / "codes.npz") as codes:
         semantic, pixel = codes["semantic"], codes["pixel"]
         semantic_counts, pixel_counts = codes["semantic_counts"], codes["pixel_counts"]
-    shown = [row for row in _json_lines(folder / "per_image.jsonl") if "pair" in row]
+    shown = [row for row in saved_rows(folder / "per_image.jsonl") if "pair" in row]
     return [
         {
             **row,
@@ -185,7 +176,7 @@ def _drawings(run: RunFiles) -> dict[str, list[dict[str, Any]]]:
     if not run.evaluations["generation"]:
         return {}
     drawings: dict[str, list[dict[str, Any]]] = {}
-    for row in _json_lines(folder / "judged.jsonl"):
+    for row in saved_rows(folder / "judged.jsonl"):
         shown = {**row, "picture": picture(folder / row["image"])}
         drawings.setdefault(row["prompt"], []).append(shown)
     return drawings
@@ -199,7 +190,7 @@ def _examples(run: RunFiles) -> list[dict[str, Any]]:
         return []
     rows = [
         {**row, "picture": picture(folder / row["image"])}
-        for row in _json_lines(folder / "examples.jsonl")
+        for row in saved_rows(folder / "examples.jsonl")
     ]
     num_right = vqa["overall"]["num_correct"]
     totals = Counter({False: vqa["num_questions"] - num_right, True: num_right})
@@ -213,22 +204,7 @@ def _examples(run: RunFiles) -> list[dict[str, Any]]:
     ]
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings → "packages.torch": "2.13.0"; what is None is left out."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        elif value is not None:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
-
-
 def _optional_json(path: Path) -> Any:
     from semhitok.run import read_json
 
     return read_json(path) if path.is_file() else None
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
