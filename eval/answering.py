@@ -93,7 +93,7 @@ def _answer_rest(
 
     if asking.answer_by != "generation" and not all(q.options for q in questions):
         raise UserError(f"answers by {asking.answer_by} need questions with options")
-    answerer = Answerer(model_dir)
+    answerer = Answerer.load(model_dir)
     texts = [message(q, asking) for q in questions]
     # Benchmarks repeat their questions, and a chat template is slow: each text is rendered once.
     rendered = {

@@ -68,7 +68,9 @@ class SemHiTok(lmms):
         self._world_size = self.accelerator.num_processes
         # lmms-eval gives device=cuda to every rank; with several, each has its own.
         several = self._world_size > 1 or device == "cuda"
-        self.answerer = Answerer(pretrained, str(self.accelerator.device) if several else device)
+        self.answerer = Answerer.load(
+            pretrained, str(self.accelerator.device) if several else device
+        )
         self.batch_size = _number(batch_size, max_batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:

@@ -252,24 +252,18 @@ def _answers(
     model: Any, processor: Any, asked: Sequence[tuple[int, Any]], codes: Tensor, batch_size: int
 ) -> list[str]:
     """Greedy answers, to questions about images that are given as codes."""
-    tokens = model.vocabulary.token_ids(codes).to(model.device)
+    from mllm.answering import Answerer
+
+    answerer = Answerer(model, processor)
+    tokens = model.vocabulary.token_ids(codes)
     prompts = [processor.chat.question(question.question) for _, question in asked]
     # Questions of like length share a batch, which leaves little padding to compute on.
     order = sorted(range(len(asked)), key=lambda index: len(prompts[index]))
     answers = [""] * len(asked)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        inputs = processor.pad([prompts[index] for index in part])
-        input_ids = inputs["input_ids"].to(model.device)
-        images = tokens[[asked[index][0] for index in part]].to(input_ids.dtype)
-        places = input_ids == model.config.image_token_id
-        token_ids = model.generate(
-            input_ids=input_ids.masked_scatter(places, images),
-            attention_mask=inputs["attention_mask"].to(model.device),
-            max_new_tokens=16,
-            do_sample=False,
-        )
-        texts = processor.answers(token_ids, input_ids.shape[1])
+        images = [[tokens[asked[index][0]]] for index in part]
+        texts = answerer.answer([prompts[index] for index in part], images)
         for index, text in zip(part, texts, strict=True):
             answers[index] = text
     return answers

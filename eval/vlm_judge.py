@@ -84,31 +84,20 @@ class VisionLanguageJudge:
         ids = torch.tensor([ending], device=self.model.device)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        return _ending(self.model(**inputs).logits[0], ids[0])
+        own = self.model(**inputs).logits[0, -len(ending) - 1 : -1].double().log_softmax(-1)
+        return float(own.gather(-1, ids.T).sum())
 
 
 class SelfJudge:
     """The model that drew."""
 
     def __init__(self, model_dir: Path | str):
-        from mllm.generate import load_drawing_model
+        from mllm.answering import Answerer
 
-        self.model, self.processor = load_drawing_model(model_dir)
+        self.answerer = Answerer.load(model_dir)
         self.label = f"{Path(model_dir)} itself (self-judged)"
 
-    @torch.inference_mode()
     def log_likelihood(self, image: Image.Image, question: str, answer: str) -> float:
-        inputs = self.processor.questions([image], [question]).to(self.model.device)
-        ids = self.model.fill_image_tokens(inputs["input_ids"], inputs["pixel_values"])
-        ending = self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        answer_ids = torch.tensor([ending], device=ids.device)
-        whole = torch.cat([ids, answer_ids], dim=1)
-        logits = self.model(input_ids=whole, logits_to_keep=len(ending) + 1).logits[0]
-        # Among text tokens alone, as the loss has it.
-        return _ending(logits[:, : self.model.vocabulary.offset], answer_ids[0])
-
-
-def _ending(logits: torch.Tensor, ids: torch.Tensor) -> float:
-    """Log-probability of the last tokens of a sequence, from its (L, vocabulary) logits."""
-    own = logits[-len(ids) - 1 : -1].double().log_softmax(-1)
-    return float(own.gather(-1, ids.unsqueeze(-1)).sum())
+        prompt = self.answerer.processor.chat.question(question)
+        tokens = self.answerer.image_tokens([image.convert("RGB")])
+        return self.answerer.weigh([prompt], [[tokens[0]]], [answer])[0].log_likelihood

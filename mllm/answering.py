@@ -15,6 +15,8 @@ from torch import Tensor
 
 from data_pipelines.images import resize_and_crop, to_tensor
 from mllm.load import load_model, load_processor
+from mllm.modeling_unified import UnifiedForConditionalGeneration
+from mllm.processing_unified import UnifiedProcessor
 from semhitok.errors import UserError
 
 
@@ -34,17 +36,31 @@ class Answerer:
     """Answers greedily, and scores answers by their likelihood.
 
     Args:
-        folder: a saved unified model.
-        device: "cpu", "cuda" or such; by default a GPU where there is one.
-
-    Raises:
-        UserError: if the folder holds no whole model.
+        model: in eval mode.
+        processor: of the same folder.
     """
 
-    def __init__(self, folder: Path | str, device: str | None = None):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = load_model(folder).to(self.device).eval()
-        self.processor = load_processor(folder)
+    def __init__(self, model: UnifiedForConditionalGeneration, processor: UnifiedProcessor):
+        self.model, self.processor = model, processor
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str | None = None) -> "Answerer":
+        """From a saved unified model.
+
+        Args:
+            folder: of the model.
+            device: "cpu", "cuda" or such; by default a GPU where there is one.
+
+        Raises:
+            UserError: if the folder holds no whole model.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(load_model(folder).to(device).eval(), load_processor(folder))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self.model.device)
 
     @property
     def image_size(self) -> int:
@@ -55,8 +71,7 @@ class Answerer:
     @property
     def context_length(self) -> int:
         """Most tokens that the model reads, images and answer included."""
-        text = self.model.config.text_config
-        return int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
+        return self.model.config.context_length or sys.maxsize
 
     @torch.no_grad()
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
@@ -64,6 +79,21 @@ class Answerer:
         size = self.image_size
         pixels = torch.stack([to_tensor(resize_and_crop(image, size)) for image in images])
         return self.model.get_image_tokens(pixels.to(self.device)).cpu()
+
+    def ask(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        max_new_tokens: int = 16,
+    ) -> list[str]:
+        """Greedy answers to one question about each RGB image.
+
+        Raises:
+            UserError: as `answer`.
+        """
+        prompts = [self.processor.chat.question(question) for question in questions]
+        tokens = [[one] for one in self.image_tokens(images)]
+        return self.answer(prompts, tokens, max_new_tokens)
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation that the assistant goes on with; see `ChatEncoder.prompt`."""

@@ -184,7 +184,7 @@ def command(args: argparse.Namespace) -> Path | None:
         raise UserError("--options has only one answer to choose from: give two or more.")
     for path in {path: None for one in asked for path in one.images}:
         open_image(path)  # all are checked before the model loads
-    asking = Asking(Answerer(args.model), args.batch_size, args.max_new_tokens)
+    asking = Asking(Answerer.load(args.model), args.batch_size, args.max_new_tokens)
     if args.out is not None:
         return answer_file(asking, asked, Path(args.out), model_fingerprint(args.model))
     if len(asked) == 1 and not asked[0].options and sys.stdout.isatty():

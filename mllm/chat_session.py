@@ -149,7 +149,7 @@ def lines() -> Iterator[str]:
 
 def command(args: argparse.Namespace) -> None:
     """`semhitok chat`."""
-    answerer = Answerer(args.model)
+    answerer = Answerer.load(args.model)
     overrides = {field.name: getattr(args, field.name, None) for field in fields(Sampler)}
     sampler = default_sampler(answerer.model, **overrides)
     drawer = Drawer(answerer.model, answerer.processor, sampler, sampler.num_candidates)

@@ -71,6 +71,11 @@ class UnifiedConfig(PreTrainedConfig):
         return self.text_config.vocab_size
 
     @property
+    def context_length(self) -> int | None:
+        """Most tokens that the language model reads; None where it has no limit."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
+    @property
     def num_image_positions(self) -> int:
         """N, tokens per image."""
         return self.image_tokenizer_config.num_image_positions

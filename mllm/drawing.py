@@ -134,7 +134,7 @@ class DrawingEngine:
                 "Guidance needs unconditional_ids (negative_ids of a job): let the processor make "
                 "them."
             )
-        context = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        context = self.model.config.context_length
         negative = job.negative_ids if self.sampler.guided and job.negative_ids else ()
         length = max(len(job.prompt_ids), len(negative)) + self.num_positions
         if context is not None and length > context:

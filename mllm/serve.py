@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 
 from data_pipelines.images import MAX_FILE_SIZE, open_image, resize_and_crop
-from mllm.ask import answer
+from mllm.answering import Answerer
 from mllm.code_maps import code_map
 from mllm.drawer import Drawer, DrawingJob
 from mllm.editing import keep_semantics
@@ -100,8 +100,8 @@ class Studio:
     def ask(self, request: dict) -> dict:
         """Answer a question about an image."""
         question = _text(request, "question")
-        answers = answer(self.model, self.processor, [_image(request)], [question], 64)
-        return {"answer": answers[0]}
+        answerer = Answerer(self.model, self.processor)
+        return {"answer": answerer.ask([_image(request)], [question], 64)[0]}
 
 
 def _text(request: dict, key: str) -> str:

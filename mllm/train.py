@@ -193,7 +193,7 @@ def _rows(config: MLLMPhaseConfig, model: Any, processor: UnifiedProcessor) -> T
         config.row_length,
         config.num_steps * config.global_batch_size,
         config.seed,
-        getattr(model.config.text_config, "max_position_embeddings", None),
+        model.config.context_length,
         config.packing,
         config.global_batch_size,
     )

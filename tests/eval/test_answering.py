@@ -48,7 +48,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def answerer(place) -> Answerer:
-    return Answerer(place / "model", "cpu")
+    return Answerer.load(place / "model", "cpu")
 
 
 def evaluate(place: Path, out: Path, *more: str) -> int:
@@ -101,6 +101,17 @@ def test_answers_are_those_of_asking_one_by_one(whole, place, answerer):
         prompt = answerer.prompt([{"role": "user", "content": message(question, asking)}])
         image = answerer.image_tokens([open_image(question.images[0])])
         assert answerer.answer([prompt], [[image[0]]], 4) == [said[question.question_id]]
+
+
+def test_every_question_of_a_prepared_folder_is_answered(place, answerer, tmp_path):
+    vqa.evaluate(place / "model", World(place).data, tmp_path / "out", 7)
+    rows = read_rows(tmp_path / "out")
+    assert len(rows) == 36
+    assert len({row["question_id"] for row in rows}) == 36
+    assert set(rows[0]) >= {"question_id", "image_id", "question", "answers", "prediction"}
+    colour, shape, _ = rows[0]["image_id"].split("-")
+    one = answerer.ask([picture(colour, shape)], [rows[0]["question"]])
+    assert rows[0]["prediction"] == one[0]
 
 
 def test_a_likelihood_is_the_sum_of_the_tokens_log_probabilities(answerer):

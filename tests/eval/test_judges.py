@@ -81,7 +81,7 @@ def test_the_drawing_model_judges_itself_and_says_so(world):
     question = "is it red?"
     scores = [judge.log_likelihood(IMAGE, question, answer) for answer in ("yes", "no")]
     # By hand: the answer's tokens one after the other, the image where its place is.
-    model, processor = judge.model, judge.processor
+    model, processor = judge.answerer.model, judge.answerer.processor
     inputs = processor.questions([IMAGE], [question])
     ids = model.fill_image_tokens(inputs["input_ids"], inputs["pixel_values"])
     total = 0.0

@@ -90,7 +90,7 @@ def place(tmp_path_factory):
 
     make_model(world).save_pretrained(root / "model")
     load_processor(world.start).save_pretrained(root / "model")
-    answerer = Answerer(root / "model", "cpu")
+    answerer = Answerer.load(root / "model", "cpu")
     data = PreparedDataset(world.data)
     rows = []
     for index in range(len(data)):

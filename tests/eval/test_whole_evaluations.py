@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import complete, drawing_task, reconstruction, sensitivity
+from eval import complete, drawing_task, reconstruction, sensitivity, vqa
 from eval.drawing_layouts import check_layout, read_prompts
+from eval.predictions import read_rows
 from tests.mllm.tiny import World
 
 pytestmark = pytest.mark.slow
@@ -54,12 +55,10 @@ def test_everything_on_one_page(world, tmp_path):
 
 
 def test_sensitivity_answers_as_the_evaluation_of_questions_does(world, tmp_path):
-    from data_pipelines.dataset import PreparedDataset
-    from mllm.ask import answer_records
-
     settings = sensitivity.SensitivitySettings(str(world.start), str(world.data), seeds=0)
     summary = sensitivity.evaluate(settings, tmp_path / "out")
-    rows = answer_records(world.start, PreparedDataset(world.data))
+    vqa.evaluate(world.start, world.data, tmp_path / "vqa")
+    rows = read_rows(tmp_path / "vqa")
     right = [row["prediction"].lower().strip() in row["answers"] for row in rows]
     whole = summary["variants"][sensitivity.AS_IT_IS]
     assert whole["vqa"]["value"] == pytest.approx(sum(right) / len(right))

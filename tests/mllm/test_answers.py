@@ -1,11 +1,9 @@
 import pytest
 import torch
 
-from data_pipelines.dataset import PreparedDataset
-from mllm.ask import answer, answer_records
-from mllm.load import load_model
+from mllm.answering import Answerer
 from semhitok.errors import UserError
-from tests.mllm.tiny import make_model, picture
+from tests.mllm.tiny import picture
 
 ASKED = ["what color is it?", "is it red?", "is it not a blue box, or is it?"]
 IMAGES = [picture("red", "bar"), picture("blue", "box"), picture("green", "bar", 1)]
@@ -52,23 +50,9 @@ def test_answers_are_cut_at_the_end_token(processor):
     assert processor.answers(torch.tensor([[5, 5, 5, *ids]]), 3) == ["red"]
 
 
-def test_every_question_of_a_folder_is_answered(world, tmp_path, processor):
-    model = make_model(world)
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    rows = answer_records(tmp_path / "model", PreparedDataset(world.data), 7, max_new_tokens=4)
-    assert len(rows) == 36
-    assert len({row["question_id"] for row in rows}) == 36
-    assert set(rows[0]) == {"question_id", "record_id", "question", "answers", "prediction"}
-    colour, shape, _ = rows[0]["record_id"].split("-")
-    one = answer(load_model(tmp_path / "model"), processor, [picture(colour, shape)],
-                 [rows[0]["question"]], max_new_tokens=4)  # fmt: skip
-    assert rows[0]["prediction"] == one[0]
-
-
 def test_a_question_beyond_the_context_is_one_sentence(model, processor):
     with pytest.raises(UserError, match="reads at most 128: shorten the question"):
-        answer(model, processor, IMAGES[:1], ["why " * 10_000])
+        Answerer(model, processor).ask(IMAGES[:1], ["why " * 10_000])
 
 
 def test_images_and_questions_must_be_as_many(model, processor):

@@ -26,7 +26,7 @@ def folder(world, processor, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answerer(folder):
-    return Answerer(folder, "cpu")
+    return Answerer.load(folder, "cpu")
 
 
 @pytest.fixture

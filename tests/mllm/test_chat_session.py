@@ -30,7 +30,7 @@ def folder(world, processor, tmp_path_factory):
 
 @pytest.fixture
 def session(folder, tmp_path):
-    answerer = Answerer(folder, "cpu")
+    answerer = Answerer.load(folder, "cpu")
     drawer = Drawer(answerer.model, answerer.processor, Sampler(guidance_scale=1.0))
     return ChatSession(answerer, drawer, tmp_path / "drawn", max_new_tokens=4)
 

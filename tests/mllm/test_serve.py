@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mllm.ask import answer
+from mllm.answering import Answerer
 from mllm.serve import Studio, make_server
 from semhitok.errors import UserError
 from tests.mllm.tiny import make_model, picture
@@ -97,7 +97,7 @@ def test_a_browser_draws_uploads_asks_and_varies(studio, address, browser, tmp_p
     wait_for(browser, 4, "#chosen img")
     write(browser, "question", QUESTION)
     browser.find_element(By.ID, "ask-button").click()
-    reply = answer(studio.model, studio.processor, [image], [QUESTION], 64)[0]
+    reply = Answerer(studio.model, studio.processor).ask([image], [QUESTION], 64)[0]
     assert reply
     WebDriverWait(browser, WAIT).until(
         lambda b: b.find_element(By.ID, "answer").text.split() == reply.split()
