@@ -4,7 +4,6 @@ What shares a batch depends on the questions and the batch size alone, never on 
 or on where a run was killed; so neither changes a digit of what the model computes.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from eval.benchmarks.question_set import QuestionSet
 from eval.scorers.multiple_choice import LETTERS
 from eval.scorers.task import BenchmarkQuestion
 from semhitok.errors import UserError
-from semhitok.files import file_sha256
 from semhitok.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ def answer_questions(
     out_dir: Path,
     batch_size: int,
     ranks: "RankGroup",
+    fingerprint: str,
 ) -> dict[str, Answer]:
     """Answer every question that has no answer yet in the folder.
 
@@ -46,6 +45,7 @@ def answer_questions(
         out_dir: where answers are kept.
         batch_size: questions at a time on each rank.
         ranks: who shares the work; every rank calls this.
+        fingerprint: of the model.
 
     Returns:
         The answers of all ranks by question id, on every rank.
@@ -56,7 +56,7 @@ def answer_questions(
     """
     store = AnswerStore(out_dir)
     identity = {
-        "checkpoint_fingerprint": ranks.from_main(lambda: model_fingerprint(model_dir)),
+        "checkpoint_fingerprint": fingerprint,
         "questions_fingerprint": found.fingerprint,
         "data_fingerprint": found.data_fingerprint,
         "asking": asking.describe(),
@@ -197,22 +197,13 @@ def share(number: int, rank: int, world_size: int) -> range:
     return range(number * rank // world_size, number * (rank + 1) // world_size)
 
 
-def model_fingerprint(folder: Path | str) -> str:
-    """Hex SHA-256 over the weights, configs and text tokenizer of a model folder."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model") and path.is_file():
-            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def describe_run(
-    model_dir: Path | str, asking: Asking, batch_size: int, ranks: "RankGroup"
+    model_dir: Path | str, asking: Asking, batch_size: int, ranks: "RankGroup", fingerprint: str
 ) -> dict[str, Any]:
     """What a summary says of the model and the questioning."""
     return {
         "model": str(model_dir),
-        "checkpoint_fingerprint": model_fingerprint(model_dir),
+        "checkpoint_fingerprint": fingerprint,
         "decoding": asking.describe(),
         "instruction": asking.instruction,
         "seed": None,  # greedy decoding and likelihoods draw nothing

@@ -24,6 +24,8 @@ from torch import Tensor
 from eval.evaluation_report import Card, Report, Table, write_reports
 from eval.intervals import wilson_interval
 from eval.reconstruction_scores import image_scores, mean_with_interval
+from eval.scorers import easy_vqa
+from eval.scores import is_yes_no
 from semhitok.errors import UserError
 
 AS_IT_IS = "as it is"
@@ -270,12 +272,11 @@ def _answers(
 
 
 def _vqa_scores(asked: Sequence[tuple[int, Any]], answers: Sequence[str]) -> dict[str, Any]:
-    """Accuracy by the easy-VQA rule: equal after lower case and strip."""
+    """Accuracy by the easy-VQA rule."""
     right, is_open = [], []
     for (_, question), answer in zip(asked, answers, strict=True):
-        accepted = [text.lower().strip() for text in question.answers]
-        right.append(answer.lower().strip() in accepted)
-        is_open.append(accepted[0] not in ("yes", "no"))
+        right.append(easy_vqa.judge(question, answer)[1] == 1)
+        is_open.append(not is_yes_no(question.answers))
     scores = {"vqa": _share(right)}
     if any(is_open):
         scores["vqa_open"] = _share([r for r, o in zip(right, is_open, strict=True) if o])

@@ -114,15 +114,20 @@ def evaluate_model(
         UserError: if the folder has answers of another evaluation, or a model or image is damaged.
     """
     from eval import answering
+    from mllm.fingerprint import model_fingerprint
     from tokenizer.rank_group import RankGroup
 
     def finish(answers: "dict[str, Answer]") -> dict[str, Any]:
         predictions = {key: answer.prediction for key, answer in answers.items()}
-        about = answering.describe_run(model_dir, asking, batch_size, ranks)
+        about = answering.describe_run(model_dir, asking, batch_size, ranks, fingerprint)
         return _score(task, found, predictions, out_dir, about, train_data_dir, answers)
 
     with RankGroup() as ranks:
-        answers = answering.answer_questions(model_dir, found, asking, out_dir, batch_size, ranks)
+        # Once: it reads all of the weights.
+        fingerprint = ranks.from_main(lambda: model_fingerprint(model_dir))
+        answers = answering.answer_questions(
+            model_dir, found, asking, out_dir, batch_size, ranks, fingerprint
+        )
         summary = ranks.from_main(lambda: finish(answers))
     return summary
 

@@ -24,7 +24,7 @@ from transformers import TextStreamer
 from data_pipelines.images import open_image
 from mllm.answering import Answerer
 from mllm.chat import clean
-from mllm.gallery import model_fingerprint
+from mllm.fingerprint import model_fingerprint
 from mllm.questions import Asked, asked_each, read_questions
 from semhitok.errors import UserError
 from semhitok.progress import Progress

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from mllm.drawer import Drawer, DrawingJob
 from mllm.edit import NOTHING_KEPT, Kept, kept_from_arguments
-from mllm.gallery import Gallery, Picture, model_fingerprint, pictures
+from mllm.fingerprint import model_fingerprint
+from mllm.gallery import Gallery, Picture, pictures
 from mllm.generate import default_sampler, load_drawing_model
 from mllm.prompts import PromptList
 from mllm.sampler import Sampler

@@ -6,7 +6,6 @@ settings.json        sampler, model fingerprint, what was kept of an image
 contact-sheet.png    the first of them on one page
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -18,10 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from mllm.prompts import Prompt, PromptList
 from semhitok.errors import UserError
-from semhitok.files import file_sha256, write_bytes, write_json, write_parts
+from semhitok.files import write_bytes, write_json, write_parts
 
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_CELL = 100, 10, 128
-FINGERPRINTED = ("*.safetensors", "config.json", "tokenizer.json", "chat_template.jinja")
 
 
 class Picture(NamedTuple):
@@ -46,15 +44,6 @@ def pictures(prompts: PromptList, num_images: int) -> Iterator[Picture]:
     for prompt in prompts:
         for number in range(num_images):
             yield Picture(prompt, number)
-
-
-def model_fingerprint(folder: Path | str) -> str:
-    """Hex SHA-256 over the weights, config and text tokens of a model's folder."""
-    digest = hashlib.sha256()
-    files = {path for pattern in FINGERPRINTED for path in Path(folder).glob(pattern)}
-    for path in sorted(files):
-        digest.update(path.name.encode() + b"\0" + file_sha256(path).encode())
-    return digest.hexdigest()
 
 
 class Gallery:

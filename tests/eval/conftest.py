@@ -72,7 +72,7 @@ class FakeTokenizer(torch.nn.Module):
         return F.interpolate(colours, scale_factor=8, mode="bilinear")
 
 
-def fake_answers(model_dir, found, asking, out_dir, batch_size, ranks):
+def fake_answers(model_dir, found, asking, out_dir, batch_size, ranks, fingerprint):
     """Right answers, except that one in seven says "yes"."""
     return {
         q.question_id: Answer("yes" if place % 7 == 0 else q.answers[0])
@@ -114,7 +114,7 @@ def stand_ins():
         patch.setattr("data_pipelines.dataset.PreparedDataset", FakeDataset)
         patch.setattr("tokenizer.model_folder.load_tokenizer", FakeTokenizer)
         patch.setattr("eval.answering.answer_questions", fake_answers)
-        patch.setattr("eval.answering.model_fingerprint", lambda folder: "fabricated")
+        patch.setattr("mllm.fingerprint.model_fingerprint", lambda folder: "fabricated")
         patch.setattr("mllm.generate.draw", fake_drawings)
         model = SimpleNamespace(config=FAKE_CONFIG)
         patch.setattr("mllm.generate.load_drawing_model", lambda folder: (model, None))
