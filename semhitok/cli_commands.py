@@ -12,29 +12,28 @@ import argparse
 from typing import Any
 
 from semhitok import __version__, cli_types
+from semhitok.cli_eval_commands import add_eval
 from semhitok.cli_options import (
+    MODEL,
+    TEST_DATA,
+    TOKENIZER,
     Parser,
     add_children,
     add_command,
     add_config,
     add_count,
     add_data,
-    add_drawing_task,
     add_editing,
     add_fine_sampler,
     add_model,
     add_number,
     add_out,
     add_out_place,
-    add_reconstruction_options,
     add_sampler,
 )
 
-TOKENIZER = "runs/quickstart/decoder/model"
-MODEL = "runs/quickstart/mllm/model"
 FLAT_MODEL = "runs/flat"  # init-mllm ... image_head=flat image_positions=none out=runs/flat
 LORA_MODEL = "runs/lora/model"  # train mllm ... lora.rank=16 out=runs/lora
-TEST_DATA = "runs/quickstart/data/test"
 
 TRAINING_PHASES = {
     "teacher": ("train a small SigLIP on image-caption pairs", "tokenizer.train:command"),
@@ -74,7 +73,7 @@ def build_parser() -> Parser:
     _add_ask(commands)
     _add_chat(commands)
     _add_serve(commands)
-    _add_eval(commands)
+    add_eval(commands)
     _add_ablate(commands)
     return parser
 
@@ -369,13 +368,7 @@ def _add_generate(commands: Any) -> None:
     )
     add_out(command)
     add_count(command, "--num-images", 1, "drawings of each prompt")
-    command.add_argument(
-        "--seed",
-        type=cli_types.non_negative_int,
-        default=0,
-        metavar="N",
-        help="the same seed draws the same images (default: 0)",
-    )
+    add_number(command, "--seed", 0, "the same seed draws the same images")
     add_count(command, "--batch-size", 16, "images drawn at once")
     command.add_argument(
         "--overwrite",
@@ -463,13 +456,7 @@ def _add_chat(commands: Any) -> None:
         "images; a model trained on single questions wants --no-history (default: it does)",
     )
     add_count(command, "--max-new-tokens", 256, "longest answer, in tokens")
-    command.add_argument(
-        "--seed",
-        type=cli_types.non_negative_int,
-        default=0,
-        metavar="N",
-        help="of the first drawing; the others take the numbers after it (default: 0)",
-    )
+    add_number(command, "--seed", 0, "of the first drawing; the others take the numbers after it")
     add_sampler(command)
 
 
@@ -495,188 +482,6 @@ def _add_serve(commands: Any) -> None:
         metavar="N",
         help="of the page; 0 takes a free one (default: 7860)",
     )
-
-
-def _add_eval(commands: Any) -> None:
-    example = f"semhitok eval vqa --model {MODEL} --data {TEST_DATA} --out runs/eval-vqa"
-    measures = add_children(
-        add_command(commands, "eval", "measure a saved model", example), "measure"
-    )
-
-    reconstruction = add_command(
-        measures,
-        "reconstruction",
-        "scores of images and sets, and codebook usage, of an image tokenizer",
-        f"semhitok eval reconstruction --tokenizer {TOKENIZER} --data {TEST_DATA} "
-        "--out runs/eval-reconstruction",
-        "eval.reconstruction:command",
-    )
-    add_model(reconstruction, "--tokenizer", "the image tokenizer")
-    add_data(reconstruction, "folder that `semhitok prepare` wrote, or any folder of images")
-    add_out(reconstruction)
-    add_count(reconstruction, "--batch-size", 64, "images at once")
-    add_reconstruction_options(reconstruction)
-
-    observation = add_command(
-        measures,
-        "observation",
-        "how much patches vary that share a semantic code, against all patches and shuffled codes",
-        f"semhitok eval observation --tokenizer {TOKENIZER} --data {TEST_DATA} "
-        "--out runs/observation",
-        "eval.observation:command",
-    )
-    add_model(observation, "--tokenizer", "the image tokenizer")
-    add_data(observation)
-    add_out(observation)
-    add_count(observation, "--batch-size", 64, "images at once")
-    observation.add_argument(
-        "--max-images",
-        type=cli_types.positive_int,
-        metavar="N",
-        help="images to take, evenly spaced (default: all)",
-    )
-    add_count(observation, "--shuffles", 5, "permutations of the codes to compare with")
-    observation.add_argument(
-        "--seed",
-        type=cli_types.non_negative_int,
-        default=0,
-        metavar="N",
-        help="of the permutations and baselines (default: 0)",
-    )
-
-    vqa = add_command(
-        measures, "vqa", "accuracy of answers to visual questions", example, "eval.vqa:command"
-    )
-    whose = vqa.add_mutually_exclusive_group(required=True)
-    whose.add_argument(
-        "--model", type=cli_types.model_folder, metavar="DIR", help="folder of the language model"
-    )
-    whose.add_argument(
-        "--predictions",
-        metavar="FILE",
-        type=cli_types.existing_path,
-        help="answers to score without a model: of an earlier run, or id and answer of any system",
-    )
-    vqa.add_argument(
-        "--task",
-        type=cli_types.words,
-        default="easy-vqa",
-        metavar="NAME|FILE",
-        help="easy-vqa, vqav2, textvqa, gqa, pope, mme, seedbench, mmbench or mmmu; or JSONL with "
-        "image, question, answers (default: easy-vqa)",
-    )
-    vqa.add_argument(
-        "--data",
-        type=cli_types.words,
-        metavar="DIR|FILE|NAME",
-        help="prepared data, the benchmark's file, or a hub name (default: the usual copy)",
-    )
-    vqa.add_argument(
-        "--images",
-        type=cli_types.existing_folder,
-        metavar="DIR",
-        help="where the images are that a file names (default: beside it)",
-    )
-    vqa.add_argument(
-        "--split", type=cli_types.words, metavar="NAME", help="of a data set on the hub"
-    )
-    vqa.add_argument(
-        "--scoring",
-        choices=("exact", "soft", "option"),
-        help="rule for a FILE of one's own (default: option where there are options, else exact)",
-    )
-    vqa.add_argument(
-        "--answer-by",
-        choices=("generation", "letters", "texts"),
-        default="generation",
-        help="written answers, or the likeliest option by its letter or text (default: generation)",
-    )
-    vqa.add_argument(
-        "--circular",
-        action="store_true",
-        help="ask each question once for every rotation of its options",
-    )
-    vqa.add_argument(
-        "--instruction", metavar="TEXT", help="put after each question (default: the task's own)"
-    )
-    vqa.add_argument(
-        "--max-new-tokens",
-        type=cli_types.positive_int,
-        metavar="N",
-        help="longest answer (default: the task's own)",
-    )
-    vqa.add_argument(
-        "--train-data",
-        type=cli_types.existing_folder,
-        metavar="DIR",
-        help="prepared data whose answers make the question-only baseline",
-    )
-    vqa.add_argument(
-        "--out",
-        type=cli_types.output_folder,
-        metavar="DIR",
-        help="folder to write (default, with --predictions: scored-TASK beside them)",
-    )
-    add_count(vqa, "--batch-size", 64, "questions at once")
-
-    generation = add_command(
-        measures,
-        "generation",
-        "how many drawings show what their prompt asked for",
-        f"semhitok eval generation --model {MODEL} --seeds 4 --out runs/eval-generation",
-        "eval.generation:command",
-    )
-    add_model(generation, "--model", "the language model", required=False)
-    add_drawing_task(generation)
-    add_out(generation)
-    add_count(generation, "--batch-size", 24, "images drawn at once")
-    add_sampler(generation)
-
-    sensitivity = add_command(
-        measures,
-        "sensitivity",
-        "every score again with images shuffled, blank, or half their codes from another image",
-        f"semhitok eval sensitivity --model {MODEL} --data {TEST_DATA} --out runs/sensitivity "
-        "--max-images 40",
-        "eval.sensitivity:command",
-    )
-    add_model(sensitivity, "--model", "the language model")
-    add_data(sensitivity)
-    add_out(sensitivity)
-    add_count(sensitivity, "--max-images", 200, "images to take, evenly spaced")
-    add_count(sensitivity, "--batch-size", 64, "images or questions at once")
-    add_number(sensitivity, "--seeds", 1, "drawings of each prompt; 0 leaves them out")
-    add_number(sensitivity, "--seed", 0, "of who gets whose codes")
-
-    complete = add_command(
-        measures,
-        "all",
-        "reconstruction, questions, drawings and what they are sensitive to, on one page",
-        f"semhitok eval all --model {MODEL} --data {TEST_DATA} --out runs/eval-all",
-        "eval.complete:command",
-    )
-    add_model(complete, "--model", "the language model")
-    add_data(complete)
-    add_out(complete)
-    add_count(complete, "--seeds", 4, "drawings of each prompt")
-    add_number(complete, "--max-images", 40, "images of the sensitivity table; 0 leaves it out")
-
-    compare = add_command(
-        measures,
-        "compare",
-        "results side by side with intervals, where they were measured alike",
-        "semhitok eval compare runs/quickstart/eval/reconstruction "
-        "runs/quickstart/eval/reconstruction --out runs/compare",
-        "eval.compare:command",
-    )
-    compare.add_argument(
-        "results",
-        nargs="+",
-        type=cli_types.existing_folder,
-        metavar="DIR",
-        help="folders that `semhitok eval` wrote",
-    )
-    add_out(compare)
 
 
 def _add_ablate(commands: Any) -> None:

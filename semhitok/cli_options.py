@@ -6,6 +6,11 @@ from typing import Any, NoReturn
 from semhitok import cli_types
 from semhitok.errors import UserError
 
+# What `semhitok quickstart` leaves, which the examples of the help texts take.
+TOKENIZER = "runs/quickstart/decoder/model"
+MODEL = "runs/quickstart/mllm/model"
+TEST_DATA = "runs/quickstart/data/test"
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence and whose help ends in an example."""
@@ -124,96 +129,6 @@ def add_number(command: argparse.ArgumentParser, option: str, default: int, what
         default=default,
         metavar="N",
         help=f"{what} (default: {default})",
-    )
-
-
-def add_drawing_task(command: argparse.ArgumentParser) -> None:
-    """Which benchmark is drawn, and what judges it."""
-    command.add_argument(
-        "--task",
-        default="easy-vqa",
-        metavar="NAME",
-        help="easy-vqa, with a rule of its own, or geneval, dpg, mjhq, wise, t2i-compbench, "
-        "geneval2, drawn into their own layouts (default: easy-vqa)",
-    )
-    command.add_argument("--prompts", metavar="FILE", help="the benchmark's own prompt file")
-    command.add_argument(
-        "--images",
-        type=cli_types.existing_folder,
-        metavar="DIR",
-        help="score these drawings, in the benchmark's layout, and draw none",
-    )
-    command.add_argument(
-        "--seeds",
-        type=cli_types.positive_int,
-        metavar="N",
-        help="drawings of each prompt (default: the benchmark's number; of easy-vqa 4)",
-    )
-    add_number(command, "--seed", 0, "of the first drawing of a benchmark")
-    command.add_argument(
-        "--clip", metavar="NAME", help="CLIPScore by this CLIP, hub name or folder"
-    )
-    command.add_argument(
-        "--detector",
-        metavar="NAME",
-        help="score geneval by this Mask2Former, or `default`; not the official detector",
-    )
-    command.add_argument(
-        "--judge",
-        metavar="NAME",
-        help="score dpg or geneval2 by this vision-language model, or `self`",
-    )
-    command.add_argument(
-        "--reference",
-        type=cli_types.existing_folder,
-        metavar="DIR",
-        help="real images that --network measures the drawings against",
-    )
-    add_set_distance(command)
-
-
-def add_reconstruction_options(command: argparse.ArgumentParser) -> None:
-    """What images are measured at, and by which networks."""
-    command.add_argument(
-        "--resolution",
-        type=cli_types.positive_int,
-        metavar="N",
-        help="pixels of a side (default: the tokenizer's own)",
-    )
-    command.add_argument(
-        "--crop",
-        choices=("adm", "shorter-side", "stretch"),
-        help="how a picture becomes square (default: shorter-side for prepared data, else adm)",
-    )
-    add_set_distance(command)
-    command.add_argument(
-        "--perceptual",
-        metavar="NAME",
-        help="perceptual distance too: lpips-vgg, efficientnet-lite0 or a vision encoder",
-    )
-    command.add_argument(
-        "--max-images",
-        type=cli_types.positive_int,
-        metavar="N",
-        help="images to take, evenly spaced (default: all)",
-    )
-
-
-def add_set_distance(command: argparse.ArgumentParser) -> None:
-    """Feature networks and the distances by them."""
-    command.add_argument(
-        "--network",
-        type=cli_types.names,
-        metavar="NAME,...",
-        help="feature networks of set distances: inception (FID), efficientnet-lite0, or a CLIP, "
-        "DINOv2 or like encoder by hub name or folder (default: none)",
-    )
-    command.add_argument(
-        "--distance",
-        type=cli_types.set_distances,
-        default=["frechet"],
-        metavar="NAME,...",
-        help="frechet, kid or both (default: frechet)",
     )
 
 
