@@ -5,7 +5,6 @@ Shapes: B images, D features.
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.geneval_rule import COLOURS, Detection
+from eval.pretrained import frozen, load_pretrained, short_name
 from semhitok.errors import UserError
 
 CLIPSCORE_RULE = "mean over images of 100 · max(cos, 0), as torchmetrics has it"
@@ -35,23 +35,18 @@ class Clip:
     def __init__(self, name: str):
         from transformers import AutoModel, AutoProcessor
 
-        from tokenizer.model_folder import one_line
-
-        try:
-            model: Any = AutoModel.from_pretrained(name)
-            self.processor: Any = AutoProcessor.from_pretrained(name)
-        except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
-            raise UserError(
-                f"No CLIP can be loaded from {name!r}: give a folder written by save_pretrained, "
-                f"with its processor, or a hub name that can be downloaded ({one_line(error)})."
-            ) from error
+        mend = (
+            "give a folder written by save_pretrained, with its processor, or a hub name that can "
+            "be downloaded"
+        )
+        model, self.processor = load_pretrained("CLIP", name, mend, AutoModel, AutoProcessor)
         if not hasattr(model, "get_text_features"):
             raise UserError(
                 f"{name!r} is a {type(model).__name__}, which reads no text: name a CLIP."
             )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.to(self.device).eval()
-        self.label = Path(name).name if Path(name).is_dir() else name
+        self.model = frozen(model)
+        self.device = self.model.device
+        self.label = short_name(name)
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:

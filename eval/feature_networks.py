@@ -9,13 +9,13 @@ Shapes: B batch, H·W pixels, D features.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eval.pretrained import frozen, load_pretrained, short_name
 from semhitok.errors import UserError
 
 DEFAULT_SIZE = 224  # pixels; what most vision encoders were trained at
@@ -82,7 +82,7 @@ def load_feature_network(name: str) -> FeatureNetwork:
 def _efficientnet(name: str) -> FeatureNetwork:
     from tokenizer.losses.efficientnet_lite import load_efficientnet_lite0
 
-    network = _on_device(load_efficientnet_lite0())
+    network = frozen(load_efficientnet_lite0())
 
     def extract(images: Tensor) -> Tensor:
         maps = network.features(_resized(images, DEFAULT_SIZE).to(_device(network)))[-1]
@@ -111,7 +111,7 @@ def _inception(name: str, weights: str | None) -> FeatureNetwork:
             "pt_inception-2015-12-05-6726825d.pth from torch-fidelity's releases and give "
             "inception:FILE, or name another network, such as efficientnet-lite0."
         ) from error
-    network = _on_device(network)
+    network = frozen(network)
 
     def extract(images: Tensor) -> Tensor:
         levels = ((images + 1) * 127.5).round().to(torch.uint8).to(_device(network))
@@ -127,15 +127,12 @@ def _transformers(name: str) -> FeatureNetwork:
     from tokenizer.losses.features import normalisation
     from tokenizer.model_folder import one_line
 
-    try:
-        model: Any = AutoModel.from_pretrained(name)
-    except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
-        raise UserError(
-            f"No vision network can be loaded from {name!r}: give a folder written by "
-            f"save_pretrained, a hub name that can be downloaded, inception or efficientnet-lite0 "
-            f"({one_line(error)})."
-        ) from error
-    network = _on_device(model)
+    mend = (
+        "give a folder written by save_pretrained, a hub name that can be downloaded, inception or "
+        "efficientnet-lite0"
+    )
+    (model,) = load_pretrained("vision network", name, mend, AutoModel)
+    network = frozen(model)
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "image_size", None) or DEFAULT_SIZE
     size = size if isinstance(size, int) else size[0]
@@ -152,8 +149,7 @@ def _transformers(name: str) -> FeatureNetwork:
             f"{name!r} is a {type(model).__name__}, which gives no features of an image: name a "
             f"vision network such as CLIP or DINOv2 ({one_line(error)})."
         ) from error
-    short = Path(name).name if Path(name).is_dir() else name
-    label = f"{type(model).__name__.removesuffix('Model')} {short}"
+    label = f"{type(model).__name__.removesuffix('Model')} {short_name(name)}"
     return FeatureNetwork(name, label, dim, _fingerprint(network), extract)
 
 
@@ -174,11 +170,6 @@ def _resized(images: Tensor, size: int) -> Tensor:
         return images
     resized = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
     return resized.clamp(-1, 1)
-
-
-def _on_device(network: Any) -> Any:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return network.to(device).eval().requires_grad_(False)
 
 
 def _device(network: nn.Module) -> torch.device:

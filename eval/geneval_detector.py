@@ -5,15 +5,12 @@ longer build. Ours has the same architecture and data, other code before and beh
 by it are labelled: not the official detector.
 """
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from PIL import Image
 
 from eval.geneval_rule import THRESHOLD, Detection
-from semhitok.errors import UserError
+from eval.pretrained import frozen, load_pretrained, short_name
 
 DEFAULT = "facebook/mask2former-swin-small-coco-instance"
 NOTE = "not the official detector"
@@ -34,20 +31,15 @@ class Detector:
     def __init__(self, name: str = DEFAULT):
         from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
-        from tokenizer.model_folder import one_line
-
-        try:
-            self.processor: Any = AutoImageProcessor.from_pretrained(name)
-            model: Any = Mask2FormerForUniversalSegmentation.from_pretrained(name)
-        except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
-            raise UserError(
-                f"No detector can be loaded from {name!r}: give a Mask2Former folder written by "
-                f"save_pretrained, or a hub name that can be downloaded ({one_line(error)})."
-            ) from error
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.to(self.device).eval()
-        short = Path(name).name if Path(name).is_dir() else name
-        self.label = f"{short} ({NOTE})"
+        mend = (
+            "give a Mask2Former folder written by save_pretrained, or a hub name that can be "
+            "downloaded"
+        )
+        classes = (AutoImageProcessor, Mask2FormerForUniversalSegmentation)
+        self.processor, model = load_pretrained("detector", name, mend, *classes)
+        self.model = frozen(model)
+        self.device = self.model.device
+        self.label = f"{short_name(name)} ({NOTE})"
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> list[Detection]:

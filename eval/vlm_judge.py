@@ -5,11 +5,12 @@ that judges itself agrees with itself.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image
 
+from eval.pretrained import frozen, load_pretrained, short_name
 from semhitok.errors import UserError
 
 SELF = "self"
@@ -56,19 +57,11 @@ class VisionLanguageJudge:
     def __init__(self, name: str):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from tokenizer.model_folder import one_line
-
-        try:
-            self.processor: Any = AutoProcessor.from_pretrained(name)
-            model: Any = AutoModelForImageTextToText.from_pretrained(name)
-        except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
-            raise UserError(
-                f"No judge can be loaded from {name!r}: give a vision-language model's folder or a "
-                f"hub name that can be downloaded, or self ({one_line(error)})."
-            ) from error
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.to(device).eval()
-        self.label = Path(name).name if Path(name).is_dir() else name
+        mend = "give a vision-language model's folder or a hub name that can be downloaded, or self"
+        classes = (AutoProcessor, AutoModelForImageTextToText)
+        self.processor, model = load_pretrained("judge", name, mend, *classes)
+        self.model = frozen(model)
+        self.label = short_name(name)
 
     @torch.inference_mode()
     def log_likelihood(self, image: Image.Image, question: str, answer: str) -> float:

@@ -8,7 +8,6 @@ Only `prompt` is required; other keys are ignored. A list may be longer than mem
 to check it, and again to draw it.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -19,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from semhitok.errors import UserError
+from semhitok.files import parse_object
 
 STANDARD_INPUT = "-"
 SAFE_NAME = re.compile(r"[\w][\w.+-]{0,120}", re.ASCII)
 JSON_NAMES = (".jsonl", ".ndjson", ".json")
+EXAMPLE = '{"prompt": "..."}'
 PARQUET_ROWS = 1000  # read at once
 
 
@@ -122,7 +123,7 @@ class PromptList:
                     if is_json is None:
                         is_json = line.startswith("{")
                     place = f"line {number} of {self.label}"
-                    yield place, _parse(line, place) if is_json else line
+                    yield place, parse_object(line, place, EXAMPLE) if is_json else line
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"The prompt file {self.label} cannot be read as UTF-8 text: {error}"
@@ -134,7 +135,7 @@ class PromptList:
         text = entry.get("prompt")
         if not isinstance(text, str) or not text.strip():
             raise UserError(
-                f'{place} has no prompt: write it as {{"prompt": "..."}}, with at least one word.'
+                f"{place} has no prompt: write it as {EXAMPLE}, with at least one word."
             )
         negative = entry.get("negative_prompt")
         negative = self.negative if negative is None else negative
@@ -152,16 +153,6 @@ class PromptList:
                 f"any of _ . + - (at most 120)."
             )
         return Prompt(name, text.strip(), negative.strip(), seed)
-
-
-def _parse(line: str, place: str) -> dict:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not valid JSON: write one object a line.") from error
-    if not isinstance(entry, dict):
-        raise UserError(f'{place} is not an object: write it as {{"prompt": "..."}}.')
-    return entry
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:

@@ -7,7 +7,6 @@ Files are looked for beside the list. Images come before the question, unless it
 `<image>`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from data_pipelines.records import IMAGE_MARK
 from semhitok.errors import UserError
+from semhitok.files import parse_object
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,7 @@ def read_questions(path: Path, options: list[str] | None = None) -> Iterator[Ask
 
 
 def _asked(line: str, place: str, number: int, beside: Path, options: tuple[str, ...]) -> Asked:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not valid JSON: write one object a line.") from error
-    if not isinstance(entry, dict):
-        raise UserError(f'{place} is not an object: write it as {{"image": ..., "question": ...}}.')
+    entry = parse_object(line, place, '{"image": ..., "question": ...}')
     question, images = entry.get("question"), entry.get("images", entry.get("image"))
     if not isinstance(question, str) or not question.replace(IMAGE_MARK, "").strip():
         raise UserError(f"{place} has no question: write at least one word.")

@@ -88,6 +88,26 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
+def parse_object(line: str, place: str, example: str) -> dict[str, Any]:
+    """The JSON object of one line of a user's list.
+
+    Args:
+        line: its text.
+        place: where it stands, for errors: "line 7 of FILE".
+        example: what it should look like.
+
+    Raises:
+        UserError: if it is no JSON, or no object.
+    """
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not valid JSON: write one object a line.") from error
+    if not isinstance(entry, dict):
+        raise UserError(f"{place} is not an object: write it as {example}.")
+    return entry
+
+
 def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
