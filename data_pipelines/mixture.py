@@ -128,8 +128,8 @@ class Mixture:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state.
 
-            Raises:
-        UserError: if the state is of other sources, weights, seed or shares.
+        Raises:
+            UserError: if the state is of other sources, weights, seed or shares.
         """
         for key in ("seed", "by", "buffer"):
             if state[key] != getattr(self, key):

@@ -117,12 +117,12 @@ def prepare(
             accounts[part.number] = account
             rejects.add(account)
     missing = [part for part in mine if part.number not in accounts]
-    done = sum(_size(part, accounts) for part in mine if part.number in accounts)
+    done = sum(_size(part) for part in mine if part.number in accounts)
     with Progress(_total(opened, world), "prepare", "records", initial=done) as progress:
         for part, account in _make(opened, missing, staging, num_workers):
             accounts[part.number] = account
             rejects.add(account)
-            progress.update(_size(part, accounts))
+            progress.update(_size(part))
     if rank:
         if _is_finished(storage, request):  # where all parts had been there before
             staging.delete_all()
@@ -203,7 +203,7 @@ def _total(sources: list[Source], world: int) -> int:
     return max(1, sum(count or 0 for count in counts) // world)
 
 
-def _size(part: Part, accounts: dict[int, Account]) -> int:
+def _size(part: Part) -> int:
     return max(1, part.stop - part.start)
 
 

@@ -10,13 +10,11 @@ change nothing but speed.
 
 import argparse
 import os
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data_pipelines.dataset import PreparedDataset
 from mllm.attention import choose_attention, refuse_attention
@@ -30,6 +28,7 @@ from mllm.deepspeed_config import (
 )
 from mllm.dry_run import dry_run
 from mllm.load import load_processor
+from mllm.lora import whole_parameters
 from mllm.lora_phase import load_for_lora, on_whole_base, trainable_over_four_bits
 from mllm.optimizer import MuonWithAdamW
 from mllm.packing import pack
@@ -175,7 +174,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
 
 def _rows(config: MLLMPhaseConfig, model: Any, processor: UnifiedProcessor) -> TrainingRows:
     """The run's rows, from sources whose codes belong to the model."""
-    with _whole(model.image_tokenizer):
+    with whole_parameters(list(model.image_tokenizer.parameters())):
         fingerprint = code_fingerprint(model.image_tokenizer)
     sources = []
     for source in config.all_sources:
@@ -213,15 +212,6 @@ def _last_checkpoint(config: MLLMPhaseConfig) -> Checkpoint | None:
         free = {name: getattr(config, name) for name in ("micro_batch_size", "num_workers")}
         refuse_other_settings(config.out / "checkpoints", config, then | free)
     return last
-
-
-def _whole(module: torch.nn.Module) -> AbstractContextManager:
-    """Within it every rank holds whole parameters, which ZeRO-3 has cut up; else no change."""
-    if not is_deepspeed_zero3_enabled():
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(module.parameters()))
 
 
 def _arguments(config: MLLMPhaseConfig, universal: bool = False) -> TrainingArguments:
