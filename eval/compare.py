@@ -21,6 +21,8 @@ CONDITIONS = {
     "rule": "rule",
     "split": "split",
     "data_fingerprint": "set of images or questions",
+    "questions_fingerprint": "questions",
+    "reference_fingerprint": "set of real images",
     "prompts_sha256": "prompt file",
     "prompts_rewritten": "rewriting of prompts",
     "num_images": "number of images",
@@ -40,6 +42,9 @@ CONDITIONS = {
     "decoding": "decoding",
 }
 """Keys of a summary that must agree, and what they are called."""
+
+UNKNOWN = "not known"
+"""A condition that begins so, as the decoding of another system, is said but keeps nothing out."""
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:
@@ -63,14 +68,28 @@ def read_summary(path: Path | str) -> dict[str, Any]:
     return summary
 
 
+def conditions_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """All that must agree of a result, as a summary of several results keeps it."""
+    found = {key: _condition(summary, key) for key in CONDITIONS}
+    return {key: value for key, value in found.items() if value not in (None, [])}
+
+
 def differences(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What keeps results out of one table, each with the values; empty where nothing does."""
+    """What keeps results out of one table, each with the values; empty where nothing does.
+
+    A summary with `parts`, each the conditions of a result within it, is compared part by part.
+    """
     found = []
     for key, name in CONDITIONS.items():
         values = [_condition(summary, key) for summary in summaries]
-        if any(value != values[0] for value in values):
-            shown = " and ".join(dict.fromkeys(map(_short, values)))
+        known = [value for value in values if not str(value).startswith(UNKNOWN)]
+        if any(value != known[0] for value in known):
+            shown = " and ".join(dict.fromkeys(map(_short, known)))
             found.append(f"{name} ({shown})")
+    parts = dict.fromkeys(part for summary in summaries for part in summary.get("parts", {}))
+    for part in parts:
+        inner = [summary.get("parts", {}).get(part, {}) for summary in summaries]
+        found += [f"{name} of {part}" for name in differences(inner)]
     return found
 
 
@@ -91,6 +110,9 @@ def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             if isinstance(accuracy, int | float):
                 label = f"accuracy, {name or key.replace('_', ' ')}"
                 found[label] = {"value": accuracy, "interval": group.get("interval")}
+    for key, value in summary.get("figures", {}).items():  # a benchmark's own, such as MME's sums
+        if isinstance(value, float):  # not a count
+            found[key.replace("_", " ")] = {"value": value, "interval": None}
     for key in ("colour_accuracy", "shape_accuracy", "question_only_baseline"):
         if isinstance(summary.get(key), int | float):
             found[key.replace("_", " ")] = {"value": summary[key], "interval": None}
@@ -139,7 +161,14 @@ def compare(paths: Sequence[Path | str], out_dir: Path | str) -> Table:
             "scores": dict(zip(names, scores, strict=True)),
         },
     )
-    lead = f"{len(paths)} results of the task {summaries[0]['task']}, measured alike."
+    lead = f"{len(paths)} results of the task {summaries[0]['task']}, measured alike"
+    unknown = [
+        f"{CONDITIONS[key]} of {name}"
+        for name, summary in zip(names, summaries, strict=True)
+        for key in CONDITIONS
+        if str(_condition(summary, key)).startswith(UNKNOWN)
+    ]
+    lead += f"; not known: {', '.join(unknown)}." if unknown else "."
     write_reports(Report("Comparison", lead, [table], settings=settings), out_dir)
     return table
 
@@ -157,7 +186,7 @@ def command(args: Namespace) -> Path:
 
 
 def _condition(summary: Mapping[str, Any], key: str) -> Any:
-    if key == "network_fingerprints":
+    if key == "network_fingerprints" and key not in summary:
         scores = summary.get("scores", {}).values()
         return sorted({s["network_fingerprint"] for s in scores if "network_fingerprint" in s})
     return summary.get(key)
@@ -181,6 +210,8 @@ def _cell(score: Mapping[str, Any]) -> str:
     between = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
     if score.get("std") is not None:
         between = f" ± {score['std']:.2g}"
+    elif taken := str(score.get("rule", "")).partition(";")[0]:  # one estimate has no spread
+        between = f" ({taken})"
     return f"{score['value']:.4g}{between}"
 
 

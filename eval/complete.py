@@ -43,22 +43,36 @@ def evaluate(settings: CompleteSettings, out_dir: Path | str) -> dict[str, Any]:
         UserError: as the evaluations do.
     """
     from eval import generation, reconstruction, sensitivity, vqa
+    from eval.compare import conditions_of
+    from eval.drawing_report import drawing_cards, report_drawings
+    from eval.evaluation_report import report_reconstruction
+    from eval.question_report import report_questions
     from semhitok.run import write_json
 
     out_dir = Path(out_dir)
     seconds: dict[str, float] = {}
     parts: dict[str, dict[str, Any]] = {}
 
-    def run(name: str, measure: Any) -> None:
+    def run(name: str, measure: Any, report: Any = None) -> None:
         started = time.monotonic()
         parts[name] = measure(out_dir / name)
+        if report is not None:
+            report(out_dir / name)
         seconds[name] = time.monotonic() - started
 
     tokenizer = out_dir / "tokenizer"
     _save_tokenizer(settings.model, tokenizer)
-    run("reconstruction", lambda out: reconstruction.evaluate(tokenizer, settings.data, out))
-    run("vqa", lambda out: vqa.evaluate(settings.model, settings.data, out))
-    run("generation", lambda out: generation.evaluate(settings.model, out, settings.seeds))
+    run(
+        "reconstruction",
+        lambda out: reconstruction.evaluate(tokenizer, settings.data, out),
+        report_reconstruction,
+    )
+    run("vqa", lambda out: vqa.evaluate(settings.model, settings.data, out), report_questions)
+    run(
+        "generation",
+        lambda out: generation.evaluate(settings.model, out, settings.seeds),
+        report_drawings,
+    )
     if settings.max_images:
         wanted = sensitivity.SensitivitySettings(
             settings.model, settings.data, settings.max_images, seeds=1
@@ -69,6 +83,7 @@ def evaluate(settings: CompleteSettings, out_dir: Path | str) -> dict[str, Any]:
         "seconds": sum(seconds.values()),
         "seconds_of": seconds,
         "scores": _scores(parts),
+        "parts": {name: conditions_of(part) for name, part in parts.items()},
         **asdict(settings),
     }
     write_json(out_dir / "summary.json", summary)
@@ -82,7 +97,7 @@ def evaluate(settings: CompleteSettings, out_dir: Path | str) -> dict[str, Any]:
         "Complete evaluation",
         f"Each part has its own folder; all took {summary['seconds']:.0f} seconds.",
         tables,
-        _cards(out_dir),
+        drawing_cards(out_dir / "generation", "generation/"),
         "Drawings, the wrong ones first",
         asdict(settings),
     )
@@ -120,18 +135,3 @@ def _scores(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if part != "sensitivity"
         for name, score in scores_of(summary).items()
     }
-
-
-def _cards(out_dir: Path) -> list[Any]:
-    from eval.evaluation_report import Card
-    from eval.pages import saved_rows
-
-    return [
-        Card(
-            row["prompt"],
-            [(f"generation/{row['image']}", f"seed {row['seed']}")],
-            row["correct"],
-            f"seen: {row['seen_colour']} {row['seen_shape']}",
-        )
-        for row in saved_rows(out_dir / "generation" / "judged.jsonl")
-    ]

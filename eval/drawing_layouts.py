@@ -244,7 +244,7 @@ def _json(file: Path) -> Any:
 
 
 def _json_lines(file: Path) -> list[Any]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip()]
 
 
 def _reason(error: Exception) -> str:

@@ -96,14 +96,20 @@ def score_table(scores: Mapping[str, Mapping[str, Any]], title: str = "Scores") 
     """The table of a summary's `scores`: `value`, and where they are there `interval`, `std`."""
     rows = []
     for name, found in scores.items():
-        interval = found.get("interval")
-        between = f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else "–"
-        if found.get("std") is not None:
-            between = f"spread {found['std']:.3g}"
         count = found.get("num_images", "")
         shown = f"{count[0]:,} and {count[1]:,} images" if isinstance(count, list) else str(count)
-        rows.append((name, f"{found['value']:.4g}", between, shown))
+        rows.append((name, f"{found['value']:.4g}", uncertainty(found), shown))
     return Table(title, ("Measure", "Result", "95 % interval", "Measured on"), rows)
+
+
+def uncertainty(score: Mapping[str, Any]) -> str:
+    """The interval of a score, or of a kernel distance its spread and what that is over."""
+    if interval := score.get("interval"):
+        return f"{interval[0]:.4g} to {interval[1]:.4g}"
+    taken = str(score.get("rule", "")).partition(";")[0]
+    if score.get("std") is not None:
+        return f"spread {score['std']:.3g}" + (f" over {taken}" if taken else "")
+    return taken or "–"
 
 
 def report_reconstruction(folder: Path | str) -> Path:

@@ -19,6 +19,9 @@ from eval.pretrained import frozen, load_pretrained, short_name
 from semhitok.errors import UserError
 
 DEFAULT_SIZE = 224  # pixels; what most vision encoders were trained at
+INCEPTION_SIZE = 299
+CLEAN = "inception-clean"
+"""Inception behind clean-fid's resize, by which MJHQ-30K is measured."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,17 @@ class FeatureNetwork:
     """(B, 3, H, W) in [-1, 1], any size, to (B, D) float32."""
 
     @property
+    def is_clean(self) -> bool:
+        """Whether clean-fid's resize goes before, which takes images of any shape uncut."""
+        return self.name.partition(":")[0] == CLEAN
+
+    @property
     def frechet_name(self) -> str:
         """The name of the Fréchet distance by this network; FID is Inception's alone."""
-        return "FID" if self.name.partition(":")[0] == "inception" else self._named("Fréchet")
+        if self.is_clean:
+            return "FID (clean-fid's resize)"
+        is_inception = self.name.partition(":")[0] == "inception"
+        return "FID" if is_inception else self._named("Fréchet")
 
     @property
     def kid_name(self) -> str:
@@ -65,14 +76,15 @@ def load_feature_network(name: str) -> FeatureNetwork:
 
     Args:
         name: "efficientnet-lite0" (offline, from a package), "inception" or
-            "inception:FILE_OF_WEIGHTS" (torch-fidelity's, the one that FID is defined by), else a
-            transformers vision model (CLIP, DINOv2, SigLIP ...) by hub name or folder.
+            "inception:FILE_OF_WEIGHTS" (torch-fidelity's, the one that FID is defined by),
+            "inception-clean" with the same weights behind clean-fid's resize, else a transformers
+            vision model (CLIP, DINOv2, SigLIP ...) by hub name or folder.
 
     Raises:
         UserError: if the package or the weights are not there.
     """
     kind, _, weights = name.partition(":")
-    if kind == "inception":
+    if kind in ("inception", CLEAN):
         return _inception(name, weights or None)
     if name == "efficientnet-lite0":
         return _efficientnet(name)
@@ -92,7 +104,12 @@ def _efficientnet(name: str) -> FeatureNetwork:
 
 
 def _inception(name: str, weights: str | None) -> FeatureNetwork:
-    """Inception-v3 as torch-fidelity carries it over from the TensorFlow of the FID paper."""
+    """Inception-v3 as torch-fidelity carries it over from the TensorFlow of the FID paper.
+
+    It resizes by itself, bilinearly and without a filter, as that did. clean-fid scales before,
+    with a bicubic filter that widens as it shrinks; then nothing is left to resize. (It has the
+    same weights, and does not round the resized image to 8 bits, as is done here.)
+    """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (ImportError, RuntimeError) as error:  # torchvision may not fit the torch build
@@ -113,11 +130,15 @@ def _inception(name: str, weights: str | None) -> FeatureNetwork:
         ) from error
     network = frozen(network)
 
+    is_clean = name.partition(":")[0] == CLEAN
+
     def extract(images: Tensor) -> Tensor:
+        images = _resized(images, INCEPTION_SIZE) if is_clean else images
         levels = ((images + 1) * 127.5).round().to(torch.uint8).to(_device(network))
         return network(levels)[0]
 
-    return FeatureNetwork(name, "Inception-v3", 2048, _fingerprint(network), extract)
+    label = "Inception-v3, clean-fid's resize" if is_clean else "Inception-v3"
+    return FeatureNetwork(name, label, 2048, _fingerprint(network), extract)
 
 
 def _transformers(name: str) -> FeatureNetwork:

@@ -207,6 +207,7 @@ def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def command(args: Namespace) -> Path:
     """Run `semhitok eval generation`; returns the folder that was written."""
+    from eval.drawing_report import report_drawings
     from semhitok.errors import UserError
     from semhitok.run import RunDirectory
 
@@ -238,4 +239,5 @@ def command(args: Namespace) -> Path:
         f"{summary['colour_accuracy']:.1%}, shape {summary['shape_accuracy']:.1%}; "
         f"first candidates {summary['first_candidate_accuracy']:.1%}; chance {CHANCE:.1%}"
     )
+    report_drawings(args.out)
     return Path(args.out)

@@ -35,4 +35,5 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]
 
 def saved_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file that an evaluation wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8").split("\n")  # an answer may hold U+2028 and the like
+    return [json.loads(line) for line in lines if line]

@@ -1,6 +1,7 @@
 """Saved predictions, of this program or of other systems, and the questions they answer."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,11 @@ from semhitok.errors import UserError
 from semhitok.files import read_json
 
 ID_NAMES = ("question_id", "questionId", "id", "index")
-ANSWER_NAMES = ("prediction", "answer", "text", "response", "pred_answer", "pred", "output")
+CLEAR_NAMES = ("prediction", "pred_answer", "pred", "response", "output")
+"""What a model said goes by these names alone."""
+ANSWER_NAMES = (*CLEAR_NAMES, "answer", "text")
+"""Some files call the truth "answer", and the question "text", beside a model's answer."""
+QUESTION_NAMES = ("question", "prompt")
 
 Row = dict[str, Any]
 
@@ -51,26 +56,54 @@ def prediction_rows(
 def read_rows(path: Path) -> list[Row]:
     """Rows of a predictions file: JSONL, or a JSON list.
 
+    MMMU's one object of id to answer serves too.
+
     Raises:
-        UserError: if it is neither, is empty, or a row has no answer that is a text.
+        UserError: if it is none of these, is empty, or a row has no answer that is a text, or two
+            of which one may be the truth.
     """
     if path.is_dir():
         path = path / "predictions.jsonl"
     if not path.is_file():
         raise UserError(f"no such file of predictions: {path}")
-    starts_list = path.read_bytes().lstrip()[:1] == b"["
-    rows = read_json(path) if starts_list else list(json_lines(path))
+    rows = _raw_rows(path)
     if not rows:
         raise UserError(f"{path} holds no predictions, so there is nothing to score")
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or _field(row, ANSWER_NAMES) is None:
+        where = f"prediction {number} of {path}"
+        names = _answer_names(row) if isinstance(row, dict) else ()
+        if not names:
+            known = ", ".join(ANSWER_NAMES)
+            raise UserError(f"{where} has no answer under any of the names {known}")
+        if len(names) > 1:
             raise UserError(
-                f"prediction {number} of {path} has no answer under any of the names "
-                f"{', '.join(ANSWER_NAMES)}"
+                f"{where} has {' and '.join(map(repr, names))}, one of which may be the truth or "
+                "the question; call the model's answer 'prediction'"
             )
-        if not isinstance(row[str(_field(row, ANSWER_NAMES))], str):
-            raise UserError(f"the answer of prediction {number} of {path} is not a text")
+        if not isinstance(row[names[0]], str):
+            raise UserError(f"the answer of {where} is not a text")
     return rows
+
+
+def _raw_rows(path: Path) -> list[Any]:
+    content = path.read_bytes().lstrip()
+    if content[:1] == b"[":
+        return list(read_json(path))
+    if content[:1] == b"{":
+        try:
+            whole = json.loads(content)
+        except ValueError:  # several lines of JSON
+            whole = None
+        names = {*ID_NAMES, *ANSWER_NAMES}  # of a single line with these, it is a row
+        if whole and not names & set(whole) and all(isinstance(v, str) for v in whole.values()):
+            return [{"question_id": key, "prediction": text} for key, text in whole.items()]
+    return list(json_lines(path))
+
+
+def _answer_names(row: Row) -> list[str]:
+    """The names that the answer may have; one, unless the row can be read in two ways."""
+    clear = [name for name in CLEAR_NAMES if name in row]
+    return clear[:1] if "prediction" in clear else clear or [n for n in ANSWER_NAMES if n in row]
 
 
 def questions_of(rows: Sequence[Row], path: Path) -> QuestionSet:
@@ -106,6 +139,7 @@ def match(rows: Sequence[Row], found: QuestionSet, path: Path) -> dict[str, str]
 
     Ids are compared as text. POPE's ids start at 1 in each split, so a row's `category` may go
     first, and rows without any id stand in the order of the questions, as in POPE's own script.
+    Where a row has the question or the prompt, that must be the question's too.
 
     Raises:
         UserError: if questions have no prediction or two, or predictions are of other questions.
@@ -130,9 +164,38 @@ def match(rows: Sequence[Row], found: QuestionSet, path: Path) -> dict[str, str]
             f"{len(absent):,} of {len(wanted):,} questions of {found.source} have no prediction in "
             f"{path}, such as {absent[0]!r}; all must be answered"
         )
-    return {
-        key: str(row[str(_field(row, ANSWER_NAMES))]) for key, row in zip(keys, rows, strict=True)
-    }
+    _refuse_other_questions(rows, keys, found, path)
+    return {key: str(row[_answer_names(row)[0]]) for key, row in zip(keys, rows, strict=True)}
+
+
+def _refuse_other_questions(
+    rows: Sequence[Row], keys: Sequence[str], found: QuestionSet, path: Path
+) -> None:
+    """Ids alone do not tell POPE's splits apart, each of which counts from 1."""
+    asked = {q.question_id: q.question for q in found.questions}
+    others = []
+    for number, (row, key) in enumerate(zip(rows, keys, strict=True), start=1):
+        said = row.get(str(_field(row, QUESTION_NAMES)))
+        if isinstance(said, str) and not _is_same_question(asked[key], said):
+            others.append((number, key, said))
+    if others:
+        number, key, said = others[0]
+        raise UserError(
+            f"{len(others):,} of {len(rows):,} predictions in {path} answer other questions than "
+            f"{found.source} asks under their ids or in their places: prediction {number} answers "
+            f"{said[:80]!r}, and question {key!r} is {asked[key][:80]!r}; give the split that they "
+            "answer"
+        )
+
+
+def _is_same_question(question: str, said: str) -> bool:
+    """Whether a prompt holds a question, up to its "?"; instructions stand before and behind."""
+    wanted, text = (re.sub(r"<image[ \d]*>|\W", "", t.lower()) for t in (_head(question), said))
+    return wanted in text or (bool(text) and text in re.sub(r"\W", "", question.lower()))
+
+
+def _head(question: str) -> str:
+    return question.partition("?")[0]
 
 
 def _ids(rows: Sequence[Row], found: QuestionSet, path: Path) -> list[str]:
@@ -148,8 +211,13 @@ def _ids(rows: Sequence[Row], found: QuestionSet, path: Path) -> list[str]:
         raise UserError(f"prediction {named.index(None) + 1} of {path} has no id")
     keys = [str(row[str(name)]) for row, name in zip(rows, named, strict=True)]
     wanted = {q.question_id for q in found.questions}
-    if not wanted & set(keys) and all("category" in row for row in rows):
-        keys = [f"{row['category']}-{key}" for row, key in zip(rows, keys, strict=True)]
+    if not wanted & set(keys):
+        # Where the benchmark's file is of one split, its answers need not name it.
+        splits = {q.category for q in found.questions}
+        only = splits.pop() if len(splits) == 1 else None
+        categories = [row.get("category", only) for row in rows]
+        if all(categories):
+            keys = [f"{category}-{key}" for category, key in zip(categories, keys, strict=True)]
     return keys
 
 

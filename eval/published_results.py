@@ -14,6 +14,8 @@ from eval.evaluation_report import Table
 
 FILE = Path(__file__).with_name("published_results.yaml")
 TASK_NAMES = {"pope": "POPE", "mme": "MME-P", "seed-bench": "SEED", "gqa": "GQA"}
+OWN_NAMES = {"pope": "pope", "mme": "mme", "seedbench": "seed-bench", "gqa": "gqa"}
+"""Our tasks by the names of the file."""
 
 
 @cache
@@ -60,12 +62,38 @@ def reconstruction_differences(summary: Mapping[str, Any]) -> list[str]:
     return differs
 
 
-def understanding_table(own: Mapping[str, float], resolution: int | None = None) -> Table:
+def understanding_line(summary: Mapping[str, Any]) -> Table | None:
+    """Published results of a benchmark with this run's among them; None where there are none.
+
+    Args:
+        summary: of `semhitok eval vqa`.
+    """
+    name = OWN_NAMES.get(summary["task"])
+    if name is None:
+        return None
+    wanted = published()["understanding"]["num_questions"][name]
+    if summary["num_questions"] not in wanted:
+        number = f"{summary['num_questions']:,} questions, not {wanted[0]:,}"
+        return understanding_table({name: f"not comparable: {number}"})
+    value = own_value(summary)
+    return understanding_table({name: "–" if value is None else f"{value:.4g}"})
+
+
+def own_value(summary: Mapping[str, Any]) -> float | None:
+    """A run's score in the units of the table: per cent, of POPE the mean of its splits, or MME's
+    perception."""
+    figures = summary["figures"]
+    if summary["task"] == "mme":
+        return None if figures["perception"] is None else float(figures["perception"])
+    mean = figures.get("mean_accuracy") if summary["task"] == "pope" else None
+    return 100 * float(summary["overall"]["accuracy"] if mean is None else mean)
+
+
+def understanding_table(own: Mapping[str, str]) -> Table:
     """Understanding of the peers in the LLaVA-v1.5 setting, and this run's line.
 
     Args:
-        own: the run's score by the name of its task, in the units of the table.
-        resolution: of the run.
+        own: what stands in the run's line, by the name of the task.
     """
     group = published()["understanding"]
     rows = [
@@ -76,8 +104,10 @@ def understanding_table(own: Mapping[str, float], resolution: int | None = None)
         )
         for result in group["results"]
     ]
-    mine = (f"{own[name]:.4g}" if name in own else "–" for name in TASK_NAMES)
-    rows.append(("this run", f"{resolution}²" if resolution else "–", *mine))
-    note = f"Setting: {group['setting']}. Source: {group['source']}."
+    rows.append(("this run", "–", *(own.get(name, "–") for name in TASK_NAMES)))
+    note = (
+        f"Setting: {group['setting']}; a run by another recipe differs from theirs in more than "
+        f"its tokenizer. Source: {group['source']}."
+    )
     header = ("Model", "Resolution", *TASK_NAMES.values())
     return Table("Among published results", header, rows, note)

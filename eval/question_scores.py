@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 DPG_RULE = (
-    "DPG-Bench: the mean of a picture's questions, where a question whose parent is answered no "
-    "scores zero; categories by the raw answers of a prompt's last picture, as the official script "
-    "has it, and its first row is left out as there"
+    "DPG-Bench: the mean of a picture's questions, each answered yes or no, whichever is likelier; "
+    "a question whose parent is answered no scores zero; categories by the raw answers of a "
+    "prompt's last picture, as the official script has it, and its first row is left out as there"
 )
 TIFA_RULE = (
     "GenEval 2, Soft-TIFA: probability of the expected answer; arithmetic mean over the questions "

@@ -21,13 +21,9 @@ from torch import Tensor
 
 from eval.feature_networks import load_feature_network
 from eval.image_source import CROPS, EvaluationImages
-from eval.reconstruction_scores import (
-    MS_SSIM_MIN_SIZE,
-    SetDistances,
-    image_scores,
-    mean_scores,
-)
+from eval.reconstruction_scores import MS_SSIM_MIN_SIZE, image_scores, mean_scores
 from eval.set_distance import require_enough_images
+from eval.set_scores import SetDistances
 from semhitok.errors import UserError
 from semhitok.progress import Progress
 from semhitok.ranks import is_main_rank

@@ -1,4 +1,4 @@
-"""Scores of reconstructions: of each image, and of the set as a whole.
+"""Scores of reconstructions, image by image.
 
 Shapes: B batch, H·W pixels.
 """
@@ -10,16 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.feature_networks import FeatureNetwork
-from eval.set_distance import (
-    KID_NUM_SUBSETS,
-    KID_SUBSET_SIZE,
-    SetFeatures,
-    frechet_distance,
-    kernel_distance,
-)
 from tokenizer.image_quality import image_psnr, image_ssim, to_levels
-from tokenizer.rank_group import RankGroup
 
 MS_SSIM_MIN_SIZE = 176
 """Pixels: torchmetrics wants 11 of them, its window, on the last of five scales, a 16th in size."""
@@ -74,57 +65,6 @@ def mean_with_interval(values: Sequence[float]) -> dict[str, Any]:
         return {"value": mean, "interval": None}
     half = 1.96 * float(np.std(values, ddof=1)) / count**0.5
     return {"value": mean, "interval": [mean - half, mean + half]}
-
-
-class SetDistances:
-    """Distance of two sets of images by several networks, gathered as the images go by.
-
-    Args:
-        networks: the feature networks.
-        kinds: of "frechet" and "kid".
-    """
-
-    def __init__(self, networks: Sequence[FeatureNetwork], kinds: Sequence[str]):
-        self.networks = networks
-        self.kinds = kinds
-        keep = "kid" in kinds
-        self._sets = [[SetFeatures(n.dim, keep), SetFeatures(n.dim, keep)] for n in networks]
-
-    def add(self, images: Tensor | None, others: Tensor | None) -> None:
-        """Take in a batch of either set, (B, 3, H, W) in [-1, 1]."""
-        for network, sets in zip(self.networks, self._sets, strict=True):
-            for kept, batch in zip(sets, (images, others), strict=True):
-                if batch is not None and len(batch):
-                    kept.add(network(batch))
-
-    def scores(self, ranks: RankGroup) -> dict[str, dict[str, Any]]:
-        """Name of each distance → `value`, `interval` (None), `network`, numbers of images.
-
-        KID also has `std`, the deviation of its subsets, and says how they were taken.
-        """
-        found: dict[str, dict[str, Any]] = {}
-        for network, sets in zip(self.networks, self._sets, strict=True):
-            ours, theirs = (kept.gathered(ranks) for kept in sets)
-            about = {
-                "interval": None,
-                "network": network.label,
-                "network_fingerprint": network.fingerprint,
-                "num_images": [ours.sums.count, theirs.sums.count],
-            }
-            if "frechet" in self.kinds:
-                value = frechet_distance(ours.sums, theirs.sums)
-                found[network.frechet_name] = {"value": value, **about}
-            if "kid" in self.kinds:
-                value, deviation = kernel_distance(ours.features, theirs.features)
-                size = min(KID_SUBSET_SIZE, ours.sums.count, theirs.sums.count)
-                rule = f"{KID_NUM_SUBSETS} subsets of {size:,}, cubic kernel, unbiased, seed 0"
-                found[network.kid_name] = {
-                    "value": value,
-                    "std": deviation,
-                    "rule": rule,
-                    **about,
-                }
-        return found
 
 
 def mean_scores(

@@ -95,18 +95,19 @@ def kernel_distance(
     subset_size: int = KID_SUBSET_SIZE,
     num_subsets: int = KID_NUM_SUBSETS,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """KID: the squared maximum mean discrepancy with the kernel (x·y/D + 1)³ (arXiv 1801.01401).
 
     Args:
         ours: (N, D) features.
         theirs: (N', D) features.
         subset_size: images of each set in one estimate; at most N and N'.
-        num_subsets: estimates; one is enough where the subsets are the sets.
+        num_subsets: estimates; a single one where the subsets are the sets, all images at once.
         seed: of the subsets.
 
     Returns:
-        Mean and standard deviation of the unbiased estimates; the mean may be below zero.
+        Mean and standard deviation of the unbiased estimates; the mean may be below zero. One
+        estimate has no deviation: None.
 
     Raises:
         UserError: if a set has fewer than two images.
@@ -115,7 +116,7 @@ def kernel_distance(
         raise UserError("A kernel distance needs at least 2 images on either side.")
     size = min(subset_size, len(ours), len(theirs))
     generator = np.random.default_rng(seed)
-    if size == len(ours) == len(theirs):
+    if takes_all(len(ours), len(theirs), subset_size):
         num_subsets = 1
     estimates = []
     for _ in range(num_subsets):
@@ -124,7 +125,24 @@ def kernel_distance(
             for features in (ours, theirs)
         )
         estimates.append(_discrepancy(first, second))
-    return float(np.mean(estimates)), float(np.std(estimates))
+    deviation = float(np.std(estimates)) if num_subsets > 1 else None
+    return float(np.mean(estimates)), deviation
+
+
+def takes_all(num_ours: int, num_theirs: int, subset_size: int = KID_SUBSET_SIZE) -> bool:
+    """Whether every subset would be the whole of both sets: one estimate is all there is."""
+    return num_ours == num_theirs <= subset_size
+
+
+def kernel_rule(num_ours: int, num_theirs: int) -> str:
+    """How `kernel_distance` takes sets of that many images, for the record beside the score.
+
+    Up to the semicolon it says what its spread is over, or that it has none.
+    """
+    if takes_all(num_ours, num_theirs):
+        return "all images at once; cubic kernel, unbiased"
+    size = min(KID_SUBSET_SIZE, num_ours, num_theirs)
+    return f"{KID_NUM_SUBSETS} subsets of {size:,}; cubic kernel, unbiased, seed 0"
 
 
 def _discrepancy(ours: Tensor, theirs: Tensor) -> float:

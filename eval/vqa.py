@@ -133,7 +133,11 @@ def evaluate_model(
 
 
 def rescore(
-    task: Task, path: Path, out_dir: Path, found: QuestionSet | None = None
+    task: Task,
+    path: Path,
+    out_dir: Path,
+    found: QuestionSet | None = None,
+    train_data_dir: Path | str | None = None,
 ) -> dict[str, Any]:
     """Score predictions that are there already; no model is loaded.
 
@@ -142,17 +146,21 @@ def rescore(
         path: `predictions.jsonl` of an evaluation, its folder, or answers of another system.
         out_dir: where the results go.
         found: the questions; None takes those saved with the predictions.
+        train_data_dir: as in `evaluate`.
 
     Raises:
-        UserError: if predictions and questions do not match one to one, or the rule does not fit.
+        UserError: if predictions and questions do not match one to one, the rule does not fit, or
+            the results would replace those that the predictions are of.
     """
+    if (path if path.is_dir() else path.parent).resolve() == out_dir.resolve():
+        raise UserError(f"the results would replace what is in {out_dir}: give another --out")
     rows = read_rows(path)
     if found is None:
         found = questions_of(rows, path)
         check_questions(task, found)
     predictions = match(rows, found, path)
     about = made_by(path) | {"predictions": str(path)}
-    return _score(task, found, predictions, out_dir, about)
+    return _score(task, found, predictions, out_dir, about, train_data_dir)
 
 
 def _score(
@@ -204,6 +212,8 @@ def _counted_on(
 def command(args: Namespace) -> Path:
     """Run `semhitok eval vqa`; returns the folder that was written."""
     from eval.benchmarks.load import open_benchmark
+    from eval.question_report import report_questions
+    from semhitok.ranks import is_main_rank
 
     task, data = _task_of(args)
     images = args.images and Path(args.images)
@@ -211,19 +221,25 @@ def command(args: Namespace) -> Path:
     out = _out(args, task)
     found = None
     if args.model or data:
-        found = open_benchmark(task, data, images, args.split, needs_images=bool(args.model))
+        # Without a model pictures are for the report alone.
+        needs_images = args.model is not None or images is not None
+        found = open_benchmark(task, data, images, args.split, needs_images)
         found = _rotated(found) if args.circular else found
     elif args.circular:
         raise UserError("--circular asks a model: give --model and --data")
-    RunDirectory(out).start(_settings(task, args, data), "semhitok eval vqa")
+    settings = _settings(task, args, data)
     if args.model:
         assert found is not None
+        RunDirectory(out).start(settings, "semhitok eval vqa")
         summary = evaluate_model(
             task, found, args.model, out, asking, args.batch_size, args.train_data
         )
     else:
-        summary = rescore(task, Path(args.predictions), out, found)
-    _print(summary)
+        summary = rescore(task, Path(args.predictions), out, found, args.train_data)
+        RunDirectory(out).start(settings, "semhitok eval vqa")  # of what is refused nothing is left
+    if is_main_rank():
+        _print(summary)
+        report_questions(out)
     return out
 
 
@@ -295,13 +311,16 @@ def _settings(task: Task, args: Namespace, data: str | None) -> VqaSettings:
 
 
 def _print(summary: dict[str, Any]) -> None:
-    from semhitok.ranks import is_main_rank
-
-    if not is_main_rank():
-        return
     low, high = summary["overall"]["interval"]
     print(
         f"{summary['overall']['accuracy']:.1%} of {summary['num_questions']:,} questions right "
         f"(95 % interval {low:.1%} to {high:.1%}); "
         f"the question alone gives {summary['question_only_baseline']:.1%}"
     )
+    own = [
+        f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in summary["figures"].items()
+        if isinstance(value, float)
+    ]
+    if own:
+        print("; ".join(own))

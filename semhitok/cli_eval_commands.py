@@ -296,8 +296,9 @@ def _add_set_distance(command: argparse.ArgumentParser) -> None:
         "--network",
         type=cli_types.names,
         metavar="NAME,...",
-        help="feature networks of set distances: inception (FID), efficientnet-lite0, or a CLIP, "
-        "DINOv2 or like encoder by hub name or folder (default: none)",
+        help="feature networks of set distances: inception (FID), inception-clean (with "
+        "clean-fid's resize), efficientnet-lite0, or a CLIP, DINOv2 or like encoder by hub name or "
+        "folder (default: none)",
     )
     command.add_argument(
         "--distance",

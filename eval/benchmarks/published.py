@@ -195,7 +195,8 @@ def json_lines(path: Path) -> Iterator[Any]:
         UserError: naming the line that is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which also cuts at characters that JSON leaves in a text, such as U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error})") from error
     for number, line in enumerate(lines, start=1):

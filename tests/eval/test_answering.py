@@ -1,5 +1,6 @@
 """Answering benchmarks: batches, likelihoods, kills, ranks, and answers scored again."""
 
+import html
 import json
 import os
 import signal
@@ -283,6 +284,20 @@ def test_a_damaged_line_and_a_double_answer_are_refused(tmp_path):
         store.read()
 
 
+def test_a_report_stands_beside_the_scores_with_wrong_answers_first(whole):
+    page, text = ((whole / f"report.{kind}").read_text() for kind in ("html", "md"))
+    found = summary(whole)
+    accuracy = f"{found['overall']['accuracy']:.1%}"
+    for content in (page, text):
+        assert accuracy in content and "What that is worth" in content
+        assert "the question alone" in content and found["rule"] in html.unescape(content)
+        assert found["questions_fingerprint"] in content
+    assert "✗ wrong" in page
+    if "✓ right" in page:
+        assert page.index("✗ wrong") < page.index("✓ right")
+    assert 'src="http' not in page and "data:image/" in page
+
+
 # Predictions that are there already.
 
 
@@ -298,6 +313,22 @@ def test_predictions_are_scored_again_without_a_model(whole):
                 "checkpoint_fingerprint", "decoding", "questions_fingerprint"):  # fmt: skip
         assert again[key] == before[key], key
     assert again["predictions"].endswith("predictions.jsonl")
+
+
+def test_the_results_of_a_model_are_not_replaced_by_scoring_them_again(whole, capsys):
+    before = {path: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    for path in (whole, whole / "predictions.jsonl"):
+        assert rescored(path, "option", "--out", str(whole)) == 2
+        assert "give another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_baseline_of_predictions_counts_the_training_set_given(place, tmp_path):
+    vqa.evaluate(place / "model", World(place).data, tmp_path / "out", 7)
+    train = str(World(place).data)
+    assert rescored(tmp_path / "out", "easy-vqa", "--train-data", train) == 0
+    found = summary(tmp_path / "out" / "scored-easy-vqa")
+    assert found["question_only_baseline_counted_on"] == train
 
 
 def test_another_rule_that_does_not_fit_is_refused(whole, capsys):
@@ -367,6 +398,61 @@ def test_predictions_that_do_not_match_are_one_sentence(
 
     assert re.search(complaint, capsys.readouterr().err)
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def pope_file(folder: Path, split: str, objects: list[str]) -> Path:
+    """A file of POPE; ids start at 1 in each split."""
+    rows = [
+        {"question_id": i, "image": "a.png", "text": f"Is there a {name} in the image?",
+         "label": "no" if i % 2 else "yes"}
+        for i, name in enumerate(objects, start=1)
+    ]  # fmt: skip
+    path = folder / f"coco_pope_{split}.json"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+@pytest.mark.parametrize("name", ["question", "prompt"])
+def test_answers_to_another_split_are_refused_though_their_ids_fit(
+    tmp_path, capsys, with_ids, name
+):
+    random = pope_file(tmp_path, "random", ["dog", "car", "tie"])
+    popular = pope_file(tmp_path, "popular", ["dog", "person", "tie"])
+    rows = [
+        {name: f"<image>\nIs there a {thing} in the image? Answer yes or no.", "text": "yes"}
+        | ({"question_id": i} if with_ids else {})
+        for i, thing in enumerate(["dog", "car", "tie"], start=1)
+    ]
+    path = other_system(tmp_path, rows)
+    assert rescored(path, "pope", "--data", str(random), "--out", str(tmp_path / "out")) == 0
+    assert summary(tmp_path / "out")["num_questions"] == 3
+    assert rescored(path, "pope", "--data", str(popular), "--out", str(tmp_path / "no")) == 2
+    said = capsys.readouterr().err
+    assert "1 of 3 predictions" in said and "prediction 2 answers" in said
+    assert "give the split that they answer" in said
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_answer_is_not_mistaken_for_the_truth_beside_it(tmp_path, gqa_file, capsys):
+    """MMMU's own output has "answer", the truth, beside "response"."""
+    rows = [{"id": i, "answer": "yes", "response": "no"} for i in range(4)]
+    path = other_system(tmp_path, rows)
+    assert rescored(path, "gqa", "--data", str(gqa_file), "--out", str(tmp_path / "out")) == 0
+    assert summary(tmp_path / "out")["overall"]["accuracy"] == 0
+    for names in ({"answer", "text"}, {"pred", "response"}):
+        rows = [{"id": i} | dict.fromkeys(names, "yes") for i in range(4)]
+        path = other_system(tmp_path, rows)
+        assert rescored(path, "gqa", "--data", str(gqa_file), "--out", str(tmp_path / "no")) == 2
+        assert "call the model's answer 'prediction'" in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
+
+
+def test_one_object_of_id_to_answer_is_read_as_mmmu_publishes_it(tmp_path, gqa_file):
+    path = tmp_path / "total_val_output.json"
+    path.write_text(json.dumps({"0": "yes", "1": "no", "2": "no", "3": "yes"}, indent=4))
+    assert rescored(path, "gqa", "--data", str(gqa_file), "--out", str(tmp_path / "out")) == 0
+    assert summary(tmp_path / "out")["overall"]["accuracy"] == 0.5
 
 
 def test_answers_without_questions_need_the_file(tmp_path, capsys):

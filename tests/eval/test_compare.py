@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from eval.compare import compare, differences, scores_of
+from eval.compare import compare, conditions_of, differences, scores_of
 from semhitok.errors import UserError
 
 RESULT = {
@@ -64,6 +64,8 @@ def test_touching_intervals_decide_nothing(save, tmp_path):
         ("task", "vqa", "task"),
         ("judge", "ourselves", "judge"),
         ("prompts_rewritten", True, "rewriting"),
+        ("questions_fingerprint", "of another split", "questions"),
+        ("reference_fingerprint", "other photographs", "set of real images"),
     ],
 )
 def test_what_is_not_comparable_is_refused_by_name(save, tmp_path, key, value, named):
@@ -104,3 +106,60 @@ def test_one_result_a_quickstart_and_an_empty_folder_are_refused(save, tmp_path)
     (tmp_path / "empty" / "summary.json").write_text('{"vqa.accuracy": 0.9}')
     with pytest.raises(UserError, match="not of a quickstart"):
         compare([one, tmp_path / "empty"], tmp_path / "out")
+
+
+def questions(folder, **changes):
+    folder.mkdir()
+    summary = {
+        "task": "pope",
+        "rule": "POPE",
+        "decoding": "greedy, at most 32 new tokens",
+        "num_questions": 3000,
+        "questions_fingerprint": "of random",
+        "overall": {"accuracy": 0.8, "interval": [0.79, 0.81]},
+        "figures": {"mean_f1": 0.75, "splits_missing": ["popular"], "num_items": 3},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary | changes))
+    return folder
+
+
+def test_splits_of_as_many_questions_are_not_one_set(tmp_path):
+    """POPE's three have 3,000 each, and a file of questions has no fingerprint of images."""
+    one = questions(tmp_path / "one")
+    other = questions(tmp_path / "other", questions_fingerprint="of popular")
+    with pytest.raises(UserError, match=r"questions \(of random and of popular\)"):
+        compare([one, other], tmp_path / "out")
+
+
+def test_another_system_of_unknown_decoding_stands_beside_ours_and_that_is_said(tmp_path):
+    ours = questions(tmp_path / "ours")
+    theirs = questions(
+        tmp_path / "llava",
+        decoding="not known: answers of another system",
+        overall={"accuracy": 0.85, "interval": [0.84, 0.86]},
+    )
+    table = compare([theirs, ours], tmp_path / "out")
+    assert table.rows[0][-1] == "apart"
+    assert ("mean f1", "0.75", "0.75", "no interval") in table.rows
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "not known: decoding of llava" in page
+    weighed = questions(tmp_path / "weighed", decoding="likeliest letter")
+    with pytest.raises(UserError, match="decoding"):
+        compare([theirs, ours, weighed], tmp_path / "out")
+
+
+def test_complete_evaluations_are_compared_part_by_part():
+    parts = {
+        "vqa": conditions_of({"questions_fingerprint": "a", "num_questions": 5, "rule": "exact"}),
+        "reconstruction": conditions_of(RESULT),
+    }
+    whole = {"task": "all", "scores": {}, "parts": parts}
+    assert differences([whole, whole]) == []
+    other = json.loads(json.dumps(whole))
+    other["parts"]["vqa"]["questions_fingerprint"] = "b"
+    other["parts"]["reconstruction"]["network_fingerprints"] = ["f1"]
+    assert differences([whole, other]) == [
+        "questions (a and b) of vqa",
+        "weights of the feature network (['f0'] and ['f1']) of reconstruction",
+    ]
+    assert differences([whole, {"task": "all", "scores": {}}])  # of before parts were kept

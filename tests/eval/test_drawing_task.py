@@ -19,6 +19,7 @@ from transformers import (
 
 from eval import clip_score, drawing_task
 from eval.drawing_layouts import LAYOUTS, read_prompts, save_drawing
+from eval.feature_networks import FeatureNetwork
 from eval.geneval_rule import COLOURS, Detection
 from semhitok.errors import UserError
 
@@ -176,6 +177,31 @@ def test_dpg_is_judged_by_questions_with_their_parents(tmp_path, monkeypatch):
     assert summary["judge"] == "fake" and "first row" in summary["rule"]
 
 
+def test_dpg_counts_yes_and_no_as_officially_and_probabilities_beside(tmp_path, monkeypatch):
+    columns = "item_id,text,proposition_id,dependency,tuple,question_natural_language"
+    rows = ["a,a cat,1,0,entity (cat),?", *(f"a,a cat,{i},0,entity (cat),{i}" for i in (2, 3))]
+    file = tmp_path / "dpg.csv"
+    file.write_text("\n".join([columns, *rows]) + "\n")
+    (prompt,) = read_prompts("dpg", file)
+    save_drawing("dpg", tmp_path / "drawings", prompt, [Image.new("RGB", (8, 8))] * 4)
+
+    class Judge:
+        label = "fake"
+
+        def log_likelihood(self, image, question, answer):
+            probability = {"2": 0.6, "3": 0.2}[question]
+            return float(np.log(probability if answer == "yes" else 1 - probability))
+
+    monkeypatch.setattr("eval.vlm_judge.load_judge", lambda name, model: Judge())
+    summary = drawing_task.evaluate(settings(tmp_path, "dpg", file, judge="fake"))
+    assert summary["dpg"]["accuracy"] == pytest.approx(0.5)
+    assert summary["dpg"]["soft"]["accuracy"] == pytest.approx(0.4)
+    assert {name: round(score["value"], 6) for name, score in summary["scores"].items()} == {
+        "DPG-Bench, judged by fake": 0.5,
+        "DPG-Bench by probabilities, judged by fake": 0.4,
+    }
+
+
 def test_drawings_against_real_images(tmp_path, geneval):
     real = tmp_path / "real"
     real.mkdir()
@@ -189,6 +215,76 @@ def test_drawings_against_real_images(tmp_path, geneval):
     assert score["value"] > 0 and score["num_images"] == [6, 8]
     with pytest.raises(UserError, match="--distance kid"):
         drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **common))
+
+
+@pytest.fixture
+def mjhq(tmp_path):
+    """Three drawings of one category and two of another, and real images in folders like them."""
+    categories = {"animals": 3, "food": 2}
+    rows = {
+        f"{name}{i}": {"category": name, "prompt": f"{name} {i}"}
+        for name, number in categories.items()
+        for i in range(number)
+    }
+    file = tmp_path / "meta_data.json"
+    file.write_text(json.dumps(rows))
+    for number, prompt in enumerate(read_prompts("mjhq", file)):
+        drawing = Image.effect_noise((32, 32), 10 * number).convert("RGB")
+        save_drawing("mjhq", tmp_path / "drawings", prompt, [drawing])
+    for name in (*categories, "vehicles"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.effect_noise((40, 40), 50).convert("RGB").save(
+                tmp_path / "real" / name / f"{i}.jpg"
+            )
+    return file
+
+
+def test_mjhq_has_a_distance_for_each_category_beside_the_overall_one(tmp_path, mjhq):
+    common = {"reference": str(tmp_path / "real"), "networks": ("efficientnet-lite0",)}
+    summary = drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, distances=("kid",), **common))
+    name = "KID (EfficientNet-Lite0)"
+    assert summary["scores"][name]["num_images"] == [12, 5]
+    assert list(summary["by_category"]) == ["animals", "food"]
+    assert summary["by_category"]["animals"][name]["num_images"] == [4, 3]
+    assert summary["scores"][f"{name}: food"] == summary["by_category"]["food"][name]
+    assert summary["by_category_absent"] is None
+    assert f"{name}: food" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_clean_fid_takes_real_images_uncut_and_apart_from_other_networks(
+    tmp_path, mjhq, monkeypatch
+):
+    sizes = []
+
+    def load(name):
+        def extract(images):
+            sizes.append(tuple(images.shape[-2:]))
+            return images.flatten(1)[:, :6]
+
+        return FeatureNetwork(name, name, 6, "f0", extract)
+
+    monkeypatch.setattr("eval.feature_networks.load_feature_network", load)
+    common = {"reference": str(tmp_path / "real"), "distances": ("kid",)}
+    networks = ("inception-clean",)
+    summary = drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, networks=networks, **common))
+    assert set(sizes) == {(299, 299), (32, 32)}  # the real ones, and the drawings as they are
+    assert "nothing cut" in summary["crop"] and "KID (inception-clean)" in summary["scores"]
+    with pytest.raises(UserError, match="measure them apart"):
+        networks = ("inception-clean", "inception")
+        drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, networks=networks, **common))
+
+
+def test_mjhq_says_why_categories_are_not_told_apart(tmp_path, mjhq):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in (tmp_path / "real").rglob("*.jpg"):
+        path.rename(flat / f"{path.parent.name}-{path.name}")
+    common = {"reference": str(flat), "networks": ("efficientnet-lite0",)}
+    summary = drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, distances=("kid",), **common))
+    assert summary["by_category"] == {} and len(summary["scores"]) == 1
+    assert summary["by_category_absent"].startswith("0 real images in the folder animals")
+    assert "0 real images in the folder animals" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@ import sys
 from types import ModuleType
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -87,6 +89,37 @@ def test_only_inception_gives_a_fid(monkeypatch):
     fake_torch_fidelity(monkeypatch, Inception)
     network = load_feature_network("inception")
     assert network.frechet_name == "FID" and network(images()).shape == (2, 2048)
+
+
+def test_clean_fids_resize_goes_before_inception_and_is_named(monkeypatch):
+    """As its `make_resizer`: each channel as floats by Pillow's bicubic filter, then clipped."""
+    seen = []
+
+    class Inception(torch.nn.Module):
+        def __init__(self, name, features, feature_extractor_weights_path=None):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+            self.file = feature_extractor_weights_path
+
+        def forward(self, levels):
+            seen.append(levels)
+            return (levels.float().mean((2, 3)).repeat(1, 683)[:, :2048],)
+
+    fake_torch_fidelity(monkeypatch, Inception)
+    network = load_feature_network("inception-clean:weights.pth")
+    assert network.frechet_name == "FID (clean-fid's resize)"
+    assert network.kid_name == "KID (Inception-v3, clean-fid's resize)"
+    for side in (40, 500):
+        image = Image.effect_noise((side, side), 90).convert("RGB")
+        pixels = np.asarray(image, dtype=np.float32)
+        channels = [
+            np.asarray(Image.fromarray(pixels[..., i]).resize((299, 299), Image.Resampling.BICUBIC))
+            for i in range(3)
+        ]
+        expected = torch.from_numpy(np.stack(channels).clip(0, 255))
+        network(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1)
+        assert seen[-1].shape == (1, 3, 299, 299)
+        assert (seen[-1][0].float() - expected).abs().max() <= 0.51  # it is rounded to 8 bits
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch):

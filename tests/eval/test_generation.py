@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from eval import generation
+from eval.drawing_report import report_drawings
 from mllm.drawing import Sampler
 from semhitok.errors import UserError
 
@@ -47,6 +48,15 @@ def test_summary_counts_what_is_saved(tmp_path, fake_models):
     assert summary["accuracy"] == pytest.approx(np.mean(list(summary["per_prompt"].values())))
     assert summary["interval"][0] < summary["accuracy"] < summary["interval"][1]
     assert all((tmp_path / row["image"]).is_file() for row in rows)
+
+
+def test_the_report_has_wrong_drawings_first(tmp_path, fake_models):
+    summary = generation.evaluate("mllm", tmp_path, num_seeds=2)
+    page = report_drawings(tmp_path).read_text()
+    assert f"{summary['accuracy']:.1%}" in page and "4.2%" in page
+    assert page.index("✗ wrong") < page.index("✓ right")
+    assert "seen: nothing" in page and "guidance_convention" in page
+    assert "By prompt" in (tmp_path / "report.md").read_text()
 
 
 def test_given_settings_win_over_the_models_own(tmp_path, fake_models):

@@ -14,10 +14,8 @@ from data_pipelines.dataset import PreparedDataset
 from eval import vqa
 from eval.asking import Asking, message
 from eval.benchmarks.load import open_benchmark
-from eval.scorers import pope, vqav2
 from eval.scorers.task import BenchmarkQuestion
 from eval.scorers.tasks import find_task
-from eval.scores import judge_all
 from mllm.answering import Answerer
 from tests.mllm.tiny import REPOSITORY, World, make_model
 
@@ -223,62 +221,6 @@ def test_lmms_eval_weighs_options_as_we_do(place, theirs):
 def test_lmms_eval_asks_several_rounds(theirs, interface):
     # a second question, then the task says that it ends
     assert theirs[interface]["own_rounds"]["rounds,none"] == 2
-
-
-def lmms_pope(cases):
-    """(label, prediction) through lmms-eval's own functions."""
-    from lmms_eval.tasks.pope import utils
-
-    rows = [
-        utils.pope_process_results({"answer": label, "question_id": i}, [said])["pope_accuracy"]
-        for i, (label, said) in enumerate(cases)
-    ]
-    return utils.pope_aggregate_accuracy(rows), utils.pope_aggregate_yes_ratio(rows)
-
-
-def own_pope(cases):
-    questions = [BenchmarkQuestion(str(i), "?", (label,)) for i, (label, _) in enumerate(cases)]
-    said = {str(i): text for i, (_, text) in enumerate(cases)}
-    found = pope.confusion(judge_all(pope.TASK, questions, said))
-    return found["accuracy"], found["yes_ratio"]
-
-
-def test_pope_differs_from_lmms_eval_by_sentences_and_in_its_yes_ratio():
-    plain = [("yes", "Yes"), ("no", "no"), ("yes", "no"), ("no", "yes")]
-    assert lmms_pope(plain)[0] == own_pope(plain)[0] == 0.5
-    # Six of eight are sentences: the official script reads them, lmms-eval wants the bare word.
-    sentences = [
-        ("yes", "Yes, there is"), ("yes", "Yes."), ("no", "No, there is none"), ("no", "No."),
-        ("yes", "A dog"), ("no", "Not sure"), ("yes", "yes"), ("no", "no"),
-    ]  # fmt: skip
-    assert own_pope(sentences)[0] == 7 / 8  # "Not sure" is a yes, as "A dog" is
-    assert lmms_pope(sentences)[0] == 2 / 8
-    # Always "yes": its yes-ratio is 1; lmms-eval gives the share of *labels* that are "yes".
-    always = [("yes", "yes")] * 3 + [("no", "yes")]
-    assert own_pope(always)[1] == 1 and lmms_pope(always)[1] == 3 / 4
-
-
-def test_vqav2_differs_from_lmms_eval_where_all_ten_annotators_agree():
-    from lmms_eval.tasks.vqav2 import utils
-
-    def both(said, answers):
-        document = {
-            "question_id": 0,
-            "answers": [{"answer": a, "answer_id": i} for i, a in enumerate(answers)],
-        }
-        theirs = utils.vqav2_process_results_val(document, [said])["exact_match"]
-        return vqav2.judge(BenchmarkQuestion("0", "?", tuple(answers)), said)[1], theirs
-
-    agreed, split = ["yes"] * 10, ["yes"] * 9 + ["no"]
-    cases = [("Yes.", agreed), ("yes", agreed), ("Yes.", split), ("the yes", agreed)]
-    scores = [both(said, answers) for said, answers in cases]
-    assert scores == [(0, 1), (1, 1), (1, 1), (0, 1)]
-    # lmms-eval cleans always, so it is ahead by the share of unanimous questions that were answered
-    # right but not to the letter: here two of four.
-    ours, theirs = (sum(column) / 4 for column in zip(*scores, strict=True))
-    assert theirs - ours == pytest.approx(0.5)
-    # With an answer as the annotators write it, there is no difference.
-    assert both("yes", agreed) == both("yes", split) == (1, 1)
 
 
 @pytest.mark.parametrize(

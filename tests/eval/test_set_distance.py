@@ -13,6 +13,7 @@ from eval.set_distance import (
     frechet_distance,
     in_order,
     kernel_distance,
+    kernel_rule,
     require_enough_images,
 )
 from semhitok.errors import UserError
@@ -97,7 +98,16 @@ def test_kernel_distance_equals_that_of_torchmetrics():
     metric.update(theirs, real=False)
     found, deviation = kernel_distance(ours.flatten(1), theirs.flatten(1))
     assert found == pytest.approx(float(metric.compute()[0]), rel=1e-4)
-    assert deviation == 0 and found > 0
+    assert deviation is None and found > 0  # one estimate has no spread
+
+
+def test_the_rule_of_kid_says_whether_there_are_subsets():
+    assert kernel_rule(1000, 1000).startswith("all images at once;")
+    for sizes in ((1001, 1001), (500, 600), (50000, 1000)):
+        assert kernel_rule(*sizes).startswith(f"100 subsets of {min(1000, *sizes):,};")
+    ours, theirs = (images.flatten(1) for images in two_sets())
+    assert kernel_distance(ours, theirs, 20, 5)[1] > 0
+    assert kernel_distance(ours, theirs[:50])[1] > 0  # of the larger set others each time
 
 
 def test_equal_sets_are_no_distance_apart():

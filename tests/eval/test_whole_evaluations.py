@@ -12,7 +12,8 @@ from PIL import Image
 from eval import complete, drawing_task, reconstruction, sensitivity, vqa
 from eval.drawing_layouts import check_layout, read_prompts
 from eval.predictions import read_rows
-from tests.mllm.tiny import World
+from semhitok import cli
+from tests.mllm.tiny import World, launch
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +44,45 @@ def test_a_benchmark_from_prompts_to_a_score_by_the_model_itself(world, tmp_path
     assert (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes() == before
 
 
+def test_two_ranks_draw_what_one_draws_and_every_image_counts_once(world, tmp_path):
+    categories = ("animals", "food")
+    rows = {
+        f"{name}{i}": {"category": name, "prompt": f"a {colour} bar"}
+        for name in categories
+        for i, colour in enumerate(("red", "green", "blue"))
+    }
+    file = tmp_path / "meta_data.json"
+    file.write_text(json.dumps(rows))
+    for name in categories:
+        (tmp_path / "real" / name).mkdir(parents=True)
+        for i in range(4):
+            noise = Image.effect_noise((40, 40), 20 * i + 10).convert("RGB")
+            noise.save(tmp_path / "real" / name / f"{i}.png")
+    arguments = [
+        "eval", "generation", "--task", "mjhq", "--prompts", str(file), "--model", str(world.start),
+        "--reference", str(tmp_path / "real"), "--network", "efficientnet-lite0",
+        "--distance", "kid", "--out",
+    ]  # fmt: skip
+    finished = launch(2, *arguments, str(tmp_path / "two"))
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("KID (EfficientNet-Lite0): food") == 1
+    assert cli.main([*arguments, str(tmp_path / "one")]) == 0
+    one, two = (
+        json.loads((tmp_path / name / "summary.json").read_text())["scores"]
+        for name in ("one", "two")
+    )
+    assert one["KID (EfficientNet-Lite0)"]["num_images"] == [8, 6]
+    assert two == one
+
+
 def test_everything_on_one_page(world, tmp_path):
     settings = complete.CompleteSettings(str(world.start), str(world.data), 1, max_images=12)
     summary = complete.evaluate(settings, tmp_path / "out")
     assert set(summary["seconds_of"]) == {"reconstruction", "vqa", "generation", "sensitivity"}
+    for part in summary["seconds_of"]:
+        assert (tmp_path / "out" / part / "report.html").is_file()
+        assert (tmp_path / "out" / part / "report.md").is_file()
+    assert summary["parts"]["vqa"]["questions_fingerprint"]
     assert {"reconstruction: PSNR, dB", "vqa: accuracy, overall", "generation: accuracy"} <= set(
         summary["scores"]
     )
