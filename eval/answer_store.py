@@ -5,13 +5,13 @@ and cut away before its rank appends again; its question is then asked anew.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semhitok.errors import UserError
 from semhitok.files import read_json, write_json
+from semhitok.growing_lines import append_rows, cut_torn_line, whole_lines
 from semhitok.run import make_folder
 
 FOLDER = "answers"
@@ -65,10 +65,7 @@ class AnswerStore:
         """
         answers: dict[str, Answer] = {}
         for path in sorted(self.folder.glob("rank-*.jsonl")):
-            *lines, _ = path.read_bytes().split(
-                b"\n"
-            )  # what follows the last line's end is cut off
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(whole_lines(path), start=1):
                 try:
                     row = json.loads(line)
                     key, scores = row["question_id"], row.get("option_scores")
@@ -88,25 +85,17 @@ class AnswerStore:
 
     def append(self, rank: int, answers: dict[str, Answer]) -> None:
         """Add a batch to the file of a rank; it is on the disk when this returns."""
-        lines = []
+        rows = []
         for key, answer in answers.items():
             row: dict[str, Any] = {"question_id": key, "prediction": answer.prediction}
             if answer.option_scores is not None:
                 row["option_scores"] = list(answer.option_scores)
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        path = self.folder / f"rank-{rank:05d}.jsonl"
-        try:
-            with open(path, "ab") as file:
-                file.write("".join(lines).encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+            rows.append(row)
+        append_rows(self._file(rank), rows)
 
     def cut_torn_line(self, rank: int) -> None:
         """Cut away what a killed run of this rank left of a line."""
-        path = self.folder / f"rank-{rank:05d}.jsonl"
-        if path.is_file():
-            whole = path.read_bytes()
-            if (end := whole.rfind(b"\n") + 1) < len(whole):
-                os.truncate(path, end)
+        cut_torn_line(self._file(rank))
+
+    def _file(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.jsonl"

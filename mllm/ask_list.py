@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
@@ -27,6 +26,7 @@ from mllm.chat import clean
 from mllm.fingerprint import model_fingerprint
 from mllm.questions import Asked, asked_each, read_questions
 from semhitok.errors import UserError
+from semhitok.growing_lines import append_rows, cut_torn_line, whole_lines
 from semhitok.progress import Progress
 
 REMEMBERED_IMAGES = 4096  # token ids of that many: questions about one image often come together
@@ -106,32 +106,21 @@ def answer_file(asking: Asking, asked: list[Asked], out: Path, fingerprint: str)
             written; answers that were written stay.
     """
     done = _answered(out, asked, fingerprint)
-    try:
-        with (
-            open(out, "a", encoding="utf-8") as file,
-            Progress(len(asked), "ask", unit="question", initial=done) as progress,
-        ):
-            for part in _batches(asked[done:], asking.batch_size):
-                for one, found in zip(part, asking.answers(part), strict=True):
-                    line = one.record() | found | {"model": fingerprint}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
-                progress.update(len(part))
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}; the answers in it are kept, and the same "
-            f"command goes on after them"
-        ) from error
+    cut_torn_line(out)
+    append_rows(out, ())  # a file that cannot be written is told of before the work
+    with Progress(len(asked), "ask", unit="question", initial=done) as progress:
+        for part in _batches(asked[done:], asking.batch_size):
+            answers = zip(part, asking.answers(part), strict=True)
+            append_rows(
+                out, [one.record() | said | {"model": fingerprint} for one, said in answers]
+            )
+            progress.update(len(part))
     return out
 
 
 def _answered(out: Path, asked: list[Asked], fingerprint: str) -> int:
-    """How many answers the file holds; half a line at its end is cut off."""
-    if not out.exists():
-        return 0
-    data = out.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    lines = data[:whole].decode("utf-8", errors="replace").splitlines()
+    """How many answers the file holds."""
+    lines = whole_lines(out)
     for number, line in enumerate(lines):
         try:
             entry = json.loads(line)
@@ -144,8 +133,6 @@ def _answered(out: Path, asked: list[Asked], fingerprint: str) -> int:
                 f"line {number + 1} of {out} answers another question, or is of another model: "
                 f"choose another file."
             )
-    if whole < len(data):
-        os.truncate(out, whole)
     return len(lines)
 
 
