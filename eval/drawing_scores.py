@@ -114,7 +114,8 @@ def _dpg(folder: Path, prompts: Sequence[Prompt], judge: Any, found: dict[str, A
                 {q["id"]: probability_of_yes(judge, picture, q["question"]) for q in questions}
                 for picture in _pictures(folder, "dpg", prompt)
             ]
-            row = {"prompt": prompt.text, "image": prompt.paths[0], "answers": answers}
+            row: dict[str, Any] = {"prompt": prompt.text, "image": prompt.paths[0]}
+            row["answers"] = answers
             if questions:
                 soft.append((questions, answers))
                 hard = [_as_yes_or_no(each) for each in answers]
