@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.columns import choose_columns, record_of_row
+from data_pipelines.hub_files import HubFiles
 from data_pipelines.records import Record
 from data_pipelines.rows import Rows, Streams, guarded
-from semhitok.errors import UserError
+from semhitok.errors import UserError, says
 
 
 def read_hub(
@@ -40,9 +41,8 @@ def read_hub(
     try:
         loaded: Any = datasets.load_dataset(name, config, split=split, streaming=streaming)
     except Exception as error:  # the hub, the network and a dozen readers, each with its own kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the data set {name} (split {split}) cannot be loaded: {reason}"
+            f"the data set {name} (split {split}) cannot be loaded: {says(error)}"
         ) from error
     features = loaded.features or {}
     for column, feature in features.items():
@@ -51,10 +51,23 @@ def read_hub(
     known = list(features) or list(loaded.column_names or [])
     chosen = choose_columns(columns, known, name)
     loaded = loaded.select_columns(sorted(set(chosen.values())))
+    labels = {
+        column: feature
+        for column in set(chosen.values())
+        if isinstance(feature := features.get(column), datasets.ClassLabel)
+    }
     stem = name.rstrip("/").rsplit("/", 1)[-1]
+    files = HubFiles(name)
 
-    def record(row: Any, number: int) -> Record:
-        return record_of_row(row, chosen, f"{stem}-{split}-{number:07d}", images)
+    def record(row: Any, place: int) -> Record:
+        for column, feature in labels.items():  # a class by its name, not by its number
+            number = row[column]
+            row[column] = None if number is None or number < 0 else feature.int2str(number)
+        image = row.get(chosen.get("image"))
+        path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
+        if isinstance(path, str) and files.has(path):
+            row[chosen["image"]] = files.read(path)
+        return record_of_row(row, chosen, f"{stem}-{split}-{place:07d}", images)
 
     if not streaming:
         return Rows(
@@ -65,8 +78,17 @@ def read_hub(
     each = 10_000_000
 
     def stream(number: int) -> Any:
-        shard = loaded.shard(loaded.num_shards, number)
-        for index, row in enumerate(shard):
+        rows = enumerate(loaded.shard(loaded.num_shards, number))
+        while True:
+            try:
+                index, row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise UserError(
+                    f"reading the data set {name} broke off ({says(error)}): where the network "
+                    "is at fault, the same command goes on from there"
+                ) from error
             place = number * each + index
             yield guarded(stem, place, lambda row=row, place=place: record(row, place))  # type: ignore[misc]
 

@@ -68,10 +68,17 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
         columns: which of its columns are `image` and `caption`.
 
     Raises:
-        UserError: if the folder is missing or holds no image, or the table cannot be read.
+        UserError: if the folder is missing or holds no image, the table cannot be read, or
+            columns are given and there is no table.
     """
     paths = list_images(root)
     table = captions or next((root / name for name in TABLES if (root / name).is_file()), None)
+    if table is None and columns:
+        told = ",".join(f"{key}={column}" for key, column in columns.items())
+        raise UserError(
+            f"{root} has no table of captions ({' or '.join(TABLES)}) in which {told} could say "
+            "which column is what: name one with captions=FILE, or leave that away"
+        )
     if table is None:
         return Rows(len(paths), lambda index: _read(root, paths[index]))
     found, rejects = _read_table(table, columns)

@@ -1,7 +1,7 @@
 """`semhitok prepare`: raw data -> validated shards, the same bytes every time.
 
     semhitok prepare easy-vqa-train --out data/train
-    semhitok prepare folder:photos llava:chat.json,images=photos --out data/mixed --test-share 0.01
+    semhitok prepare folder:photos llava:chat.json,images=coco --out data/mixed --test-share 0.01
 
 writes into the folder
 
@@ -38,12 +38,12 @@ from data_pipelines.prepare_end import Outcome, count_reasons, decide, lines, wr
 from data_pipelines.prepare_part import Account, Part, make_parts, read_account, write_part
 from data_pipelines.records import SCHEMA_VERSION
 from data_pipelines.rows import Rows, Streams
-from data_pipelines.sources import Source, open_source
+from data_pipelines.sources import Source, folder_of, open_source
 from semhitok.errors import UserError
 from semhitok.progress import Progress
 from semhitok.ranks import rank_and_world
 from semhitok.run import usable_cpus
-from semhitok.storage import TEMPORARY, Storage
+from semhitok.storage import TEMPORARY, Storage, is_remote
 
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
@@ -86,7 +86,8 @@ def prepare(
 
     Raises:
         UserError: if a source is unknown or has no usable record, two sources have one name or
-            records of one id, too many are rejected, or `out` holds something else.
+            records of one id, too many are rejected, or `out` holds something else or lies inside
+            a source.
     """
     _refuse_arguments(sources, shard_size, test_share)
     storage = Storage(out)
@@ -102,6 +103,7 @@ def prepare(
         storage.delete(IN_PROGRESS_NAME)
         return out
     opened = [_opened(name) for name in sources]  # before anything is written
+    _refuse_inside(sources, storage)
     parts = make_parts(opened, shard_size)
     rank, world = rank_and_world()
     if not _claim(storage, request | {"num_parts": len(parts)}, rank):
@@ -184,6 +186,23 @@ def _refuse_arguments(sources: list[str], shard_size: int, test_share: float) ->
         raise UserError(f"a shard holds at least 1 record, not {shard_size}")
     if not 0 <= test_share < 1:
         raise UserError(f"the share held out for testing lies in [0, 1), not at {test_share}")
+
+
+def _refuse_inside(sources: list[str], storage: Storage) -> None:
+    """Refuse to write into a folder that is read, where a second run would meet the first's files.
+
+    (A source inside the folder to write needs no word: that folder is not empty.)
+    """
+    if is_remote(storage.place):
+        return
+    out = os.path.realpath(storage.place)
+    for name in sources:
+        folder = folder_of(name)
+        if folder is not None and Path(out).is_relative_to(os.path.realpath(folder)):
+            raise UserError(
+                f"{storage.place} lies inside {folder}, which the source {name!r} reads: "
+                "choose a folder outside it with --out"
+            )
 
 
 def _opened(name: str) -> Source:

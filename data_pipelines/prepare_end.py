@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipelines.prepare_part import Account, Part
+from data_pipelines.prepare_part import Account, Part, refusal
 from data_pipelines.records import SCHEMA
 from semhitok.errors import UserError
 from semhitok.files import file_sha256
@@ -65,13 +65,16 @@ def decide(
     for part, account in zip(parts, accounts, strict=True):
         sides: list[str | None] = []
         refused: list[dict[str, str]] = []
-        for record_id, pixels in zip(account.ids, account.pixels, strict=True):
+        for record_id, pixels, shown in zip(
+            account.ids, account.pixels, account.shown, strict=True
+        ):
             reason = ""
             if record_id in seen:
                 if seen[record_id][0] != part.source:
                     raise UserError(
-                        f"two records are called {record_id}; "
-                        "rename one, or prepare the sources into separate folders"
+                        f"two records are called {record_id}, one of {sources[seen[record_id][0]]} "
+                        f"and one of {sources[part.source]}; rename one, or prepare the sources "
+                        "into separate folders, which training mixes"
                     )
                 reason = "another record of this id came before"
             elif pixels is not None and pixels in first:
@@ -79,12 +82,11 @@ def decide(
                 if drop_duplicates:
                     reason = f"its image is the same as that of {first[pixels]}"
             if reason:
-                refused.append(_reject(record_id, sources[part.source], reason))
+                refused.append(refusal(record_id, sources[part.source], reason))
                 sides.append(None)
                 continue
             if pixels is not None:
                 first.setdefault(pixels, record_id)
-            shown = account.references.get(record_id, [])
             by = pixels or (f"image of {shown[0]}" if shown else record_id)
             side = _side(by, test_share)
             seen[record_id] = (part.source, side)
@@ -112,27 +114,38 @@ def _follow_references(
         for record_id, pixels, side in zip(account.ids, account.pixels, sides, strict=True)
         if pixels is not None and side is not None
     }
-    for part, account, sides, refused in zip(parts, accounts, outcome.sides, late, strict=True):
-        if not account.references:
+    waiting = deque(
+        (number, row, shown)
+        for number, account in enumerate(accounts)
+        for row, shown in enumerate(account.shown)
+        if shown is not None
+    )
+    shown_by: dict[str, list[tuple[int, int, list[str]]]] = {}
+    for each in waiting:
+        for name in set(each[2]):
+            shown_by.setdefault(name, []).append(each)
+    while waiting:
+        number, row, shown = waiting.popleft()
+        account, sides = accounts[number], outcome.sides[number]
+        if sides[row] is None:
             continue
-        for row, record_id in enumerate(account.ids):
-            shown = account.references.get(record_id)
-            if shown is None or sides[row] is None:
+        missing = [name for name in shown if name not in has_image]
+        if missing:
+            reason = f"a conversation shows the image of {missing[0]}, which is not there"
+        else:
+            theirs = {seen[name][1] for name in shown}
+            if account.pixels[row] is not None:
+                theirs.add(str(sides[row]))
+            if len(theirs) == 1:
+                sides[row] = theirs.pop()
                 continue
-            missing = [name for name in shown if name not in has_image]
-            if missing:
-                reason = f"a conversation shows the image of {missing[0]}, which is not there"
-            else:
-                theirs = {seen[name][1] for name in shown}
-                if account.pixels[row] is not None:
-                    theirs.add(str(sides[row]))
-                if len(theirs) == 1:
-                    sides[row] = theirs.pop()
-                    continue
-                reason = "a conversation shows images of both sides of the split"
-            refused.append(_reject(record_id, sources[part.source], reason))
-            sides[row] = None
-            has_image.discard(record_id)
+            reason = "a conversation shows images of both sides of the split"
+        record_id = account.ids[row]
+        late[number].append(refusal(record_id, sources[parts[number].source], reason))
+        sides[row] = None
+        if record_id in has_image:  # its own image is gone too, and who shows it lacks it now
+            has_image.remove(record_id)
+            waiting.extend(shown_by.get(record_id, []))
 
 
 def write_side(
@@ -233,7 +246,3 @@ def _copy_rows(staging: Storage, table: str, rows: list[int], out: Storage, name
 def _bounds(values: list[int]) -> list[int]:
     """[smallest, largest], or nothing of nothing."""
     return [min(values), max(values)] if values else []
-
-
-def _reject(record_id: str, source: str, reason: str) -> dict[str, str]:
-    return {"id": record_id, "source": source, "reason": reason}

@@ -21,7 +21,7 @@ from data_pipelines.records import SCHEMA, Record, Reject, record_to_row
 from data_pipelines.rows import Rows, Streams, guarded
 from data_pipelines.sources import Source
 from data_pipelines.validate import decode_record
-from semhitok.errors import UserError
+from semhitok.errors import UserError, one_line
 from semhitok.storage import Storage
 
 ROWS_AT_ONCE = 500
@@ -67,8 +67,8 @@ class Account:
     questions: list[int] = field(default_factory=list)
     conversations: list[int] = field(default_factory=list)
     texts: list[int] = field(default_factory=list)
-    references: dict[str, list[str]] = field(default_factory=dict)
-    """Record id -> ids of the records whose images its conversations show."""
+    shown: list[list[str] | None] = field(default_factory=list)
+    """Ids of the records whose images its conversations show; None where they name none."""
     rejects: list[dict[str, str]] = field(default_factory=list)
     """`id`, `source` and `reason` of each."""
 
@@ -106,9 +106,7 @@ def write_part(source: Source, part: Part, staging: Storage) -> Account:
         for item in items:
             checked = _check(item)
             if isinstance(checked, Reject):
-                account.rejects.append(
-                    {"id": checked.record_id, "source": source.name, "reason": checked.reason}
-                )
+                account.rejects.append(refusal(checked.record_id, source.name, checked.reason))
                 continue
             record, image = checked
             _note(account, record, image)
@@ -128,7 +126,15 @@ def read_account(part: Part, staging: Storage) -> Account | None:
     """The account of a part that is there; None of one still to be made."""
     if staging.size(part.account) is None or staging.size(part.table) is None:
         return None
-    return Account(**json.loads(staging.read(part.account)))
+    try:
+        return Account(**json.loads(staging.read(part.account)))
+    except TypeError:  # of another version of this program
+        return None
+
+
+def refusal(record_id: str, source: str, reason: str) -> dict[str, str]:
+    """A line of the quarantine."""
+    return {"id": record_id, "source": source, "reason": one_line(reason)}
 
 
 def _items(source: Source, part: Part) -> Iterator[Record | Reject]:
@@ -162,8 +168,7 @@ def _note(account: Account, record: Record, image: Image.Image | None) -> None:
     account.conversations.append(len(record.conversations))
     account.texts.append(int(record.text is not None))
     named = [name for conversation in record.conversations for name in conversation.images]
-    if named:
-        account.references[record.record_id] = named
+    account.shown.append(named or None)
 
 
 def _digest(image: Image.Image) -> str:

@@ -74,6 +74,19 @@ def read_named(root: Path, name: str, max_file_size: int) -> bytes:
         raise ValueError(f"{name[:100]} cannot be read ({error.strerror})") from error
 
 
+def short_names(paths: list[str]) -> list[str]:
+    """Names of files that tell them apart: without the ending and without the folders they share.
+
+    For `data/en/0.parquet` and `data/de/0.parquet` they are `en/0` and `de/0`.
+    """
+    names = [path.rsplit("/", 1)[-1] for path in paths]
+    if len(set(names)) < len(names):
+        folders = list(zip(*(path.split("/")[:-1] for path in paths), strict=False))
+        shared = next((i for i, each in enumerate(folders) if len(set(each)) > 1), len(folders))
+        names = ["/".join(path.split("/")[shared:]) for path in paths]
+    return [os.path.splitext(name)[0] for name in names]
+
+
 def load_json(path: Path) -> Any:
     """Read a whole JSON file of data.
 

@@ -4,8 +4,8 @@
     photos/                               the same as folder:photos/
     folder:DIR[,captions=FILE]            images; captions from .txt files or a JSONL or CSV table
     llava:FILE.json,images=DIR            conversations
-    parquet:PATH  arrow:PATH              a file, a folder of them, or a pattern with *
-    webdataset:PATH                       tars: a file, folder, pattern or {0000..0127}, or URLs
+    parquet:PATH  arrow:PATH              a file, a folder of them, or a pattern with *; or its URL
+    webdataset:PATH                       tars: a file, folder, pattern or {0000..0127}; or its URL
     hub:NAME[,config=C][,split=S][,streaming=1]
     vqav2:QUESTIONS.json,annotations=FILE.json,images=DIR
     gqa:QUESTIONS.json,images=DIR         textvqa:QUESTIONS.json,images=DIR
@@ -29,6 +29,7 @@ from data_pipelines.columns import USUAL
 from data_pipelines.records import Record, Reject
 from data_pipelines.rows import Rows, Streams
 from semhitok.errors import UserError
+from semhitok.storage import is_remote
 
 EASY_VQA_SPLITS = {"easy-vqa-train": "train", "easy-vqa-test": "test"}
 """Source name -> split. There is no name for both: nobody should train on the test images."""
@@ -112,6 +113,12 @@ def parse_source(name: str) -> Spec:
     return Spec(name, kind, path, options)
 
 
+def folder_of(name: str) -> Path | None:
+    """The folder that a source looks through for its files, if it is one."""
+    path = None if name in EASY_VQA_SPLITS else Path(parse_source(name).path).expanduser()
+    return path if path is not None and path.is_dir() else None
+
+
 def open_source(name: str) -> Source:
     """Find a source by its name or path.
 
@@ -157,7 +164,7 @@ def _llava(spec: Spec) -> Rows:
 def _tables(spec: Spec) -> Rows:
     from data_pipelines.tables import read_tables
 
-    path = str(Path(spec.path).expanduser())
+    path = spec.path if is_remote(spec.path) else str(Path(spec.path).expanduser())
     return read_tables(path, spec.kind, spec.folder("images", required=False), spec.columns)
 
 

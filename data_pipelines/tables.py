@@ -6,9 +6,10 @@ is what. A row group, or a record batch, is held at a time.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,20 @@ import pyarrow.parquet as pq
 from data_pipelines.columns import choose_columns, record_of_row
 from data_pipelines.records import SCHEMA, Record, Reject, record_from_row
 from data_pipelines.rows import Rows, guarded
-from semhitok.errors import UserError
+from data_pipelines.safe_files import short_names
+from semhitok.errors import UserError, says
+from semhitok.storage import is_remote, matching, reading
 
 
 class _Table:
-    """One file: its columns, and its rows by group."""
+    """One file, on disk or (parquet alone) in a store: its columns, and its rows by group."""
 
-    def __init__(self, path: Path, kind: str):
+    def __init__(self, path: str, kind: str):
         self.path = path
         try:
             if kind == "parquet":
-                self.schema = pq.read_schema(path)
-                footer = pq.read_metadata(path)
+                with _parquet(path) as table:
+                    self.schema, footer = table.schema_arrow, table.metadata
                 self.sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
                 self.group: Callable[[int], pa.Table] = self._row_group
             else:
@@ -38,16 +41,26 @@ class _Table:
                 self.sizes = [batch.num_rows for batch in self._batches]
                 self.group = lambda number: pa.Table.from_batches([self._batches[number]])
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path} is no whole {kind} file ({error})") from error
+            raise UserError(f"{path} is no whole {kind} file ({says(error)})") from error
 
     def _row_group(self, number: int) -> pa.Table:
-        with pq.ParquetFile(self.path) as file:  # opened anew: processes must not share it
-            return file.read_row_group(number)
+        with _parquet(self.path) as table:  # opened anew: processes must not share it
+            return table.read_row_group(number)
 
 
-def _record_batches(path: Path) -> list[pa.RecordBatch]:
+@contextlib.contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    if not is_remote(path):
+        with pq.ParquetFile(path) as table:
+            yield table
+        return
+    with reading(path) as file, pq.ParquetFile(file) as table:
+        yield table
+
+
+def _record_batches(path: str) -> list[pa.RecordBatch]:
     """Memory-mapped batches of an Arrow file or, as `datasets` writes them, an Arrow stream."""
-    with pa.memory_map(str(path)) as source:
+    with pa.memory_map(path) as source:
         try:
             reader = pa.ipc.open_file(source)
         except pa.ArrowInvalid:
@@ -59,7 +72,8 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
     """The rows of one file, of all files of a folder, or of those that a pattern with `*` finds.
 
     Args:
-        place: file, folder or pattern; files come in the order of their names.
+        place: file, folder or pattern, or the URL of one (a folder's ends with `/`); files come in
+            the order of their names.
         kind: "parquet" or "arrow".
         images: the folder of images, where a column holds their names.
         columns: see `columns.py`.
@@ -67,7 +81,9 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
     Raises:
         UserError: if there is no such file, one is broken, or a column is not there.
     """
-    tables = [_Table(path, kind) for path in _find(place, kind)]
+    paths = _find(place, kind)
+    stems = short_names(paths)
+    tables = [_Table(path, kind) for path in paths]
     schema = tables[0].schema
     for table in tables:
         if table.schema.names != schema.names:
@@ -75,17 +91,16 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
     prepared = not columns and schema.names == SCHEMA.names
     chosen = {} if prepared else choose_columns(columns, schema.names, place)
     wanted = schema.names if prepared else sorted(set(chosen.values()))
-    groups = [(table, number) for table in tables for number in range(len(table.sizes))]
+    groups = [(file, number) for file, t in enumerate(tables) for number in range(len(t.sizes))]
     ends = np.cumsum([0, *(size for table in tables for size in table.sizes)])
-    firsts = dict(
-        zip(map(id, tables), np.cumsum([0, *(sum(t.sizes) for t in tables)]).tolist(), strict=False)
-    )
+    firsts = np.cumsum([0, *(sum(table.sizes) for table in tables)]).tolist()
     held: dict[int, pa.Table] = {}
 
     def read(index: int) -> Record | Reject:
         group = int(np.searchsorted(ends, index, side="right")) - 1
-        table, number = groups[group]
-        row_number = index - firsts[id(table)]
+        file, number = groups[group]
+        table = tables[file]
+        row_number = index - firsts[file]
 
         def record() -> Record:
             if group not in held:
@@ -94,16 +109,20 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
             (row,) = held[group].slice(index - int(ends[group]), 1).to_pylist()
             if prepared:
                 return record_from_row(row)
-            return record_of_row(row, chosen, f"{table.path.stem}-{row_number:07d}", images)
+            return record_of_row(row, chosen, f"{stems[file]}-{row_number:07d}", images)
 
-        return guarded(table.path.name, row_number, record)
+        return guarded(f"{stems[file]}.{kind}", row_number, record)
 
     return Rows(int(ends[-1]), read)
 
 
-def _find(place: str, kind: str) -> list[Path]:
+def _find(place: str, kind: str) -> list[str]:
     """Files of a place, in the order of their names."""
     suffix = f".{kind}"
+    if is_remote(place):
+        if kind == "arrow":
+            raise UserError(f"Arrow files are mapped into memory: fetch {place} to a disk first")
+        return matching(place, suffix)
     if os.path.isdir(place):
         found = sorted(path for path in Path(place).iterdir() if path.suffix.lower() == suffix)
         complaint = f"the folder {place} holds no {suffix} file"
@@ -115,4 +134,4 @@ def _find(place: str, kind: str) -> list[Path]:
         complaint = f"no such file: {place}"
     if not found:
         raise UserError(complaint)
-    return found
+    return [str(path) for path in found]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from semhitok import cli_types
 from semhitok.cli_commands import build_parser
-from semhitok.errors import UserError
+from semhitok.errors import UserError, one_line
 from semhitok.ranks import is_main_rank
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("SEMHITOK_DEBUG") == "1":
             traceback.print_exc()
-        print(f"semhitok: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"semhitok: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("semhitok: interrupted", file=sys.stderr)

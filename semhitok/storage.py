@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from semhitok.errors import UserError
+from semhitok.errors import UserError, says
 from semhitok.run import make_folder
 
 TEMPORARY = ".tmp"
@@ -60,6 +60,90 @@ def local_copy(place: str, manifest: str) -> Path:
             raise UserError(f"{place} lacks {shard['file']}, which its manifest lists") from error
     folder.write(manifest, data)
     return folder.path
+
+
+def matching(place: str, ending: str) -> list[str]:
+    """URLs of the files in a store that are meant.
+
+    Args:
+        place: URL of one file, a pattern with `*`, or a folder, with `/` at its end.
+        ending: of the names that count in a folder.
+
+    Returns:
+        In the order of their names; the URL itself where it names one file.
+
+    Raises:
+        UserError: if the store cannot be asked, or holds none.
+    """
+    if "*" not in place and not place.endswith("/"):
+        return [place]
+    import fsspec
+
+    try:
+        store, root = fsspec.core.url_to_fs(place)
+        if "*" in place:
+            found = store.glob(root)
+        else:
+            found = [name for name in store.ls(root, detail=False) if name.endswith(ending)]
+    except Exception as error:  # each store has kinds of its own
+        raise UserError(f"{place} cannot be looked through ({says(error)})") from error
+    if not found:
+        raise UserError(f"no file matches {place}{'' if '*' in place else f'*{ending}'}")
+    return sorted(store.unstrip_protocol(name) for name in found)
+
+
+@contextlib.contextmanager
+def reading(place: str) -> Iterator[Any]:
+    """Open a file on disk or in a store; what fails is the place and never what the file holds.
+
+    Yields:
+        A file with `read`, `seek` and `tell`.
+
+    Raises:
+        UserError: if it cannot be opened, or reading it fails on the way.
+    """
+    import fsspec
+
+    try:
+        # fsspec would take a `::` or `*` in a name on disk for one of its own.
+        file = fsspec.open(place, "rb").open() if is_remote(place) else open(place, "rb")  # noqa: SIM115  (closed below)
+    except Exception as error:
+        raise UserError(
+            f"{place} cannot be opened ({says(error)}): mend its name or the access to it, then "
+            "run the same command again"
+        ) from error
+    with file:
+        yield _Reading(place, file)
+
+
+class _Reading:
+    """An open file that tells a failing place from a broken file."""
+
+    def __init__(self, place: str, file: Any) -> None:
+        self.place = place
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return bytes(self.file.read(size))
+        except Exception as error:
+            raise UserError(
+                f"reading {self.place} failed ({says(error)}): run the same command again, which "
+                "goes on from there"
+            ) from error
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.file.closed)
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def mirror(place: str | Path) -> Path:

@@ -1,10 +1,13 @@
 import argparse
 import hashlib
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -13,6 +16,14 @@ from data_pipelines import prepare_part
 from data_pipelines.dataset import PreparedDataset
 from data_pipelines.images import open_image
 from data_pipelines.prepare import command, prepare
+from data_pipelines.records import (
+    IMAGE_MARK,
+    SCHEMA,
+    Conversation,
+    Message,
+    Record,
+    record_to_row,
+)
 from semhitok.errors import UserError
 from semhitok.ranks import rank_and_world
 
@@ -136,6 +147,38 @@ def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
         prepare([str(folder)], folder / "0.png")
 
 
+@pytest.mark.parametrize("kind", ["", "folder:"])
+def test_a_folder_inside_a_source_is_refused(folder, tmp_path, kind):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for out in (folder / "out", folder / "a" / "b", link / "out"):
+        with pytest.raises(UserError, match=r"lies inside .*images.*choose a folder outside it"):
+            prepare([f"{kind}{folder}"], out)
+        assert not out.exists()
+    prepare([f"{kind}{link}"], tmp_path / "images-prepared")
+
+
+def test_a_source_inside_the_folder_to_write_is_refused(folder):
+    with pytest.raises(UserError, match="is not empty and was not written by prepare"):
+        prepare([str(folder)], folder.parent)
+
+
+def test_a_reason_is_one_line_that_a_terminal_can_show(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+
+    def check(record):
+        if record.text == "b":
+            raise ValueError("first line\n  second \x1b[31mline \udcff")
+
+    monkeypatch.setattr(prepare_part, "decode_record", check)
+    out = prepare([f"jsonl:{path}"], tmp_path / "out")
+    (line,) = (out / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == r"first line second \x1b[31mline \udcff"
+    told = capsys.readouterr().err
+    assert "1 × first line second" in told and "\x1b" not in told
+
+
 def test_too_many_rejects_stop_the_run(folder, tmp_path):
     with pytest.raises(UserError, match=r"more than 1 records were rejected .*5b\.png"):
         prepare([str(folder)], tmp_path / "strict", max_rejects=1)
@@ -246,6 +289,53 @@ def test_a_conversation_goes_where_its_images_are(repeated, tmp_path):
         "a conversation shows images of both sides of the split"
     }
     assert num_conversations + len(lines) == len(entries)
+
+
+def spoken(record_id: str, colour: int | None, *shown: str) -> Record:
+    """A record, with an image unless there is no colour, whose conversation shows others'."""
+    image = None
+    if colour is not None:
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), (colour, 0, 0)).save(buffer, "PNG")
+        image = buffer.getvalue()
+    messages = [Message("user", IMAGE_MARK * len(shown)), Message("assistant", "yes")]
+    said = [Conversation(messages, list(shown))] if shown else []
+    return Record(record_id, image, conversations=said)
+
+
+def table_of(path: Path, *records: Record) -> str:
+    """A source of these records."""
+    rows = [record_to_row(record) for record in records]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    return f"parquet:{path}"
+
+
+@pytest.mark.parametrize("shard_size", [1, 10])
+def test_what_shows_the_image_of_a_refused_record_is_refused_too(tmp_path, shard_size):
+    source = table_of(
+        tmp_path / "chain.parquet",
+        spoken("first", 1, "second"),
+        spoken("second", 2, "third"),
+        spoken("third", 3, "nowhere"),
+        spoken("alone", None, "first", "fine"),
+        spoken("fine", 4),
+        spoken("good", None, "fine"),
+    )
+    out = prepare([source], tmp_path / "out", shard_size=shard_size)
+    assert PreparedDataset(out).ids == ["fine", "good"]
+    lines = list(map(json.loads, (out / "quarantine.jsonl").read_text().splitlines()))
+    lacking = {line["id"]: line["reason"].split()[6] for line in lines}
+    assert lacking == {
+        "first": "second,", "second": "third,", "third": "nowhere,", "alone": "first,",
+    }  # fmt: skip
+
+
+def test_what_a_rejected_second_record_shows_is_not_the_firsts(tmp_path):
+    source = table_of(
+        tmp_path / "twice.parquet", spoken("a", 1), spoken("a", None, "nowhere"), spoken("b", 2)
+    )
+    out = prepare([source], tmp_path / "out")
+    assert PreparedDataset(out).ids == ["a", "b"]
 
 
 def test_a_second_record_of_one_id_in_one_source_is_rejected(tmp_path):

@@ -19,24 +19,7 @@ from data_pipelines.prepare import prepare
 from data_pipelines.records import Conversation, Message, Question, Record, Reject
 from data_pipelines.sources import EXAMPLES, open_source, parse_source
 from semhitok.errors import UserError
-
-
-def picture(number: int, size: int = 8) -> bytes:
-    """A PNG of its own colour."""
-    buffer = io.BytesIO()
-    colour = (number % 256, number // 256, 90)
-    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def read(source: str) -> list[Record | Reject]:
-    return list(open_source(source).records)
-
-
-def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
+from tests.data_pipelines.small_sources import add, picture, read
 
 
 @pytest.fixture
@@ -63,6 +46,11 @@ def test_captions_of_a_folder_from_a_table(images, tmp_path):
         csv.writer(file).writerows([["picture", "words"], ["1.png", "one, with a comma"]])
     source = f"folder:{images},captions={tmp_path / 'captions.csv'},image=picture,caption=words"
     assert [record.captions for record in read(source)] == [[], ["one, with a comma"], [], []]
+
+
+def test_columns_of_a_table_that_is_not_there_are_refused(images):
+    with pytest.raises(UserError, match=r"no table of captions .*caption=x,text=y could say which"):
+        open_source(f"folder:{images},caption=x,text=y")
 
 
 def test_llava_conversations(images, tmp_path):
@@ -141,59 +129,28 @@ def test_tables_of_images_and_captions(tmp_path, kind):
         open_source(f"parquet:{tmp_path / 'other.parquet'}")
 
 
+def test_parquet_is_read_from_a_store(tmp_path):
+    import fsspec
+
+    for folder in ("en", "de"):
+        path = tmp_path / f"{folder}.parquet"
+        pq.write_table(pa.table({"text": [folder, "x"]}), path)
+        with fsspec.open(f"memory://semhitok-{tmp_path.name}/{folder}/0.parquet", "wb") as file:
+            file.write(path.read_bytes())
+    place = f"memory://semhitok-{tmp_path.name}"
+    texts = [Record(f"en/0-000000{i}", None, text=text) for i, text in enumerate(("en", "x"))]
+    assert read(f"parquet:{place}/*/0.parquet")[2:] == texts
+    assert [r.text for r in read(f"parquet:{place}/de/")] == ["de", "x"]
+    with pytest.raises(UserError, match=r"nowhere.parquet cannot be opened"):
+        open_source(f"parquet:{place}/nowhere.parquet")
+    with pytest.raises(UserError, match=r"fetch .* to a disk first"):
+        open_source(f"arrow:{place}/0.arrow")
+
+
 def test_prepared_shards_are_a_source(images, tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a story"}\n')
     out = prepare([str(images), f"jsonl:{tmp_path / 't.jsonl'}"], tmp_path / "out")
     assert read(f"parquet:{out}") == list(PreparedDataset(out))
-
-
-def test_webdataset_tars(tmp_path):
-    for shard in range(2):
-        with tarfile.open(tmp_path / f"{shard:05d}.tar", "w") as archive:
-            for number in range(2):
-                key = f"d/{shard}{number}"
-                add(archive, f"{key}.png", picture(2 * shard + number))
-                if number:
-                    meta = {"caption": f"json {shard}", "url": "http://example.org", "key": key}
-                    add(archive, f"{key}.json", json.dumps(meta).encode())
-                else:
-                    add(archive, f"{key}.txt", f"text {shard}\n".encode())
-    for source in (f"webdataset:{tmp_path}/{{00000..00001}}.tar", f"webdataset:{tmp_path}"):
-        records = read(source)
-        assert [r.record_id for r in records] == ["d/00", "d/01", "d/10", "d/11"]
-        assert [r.image for r in records] == [picture(i) for i in range(4)]
-        assert [r.captions for r in records] == [["text 0"], ["json 0"], ["text 1"], ["json 1"]]
-
-
-def test_webdataset_tars_are_streamed_from_a_store(tmp_path):
-    import fsspec
-
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        add(archive, "a.jpg", picture(1))
-        add(archive, "a.txt", b"one")
-    with fsspec.open("memory://semhitok-test/0.tar", "wb") as file:
-        file.write(buffer.getvalue())
-    assert read("webdataset:memory://semhitok-test/0.tar") == [Record("a", picture(1), ["one"])]
-
-
-@pytest.mark.parametrize("streaming", [0, 1])
-def test_a_data_set_of_the_hub(tmp_path, streaming):
-    import datasets
-
-    folder = tmp_path / "set"
-    folder.mkdir()
-    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    rows = {"image": [{"bytes": picture(i), "path": None} for i in range(3)], "text": list("abc")}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
-    source = f"hub:{folder},split=train,streaming={streaming}"
-    records = read(source)
-    assert [r.image for r in records] == [picture(i) for i in range(3)]
-    assert [r.captions for r in records] == [["a"], ["b"], ["c"]]
-    with pytest.raises(UserError, match="no column 'foto' for image; its columns are: image, text"):
-        open_source(f"{source},image=foto")
-    with pytest.raises(UserError, match="cannot be loaded"):
-        open_source(f"hub:{folder},split=dev")
 
 
 def test_vqav2_as_published(images, tmp_path):
