@@ -10,6 +10,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,77 @@ from mllm.training_config import MLLMPhaseConfig
 from semhitok.errors import UserError
 from semhitok.files import read_json
 
+LEFT_TO_THE_YAML = (
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+    "gradient_clipping",
+)  # fmt: skip
+
+
+@dataclass
+class Zero:
+    """How a JSON spreads the model.
+
+    Attributes:
+        stage: of ZeRO; 0 is plain data parallel.
+        offload: device of the optimiser's share, "none" for the rank's own.
+    """
+
+    stage: int = 0
+    offload: str = "none"
+
+
+def zero_of(config: MLLMPhaseConfig) -> Zero:
+    """What the run's JSON says of ZeRO; a run without one is plain data parallel.
+
+    Raises:
+        UserError: if there is no such file, or what it says is no JSON of DeepSpeed's, or is
+            nothing for this run.
+    """
+    if config.deepspeed is None:
+        return Zero()
+    zero = _section(_read(config.deepspeed), "zero_optimization", config.deepspeed)
+    stage = zero.get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        raise UserError(
+            f"The DeepSpeed config {config.deepspeed} fights the run's own settings: "
+            f"zero_optimization.stage is {stage} there, but ZeRO has the stages 0 to 3: write one "
+            f"of them in the JSON."
+        )
+    if stage == 3 and config.lora is not None and config.lora.load_in_4bit:
+        raise UserError(
+            f"lora.load_in_4bit packs the matrices that ZeRO-3 ({config.deepspeed}) would cut up: "
+            f"take stage 2 or less, such as configs/deepspeed/zero2.json, or set "
+            f"lora.load_in_4bit to false."
+        )
+    offload = _section(zero, "offload_optimizer", config.deepspeed)
+    return Zero(stage, offload.get("device", "none"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"The DeepSpeed config {path} does not exist: see configs/deepspeed/.")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(
+            f"The DeepSpeed config {path} must be one JSON object: see configs/deepspeed/."
+        )
+    return values
+
+
+def _section(values: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    section = values.get(name)
+    if not isinstance(section, dict | None):
+        raise UserError(
+            f"{name} of the DeepSpeed config {path} must be an object, not {section}: see "
+            f"configs/deepspeed/."
+        )
+    return section or {}
+
 
 def read_deepspeed(
     path: Path, config: MLLMPhaseConfig, micro: int, num_ranks: int
 ) -> dict[str, Any]:
-    """The JSON, with the clipping that the YAML asks for.
+    """The JSON, with what it leaves out as the YAML asks for it.
 
     Args:
         path: of the JSON.
@@ -32,13 +99,8 @@ def read_deepspeed(
     Raises:
         UserError: if there is none, or it says something else than the YAML.
     """
-    if not path.is_file():
-        raise UserError(f"The DeepSpeed config {path} does not exist: see configs/deepspeed/.")
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(
-            f"The DeepSpeed config {path} must be one JSON object: see configs/deepspeed/."
-        )
+    values = _read(path)
+    zero = zero_of(replace(config, deepspeed=path))
     for key, said, ours in _fights(values, config, micro, num_ranks):
         raise UserError(
             f"The DeepSpeed config {path} fights the run's own settings: {key} is {said} there, "
@@ -57,8 +119,13 @@ def read_deepspeed(
                 f"The DeepSpeed config {path} fights the run's own settings: its {block} block "
                 f"says {kind}, but the run takes {ours}: take the block out of the JSON."
             )
-    # Left out it would mean 1.0, whatever the YAML says.
-    return {"gradient_clipping": "auto"} | values
+    # Left out, clipping would mean 1.0, accumulation 1 and bf16 false, whatever the YAML says.
+    filled = dict.fromkeys(LEFT_TO_THE_YAML, "auto") | {"bf16": {"enabled": "auto"}} | values
+    if zero.stage == 3:
+        # Else the trained weights would stay in DeepSpeed's own files.
+        gather = {"stage3_gather_16bit_weights_on_model_save": True}
+        filled["zero_optimization"] = filled["zero_optimization"] | gather
+    return filled
 
 
 def _fights(
@@ -84,9 +151,6 @@ def _fights(
         if said != "auto" and said != ours:
             shown = config.bf16 if section == "fp16" else ours
             yield key, said, f"{phrase} {shown}"
-    stage = values.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2, 3):
-        yield "zero_optimization.stage", stage, "ZeRO has the stages 0 to 3"
 
 
 def start_deepspeed(use_cpu: bool) -> None:

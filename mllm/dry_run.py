@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from mllm.deepspeed_config import zero_of
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.plan import read_init
-from mllm.plan_model import build_on_meta, optimizer_groups, parts, read_model_config
+from mllm.plan_model import optimizer_groups, parts, planned_model
 from mllm.plan_print import print_groups, print_parts
 from mllm.training_config import MLLMPhaseConfig
 from semhitok.errors import UserError
-from semhitok.files import read_json
 
 
 def dry_run(config: MLLMPhaseConfig, config_file: Path) -> None:
@@ -30,7 +30,7 @@ def dry_run(config: MLLMPhaseConfig, config_file: Path) -> None:
         UserError: if the model cannot be built, a document could never fit, or the DeepSpeed file
             is not there.
     """
-    model = build_on_meta(read_model_config(config.model, read_init(config_file)))
+    model = planned_model(config, read_init(config_file))
     groups = optimizer_groups(model, config)
     text, image = model.config.text_config, model.config.image_tokenizer_config
     num_positions = model.config.num_image_positions
@@ -45,7 +45,7 @@ def dry_run(config: MLLMPhaseConfig, config_file: Path) -> None:
     shares = {name: share for name, share in vars(config.mixture.shares).items() if share}
     print("shares: " + ", ".join(f"{name} {share:g}" for name, share in shares.items()))
     learning = {p: config.learning_rate * rate for p, rate in vars(config.rates).items() if rate}
-    print_parts(parts(model), learning)
+    print_parts(parts(model), learning, config.lora)
     print_groups(groups)
     micro = config.micro_batch_size or 1
     precision = "bfloat16" if config.bf16 else "float32"
@@ -64,14 +64,9 @@ def dry_run(config: MLLMPhaseConfig, config_file: Path) -> None:
 def _distribution(config: MLLMPhaseConfig) -> str:
     if config.deepspeed is None:
         return "plain data parallel"
-    if not config.deepspeed.is_file():
-        raise UserError(
-            f"The DeepSpeed config {config.deepspeed} does not exist: see configs/deepspeed/."
-        )
-    zero = read_json(config.deepspeed).get("zero_optimization", {})
-    offload = zero.get("offload_optimizer", {}).get("device", "none")
-    host = "" if offload == "none" else f", optimiser on the {offload}"
-    return f"ZeRO-{zero.get('stage', 0)}{host} ({config.deepspeed})"
+    zero = zero_of(config)
+    host = "" if zero.offload == "none" else f", optimiser on the {zero.offload}"
+    return f"ZeRO-{zero.stage}{host} ({config.deepspeed})"
 
 
 @torch.no_grad()

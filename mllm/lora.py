@@ -129,6 +129,9 @@ def add_lora(model: "UnifiedForConditionalGeneration", settings: dict[str, Any])
         target_modules=list(settings["targets"]) or "all-linear",
     )
     inject_adapter_in_model(lora, language_model)
+    for name, parameter in language_model.named_parameters():
+        if "lora_" in name:  # PEFT makes them bfloat16 on a 4-bit base, which rounds small steps off
+            parameter.data = parameter.data.float()
     tied = model.config.text_config.tie_word_embeddings
     model.new_rows = NewRows(settings["token_ids"], model.config.text_config.hidden_size, tied)
     if embedding.weight.device.type != "meta":

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from semhitok.errors import UserError
 
 # What no 4-bit matrix may hold: the frozen tokenizer's fingerprint is of its exact weights, and the
 # others train.
-_WHOLE = ["image_tokenizer", "adapter", "image_head", "lm_head"]
+_WHOLE = ["image_tokenizer", "adapter", "image_head", "lm_head", r".*\.lora_[AB]"]
 
 
 def load_for_lora(
@@ -38,6 +37,28 @@ def load_for_lora(
         model = load_model(folder)
     else:
         model = load_model(folder, quantization_config=_four_bits())
+    set_seed(seed)  # loading draws as it likes, under ZeRO-3 otherwise than without
+    put_lora(model, lora, new_token_ids(text_tokenizer), folder)
+    return model
+
+
+def put_lora(
+    model: UnifiedForConditionalGeneration,
+    lora: LoRAConfig | None,
+    token_ids: list[int],
+    folder: Path,
+) -> None:
+    """Give a model the LoRA layers that a phase asks for, in place, unless it has them.
+
+    Args:
+        model: to be trained.
+        lora: of the phase.
+        token_ids: whose rows are new to the language model.
+        folder: of the model, for messages.
+
+    Raises:
+        UserError: if the model has other layers than those of `lora`, or a target is not there.
+    """
     has = model.config.lora
     if lora is None:
         if has is not None:
@@ -45,10 +66,15 @@ def load_for_lora(
                 f"The model in {folder} has LoRA layers: give a lora section to train them, or "
                 f"merge them first with `semhitok merge-lora`."
             )
-        return model
-    settings = _settings(lora, text_tokenizer)
+        return
+    settings = {
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "targets": list(lora.targets),
+        "token_ids": token_ids,
+    }
     if has is None:
-        set_seed(seed)  # loading draws as it likes, under ZeRO-3 otherwise than without
         try:
             add_lora(model, settings)
         except ValueError as error:
@@ -60,21 +86,15 @@ def load_for_lora(
             f"{settings[other]}: give those settings, or merge the layers first with "
             f"`semhitok merge-lora`."
         )
-    return model
 
 
-def _settings(lora: LoRAConfig, text_tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def new_token_ids(text_tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that the language model has not had."""
     vocabulary = text_tokenizer.get_vocab()
     # Images are told to the language model by the tokens around them; roles are new to those that
     # had no chat template. The placeholder of an image position is never read or written.
-    tokens = [t for t in (BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT) if t in vocabulary]
-    return {
-        "rank": lora.rank,
-        "alpha": lora.alpha,
-        "dropout": lora.dropout,
-        "targets": list(lora.targets),
-        "token_ids": [vocabulary[token] for token in tokens],
-    }
+    tokens = (BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT)
+    return [vocabulary[token] for token in tokens if token in vocabulary]
 
 
 def _four_bits() -> BitsAndBytesConfig:

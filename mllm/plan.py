@@ -9,27 +9,24 @@ allocator's gaps and the kernels' workspace.
 
 import argparse
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mllm.deepspeed_config import zero_of
 from mllm.loss import CHUNK_SCORES
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.parameter_groups import ParameterGroup
 from mllm.plan_activations import Activations, activations
 from mllm.plan_memory import States, flops_of_a_row, loss_bytes, states
-from mllm.plan_model import (
-    build_on_meta,
-    optimizer_groups,
-    parts,
-    read_model_config,
-)
+from mllm.plan_model import in_four_bits, optimizer_groups, parts, planned_model
 from mllm.plan_print import print_plan
-from mllm.training_config import InitConfig, MLLMPhaseConfig, load_phase
+from mllm.training_config import InitConfig, LoRAConfig, MLLMPhaseConfig, load_phase
 from semhitok.config import load_config
 from semhitok.errors import UserError
-from semhitok.files import read_json, write_json
+from semhitok.files import write_json
 
 USABLE = 0.9  # of the memory; ours
 
@@ -43,9 +40,10 @@ class Placement:
         offload: the optimiser lives in the host's memory.
         chosen: the config asks for this one.
         states: bytes on a rank that do not grow with the micro-batch.
-        micro_batch_size: the largest that fits and divides the rows of a rank; 0 where none does.
+        micro_batch_size: the config's, else the largest that divides the rows of a rank; 0 where it
+            does not fit.
         accumulation: micro-batches of a step.
-        peak: bytes on the device at that micro-batch, or at 1 where none fits.
+        peak: bytes on the device at that micro-batch, or at the smallest where none fits.
     """
 
     stage: int
@@ -62,6 +60,7 @@ class Plan:
     """A run in numbers. Bytes are of one rank, FLOPs of all.
 
     Attributes:
+        lora: of the phase.
         parameters: numbers by part.
         rates: learning rate of each part of the model that trains.
         groups: of the optimiser.
@@ -79,6 +78,7 @@ class Plan:
     gradient_checkpointing: bool
     row_length: int
     global_batch_size: int
+    lora: LoRAConfig | None
     parameters: dict[str, int]
     rates: dict[str, float]
     groups: list[ParameterGroup]
@@ -109,9 +109,13 @@ def make_plan(
             f"global_batch_size {config.global_batch_size} is not a multiple of {num_gpus} GPUs: "
             f"change one of them."
         )
-    model = build_on_meta(read_model_config(config.model, init))
+    model = planned_model(config, init)
     groups = optimizer_groups(model, config)
-    frozen = [p.numel() for p in model.parameters() if not p.requires_grad]
+    small = in_four_bits(model, config)
+    four_bits, is_small = [p.numel() for p in small], {id(p) for p in small}
+    frozen = [
+        p.numel() for p in model.parameters() if not p.requires_grad and id(p) not in is_small
+    ]
     kept = activations(model, config.row_length, torch.bfloat16 if config.bf16 else torch.float32)
     text = model.config.text_config
     rows = max(text.vocab_size, model.image_head.rows.out_features)
@@ -120,17 +124,26 @@ def make_plan(
     loss = loss_bytes(num_scored, rows, text.hidden_size, config.bf16)
     layers = kept.checkpointed if config.gradient_checkpointing else kept.layers
     row_bytes = layers + kept.mask + loss
-    chosen = _chosen(config)
-    # Muon needs whole matrices, so it trains by plain data parallel alone.
-    stages = (0,) if config.optimizer == "muon" else (0, 1, 2, 3)
+    zero = zero_of(config)
+    chosen = (zero.stage, zero.offload == "cpu")
+    # Muon needs whole matrices, so it trains by plain data parallel alone; and what is packed into
+    # 4 bits ZeRO-3 does not cut up.
+    stages = (0,) if config.optimizer == "muon" else (0, 1, 2) if small else (0, 1, 2, 3)
     ways = [
         (stage, offload) for stage in stages for offload in (False, True) if stage or not offload
     ]
+    share, given = config.global_batch_size // num_gpus, config.micro_batch_size
+    if given is not None and share % given:
+        raise UserError(
+            f"global_batch_size {config.global_batch_size} is not a multiple of micro_batch_size "
+            f"{given} × {num_gpus} GPUs: change one of them."
+        )
+    sizes = [given or n for n in range(1, share + 1) if share % n == 0]
     placements = []
     for stage, offload in ways:
-        held = states(groups, frozen, stage, num_gpus, config.bf16, offload)
-        share = config.global_batch_size // num_gpus
-        micro = _largest(share, USABLE * gpu_memory - held.device, row_bytes)
+        held = states(groups, frozen, stage, num_gpus, config.bf16, offload, four_bits)
+        free = USABLE * gpu_memory - held.device
+        micro = max((n for n in sizes if n * row_bytes <= free), default=0)
         placements.append(
             Placement(
                 stage=stage,
@@ -139,7 +152,7 @@ def make_plan(
                 states=held,
                 micro_batch_size=micro,
                 accumulation=share // micro if micro else 0,
-                peak=held.device + max(micro, 1) * row_bytes,
+                peak=held.device + (micro or sizes[0]) * row_bytes,
             )
         )
     return Plan(
@@ -149,6 +162,7 @@ def make_plan(
         gradient_checkpointing=config.gradient_checkpointing,
         row_length=config.row_length,
         global_batch_size=config.global_batch_size,
+        lora=config.lora,
         parameters=parts(model),
         rates={
             part: config.learning_rate * rate for part, rate in vars(config.rates).items() if rate
@@ -169,29 +183,37 @@ def flops(
     """FLOPs of one row, forward and backward; see `flops_of_a_row`.
 
     Args:
-        model: on any device.
+        model: on any device, its frozen parts frozen.
         config: of the training phase.
         recompute: count what activation checkpointing computes again; by default if it is on.
     """
     text = model.config.text_config
-    # Under ZeRO-3 a parameter is cut up, and DeepSpeed keeps its number beside it.
-    layers = model.language_model.get_decoder().layers
-    matrices = sum(
-        getattr(p, "ds_numel", p.numel())
-        for p in layers.parameters()
-        if len(getattr(p, "ds_shape", p.shape)) > 1
-    )
+    numbers = {True: 0, False: 0}
+    for parameter in model.language_model.get_decoder().layers.parameters():
+        shape = _whole_shape(parameter)
+        if len(shape) > 1:
+            numbers[parameter.requires_grad] += prod(shape)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    rows = max(text.vocab_size, model.image_head.rows.out_features)
+    text_head, image_head = model.get_output_embeddings(), model.image_head.rows
+    larger = text_head if text.vocab_size >= image_head.out_features else image_head
     return flops_of_a_row(
-        matrices,
-        rows * text.hidden_size,
+        numbers[True],
+        numbers[False],
+        prod(_whole_shape(larger.weight)),
         text.num_hidden_layers,
         text.num_attention_heads * head_dim,
         config.row_length,
         config.gradient_checkpointing if recompute is None else recompute,
-        config.rates.layers == 0,
+        not larger.weight.requires_grad,
     )
+
+
+def _whole_shape(parameter: Any) -> tuple[int, ...]:
+    """Of what ZeRO-3 has cut up, or bitsandbytes packed, as it was before."""
+    if hasattr(parameter, "ds_shape"):
+        return tuple(parameter.ds_shape)
+    packed = getattr(parameter, "quant_state", None)
+    return tuple(parameter.shape if packed is None else packed.shape)
 
 
 def micro_batch_that_fits(config: MLLMPhaseConfig, num_ranks: int) -> int:
@@ -211,25 +233,10 @@ def micro_batch_that_fits(config: MLLMPhaseConfig, num_ranks: int) -> int:
     return chosen.micro_batch_size
 
 
-def _chosen(config: MLLMPhaseConfig) -> tuple[int, bool]:
-    """ZeRO stage and offload of the config's DeepSpeed JSON."""
-    if config.deepspeed is None:
-        return 0, False
-    zero = read_json(config.deepspeed).get("zero_optimization", {})
-    offload = zero.get("offload_optimizer", {}).get("device", "none")
-    return zero.get("stage", 0), offload == "cpu"
-
-
-def _largest(share: int, free: float, row_bytes: int) -> int:
-    """Largest divisor of a rank's rows that fits into `free` bytes; 0 where one row does not."""
-    return max(
-        (n for n in range(1, share + 1) if share % n == 0 and n * row_bytes <= free), default=0
-    )
-
-
 def _as_json(plan: Plan) -> dict[str, Any]:
     values = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
     values["activations"] = asdict(plan.activations)
+    values["lora"] = None if plan.lora is None else asdict(plan.lora)
     values["groups"] = [
         {
             "rule": group.rule,

@@ -16,6 +16,7 @@ bfloat16 copies that autocast makes of them for a step. DeepSpeed pads what it c
 upper bounds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -24,6 +25,7 @@ from mllm.parameter_groups import ParameterGroup
 MASTER_BYTES = 4
 ALIGNMENT = 2  # of DeepSpeed's flat groups, in numbers for each rank
 REDUCE_BUCKET = 5 * 10**8  # numbers; DeepSpeed's own default
+BLOCK = 64  # numbers of a 4-bit matrix that share a scale, bitsandbytes' own default
 LIVE_PARAMETERS = 10**9  # numbers gathered at once under ZeRO-3, `stage3_max_live_parameters`
 
 
@@ -61,24 +63,27 @@ def states(
     num_ranks: int,
     bf16: bool,
     offload: bool = False,
+    four_bits: Sequence[int] = (),
 ) -> States:
     """Model states of one rank.
 
     Args:
         groups: what trains.
-        frozen: numbers of each frozen parameter.
+        frozen: numbers of each frozen parameter that is held whole.
         stage: of ZeRO; 0 is plain data parallel.
         num_ranks: N.
         bf16: train in bfloat16.
         offload: the optimiser lives in the host's memory (stages 1 to 3).
+        four_bits: numbers of each matrix of the frozen base of QLoRA, which no stage cuts up.
     """
+    packed = sum(map(four_bit_bytes, four_bits))
     trained = [[p.numel() for p in group.parameters] for group in groups]
     num_trained, num_frozen = sum(map(sum, trained)), sum(frozen)
     if stage == 0:
         copies = 2 * num_trained if bf16 else 0
         buckets = MASTER_BYTES * num_trained if num_ranks > 1 else 0
         return States(
-            weights=MASTER_BYTES * (num_trained + num_frozen),
+            weights=MASTER_BYTES * (num_trained + num_frozen) + packed,
             gradients=MASTER_BYTES * num_trained,
             master=0,
             optimizer=sum(
@@ -101,13 +106,24 @@ def states(
     moments = sum(MASTER_BYTES * g.states * n for g, n in zip(groups, shares, strict=True))
     bucket = min(REDUCE_BUCKET, num_trained) if num_ranks > 1 else 0
     return States(
-        weights=weights,
+        weights=weights + packed,
         gradients=item * (num_trained if stage == 1 else sum(shares)),
         master=master,
         optimizer=moments,
         buffers=item * (bucket + gathered),
         host=master + moments if offload else 0,
     )
+
+
+def four_bit_bytes(num: int) -> int:
+    """Bytes of a matrix of `num` numbers as QLoRA packs it (arXiv 2305.14314, section 3).
+
+    Half a byte a number; for each block of 64 a scale of one byte, and for each 256 scales one in
+    float32 and their offset; the table of the 16 values, and that of the 256 scales.
+    """
+    num_scales = ceil(num / BLOCK)
+    tables = MASTER_BYTES * (16 + 256)
+    return ceil(num / 2) + num_scales + MASTER_BYTES * (ceil(num_scales / 256) + 1) + tables
 
 
 def loss_bytes(num_labels: int, rows: int, width: int, bf16: bool) -> int:
@@ -121,29 +137,32 @@ def loss_bytes(num_labels: int, rows: int, width: int, bf16: bool) -> int:
 
 
 def flops_of_a_row(
-    num_matrix_numbers: int,
+    num_trained: int,
+    num_frozen: int,
     num_head_numbers: int,
     num_layers: int,
     attention_width: int,
     row_length: int,
     recompute: bool,
-    frozen_layers: bool = False,
+    frozen_head: bool = False,
 ) -> int:
     """FLOPs of a forward and a backward pass over one row (PaLM, arXiv 2204.02311, appendix B).
 
-    For each token, six for each number of a matrix (two forward, four backward) and 12·L·width of
-    attention in each layer, counted dense; activation checkpointing runs the layers once more.
+    For each token, six for each number of a trained matrix (two forward, four backward) and
+    12·L·width of attention in each layer, counted dense; a frozen matrix takes no gradient, which
+    is two of the six; activation checkpointing runs the layers once more.
 
     Args:
-        num_matrix_numbers: of the decoder layers.
+        num_trained, num_frozen: numbers of the decoder layers' matrices.
         num_head_numbers: of the head that scores the token.
         num_layers: of the decoder.
         attention_width: heads × width of a head.
         row_length: L.
         recompute: activation checkpointing.
-        frozen_layers: the layers' matrices take no gradient, which is two of the six.
+        frozen_head: the head takes no gradient.
     """
     passes = 4 if recompute else 3
-    matrices = 2 * num_matrix_numbers * (passes - frozen_layers)
+    matrices = 2 * (num_trained * passes + num_frozen * (passes - 1))
     attention = 4 * num_layers * attention_width * row_length * passes
-    return row_length * (matrices + attention + 6 * num_head_numbers)
+    head = 2 * num_head_numbers * (3 - frozen_head)
+    return row_length * (matrices + attention + head)

@@ -11,6 +11,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from mllm.configuration_unified import UnifiedConfig
 from mllm.init import refuse_unknown_fields
+from mllm.load import load_processor
+from mllm.lora_phase import new_token_ids, put_lora
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.optimizer import MuonWithAdamW
 from mllm.parameter_groups import ParameterGroup, adamw_groups, freeze_parts
@@ -18,6 +20,8 @@ from mllm.training_config import InitConfig, MLLMPhaseConfig
 from semhitok.errors import UserError
 from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.model_folder import one_line
+
+LORA_LAYERS, NEW_ROWS = "LoRA layers", "rows of new tokens"  # parts that only such a model has
 
 
 def read_model_config(model: Path, init: InitConfig | None) -> UnifiedConfig:
@@ -50,6 +54,7 @@ def read_model_config(model: Path, init: InitConfig | None) -> UnifiedConfig:
     return UnifiedConfig(
         text_config=text_config.to_dict(),
         image_tokenizer_config=_tokenizer_config(init).to_dict(),
+        image_input=init.image_input,
         image_head=init.image_head,
         image_positions=init.image_positions,
         z_loss_weight=init.z_loss_weight,
@@ -101,17 +106,59 @@ def build_on_meta(config: UnifiedConfig) -> UnifiedForConditionalGeneration:
         raise UserError(f"No model can be built of these sizes: {one_line(error)}") from error
 
 
+def planned_model(
+    config: MLLMPhaseConfig, init: InitConfig | None
+) -> UnifiedForConditionalGeneration:
+    """The model that a phase trains, with shapes and no memory: LoRA layers where it asks for them.
+
+    Args:
+        config: of the phase.
+        init: settings of `init-mllm`, for a model that is not there yet.
+
+    Raises:
+        UserError: as training would, for a model or LoRA layers that do not fit.
+    """
+    model = build_on_meta(read_model_config(config.model, init))
+    if (config.model / "config.json").is_file() and config.lora is not None:
+        token_ids = new_token_ids(load_processor(config.model).tokenizer)
+    else:
+        # The tokens around an image; and the two roles, where there was no chat template to write
+        # them. A pre-trained tokenizer is not here to ask: instructed ones have a template.
+        token_ids = list(range(2 if init is not None and init.llm is not None else 4))
+    with torch.device("meta"):
+        put_lora(model, config.lora, token_ids, config.model)
+    return model
+
+
+def in_four_bits(
+    model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig
+) -> list[nn.Parameter]:
+    """The matrices that QLoRA holds in 4 bits: those of the decoder's linear maps."""
+    if config.lora is None or not config.lora.load_in_4bit:
+        return []
+    head = model.get_output_embeddings()
+    return [
+        module.get_parameter("weight")
+        for name, module in model.language_model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+    ]
+
+
 def parts(model: UnifiedForConditionalGeneration) -> dict[str, int]:
     """Number of parameters by part; they sum to the whole. A head tied to its rows counts once."""
     language_model = model.language_model
     rows = language_model.get_input_embeddings().weight
     head = language_model.get_output_embeddings().weight
     head_size = 0 if head is rows else head.numel()
-    ends = rows.numel() + head_size
-    return {
-        "language model layers": _count(language_model) - ends,
+    lora = sum(p.numel() for name, p in language_model.named_parameters() if "lora_" in name)
+    counts = {
+        "language model layers": _count(language_model) - rows.numel() - head_size - lora,
         "text rows": rows.numel(),
         "text head": head_size,
+    }
+    if lora:
+        counts |= {LORA_LAYERS: lora, NEW_ROWS: _count(model.new_rows)}
+    return counts | {
         "image adapter": _count(model.adapter),
         "image head": _count(model.image_head),
         "image tokenizer (frozen)": _count(model.image_tokenizer),

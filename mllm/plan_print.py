@@ -5,6 +5,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mllm.parameter_groups import ParameterGroup
+from mllm.plan_model import LORA_LAYERS, NEW_ROWS
+from mllm.training_config import LoRAConfig
 
 if TYPE_CHECKING:
     from mllm.plan import Placement, Plan
@@ -15,7 +17,10 @@ PARTS = {  # names of `plan_model.parts` and of `PartRates`
     "text head": "text_rows",
     "image adapter": "image_adapter",
     "image head": "image_head",
+    LORA_LAYERS: "layers",
+    NEW_ROWS: "text_rows",
 }
+OF_THE_LLM = ("language model layers", "text rows", "text head")  # frozen beside LoRA layers
 COLUMNS = (
     "ZeRO", "weights", "gradients", "master", "optimiser", "buffers", "on host",
     "micro-batch", "accumulate", "peak",
@@ -24,7 +29,7 @@ COLUMNS = (
 
 def print_plan(plan: "Plan") -> None:
     """Print a plan; sizes are GB of 10⁹ bytes on one rank."""
-    print_parts(plan.parameters, plan.rates)
+    print_parts(plan.parameters, plan.rates, plan.lora)
     print_groups(plan.groups)
     kept = plan.activations
     mark = {True: " *", False: ""}
@@ -49,17 +54,27 @@ def print_plan(plan: "Plan") -> None:
         print("  " + "".join(f"{cell:>12}" for cell in _cells(placement)))
 
 
-def print_parts(parameters: dict[str, int], rates: dict[str, float]) -> None:
+def print_parts(
+    parameters: dict[str, int], rates: dict[str, float], lora: LoRAConfig | None = None
+) -> None:
     """Print a line for each part of the model: its parameters, and how it trains.
 
     Args:
         parameters: numbers by part, as `plan_model.parts` counts them.
         rates: learning rates of the parts that train.
+        lora: of the phase.
     """
+    if lora is not None:
+        targets = ", ".join(lora.targets) or "all linear maps of the decoder"
+        print(f"LoRA: rank {lora.rank}, alpha {lora.alpha:g}, on {targets}")
     print("parameters")
     for name, count in parameters.items():
         rate = rates.get(PARTS.get(name, ""))
+        if lora is not None and name in OF_THE_LLM:
+            rate = None
         trains = "frozen" if rate is None else f"learning rate {rate:g}"
+        if lora is not None and lora.load_in_4bit and name == "language model layers":
+            trains += ", in 4 bits"
         print(f"  {name:28}{count:>18,}  {trains}")
     print(f"  {'in all':28}{sum(parameters.values()):>18,}")
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from mllm.deepspeed_config import read_deepspeed
+from mllm.deepspeed_config import LEFT_TO_THE_YAML, read_deepspeed
 from mllm.train import train_mllm
 from semhitok.errors import UserError
 from tests.mllm.tiny import REPOSITORY
@@ -31,10 +31,17 @@ def test_a_file_may_say_the_same_as_the_run(world, tmp_path):
     assert read_deepspeed(path, world.phase(tmp_path), 2, 2) == same
 
 
-def test_clipping_left_out_is_the_runs_and_not_deepspeeds_own(world, tmp_path):
+def test_what_is_left_out_is_the_runs_and_not_deepspeeds_own(world, tmp_path):
     path = tmp_path / "short.json"
-    path.write_text('{"zero_optimization": {"stage": 2}}')
-    assert read_deepspeed(path, world.phase(tmp_path), 2, 2)["gradient_clipping"] == "auto"
+    path.write_text('{"zero_optimization": {"stage": 3, "reduce_bucket_size": 7}}')
+    assert read_deepspeed(path, world.phase(tmp_path), 2, 2) == {
+        **dict.fromkeys(LEFT_TO_THE_YAML, "auto"),
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": {
+            "stage": 3, "reduce_bucket_size": 7,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,7 @@ def test_clipping_left_out_is_the_runs_and_not_deepspeeds_own(world, tmp_path):
             "12 steps",
         ),
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage is 4 there, but ZeRO has"),
+        ({"zero_optimization": 3}, "zero_optimization of the DeepSpeed config"),
         ([], "must be one JSON object"),
     ],
 )

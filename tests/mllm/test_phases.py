@@ -122,7 +122,9 @@ def test_every_shipped_config_passes_a_dry_run(path, phase, monkeypatch, capsys)
     shown = capsys.readouterr().out
     frozen = sum(line.endswith("frozen") for line in shown.splitlines())
     tied = "tie_word_embeddings: true" in path.with_name("init_mllm.yaml").read_text()
-    assert frozen == (4 if phase == "align" else 1), shown
+    lora = load_phase(path, chosen).lora is not None
+    assert frozen == (4 if lora or phase == "align" else 1), shown
+    assert ("LoRA: rank" in shown) == ("lora_A" in shown) == lora
     assert "optimiser group: adamw, decays" in shown and "× image_head" in shown
     assert ("× language_model" in shown) == (phase != "align")
     assert f"phase: {phase or 'the only one'}" in shown and "hidden states" in shown

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,27 @@ from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 import semhitok
-from mllm.load import load_model
+from mllm.load import load_model, load_processor
+from mllm.lora_phase import load_for_lora
+from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.optimizer import MuonWithAdamW
+from mllm.parameter_groups import adamw_groups
 from mllm.plan import make_plan
 from mllm.plan_activations import activations
 from mllm.plan_memory import flops_of_a_row, states
-from mllm.plan_model import build_on_meta, optimizer_groups, parts, read_model_config
-from mllm.training_config import InitConfig, load_phase
+from mllm.plan_model import (
+    build_on_meta,
+    optimizer_groups,
+    parts,
+    planned_model,
+    read_model_config,
+)
+from mllm.plan_print import print_plan
+from mllm.training_config import InitConfig, LoRAConfig, load_phase
 from semhitok import cli
 from semhitok.config import load_config
 from semhitok.errors import UserError
-from tests.mllm.tiny import write_phase
+from tests.mllm.tiny import make_model, write_phase
 
 CONFIGS = Path(semhitok.__file__).parents[1] / "configs" / "mllm"
 PUBLISHED = {  # parameters of the plain language models, as their model cards count them
@@ -122,6 +133,106 @@ def test_bytes_are_what_torch_holds(tiny, rule):
     assert held.device == held.weights + held.gradients + held.optimizer
 
 
+LORA = LoRAConfig(rank=2, alpha=4.0)
+
+
+@pytest.fixture(params=["tied", "untied"])
+def lora(request, world, tmp_path):
+    """A LoRA run: its config, the model that it trains, and the planned one."""
+    start = world.start
+    if request.param == "untied":
+        model = make_model(world)
+        model.config.text_config.tie_word_embeddings = False
+        model.config.tie_word_embeddings = False
+        start = tmp_path / "untied"
+        UnifiedForConditionalGeneration(model.config).save_pretrained(start)
+        load_processor(world.start).save_pretrained(start)
+    config = world.phase(tmp_path / "run", model=start, lora=LORA)
+    model = load_for_lora(start, LORA, load_processor(start).tokenizer, 0)
+    return config, model, planned_model(config, None)
+
+
+def test_a_lora_plan_is_of_the_model_that_trains(lora):
+    _, model, planned = lora
+    assert all(p.device.type == "meta" for p in planned.parameters())
+    shapes = [
+        {name: (p.shape, p.requires_grad) for name, p in m.named_parameters()}
+        for m in (model, planned)
+    ]
+    assert shapes[0] == shapes[1]
+    counts = parts(planned)
+    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
+    layers = [p for name, p in model.named_parameters() if "lora_" in name]
+    assert counts["LoRA layers"] == sum(p.numel() for p in layers) > 0
+    assert counts["rows of new tokens"] == sum(p.numel() for p in model.new_rows.parameters()) > 0
+
+
+def test_bytes_of_a_lora_run_are_what_torch_holds(lora):
+    config, model, _ = lora
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(trained)
+    ids = torch.tensor([[7, 3, 9, 8, model.vocabulary.offset, 5]])
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    plan = make_plan(config, None, 1, 10**9)
+    assert [group.names for group in plan.groups] == [
+        group.names for group in adamw_groups(model, config)
+    ]
+    held = plan.placements[0].states
+    moments = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
+    assert held.optimizer == bytes_of(moments) > 0
+    assert held.gradients == bytes_of(p.grad for p in model.parameters() if p.grad is not None)
+    assert held.weights == bytes_of(model.parameters())
+    whole = make_plan(replace(config, lora=None), None, 1, 10**9)
+    assert held.optimizer < whole.placements[0].states.optimizer
+    assert plan.flops_per_step < whole.flops_per_step
+
+
+def test_a_plan_of_the_7b_with_lora_counts_the_adapters_alone(monkeypatch, capsys):
+    monkeypatch.chdir(CONFIGS.parents[1])
+    config, init = shipped("qwen2.5-7b-instruct")
+    whole = make_plan(config, init, 8, 80 * 10**9)
+    config.lora = LoRAConfig(rank=16)
+    plan = make_plan(config, init, 8, 80 * 10**9)
+    # For each layer's maps 16 numbers a row and a column: q, o; k, v; gate, up, down.
+    maps = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
+    assert plan.parameters["LoRA layers"] == 28 * 16 * maps == 40_370_176
+    assert plan.parameters["rows of new tokens"] == 2 * 2 * 3584  # read and written apart
+    new = ("LoRA layers", "rows of new tokens", "image adapter", "image head")
+    num_trained = sum(plan.parameters[part] for part in new)
+    assert sum(group.num_parameters for group in plan.groups) == num_trained
+    for small, large in zip(plan.placements, whole.placements, strict=True):
+        assert small.states.optimizer < 0.03 * large.states.optimizer
+        assert small.states.gradients < 0.03 * large.states.gradients
+    assert 0.6 < plan.flops_per_step / whole.flops_per_step < 0.9
+    config.lora.load_in_4bit = True
+    config.deepspeed = None
+    packed = make_plan(config, init, 8, 80 * 10**9)
+    matrices = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    saved = plan.placements[0].states.weights - packed.placements[0].states.weights
+    # QLoRA: 4.127 bits a number in place of 32.
+    assert saved == pytest.approx(matrices * (32 - 4.127) / 8, rel=1e-3)
+    assert [placement.stage for placement in packed.placements] == [0, 1, 1, 2, 2]
+    print_plan(packed)
+    shown = capsys.readouterr().out
+    assert "LoRA: rank 16, alpha 32, on all linear maps of the decoder" in shown
+    assert "frozen, in 4 bits" in shown
+
+
+def test_what_lora_cannot_do_is_refused_by_a_plan_as_by_the_run(lora, tmp_path):
+    config, model, _ = lora
+    model.save_pretrained(tmp_path / "trained")
+    load_processor(config.model).save_pretrained(tmp_path / "trained")
+    config.model = tmp_path / "trained"
+    assert "LoRA layers" in make_plan(config, None, 1, 10**9).parameters
+    config.lora = None
+    with pytest.raises(UserError, match="has LoRA layers: give a lora section to train them"):
+        make_plan(config, None, 1, 10**9)
+    config.lora = LoRAConfig(rank=4, alpha=4.0)
+    with pytest.raises(UserError, match="has LoRA layers with rank 2, not 4"):
+        make_plan(config, None, 1, 10**9)
+
+
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
 def test_groups_are_the_trainers(world, tiny, rule, tmp_path):
     from mllm.train import UnifiedTrainer, _arguments
@@ -179,6 +290,7 @@ def test_flops_are_what_torch_counts(world, recompute):
     layers = model.get_decoder().layers
     counted = flops_of_a_row(
         sum(p.numel() for p in layers.parameters() if p.ndim > 1),
+        0,
         text.vocab_size * text.hidden_size,
         text.num_hidden_layers,
         text.hidden_size,
@@ -211,6 +323,13 @@ def test_the_largest_micro_batch_is_found(world, tmp_path):
     tight = make_plan(config, None, 1, int(needed / 0.9) + 2).placements[0]
     assert (tight.micro_batch_size, tight.accumulation) == (4, 3)
     assert make_plan(config, None, 1, 10**5).placements[0].micro_batch_size == 0
+    config.micro_batch_size = 3
+    given = make_plan(config, None, 1, 10**12).placements[0]
+    assert (given.micro_batch_size, given.accumulation) == (3, 4)
+    assert given.peak == first.states.device + 3 * plan.row_bytes
+    config.micro_batch_size = 5
+    with pytest.raises(UserError, match="not a multiple of micro_batch_size 5 × 1 GPUs"):
+        make_plan(config, None, 1, 10**12)
 
 
 def test_the_command_prints_a_table_and_writes_it(world, tmp_path, capsys):
