@@ -17,6 +17,8 @@ class UnifiedConfig(PreTrainedConfig):
         image_tokenizer_config: configuration of the image tokenizer inside.
         begin_of_image_token_id, end_of_image_token_id, image_token_id: ids, in the text vocabulary,
             of the tokens around an image and of the placeholder for one image position.
+        image_input: "adapter" (a dual MLP on the frozen code vectors) or "rows" (a trained row for
+            each of the K·M codes).
         image_head: "hierarchical" (K rows, then M) or "flat" (K·M rows).
         z_loss_weight: weight of (log Z)² over text rows, against drifting logits (UniTok: 5e-5).
         image_positions: "grid" adds learned row and column embeddings to image tokens, "none" is
@@ -37,6 +39,7 @@ class UnifiedConfig(PreTrainedConfig):
     begin_of_image_token_id: int = 0
     end_of_image_token_id: int = 0
     image_token_id: int = 0
+    image_input: Literal["adapter", "rows"] = "adapter"
     image_head: Literal["hierarchical", "flat"] = "hierarchical"
     z_loss_weight: float = 0.0
     image_positions: Literal["none", "grid"] = "none"

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from mllm.configuration_unified import UnifiedConfig
-from mllm.image_adapter import DualMLPAdapter
+from mllm.image_adapter import make_adapter
 from mllm.load import load_processor
 from semhitok.errors import UserError
 from semhitok.files import write_json
@@ -121,6 +122,11 @@ def plain_config_of(config: UnifiedConfig) -> Any:
 
 
 def _refuse_what_cannot_be_folded(model: Path, config: UnifiedConfig) -> None:
+    if config.lora is not None:
+        raise UserError(
+            f"The model in {model} has LoRA layers beside its matrices: merge them first with "
+            f"`semhitok merge-lora`."
+        )
     if config.image_head != "flat":
         raise UserError(
             f"The {config.image_head} image head of {model} is two decisions, for which a plain "
@@ -147,7 +153,10 @@ def _tensors(
     prefix = "language_model."
     for name in weights.names(prefix):
         if name not in (f"{prefix}{embedding}.weight", f"{prefix}{head}.weight"):
-            yield name.removeprefix(prefix), weights[name]
+            tensor = weights[name]
+            if name == f"{prefix}{head}.bias":  # image codes have none
+                tensor = F.pad(tensor, (0, config.image_tokenizer_config.num_image_codes))
+            yield name.removeprefix(prefix), tensor
     rows = f"{prefix}{embedding}.weight"
     # A tied head has no weights of its own on disk.
     head_rows = f"{prefix}{head}.weight" if weights.names(f"{prefix}{head}.weight") else rows
@@ -161,7 +170,7 @@ def _with_folded_adapter(text_rows: Tensor, weights: Weights, config: UnifiedCon
     image = config.image_tokenizer_config
     image_tokenizer = SemHiTokModel(image).eval()
     image_tokenizer.load_state_dict(weights.below("image_tokenizer."))
-    adapter = DualMLPAdapter(image.semantic_code_dim, image.pixel_code_dim, text_rows.shape[1])
+    adapter = make_adapter(config)
     adapter.load_state_dict(weights.below("adapter."))
     rows = text_rows.new_empty(len(text_rows) + image.num_image_codes, text_rows.shape[1])
     rows[: len(text_rows)] = text_rows

@@ -3,7 +3,8 @@
     semhitok init-mllm --config configs/quickstart/init_mllm.yaml
     semhitok init-mllm --llm NAME --tokenizer DIR --out DIR
 
-The text rows are not touched and no matrix is resized: image tokens have their adapter and head.
+The text rows are not touched and no matrix is resized: image tokens have their adapter and head,
+which begin from the codebooks.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from mllm.chat import ASSISTANT, IMAGE_TOKENS, PLAIN_CHAT_TEMPLATE, USER
 from mllm.configuration_unified import UnifiedConfig
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.processing_unified import UnifiedProcessor
+from mllm.start_from_codebooks import start_from_codebooks
 from mllm.training_config import InitConfig
 from semhitok.config import load_config
 from semhitok.errors import UserError
@@ -60,6 +62,7 @@ def init_mllm(config: InitConfig) -> Path:
         begin_of_image_token_id=begin,
         end_of_image_token_id=end,
         image_token_id=image,
+        image_input=config.image_input,
         image_head=config.image_head,
         image_positions=config.image_positions,
         z_loss_weight=config.z_loss_weight,
@@ -79,6 +82,8 @@ def init_mllm(config: InitConfig) -> Path:
     refuse_other_architecture(model)
     if language_model is not None:
         _refuse_other_logits(model)
+    if config.new_weights == "codebooks":
+        start_from_codebooks(model, config.seed)
     model.generation_config = GenerationConfig(
         eos_token_id=text_tokenizer.eos_token_id,
         bos_token_id=text_tokenizer.bos_token_id,

@@ -21,7 +21,7 @@ from tokenizer.modeling_semhitok import ImageCodes, SemHiTokModel
 
 from .attention import choose_attention, has_choice
 from .configuration_unified import UnifiedConfig
-from .image_adapter import DualMLPAdapter
+from .image_adapter import make_adapter
 from .image_heads import FlatHead, HierarchicalHead
 from .lora import add_lora, freeze
 from .loss import weighted_loss
@@ -57,8 +57,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """Any Hugging Face causal LM, with image codes as a second vocabulary.
 
     Text rows are the language model's own and are never resized; image tokens enter through the
-    dual-MLP adapter and leave through an image head of their own. Text is predicted only at text
-    positions and image codes only at image positions.
+    dual-MLP adapter (or rows of their own) and leave through an image head of their own. Text is
+    predicted only at text positions and image codes only at image positions.
     """
 
     config_class = UnifiedConfig
@@ -80,12 +80,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_tokenizer = SemHiTokModel(image)
         self.image_tokenizer.requires_grad_(False)
         self.language_model = AutoModelForCausalLM.from_config(text)
-        self.adapter = DualMLPAdapter(
-            image.semantic_code_dim,
-            image.pixel_code_dim,
-            text.hidden_size,
-            image.grid_size if config.image_positions == "grid" else None,
-        )
+        self.adapter = make_adapter(config)
         self.image_head: FlatHead | HierarchicalHead
         if config.image_head == "flat":
             self.image_head = FlatHead(

@@ -30,8 +30,12 @@ class InitConfig:
     """Prepared folders whose text the sentencepiece vocabulary is trained on, likewise."""
     vocab_size: int = 1024
     """Upper bound of that vocabulary."""
+    image_input: Literal["adapter", "rows"] = "adapter"
+    """See `UnifiedConfig`."""
     image_head: Literal["hierarchical", "flat"] = "hierarchical"
     """See `UnifiedConfig`."""
+    new_weights: Literal["codebooks", "random"] = "codebooks"
+    """What the weights around image tokens begin as; see `mllm.start_from_codebooks`."""
     image_positions: Literal["none", "grid"] = "none"
     """See `UnifiedConfig`."""
     z_loss_weight: float = 0.0

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mllm import export
 from mllm.export import export_llm
 from mllm.load import load_model
+from mllm.lora_phase import put_lora
+from mllm.training_config import LoRAConfig
 from semhitok import cli
 from semhitok.errors import UserError
 from tests.mllm.test_init_llm import extend, save_llm
@@ -17,10 +19,11 @@ from tests.mllm.tiny import NUM_PIXEL, NUM_SEMANTIC
 NUM_CODES = NUM_SEMANTIC * NUM_PIXEL
 
 
-def make_flat(world, tmp_path, model_type, **fields):
+def make_flat(world, tmp_path, model_type, image_input="adapter", **fields):
     """A flat model whose image parts are large enough to show."""
     llm = save_llm(world, tmp_path / "llm", model_type, **fields)
-    folder = extend(world, llm, tmp_path / "unified", image_head="flat")
+    settings = {"image_head": "flat", "image_input": image_input}
+    folder = extend(world, llm, tmp_path / "unified", **settings)
     model = load_model(folder)
     torch.manual_seed(2)
     with torch.no_grad():
@@ -32,17 +35,18 @@ def make_flat(world, tmp_path, model_type, **fields):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "tied", "name"),
+    ("model_type", "tied", "name", "image_input"),
     [
-        ("qwen2", True, "Qwen2ForCausalLM"),
-        ("llama", False, "LlamaForCausalLM"),
-        ("mistral", False, "MistralForCausalLM"),
+        ("qwen2", True, "Qwen2ForCausalLM", "adapter"),
+        ("llama", False, "LlamaForCausalLM", "rows"),
+        ("mistral", False, "MistralForCausalLM", "adapter"),
+        ("phi", False, "PhiForCausalLM", "adapter"),  # its head has a bias
     ],
 )
 def test_logits_over_all_rows_are_the_unified_models(
-    world, tmp_path, monkeypatch, model_type, tied, name
+    world, tmp_path, monkeypatch, model_type, tied, name, image_input
 ):
-    folder, model = make_flat(world, tmp_path, model_type, tie_word_embeddings=tied)
+    folder, model = make_flat(world, tmp_path, model_type, image_input, tie_word_embeddings=tied)
     monkeypatch.setattr(export, "SHARD_BYTES", 20_000)
     monkeypatch.setattr(export, "CHUNK", 4)  # not a divisor of the 15 codes
     out = export_llm(folder, tmp_path / "plain")
@@ -90,6 +94,15 @@ def test_what_cannot_be_folded_is_one_sentence(world, tmp_path, model_type, sett
     llm = save_llm(world, tmp_path / "llm", model_type)
     folder = extend(world, llm, tmp_path / "unified", **settings)
     with pytest.raises(UserError, match=message):
+        export_llm(folder, tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+def test_a_model_with_lora_layers_is_to_be_merged_first(world, tmp_path):
+    folder, model = make_flat(world, tmp_path, "llama")
+    put_lora(model, LoRAConfig(rank=2), [3, 4], folder)
+    model.save_pretrained(folder)
+    with pytest.raises(UserError, match="has LoRA layers beside its matrices: merge them first"):
         export_llm(folder, tmp_path / "plain")
     assert not (tmp_path / "plain").exists()
 
