@@ -130,7 +130,7 @@ def add_lora(model: "UnifiedForConditionalGeneration", settings: dict[str, Any])
     )
     inject_adapter_in_model(lora, language_model)
     for name, parameter in language_model.named_parameters():
-        if "lora_" in name:  # PEFT makes them bfloat16 on a 4-bit base, which rounds small steps off
+        if "lora_" in name:  # bfloat16 on a 4-bit base, which rounds small steps off
             parameter.data = parameter.data.float()
     tied = model.config.text_config.tie_word_embeddings
     model.new_rows = NewRows(settings["token_ids"], model.config.text_config.hidden_size, tied)
