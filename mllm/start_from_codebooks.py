@@ -7,6 +7,8 @@ random rows make them as sure as the hidden states of a pre-trained language mod
 Shapes: K semantic codes, M pixel codes each, D width of the language model.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -99,11 +101,13 @@ def _fit(
     """
     vectors = _vectors(model, _some(model.vocabulary.num_image_codes), flat=True)
     dim = model.config.image_tokenizer_config.semantic_code_dim
-    branches: list[tuple[nn.Module, Tensor, Tensor]] = [
+    branches: list[tuple[nn.Sequential, Tensor, Tensor]] = [
         (adapter.semantic, vectors[:, :dim], mean[: adapter.semantic[2].out_features]),
         (adapter.pixel, vectors[:, dim:], mean[adapter.semantic[2].out_features :]),
     ]
     for branch, inputs, wanted in branches:
+        first: Any
+        last: Any
         first, activation, last = branch
         _fit_layer(first, inputs, torch.zeros(()), torch.ones(()))
         _fit_layer(last, activation(first(inputs)), wanted, spread)
