@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SIDES = ("left", "right")
 
-CropKind = Literal["centre", "square", "adm", "random"]
+CropKind = Literal["centre", "adm", "random"]
 
 
 def speaks_of_sides(captions: Sequence[str]) -> bool:
@@ -42,14 +42,6 @@ def centre_crop_adm(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (round(side * scale) for side in image.size)
     return cut_middle(image.resize((width, height), Image.Resampling.BICUBIC), size)
-
-
-def middle_square(image: Image.Image, size: int) -> Image.Image:
-    """Scale the middle square alone, in one step; the filter sees the pixels beside it."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 def random_crop(
@@ -77,8 +69,7 @@ class ImageTransform:
     size: int
     """Height and width of the result."""
     crop: CropKind = "centre"
-    """`centre`: shorter side scaled, middle cut, as models are shown pictures; `square`: the
-    middle square alone scaled, which is faster and not the same to the last bit; `adm`: by ADM's
+    """`centre`: shorter side scaled, middle cut, as models are shown pictures; `adm`: by ADM's
     rule; `random`: a square from anywhere."""
     max_zoom: float = 1.25
     """Of the random crop."""
@@ -100,8 +91,6 @@ class ImageTransform:
         """
         if self.crop == "centre":
             square = resize_and_crop(image, self.size)
-        elif self.crop == "square":
-            square = middle_square(image, self.size)
         elif self.crop == "adm":
             square = centre_crop_adm(image, self.size)
         else:

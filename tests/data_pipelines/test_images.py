@@ -169,6 +169,22 @@ def test_any_picture_becomes_the_square(width, height):
     assert resize_and_crop(image, 16).size == (16, 16)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [(640, 480, 256), (480, 640, 256), (1023, 777, 384), (500, 375, 32), (60, 45, 64), (97, 31, 30),
+     (300, 299, 256), (64, 1000, 64)],
+)  # fmt: skip
+def test_it_is_the_whole_picture_scaled_and_then_cut(width, height, size):
+    image = Image.fromarray(noise(height, width))
+    scaled = [max(size, round(side * size / min(image.size))) for side in image.size]
+    whole = image.resize(scaled, Image.Resampling.BICUBIC)
+    left, top = ((side - size) // 2 for side in scaled)
+    expected = np.asarray(whole.crop((left, top, left + size, top + size))).astype(int)
+    distance = np.abs(np.asarray(resize_and_crop(image, size)) - expected)
+    assert distance.max() <= 1
+    assert (distance > 0).mean() < 3e-3  # of noise; far less of photographs
+
+
 def test_the_crop_is_central():
     pixels = np.zeros((8, 24, 3), dtype=np.uint8)
     pixels[:, 8:16] = 255  # the central square

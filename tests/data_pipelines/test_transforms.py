@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.images import open_image, resize_and_crop, resize_shorter, scale_pixels
+from data_pipelines.images import open_image, resize_and_crop, scale_pixels
 from data_pipelines.transforms import (
     PIXEL_BRANCH,
     ImageTransform,
@@ -28,25 +28,6 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 def all_levels() -> torch.Tensor:
     """(1, 16, 16, 3): every level of every channel."""
     return torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(1, 1, 1, 3)
-
-
-@pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 40), (30, 30), (31, 1000)])
-def test_the_shorter_side_is_exact_and_the_shape_kept(width, height):
-    resized = resize_shorter(noise(width, height), 15)
-    assert min(resized.size) == 15
-    assert max(resized.size) == round(15 * max(width, height) / min(width, height))
-
-
-def test_the_middle_square_is_what_is_scaled():
-    ramp = Image.fromarray(
-        np.repeat(np.tile(np.arange(120, dtype=np.uint8), (60, 1))[..., None], 3, 2)
-    )
-    found = ImageTransform(15, crop="square")(ramp, [], random.Random(0))[:, :, 0].astype(float)
-    expected = 30 + (np.arange(15) + 0.5) * 4 - 0.5  # columns 30 … 89, four to a pixel
-    assert np.abs(found - expected).max() <= 1
-    upright = ImageTransform(15, crop="square")(ramp.transpose(Image.Transpose.ROTATE_270), [],
-                                                random.Random(0))  # fmt: skip
-    assert np.abs(upright[:, :, 0].astype(float).mean(1) - expected).max() <= 1
 
 
 def test_adm_halves_by_averages_and_ends_bicubically():
