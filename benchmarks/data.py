@@ -55,6 +55,13 @@ assert len(data) == int(sys.argv[2]) and record.record_id
 print(json.dumps({"import": imported - started, "open": ended - imported}))
 """
 
+MEMORY = """
+import json, sys
+from pathlib import Path
+from benchmarks.data import epoch_memory
+print(json.dumps(epoch_memory(Path(sys.argv[1]), int(sys.argv[2]))))
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
@@ -160,21 +167,35 @@ def _plain_square(image: Image.Image) -> Image.Image:
 
 
 def _memory(work: Path, num_records: int) -> dict[str, Any]:
-    """The process's own memory early in an epoch of many small images, and at its end."""
+    """A new process's own memory early in an epoch of many small images, and at its end."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(buffer, "PNG")
     records = [Record(f"r{i:07d}", buffer.getvalue(), ["a square"]) for i in range(num_records)]
     folder = write_prepared(work / "many", records, rows_per_shard=10_000)
-    del records
-    source = StreamSource("many", PreparedDataset(folder), epochs=1)
     early = max(1, num_records // 10)
+    return {"early": early, **_in_new_process(MEMORY, str(folder), str(early))}
+
+
+def epoch_memory(folder: Path, early: int) -> dict[str, float]:
+    """Read one epoch; the process's own memory after `early` records and after all."""
+    source = StreamSource("many", PreparedDataset(folder), epochs=1)
     seen, measured = 0, {}
     for batch in Stream([source], CaptionedImage(ImageTransform(8)), 500):
         before, seen = seen, seen + len(batch["caption"])
         if before < early <= seen:
             measured["early_mb"] = _own_megabytes()
-    assert seen == num_records
-    return {"early": early, **measured, "late_mb": _own_megabytes()}
+    assert seen == len(source.records)
+    return {**measured, "late_mb": _own_megabytes()}
+
+
+def _in_new_process(code: str, *arguments: str) -> dict[str, float]:
+    """What a Python process prints as JSON; this one's memory is full of other measurements."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=True, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    found: dict[str, float] = json.loads(ended.stdout)
+    return found
 
 
 def _own_megabytes() -> float:
@@ -190,15 +211,7 @@ def _startup(work: Path, num_listed: int) -> dict[str, float]:
     records = [Record(f"r{i:04d}", None, text="a text") for i in range(2000)]
     folder = write_prepared(work / "listed", records, 2000, copies=-(-num_listed // 2000))
     count = json.loads((folder / "manifest.json").read_text())["counts"]["records"]
-    runs = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", STARTUP, str(folder), str(count)],
-                check=True, capture_output=True, text=True, timeout=300,
-            ).stdout
-        )
-        for _ in range(3)
-    ]  # fmt: skip
+    runs = [_in_new_process(STARTUP, str(folder), str(count)) for _ in range(3)]
     return {name: protocol.median([run[name] for run in runs]) for name in runs[0]}
 
 
