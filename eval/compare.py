@@ -12,39 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.evaluation_report import Report, Table, write_reports
+from eval.conditions import CONDITIONS, UNKNOWN, condition, differences
+from eval.evaluation_report import COUNTS, Report, Table, write_reports
 from semhitok.errors import UserError
-
-CONDITIONS = {
-    "task": "task",
-    "benchmark": "benchmark",
-    "rule": "rule",
-    "split": "split",
-    "data_fingerprint": "set of images or questions",
-    "questions_fingerprint": "questions",
-    "reference_fingerprint": "set of real images",
-    "prompts_sha256": "prompt file",
-    "prompts_rewritten": "rewriting of prompts",
-    "num_images": "number of images",
-    "num_questions": "number of questions",
-    "num_drawings": "number of drawings",
-    "num_prompts": "number of prompts",
-    "resolution": "resolution",
-    "crop": "crop",
-    "psnr_rule": "rule of PSNR",
-    "ssim_rule": "rule of SSIM",
-    "feature_networks": "feature network",
-    "network_fingerprints": "weights of the feature network",
-    "judge": "judge",
-    "detector": "detector",
-    "clip": "CLIP",
-    "asking": "way of asking",
-    "decoding": "decoding",
-}
-"""Keys of a summary that must agree, and what they are called."""
-
-UNKNOWN = "not known"
-"""A condition that begins so, as the decoding of another system, is said but keeps nothing out."""
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:
@@ -68,31 +38,6 @@ def read_summary(path: Path | str) -> dict[str, Any]:
     return summary
 
 
-def conditions_of(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """All that must agree of a result, as a summary of several results keeps it."""
-    found = {key: _condition(summary, key) for key in CONDITIONS}
-    return {key: value for key, value in found.items() if value not in (None, [])}
-
-
-def differences(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What keeps results out of one table, each with the values; empty where nothing does.
-
-    A summary with `parts`, each the conditions of a result within it, is compared part by part.
-    """
-    found = []
-    for key, name in CONDITIONS.items():
-        values = [_condition(summary, key) for summary in summaries]
-        known = [value for value in values if not str(value).startswith(UNKNOWN)]
-        if any(value != known[0] for value in known):
-            shown = " and ".join(dict.fromkeys(map(_short, known)))
-            found.append(f"{name} ({shown})")
-    parts = dict.fromkeys(part for summary in summaries for part in summary.get("parts", {}))
-    for part in parts:
-        inner = [summary.get("parts", {}).get(part, {}) for summary in summaries]
-        found += [f"{name} of {part}" for name in differences(inner)]
-    return found
-
-
 def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name → `value` and `interval` of every score of a result, of whichever evaluation.
 
@@ -103,6 +48,7 @@ def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     if isinstance(summary.get("accuracy"), int | float):
         found["accuracy"] = {"value": summary["accuracy"], "interval": summary.get("interval")}
+        found["accuracy"] |= {key: summary[key] for key in COUNTS if key in summary}
     for key, value in summary.items():
         groups = value.items() if key in ("by_type", "by_task") else [("", value)]
         for name, group in groups:
@@ -110,6 +56,7 @@ def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             if isinstance(accuracy, int | float):
                 label = f"accuracy, {name or key.replace('_', ' ')}"
                 found[label] = {"value": accuracy, "interval": group.get("interval")}
+                found[label] |= {key: group[key] for key in COUNTS if key in group}
     for key, value in summary.get("figures", {}).items():  # a benchmark's own, such as MME's sums
         if isinstance(value, float):  # not a count
             found[key.replace("_", " ")] = {"value": value, "interval": None}
@@ -166,7 +113,7 @@ def compare(paths: Sequence[Path | str], out_dir: Path | str) -> Table:
         f"{CONDITIONS[key]} of {name}"
         for name, summary in zip(names, summaries, strict=True)
         for key in CONDITIONS
-        if str(_condition(summary, key)).startswith(UNKNOWN)
+        if str(condition(summary, key)).startswith(UNKNOWN)
     ]
     lead += f"; not known: {', '.join(unknown)}." if unknown else "."
     write_reports(Report("Comparison", lead, [table], settings=settings), out_dir)
@@ -183,18 +130,6 @@ def command(args: Namespace) -> Path:
     for row in (table.header, *table.rows):
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)))
     return Path(args.out)
-
-
-def _condition(summary: Mapping[str, Any], key: str) -> Any:
-    if key == "network_fingerprints" and key not in summary:
-        scores = summary.get("scores", {}).values()
-        return sorted({s["network_fingerprint"] for s in scores if "network_fingerprint" in s})
-    return summary.get(key)
-
-
-def _short(value: Any) -> str:
-    text = "none" if value in (None, []) else str(value)
-    return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
 
 
 def _names(paths: Sequence[Path | str]) -> list[str]:

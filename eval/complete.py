@@ -43,11 +43,11 @@ def evaluate(settings: CompleteSettings, out_dir: Path | str) -> dict[str, Any]:
         UserError: as the evaluations do.
     """
     from eval import generation, reconstruction, sensitivity, vqa
-    from eval.compare import conditions_of
+    from eval.conditions import conditions_of
     from eval.drawing_report import drawing_cards, report_drawings
     from eval.evaluation_report import report_reconstruction
     from eval.question_report import report_questions
-    from semhitok.run import write_json
+    from semhitok.run import describe_environment, write_json
 
     out_dir = Path(out_dir)
     seconds: dict[str, float] = {}
@@ -85,6 +85,8 @@ def evaluate(settings: CompleteSettings, out_dir: Path | str) -> dict[str, Any]:
         "scores": _scores(parts),
         "parts": {name: conditions_of(part) for name, part in parts.items()},
         **asdict(settings),
+        "checkpoint_fingerprint": parts["vqa"]["checkpoint_fingerprint"],
+        "commit": (describe_environment()["git"] or {}).get("commit"),
     }
     write_json(out_dir / "summary.json", summary)
     tables = [score_table(summary["scores"])]
@@ -99,7 +101,7 @@ def evaluate(settings: CompleteSettings, out_dir: Path | str) -> dict[str, Any]:
         tables,
         drawing_cards(out_dir / "generation", "generation/"),
         "Drawings, the wrong ones first",
-        asdict(settings),
+        {key: value for key, value in summary.items() if key not in ("scores", "seconds_of")},
     )
     write_reports(report, out_dir)
     return summary

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.conditions import UNKNOWN
 from eval.drawing_layouts import LAYOUTS, Prompt, check_layout, save_drawing
 from semhitok.errors import UserError
 from semhitok.files import file_sha256, read_json, write_json
@@ -50,27 +51,26 @@ def export(
     Raises:
         UserError: if the folder was drawn with other settings, or `model_dir` holds no model.
     """
+    from mllm.fingerprint import model_fingerprint
     from mllm.generate import default_sampler, draw, load_drawing_model
 
     out_dir = Path(out_dir)
     folder = out_dir / EXPORT
     model, processor = load_drawing_model(model_dir)
     settings = default_sampler(model, **(sampler or {}))
-    record = {
+    record: dict[str, Any] = {
         "task": task,
-        "num_prompts": len(prompts),
-        "num_drawings": sum(map(len, _seeds(task, prompts, seed))),
-        "prompt_file": str(prompt_file),
-        "prompts_sha256": _sha256(Path(prompt_file)),
+        **describe_prompts(task, prompts, prompt_file),
         "prompts_rewritten": False,
         "guidance_convention": "u + s·(c - u): c conditional, u unconditional, s the scale",
         "sampler": asdict(settings),
         "seed": seed,
         "model": str(model_dir),
-        "model_sha256": file_sha256(Path(model_dir) / "config.json")[:12],
     }
     commit = (describe_environment()["git"] or {}).get("commit")
     with RankGroup() as ranks:
+        # Once: it reads all of the weights.
+        record["checkpoint_fingerprint"] = ranks.from_main(lambda: model_fingerprint(model_dir))
         ranks.from_main(lambda: _begin(out_dir, record, commit))
         seeds = _seeds(task, prompts, seed)
         todo = [
@@ -92,12 +92,35 @@ def export(
     return record | {"commit": commit}
 
 
+def describe_prompts(
+    task: str, prompts: Sequence[Prompt], prompt_file: Path | str
+) -> dict[str, Any]:
+    """What is drawn, for the record, whoever draws it."""
+    return {
+        "num_prompts": len(prompts),
+        "num_drawings": sum(map(len, _seeds(task, prompts, 0))),
+        "prompt_file": str(prompt_file),
+        "prompts_sha256": _sha256(Path(prompt_file)),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the drawings of a folder were made with; little where another system made them."""
+    path = folder.parent / RECORD
+    if folder.name == EXPORT and path.is_file():
+        return dict(read_json(path))
+    whose = f"{UNKNOWN}: drawings of another system"
+    return {"drawn_by": whose, "prompts_rewritten": whose}
+
+
 def _begin(out_dir: Path, record: Mapping[str, Any], commit: str | None) -> None:
     """Write the record, or see that a folder that was begun has the same."""
     path = make_folder(out_dir) / RECORD
     if path.is_file():
         before = {key: value for key, value in read_json(path).items() if key != "commit"}
-        differs = [key for key in record if before.get(key) != record[key]]
+        # Where model and prompts lie is of no matter: fingerprints tell what they are.
+        places = ("model", "prompt_file")
+        differs = [k for k in record if k not in places and before.get(k) != record[k]]
         if differs:
             raise UserError(
                 f"{out_dir} was drawn with another {' and '.join(differs)}: give another --out, "

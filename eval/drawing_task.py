@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from eval.drawing_export import EXPORT, RECORD, export
+from eval.drawing_export import EXPORT, describe_prompts, export, read_record
 from eval.drawing_layouts import LAYOUTS, Prompt, check_layout, read_prompts
 from eval.drawing_scores import scorers
 from eval.evaluation_report import Card, Report, Table, score_table, write_reports
@@ -81,7 +81,7 @@ def evaluate(settings: DrawingTaskSettings) -> dict[str, Any]:
             model, a network cannot be had, or a score does not belong to the task.
     """
     from semhitok.ranks import is_main_rank
-    from semhitok.run import make_folder, read_json, write_json, write_text
+    from semhitok.run import make_folder, write_json, write_text
 
     out = Path(settings.out)
     prompts = read_prompts(settings.task, settings.prompts, settings.images_per_prompt)
@@ -90,7 +90,7 @@ def evaluate(settings: DrawingTaskSettings) -> dict[str, Any]:
     make_folder(out)
     if settings.model is None:
         check_layout(settings.task, settings.folder, prompts)
-        record = read_json(out / RECORD) if (out / RECORD).is_file() else {"drawn_by": "unknown"}
+        record = read_record(settings.folder)
     else:
         record = export(
             settings.task,
@@ -110,6 +110,7 @@ def evaluate(settings: DrawingTaskSettings) -> dict[str, Any]:
         part(found)
     judged = found.pop("judged")
     summary = {
+        **describe_prompts(settings.task, prompts, settings.prompts),
         **record,
         "task": f"generation, {settings.task}",
         "num_prompts": len(prompts),

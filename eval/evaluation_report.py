@@ -10,6 +10,13 @@ from typing import Any
 
 from eval.pages import flat_settings, saved_rows, templates
 
+COUNTS = {
+    "num_questions": "questions",
+    "num_drawings": "drawings",
+    "num_images": "images",
+}
+"""What a score is measured on, and what that is called."""
+
 MAX_SHOWN = 48
 """Cards with pictures; the rest lies in the folder."""
 
@@ -96,10 +103,16 @@ def score_table(scores: Mapping[str, Mapping[str, Any]], title: str = "Scores") 
     """The table of a summary's `scores`: `value`, and where they are there `interval`, `std`."""
     rows = []
     for name, found in scores.items():
-        count = found.get("num_images", "")
-        shown = f"{count[0]:,} and {count[1]:,} images" if isinstance(count, list) else str(count)
-        rows.append((name, f"{found['value']:.4g}", uncertainty(found), shown))
+        rows.append((name, f"{found['value']:.4g}", uncertainty(found), _measured_on(found)))
     return Table(title, ("Measure", "Result", "95 % interval", "Measured on"), rows)
+
+
+def _measured_on(score: Mapping[str, Any]) -> str:
+    for key, what in COUNTS.items():
+        if number := score.get(key):
+            numbers = number if isinstance(number, list) else [number]
+            return f"{' and '.join(f'{n:,}' for n in numbers)} {what}"
+    return "–"
 
 
 def uncertainty(score: Mapping[str, Any]) -> str:

@@ -125,9 +125,10 @@ def evaluate(
     Raises:
         UserError: if `num_seeds` is below 1, or `model_dir` holds no model.
     """
+    from mllm.fingerprint import model_fingerprint
     from mllm.generate import default_sampler, draw, load_drawing_model
     from semhitok.errors import UserError
-    from semhitok.run import make_folder, write_json, write_text
+    from semhitok.run import describe_environment, make_folder, write_json, write_text
 
     if num_seeds < 1:
         raise UserError(f"The drawing task needs at least 1 seed per prompt, not {num_seeds}.")
@@ -170,6 +171,8 @@ def evaluate(
         "resolution": list(drawing.size),
         "batch_size": batch_size,
         "model": str(model_dir),
+        "checkpoint_fingerprint": model_fingerprint(model_dir),
+        "commit": (describe_environment()["git"] or {}).get("commit"),
     }
     write_text(out_dir / "judged.jsonl", "".join(json.dumps(row) + "\n" for row in judged))
     write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete

@@ -10,6 +10,7 @@ from typing import Any
 from eval.answer_store import Answer
 from eval.benchmarks.published import json_lines
 from eval.benchmarks.question_set import QuestionSet
+from eval.conditions import UNKNOWN
 from eval.scorers.task import BenchmarkQuestion, Judged
 from semhitok.errors import UserError
 from semhitok.files import read_json
@@ -233,7 +234,7 @@ def made_by(path: Path) -> Row:
         except UserError:
             summary = {}
         known |= {name: summary.get(name) for name in names}
-    known["decoding"] = known["decoding"] or "not known: answers of another system"
+    known["decoding"] = known["decoding"] or f"{UNKNOWN}: answers of another system"
     return known
 
 

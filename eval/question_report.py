@@ -8,6 +8,7 @@ from eval.evaluation_report import Card, Report, Table, write_reports
 from eval.pages import saved_rows
 from eval.published_results import understanding_line
 from eval.scorers.multiple_choice import LETTERS
+from eval.scores import ITSELF
 
 Summary = Mapping[str, Any]
 
@@ -34,6 +35,9 @@ def report_questions(folder: Path | str) -> Path:
     summary = read_json(folder / "summary.json")
     examples = folder / "examples.jsonl"
     cards = [_card(row) for row in saved_rows(examples)] if examples.is_file() else []
+    counted_on = summary["question_only_baseline_counted_on"]
+    if counted_on == ITSELF:
+        counted_on += ", so it is an upper bound, and tells nothing where no question comes twice"
     worth = [
         (name, f"{summary[key]:.1%}") for key, name in WORTH.items() if summary.get(key) is not None
     ]
@@ -43,7 +47,7 @@ def report_questions(folder: Path | str) -> Path:
             "What that is worth",
             ("Baseline or share", ""),
             worth,
-            f"Answers counted on: {summary['question_only_baseline_counted_on']}.",
+            f"Answers counted on: {counted_on}.",
         ),
     ]
     if rows := [(name, _number(value)) for name, value in _flat(summary["figures"])]:

@@ -101,6 +101,7 @@ def evaluate(
         UserError: if there are no images, fewer than a distance wants, an image is damaged, a
             network cannot be had, or a path holds no model.
     """
+    from mllm.fingerprint import model_fingerprint
     from semhitok.run import write_json, write_text
     from tokenizer.model_folder import load_tokenizer
 
@@ -117,7 +118,9 @@ def evaluate(
             model, images, size, batch_size, out_dir / "pairs", distances, perceptual, ranks
         )
         set_scores = distances.scores(ranks)
+        fingerprint = ranks.from_main(lambda: model_fingerprint(settings.tokenizer))
     summary = _summary(settings, images, model, size, measured, set_scores)
+    summary["checkpoint_fingerprint"] = fingerprint
     if ranks.rank:
         return summary
     np.savez_compressed(

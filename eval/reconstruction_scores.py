@@ -73,7 +73,7 @@ def mean_scores(
     """Name of each score of images → its mean with an interval."""
     names = {**UNITS, "perceptual": perceptual_name or "perceptual distance"}
     return {
-        name: mean_with_interval([row[key] for row in rows])
+        name: mean_with_interval([row[key] for row in rows]) | {"num_images": len(rows)}
         for key, name in names.items()
         if key in rows[0]
     }

@@ -120,8 +120,9 @@ def evaluate(settings: SensitivitySettings, out_dir: Path | str) -> dict[str, An
         UserError: if there are too few images or no questions, or a path holds no model or data.
     """
     from data_pipelines.dataset import PreparedDataset
+    from mllm.fingerprint import model_fingerprint
     from mllm.generate import load_drawing_model
-    from semhitok.run import make_folder, write_json
+    from semhitok.run import describe_environment, make_folder, write_json
 
     out_dir = Path(out_dir)
     dataset = PreparedDataset(settings.data, images_only=True)
@@ -165,6 +166,8 @@ def evaluate(settings: SensitivitySettings, out_dir: Path | str) -> dict[str, An
         "variants": variants,
         "verdicts": verdicts(variants),
         **{key: getattr(settings, key) for key in ("model", "data", "seed")},
+        "checkpoint_fingerprint": model_fingerprint(settings.model),
+        "commit": (describe_environment()["git"] or {}).get("commit"),
     }
     summary["as_they_must"] = all(
         fell for scores in summary["verdicts"].values() for fell in scores.values()
@@ -196,7 +199,10 @@ def sensitivity_table(summary: Mapping[str, Any]) -> Table:
         for key in keys:
             shown = _shown(key, scores[key]["value"])
             verdict = summary["verdicts"].get(name, {}).get(key)
-            cells.append(shown + {True: " ▼", False: " !", None: ""}[verdict])
+            cells.append(
+                shown
+                + {True: "\N{NO-BREAK SPACE}▼", False: "\N{NO-BREAK SPACE}!", None: ""}[verdict]
+            )
         rows.append((name, VARIANTS[name], *cells))
     header = ("Codes", "What the model gets", *(NAMES[key] for key in keys))
     note = (
@@ -321,7 +327,8 @@ def _report(summary: Mapping[str, Any], asked: Sequence[tuple[int, Any]]) -> Rep
         if summary["as_they_must"]
         else "Some score stays where it must fall; the table marks it with an exclamation mark."
     )
-    settings = {key: summary[key] for key in ("model", "data", "data_fingerprint", "seed")}
+    shown = ("model", "checkpoint_fingerprint", "commit", "data", "data_fingerprint", "seed")
+    settings = {key: summary[key] for key in shown}
     return Report(
         "What the numbers are sensitive to",
         lead,

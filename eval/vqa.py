@@ -315,7 +315,7 @@ def _print(summary: dict[str, Any]) -> None:
     print(
         f"{summary['overall']['accuracy']:.1%} of {summary['num_questions']:,} questions right "
         f"(95 % interval {low:.1%} to {high:.1%}); "
-        f"the question alone gives {summary['question_only_baseline']:.1%}"
+        f"the question alone gives {summary['question_only_baseline']:.1%}{_peeks(summary)}"
     )
     own = [
         f"{name.replace('_', ' ')} {value:.4g}"
@@ -324,3 +324,11 @@ def _print(summary: dict[str, Any]) -> None:
     ]
     if own:
         print("; ".join(own))
+
+
+def _peeks(summary: dict[str, Any]) -> str:
+    """What is to be said of a baseline that counts the very answers that it is to give."""
+    if summary["question_only_baseline_counted_on"] != ITSELF:
+        return ""
+    repeated = summary["repeated_question_share"]
+    return f" at most (counted on these answers; {repeated:.0%} of the questions come repeatedly)"

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from eval.compare import compare, conditions_of, differences, scores_of
+from eval.compare import compare, scores_of
+from eval.conditions import conditions_of, differences
 from semhitok.errors import UserError
 
 RESULT = {

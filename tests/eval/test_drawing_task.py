@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from eval import clip_score, drawing_task
+from eval.conditions import differences
 from eval.drawing_layouts import LAYOUTS, read_prompts, save_drawing
 from eval.feature_networks import FeatureNetwork
 from eval.geneval_rule import COLOURS, Detection
@@ -285,6 +286,18 @@ def test_mjhq_says_why_categories_are_not_told_apart(tmp_path, mjhq):
     assert summary["by_category"] == {} and len(summary["scores"]) == 1
     assert summary["by_category_absent"].startswith("0 real images in the folder animals")
     assert "0 real images in the folder animals" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_other_systems_drawings_stand_beside_ours_and_bear_no_record_of_ours(tmp_path, geneval):
+    record = {"model": "ours", "sampler": {}, "prompts_rewritten": False}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "drawing.json").write_text(json.dumps(record))  # of an earlier --model
+    theirs = drawing_task.evaluate(settings(tmp_path, "geneval", geneval))
+    assert "model" not in theirs and theirs["prompts_rewritten"].startswith("not known")
+    assert theirs["num_drawings"] == 8 and theirs["prompts_sha256"]
+    ours = theirs | {"prompts_rewritten": False}
+    assert differences([ours, theirs]) == []
+    assert differences([ours, theirs | {"prompts_sha256": "x"}])
 
 
 @pytest.mark.parametrize(

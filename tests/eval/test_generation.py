@@ -56,6 +56,7 @@ def test_the_report_has_wrong_drawings_first(tmp_path, fake_models):
     assert f"{summary['accuracy']:.1%}" in page and "4.2%" in page
     assert page.index("✗ wrong") < page.index("✓ right")
     assert "seen: nothing" in page and "guidance_convention" in page
+    assert summary["checkpoint_fingerprint"] == "fabricated" and "commit" in summary
     assert "By prompt" in (tmp_path / "report.md").read_text()
 
 

@@ -3,16 +3,21 @@
 import json
 import multiprocessing
 import os
+import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from eval import complete, drawing_task, reconstruction, sensitivity, vqa
 from eval.drawing_layouts import check_layout, read_prompts
 from eval.predictions import read_rows
+from mllm.fingerprint import model_fingerprint
 from semhitok import cli
+from semhitok.errors import UserError
 from tests.mllm.tiny import World, launch
 
 pytestmark = pytest.mark.slow
@@ -34,6 +39,7 @@ def test_a_benchmark_from_prompts_to_a_score_by_the_model_itself(world, tmp_path
         "geneval2", str(file), str(tmp_path / "out"), str(world.start), judge="self"
     )
     summary = drawing_task.evaluate(settings)
+    assert summary["checkpoint_fingerprint"] == model_fingerprint(world.start)
     check_layout("geneval2", tmp_path / "out" / "export", read_prompts("geneval2", file))
     assert summary["sampler"] and summary["prompts_rewritten"] is False and summary["seed"] == 0
     assert any("self-judged" in name for name in summary["scores"])
@@ -42,6 +48,13 @@ def test_a_benchmark_from_prompts_to_a_score_by_the_model_itself(world, tmp_path
     (tmp_path / "out" / "export" / "images" / "00001.png").unlink()
     drawing_task.evaluate(settings)  # goes on: the same picture again
     assert (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes() == before
+    # A model trained on has the same config and other weights: its drawings are not mixed in.
+    other = shutil.copytree(world.start, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights[max(weights)] += 1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="drawn with another checkpoint_fingerprint"):
+        drawing_task.evaluate(replace(settings, model=str(other)))
 
 
 def test_two_ranks_draw_what_one_draws_and_every_image_counts_once(world, tmp_path):
@@ -75,6 +88,10 @@ def test_two_ranks_draw_what_one_draws_and_every_image_counts_once(world, tmp_pa
     assert two == one
 
 
+def page_text(folder):
+    return (folder / "report.md").read_text()
+
+
 def test_everything_on_one_page(world, tmp_path):
     settings = complete.CompleteSettings(str(world.start), str(world.data), 1, max_images=12)
     summary = complete.evaluate(settings, tmp_path / "out")
@@ -82,7 +99,9 @@ def test_everything_on_one_page(world, tmp_path):
     for part in summary["seconds_of"]:
         assert (tmp_path / "out" / part / "report.html").is_file()
         assert (tmp_path / "out" / part / "report.md").is_file()
-    assert summary["parts"]["vqa"]["questions_fingerprint"]
+    assert summary["parts"]["vqa"]["questions_fingerprint"] in page_text(tmp_path / "out")
+    assert summary["checkpoint_fingerprint"] == model_fingerprint(world.start)
+    assert "36 questions" in page_text(tmp_path / "out")
     assert {"reconstruction: PSNR, dB", "vqa: accuracy, overall", "generation: accuracy"} <= set(
         summary["scores"]
     )
