@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.conditions import UNKNOWN
-from eval.drawing_layouts import LAYOUTS, Prompt, check_layout, save_drawing
+from eval.drawing_layouts import LAYOUTS, PART, Prompt, check_layout, save_drawing
 from semhitok.errors import UserError
 from semhitok.files import file_sha256, read_json, write_json
 from semhitok.run import describe_environment, make_folder
@@ -114,8 +114,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _begin(out_dir: Path, record: Mapping[str, Any], commit: str | None) -> None:
-    """Write the record, or see that a folder that was begun has the same."""
+    """Write the record, or see that a folder that was begun has the same; tidy up after a kill."""
     path = make_folder(out_dir) / RECORD
+    for left in (out_dir / EXPORT).rglob(f".*{PART}"):
+        left.unlink()
     if path.is_file():
         before = {key: value for key, value in read_json(path).items() if key != "commit"}
         # Where model and prompts lie is of no matter: fingerprints tell what they are.

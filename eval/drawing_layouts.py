@@ -14,6 +14,7 @@ A folder drawn here can be handed to the benchmark's own program. Prompts are ne
 
 import csv
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ from typing import Any
 from PIL import Image
 
 from semhitok.errors import UserError
+
+PART = ".part"
+"""Ending of a drawing that is being written; a kill may leave some, which the next run removes."""
 
 MAX_NAME_BYTES = 255
 """Longest file name of the usual file systems."""
@@ -127,8 +131,9 @@ def save_drawing(task: str, folder: Path, prompt: Prompt, images: Sequence[Image
     for path, image in zip(prompt.paths, images, strict=True):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(".part.png")
-        image.save(temporary)
+        # A name of its own, since ranks share the folder, and a short one: prompts fill the limit.
+        temporary = target.with_name(f".{secrets.token_hex(8)}{PART}")
+        image.save(temporary, "PNG")
         temporary.replace(target)
 
 

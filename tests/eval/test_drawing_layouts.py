@@ -10,6 +10,7 @@ from PIL import Image
 from eval import drawing_export
 from eval.drawing_layouts import (
     LAYOUTS,
+    Prompt,
     as_grid,
     check_layout,
     read_prompts,
@@ -216,3 +217,19 @@ def test_a_killed_save_leaves_no_picture_behind(tmp_path, files, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save_drawing("wise", tmp_path, prompt, [Image.new("RGB", (4, 4))])
     assert not (tmp_path / prompt.paths[0]).exists()
+
+
+def test_ranks_that_write_into_one_folder_do_not_take_each_others_drawing(tmp_path):
+    one, other = Prompt("one", ("animals/1.png",)), Prompt("other", ("animals/2.png",))
+
+    class Slow(Image.Image):
+        """While it is written, another rank writes and finishes its own."""
+
+        def save(self, path, *arguments):
+            Image.new("RGB", (8, 8), "red").save(path, *arguments)
+            save_drawing("mjhq", tmp_path, other, [Image.new("RGB", (8, 8), "blue")])
+
+    save_drawing("mjhq", tmp_path, one, [Slow()])
+    assert Image.open(tmp_path / "animals" / "1.png").getpixel((0, 0)) == (255, 0, 0)
+    assert Image.open(tmp_path / "animals" / "2.png").getpixel((0, 0)) == (0, 0, 255)
+    assert len(list((tmp_path / "animals").iterdir())) == 2

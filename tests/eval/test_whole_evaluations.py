@@ -45,9 +45,12 @@ def test_a_benchmark_from_prompts_to_a_score_by_the_model_itself(world, tmp_path
     assert any("self-judged" in name for name in summary["scores"])
     assert "a blue box" in (tmp_path / "out" / "report.html").read_text()
     before = (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes()
-    (tmp_path / "out" / "export" / "images" / "00001.png").unlink()
+    (tmp_path / "out" / "export" / "images" / "00001.png").rename(
+        tmp_path / "out" / "export" / "images" / ".0123.part"  # as a kill may leave it
+    )
     drawing_task.evaluate(settings)  # goes on: the same picture again
     assert (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes() == before
+    assert len(list((tmp_path / "out" / "export" / "images").iterdir())) == 2
     # A model trained on has the same config and other weights: its drawings are not mixed in.
     other = shutil.copytree(world.start, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
