@@ -9,14 +9,13 @@ the text rows or at the image rows, and a server restores that by masking the ot
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -24,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from mllm.configuration_unified import UnifiedConfig
 from mllm.image_adapter import make_adapter
 from mllm.load import load_processor
+from mllm.saved_weights import Weights
 from semhitok.errors import UserError
 from semhitok.files import write_json
 from tokenizer.model_folder import one_line, whole_folder
@@ -31,35 +31,6 @@ from tokenizer.modeling_semhitok import SemHiTokModel
 
 CHUNK = 8192  # image codes folded at once
 SHARD_BYTES = 5 * 10**9  # as transformers cuts its own files
-
-
-class Weights:
-    """The tensors of a saved model, each read when asked for.
-
-    Args:
-        folder: with model.safetensors, or with shards and their index.
-    """
-
-    def __init__(self, folder: Path):
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            self._files = {name: folder / file for name, file in files.items()}
-        else:
-            with safe_open(folder / "model.safetensors", "pt") as file:
-                self._files = dict.fromkeys(file.keys(), folder / "model.safetensors")
-
-    def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self._files[name], "pt") as file:
-            return file.get_tensor(name)
-
-    def names(self, prefix: str) -> list[str]:
-        """Names that begin so, in order."""
-        return sorted(name for name in self._files if name.startswith(prefix))
-
-    def below(self, prefix: str) -> dict[str, Tensor]:
-        """The state of one part of the model."""
-        return {name.removeprefix(prefix): self[name] for name in self.names(prefix)}
 
 
 def export_llm(model: Path, out: Path) -> Path:

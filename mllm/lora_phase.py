@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, set_seed
 
 from mllm.chat import ASSISTANT, BEGIN_OF_IMAGE, END_OF_IMAGE, USER
@@ -123,19 +122,3 @@ def trainable_over_four_bits(model: UnifiedForConditionalGeneration) -> Iterator
         yield
     finally:
         model._hf_peft_config_loaded = False
-
-
-def trained_state(model: UnifiedForConditionalGeneration) -> dict[str, Tensor]:
-    """What trains, by name."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def on_whole_base(
-    folder: Path, model: UnifiedForConditionalGeneration
-) -> UnifiedForConditionalGeneration:
-    """What was trained over a 4-bit base, on the whole weights of `folder` that it began from."""
-    whole = load_model(folder)
-    if whole.config.lora is None:
-        add_lora(whole, model.config.lora)
-    whole.load_state_dict(trained_state(model), strict=False)
-    return whole

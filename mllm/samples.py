@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from mllm.lora import whole_parameters
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.processing_unified import UnifiedProcessor
 from mllm.rows import TrainingRows
@@ -62,7 +63,7 @@ class Samples(TrainerCallback):
         # Under ZeRO-3 each rank holds a piece of every matrix, so all must run the model.
         if not state.is_world_process_zero and not is_deepspeed_zero3_enabled():
             return
-        with undisturbed(self.model):
+        with undisturbed(self.model), whole_model(self.reporter.trainer.model_wrapped):
             picture = self._draw() if self.captions else None
             answers = self._answer() if self.questions else []
         if state.is_world_process_zero:
@@ -114,6 +115,32 @@ class Samples(TrainerCallback):
         if log is not None:
             lines = [f"{a['question']} **{a['answer']}** ({a['truth']})" for a in answers]
             log.write_text(step, "answers", "\n\n".join(lines))
+
+
+@contextmanager
+def whole_model(engine: Any) -> Iterator[None]:
+    """Within it every rank holds the whole model, which ZeRO-3 had cut up.
+
+    Drawing reads weights where no module is called, so DeepSpeed's hooks would not gather them; and
+    gathering each layer for each token would take longer than training.
+
+    Args:
+        engine: DeepSpeed's, or any model, which is left alone.
+    """
+    offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
+    if offload is None:
+        yield
+        return
+    parameters = list(engine.parameters())
+    with whole_parameters(parameters):
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.clear()
+        offload._remove_module_hooks()  # they would cut each layer up again after its call
+        offload.forward_hooks, offload.backward_hooks = [], []
+        try:
+            yield
+        finally:
+            offload.setup_zero_stage3_hooks()
 
 
 @contextmanager

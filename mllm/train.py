@@ -28,8 +28,7 @@ from mllm.deepspeed_config import (
 )
 from mllm.dry_run import dry_run
 from mllm.load import load_processor
-from mllm.lora import whole_parameters
-from mllm.lora_phase import load_for_lora, on_whole_base, trainable_over_four_bits
+from mllm.lora_phase import load_for_lora, trainable_over_four_bits
 from mllm.optimizer import MuonWithAdamW
 from mllm.packing import pack
 from mllm.parameter_groups import adamw_groups, as_optimizer_groups, freeze_parts
@@ -37,6 +36,7 @@ from mllm.plan import flops, micro_batch_that_fits
 from mllm.processing_unified import UnifiedProcessor
 from mllm.rows import TrainingRows, TrainingSource
 from mllm.samples import Samples
+from mllm.saved_weights import save_trained, saved_code_fingerprint
 from mllm.training_config import MLLMPhaseConfig, load_phase
 from mllm.training_report import Reporter, Tally
 from semhitok.config import load_config, to_dict
@@ -44,7 +44,6 @@ from semhitok.errors import UserError
 from semhitok.run import RunDirectory, write_json
 from tokenizer.checkpoint import refuse_other_settings
 from tokenizer.code_shards import CodeStore
-from tokenizer.fingerprint import code_fingerprint
 from tokenizer.model_folder import whole_folder
 
 
@@ -158,10 +157,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
     model_folder = run.path / "model"
     with whole_folder(model_folder) as unfinished:
-        if config.lora is None or not config.lora.load_in_4bit:
-            trainer.save_model(str(unfinished))
-        elif trainer.is_world_process_zero():
-            on_whole_base(config.model, model).save_pretrained(unfinished)
+        save_trained(trainer, config, model, unfinished)
         if trainer.is_world_process_zero():
             (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle
             model.generation_config.save_pretrained(unfinished)
@@ -174,8 +170,7 @@ def train_mllm(config: MLLMPhaseConfig) -> Path:
 
 def _rows(config: MLLMPhaseConfig, model: Any, processor: UnifiedProcessor) -> TrainingRows:
     """The run's rows, from sources whose codes belong to the model."""
-    with whole_parameters(list(model.image_tokenizer.parameters())):
-        fingerprint = code_fingerprint(model.image_tokenizer)
+    fingerprint = saved_code_fingerprint(config.model, model)
     sources = []
     for source in config.all_sources:
         records = PreparedDataset(source.data)

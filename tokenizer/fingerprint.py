@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 
+from torch import Tensor
+
+from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.modeling_semhitok import SemHiTokModel
 
 # The decoders are left out: the Enhance Decoder reads the same codes as the plain one.
@@ -32,17 +36,31 @@ _TEACHER_SETTINGS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 def code_fingerprint(model: SemHiTokModel) -> str:
     """Hex SHA-256 over the weights, and the settings, that turn images into codes."""
-    if model.config.half == "decoder":  # has not what decides, and carries the whole's
-        return model.config.code_fingerprint
+    state = model.state_dict()
+    return fingerprint_of_weights(model.config, state, state.__getitem__)
+
+
+def fingerprint_of_weights(
+    config: SemHiTokConfig, names: Iterable[str], read: Callable[[str], Tensor]
+) -> str:
+    """The same of a model that is on disk, or held in another precision than it was saved in.
+
+    Args:
+        config: of the tokenizer.
+        names: of its weights.
+        read: gives the weight of a name.
+    """
+    if config.half == "decoder":  # has not what decides, and carries the whole's
+        return config.code_fingerprint
     digest = hashlib.sha256()
-    settings = [getattr(model.config, name) for name in _SETTINGS]
-    settings += [getattr(model.config.teacher_config, name, None) for name in _TEACHER_SETTINGS]
+    settings = [getattr(config, name) for name in _SETTINGS]
+    settings += [getattr(config.teacher_config, name, None) for name in _TEACHER_SETTINGS]
     for name, default in _LATER_SETTINGS.items():
-        value = getattr(model.config, name)
+        value = getattr(config, name)
         settings += [value] if value != default else []
     digest.update(json.dumps(settings).encode())  # a tuple and the list it is saved as read alike
-    for name, tensor in sorted(model.state_dict().items()):
+    for name in sorted(names):
         if name.startswith(_PARTS):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+            digest.update(read(name).detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -272,7 +272,8 @@ class SemHiTokModel(PreTrainedModel):
                 f"pass `grid=(rows, columns)` of the image."
             )
         decoder = self.enhance_decoder if self.config.use_enhance_decoder else self.decoder
-        return decoder(self.code_vectors(codes), grid).clamp(-1, 1)
+        vectors = self.code_vectors(codes).to(next(decoder.parameters()).dtype)
+        return decoder(vectors, grid).clamp(-1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstruct (B, 3, H, W) images in [-1, 1] through their codes."""

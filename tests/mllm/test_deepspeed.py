@@ -14,7 +14,7 @@ import torch
 from mllm.load import load_model, load_processor
 from mllm.lora import merge
 from mllm.train import train_mllm
-from mllm.training_config import LoRAConfig
+from mllm.training_config import LoRAConfig, PartRates
 from tests.mllm.tiny import REPOSITORY, launch, losses_of, make_model, write_phase
 from tests.mllm.zero_runs import TOKEN_IDS
 
@@ -35,6 +35,8 @@ def settings_of(kind):
         settings |= LORA
     if "accumulated" in rest:
         settings["micro_batch_size"] = 2
+    if "bf16" in rest:
+        settings |= {"bf16": True, "samples_every": CHECKPOINT}
     return settings
 
 
@@ -85,6 +87,8 @@ WHOLE = ["ddp", "zero1", "zero2", "zero3", "zero2-offload", "zero2 accumulated"]
 WHOLE_LORA = ["ddp lora", "zero2 lora", "zero3 lora"]
 STOPPED = ["zero1", "zero2", "zero3", "zero3 lora"]
 GROWN = ["zero2", "zero3"]
+BF16 = ["zero2 bf16", "zero3 bf16"]
+ALIGN = {"rates": PartRates(layers=0, text_rows=0)}
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +96,11 @@ def on_two(world, starts, tmp_path_factory):
     """Whole runs on two ranks, and some gone on with from their checkpoint, in one launch."""
     root = tmp_path_factory.mktemp("two")
 
-    def job(name, kind, model=world.start, **more):
+    def job(name, kind, model=world.start, settings=None, **more):
         path = root / f"{name}.yaml"
-        settings = settings_of(kind) | {"model": model, "checkpoint_every": CHECKPOINT}
+        settings = (
+            settings_of(kind) | {"model": model, "checkpoint_every": CHECKPOINT} | (settings or {})
+        )
         write_phase(path, phase(world, root / name, **settings))
         return {"config": str(path), **more}
 
@@ -102,18 +108,20 @@ def on_two(world, starts, tmp_path_factory):
         job(
             f"whole {kind}",
             kind,
-            keep=[str(root / f"kept {kind}"), CHECKPOINT] if kind in STOPPED else None,
+            keep=[str(root / f"kept {kind}"), CHECKPOINT] if kind in STOPPED + BF16 else None,
         )
-        for kind in WHOLE + WHOLE_LORA
+        for kind in WHOLE + WHOLE_LORA + BF16
     ]
     jobs += [
         job(f"chunked {head}", "zero3", model=starts[head], chunk=TINY_CHUNK) for head in starts
     ]
     run_jobs(root, 2, jobs)
-    for kind in STOPPED:
+    for kind in STOPPED + BF16:
         for name in ("resumed", "one"):
             shutil.copytree(root / f"kept {kind}", root / f"{name} {kind}")
-    run_jobs(root, 2, [job(f"resumed {kind}", kind) for kind in STOPPED])
+    jobs = [job(f"resumed {kind}", kind) for kind in STOPPED + BF16]
+    jobs += [job(f"further {kind}", kind, root / f"whole {kind}" / "model", ALIGN) for kind in BF16]
+    run_jobs(root, 2, jobs)
     return SimpleNamespace(root=root, job=job)
 
 
@@ -181,7 +189,29 @@ def test_a_saved_model_has_the_logits_of_the_trained_one(on_two, kind):
     assert torch.equal(logits, torch.load(run / "logits.pt", weights_only=True))
 
 
-@pytest.mark.parametrize("kind", STOPPED)
+@pytest.mark.parametrize("kind", BF16)
+def test_bfloat16_rounds_nothing_that_is_saved(world, on_two, single, kind):
+    run = on_two.root / f"whole {kind}"
+    assert losses_of(run) == pytest.approx(losses_of(single / "plain"), rel=0.02)
+    start, saved = (load_model(f).state_dict() for f in (world.start, run / "model"))
+    assert start.keys() == saved.keys()
+    for name, value in saved.items():
+        assert value.dtype == start[name].dtype
+        if name.startswith("image_tokenizer."):
+            assert torch.equal(value, start[name]), name
+        elif value.ndim > 1:
+            assert not torch.equal(value, value.bfloat16().float()), name
+    # Codes are still those of the tokenizer inside, and what align freezes is as it was.
+    further = load_model(on_two.root / f"further {kind}" / "model").state_dict()
+    for name, value in further.items():
+        new = name.startswith(("adapter.", "image_head."))
+        assert torch.equal(value, saved[name]) != new, name
+    assert {path.name for path in (run / "samples").iterdir()} == {
+        "000006.json", "000006.png", "000012.json", "000012.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STOPPED + BF16)
 def test_a_stopped_run_gone_on_with_is_the_uninterrupted_one(on_two, kind):
     resumed, whole = (on_two.root / f"{state} {kind}" for state in ("resumed", "whole"))
     assert losses_of(resumed) == losses_of(whole)
