@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         phases = {name: PixelPhase(config, None).to(device) for name in arguments.variants}  # type: ignore[arg-type]
     steps = {name: make_step(phase, name, images) for name, phase in phases.items()}
     for phase in phases.values():
-        phase.start(images)
+        phase.start([images])
     seconds = protocol.seconds_in_turn(steps, arguments.repeats)
     rows = []
     for name, step in steps.items():

@@ -45,8 +45,8 @@ class ArrowShards:
         """Without the maps, which every process opens for itself."""
         return {**self.__dict__, "_opened": {}}
 
-    def row(self, index: int) -> dict[str, Any]:
-        """One row, of any shard.
+    def row(self, index: int, columns: list[str] | None = None) -> dict[str, Any]:
+        """One row, of any shard; all of its columns or those that are named.
 
         Raises:
             UserError: if there is no room for the copy of its shard.
@@ -57,7 +57,8 @@ class ArrowShards:
         batches, ends = self._opened[shard]
         within = index - int(self._ends[shard])
         batch = int(np.searchsorted(ends, within, side="right")) - 1
-        (row,) = batches[batch].slice(within - int(ends[batch]), 1).to_pylist()
+        found = batches[batch].slice(within - int(ends[batch]), 1)
+        (row,) = (found if columns is None else found.select(columns)).to_pylist()
         return row
 
     def path(self, shard: int) -> Path:

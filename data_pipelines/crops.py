@@ -64,11 +64,11 @@ class ImageCrops(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Tensor:
-        record = self.records[index]
-        assert record.image is not None
-        image = open_image(record.image, name=f"the image of {record.record_id}")
+        record_id, encoded = self.records.image(index)
+        assert encoded is not None
+        image = open_image(encoded, name=f"the image of {record_id}")
         crops = [
-            np.asarray(numbered_crop(image, self.size, number, record.record_id))
+            np.asarray(numbered_crop(image, self.size, number, record_id))
             for number in range(self.num_crops)
         ]
         return torch.from_numpy(np.stack(crops))

@@ -67,13 +67,12 @@ class PreparedDataset:
         return int(self.manifest["counts"]["images" if self.images_only else "records"])
 
     def __getitem__(self, index: int) -> Record:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        if self._rows is not None:
-            index = int(self._rows[index])
-        elif index < 0:
-            index += len(self)
-        return record_from_row(self._arrow.row(index))
+        return record_from_row(self._arrow.row(self._row(index)))
+
+    def image(self, index: int) -> tuple[str, bytes | None]:
+        """A record's id and its encoded image; its texts, which may be many, are not read."""
+        row = self._arrow.row(self._row(index), ["id", "image"])
+        return row["id"], None if row["image"] is None else row["image"]["bytes"]
 
     def texts(self) -> Iterator[RecordText]:
         """Everything but the image of every record, in order; no image is read."""
@@ -94,10 +93,10 @@ class PreparedDataset:
         Raises:
             ImageError: if the record has no image.
         """
-        record = self[index]
-        if record.image is None:
-            raise ImageError(f"the record {record.record_id} has no image")
-        image = open_image(record.image, name=f"the image of {record.record_id}")
+        record_id, encoded = self.image(index)
+        if encoded is None:
+            raise ImageError(f"the record {record_id} has no image")
+        image = open_image(encoded, name=f"the image of {record_id}")
         return to_tensor(resize_and_crop(image, size))
 
     @cached_property
@@ -113,6 +112,14 @@ class PreparedDataset:
         for shard in self.manifest["shards"]:
             digest.update(shard["sha256"].encode("ascii"))
         return digest.hexdigest()
+
+    def _row(self, index: int) -> int:
+        """Row of an index in the table."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        if self._rows is not None:
+            return int(self._rows[index])
+        return index + len(self) if index < 0 else index
 
     @cached_property
     def _has_image(self) -> np.ndarray:

@@ -120,6 +120,13 @@ class GroupedCodebook(nn.Module):
         table = self.codes[0][codes] if groups is None else self.codes[groups, codes]
         return self.normalize(table)
 
+    def assign(self, vectors: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Codes (...) of (..., D) vectors, without gradients and losses."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            flat = self.normalize(vectors).reshape(-1, vectors.shape[-1])
+            codes = self.nearest(flat, None if groups is None else groups.reshape(-1))
+        return codes.view(vectors.shape[:-1])
+
     def forward(self, vectors: Tensor, groups: Tensor | None = None) -> Quantized:
         """Quantise (..., D) vectors; the gradient passes straight through the rounding."""
         with torch.autocast(vectors.device.type, enabled=False):

@@ -147,6 +147,7 @@ def encode_shards(
     Yields:
         For each shard of R records, semantic and pixel codes, each (R, C, N) int64.
     """
+    _keep_freed_memory()
     num_records = max(1, batch_size // num_crops)
     batches = [
         rows[start : start + num_records]
@@ -299,6 +300,16 @@ def _device(name: str, local_rank: int) -> torch.device:
         return torch.empty(0, device=name).device
     except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
         raise UserError(f"There is no device {name!r} here: give cpu, cuda or auto.") from error
+
+
+def _keep_freed_memory() -> None:
+    """Make malloc keep the blocks that one batch frees and the next one asks for again.
+
+    glibc gives them back to the system, and gets them anew page by page: an eighth of the time that
+    batches of 32 images of 64² take on a CPU. One block just below its highest limit, freed once,
+    moves the limit there (mallopt(3), M_MMAP_THRESHOLD). Other allocators don't mind.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _free_cores(device: torch.device, local_world_size: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 
-from .codebook import GroupedCodebook, Quantized
+from .codebook import GroupedCodebook
 from .codebook_joined import JoinedCodebook
 from .configuration_semhitok import SemHiTokConfig
 from .layers import GridPositions, Trunk, feature_head
@@ -185,8 +185,7 @@ class SemHiTokModel(PreTrainedModel):
     def semantic_codes(self, images: Tensor) -> Tensor:
         """(B, N) int64 semantic codes of (B, 3, H, W) images in [-1, 1]."""
         vectors = self.semantic_vectors(self.teacher_features(images), self.grid(images))
-        flat = self.semantic_codebook.normalize(vectors).flatten(0, 1)
-        return self.semantic_codebook.nearest(flat).view(vectors.shape[:2])
+        return self.semantic_codebook.assign(vectors)
 
     def pixel_vectors(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] → unquantised pixel vectors (B, N, D_pixel)."""
@@ -198,10 +197,11 @@ class SemHiTokModel(PreTrainedModel):
             return torch.zeros_like(semantic_codes)
         return semantic_codes
 
-    def quantize_pixels(self, images: Tensor, semantic_codes: Tensor) -> Quantized:
-        """Look pixel vectors up in the sub-codebook of each position's semantic code."""
+    @torch.no_grad()
+    def pixel_codes(self, images: Tensor, semantic_codes: Tensor) -> Tensor:
+        """(B, N) int64 pixel codes, each of the sub-codebook of its position's semantic code."""
         groups = self.pixel_groups(semantic_codes)
-        return self.pixel_sub_codebooks(self.pixel_vectors(images), groups)
+        return self.pixel_sub_codebooks.assign(self.pixel_vectors(images), groups)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> ImageCodes:
@@ -225,16 +225,14 @@ class SemHiTokModel(PreTrainedModel):
         if self.config.code_structure == "flat":
             return self._encode_flat(images)
         semantic_codes = self.semantic_codes(images)
-        pixel_codes = self.quantize_pixels(images, semantic_codes).codes
+        pixel_codes = self.pixel_codes(images, semantic_codes)
         return ImageCodes(semantic_codes, pixel_codes, self.config.num_pixel_codes)
 
     def _encode_flat(self, images: Tensor) -> ImageCodes:
         """The nearest code by both vectors together; there is no second level, so j is 0."""
         semantic = self.semantic_vectors(self.teacher_features(images), self.grid(images))
         vectors = torch.cat([semantic, self.pixel_vectors(images)], dim=-1)
-        codebook = JoinedCodebook(self.semantic_codebook, self.pixel_sub_codebooks)
-        flat = codebook.nearest(codebook.normalize(vectors).flatten(0, 1))
-        codes = flat.view(vectors.shape[:2])
+        codes = JoinedCodebook(self.semantic_codebook, self.pixel_sub_codebooks).assign(vectors)
         return ImageCodes(codes, torch.zeros_like(codes), self.config.num_pixel_codes)
 
     def code_vectors(self, codes: ImageCodes) -> Tensor:

@@ -4,6 +4,7 @@ Nothing but the teacher is frozen, and the pixels' gradient reaches the semantic
 staged phases avoid, to compare with, for every `code_structure`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -47,11 +48,14 @@ class JointPhase(nn.Module):
         return last_layer(self.model.decoder)
 
     @torch.no_grad()
-    def start(self, images: Tensor) -> None:
-        """Place the codes by k-means over (B, 3, H, W) images, the pixel codes second."""
-        target = self.model.teacher_features(images)
-        semantic = self.model.semantic_vectors(target, self.model.grid(images))
-        pixel = self.model.pixel_vectors(images)
+    def start(self, batches: Iterable[Tensor]) -> None:
+        """Place the codes by k-means over batches of (B, 3, H, W) images, pixel codes second."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for images in batches:
+            target = self.model.teacher_features(images)
+            vectors = self.model.semantic_vectors(target, self.model.grid(images))
+            found.append((vectors, self.model.pixel_vectors(images)))
+        semantic, pixel = (torch.cat(parts) for parts in zip(*found, strict=True))
         first, *second = self._trainings()
         if self.joined is not None:
             first.start(torch.cat([semantic, pixel], dim=-1))

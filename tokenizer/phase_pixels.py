@@ -4,6 +4,7 @@
 frozen; `decoder` trains the Enhance Decoder alone, on frozen codes.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -123,10 +124,13 @@ class PixelPhase(nn.Module):
         return last_layer(self.model.decoder)
 
     @torch.no_grad()
-    def start(self, images: Tensor) -> None:
-        """Place every sub-codebook by k-means over (B, 3, H, W) images."""
-        groups = self.model.pixel_groups(self.model.semantic_codes(images))
-        self.codebook_training.start(self.model.pixel_vectors(images), groups)
+    def start(self, batches: Iterable[Tensor]) -> None:
+        """Place every sub-codebook by k-means over batches of (B, 3, H, W) images."""
+        vectors, groups = [], []
+        for images in batches:
+            groups.append(self.model.pixel_groups(self.model.semantic_codes(images)))
+            vectors.append(self.model.pixel_vectors(images))
+        self.codebook_training.start(torch.cat(vectors), torch.cat(groups))
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         images = batch["images"]
@@ -175,9 +179,6 @@ class DecoderPhase(nn.Module):
     def last_layer(self) -> nn.Parameter:
         """Where an adaptive weight compares gradients."""
         return last_layer(self.model.enhance_decoder)
-
-    def start(self, images: Tensor) -> None:
-        """Nothing to place before the first step."""
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         images = batch["images"]

@@ -1,5 +1,6 @@
 """Phase `semantic`: codes that stand for frozen teachers' patch features (VQ-KD)."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -34,12 +35,15 @@ class SemanticPhase(nn.Module):
         self.image_size = self.model.config.image_size
 
     @torch.no_grad()
-    def start(self, images: Tensor) -> None:
-        """Place the codes by k-means over (B, 3, H, W) images."""
-        vectors = self.model.semantic_vectors(
-            self.model.teacher_features(images), self.model.grid(images)
-        )
-        self.codebook_training.start(vectors)
+    def start(self, batches: Iterable[Tensor]) -> None:
+        """Place the codes by k-means over batches of (B, 3, H, W) images."""
+        vectors = [
+            self.model.semantic_vectors(
+                self.model.teacher_features(images), self.model.grid(images)
+            )
+            for images in batches
+        ]
+        self.codebook_training.start(torch.cat(vectors))
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         images = batch["images"]

@@ -95,9 +95,6 @@ class TeacherPhase(nn.Module):
         accuracy = (logits.argmax(-1) == index).float().mean()
         return {"loss": loss, "batch_accuracy": accuracy.detach()}
 
-    def start(self, images: Tensor) -> None:
-        """Nothing to place before the first step."""
-
     def after_step(self) -> dict[str, float]:
         """Nothing moves outside the optimiser."""
         return {}

@@ -55,6 +55,10 @@ PHASES: dict[str, tuple[Any, Any]] = {
     "joint": (JointPhaseConfig, JointPhase),
 }
 
+# Of the images that pass through the networks at once before the first step; 16 at 256². Thousands
+# of them at once would take more memory than a training step.
+START_PIXELS = 2**20
+
 
 def train_phase(name: str, config: Any) -> Path:
     """Run one phase from its last checkpoint, or from the start.
@@ -104,7 +108,7 @@ def train_phase(name: str, config: Any) -> Path:
     # Only now, so that a refused run leaves the folder as it was.
     run = RunDirectory(config.out).start(config, f"train {name}")
     if first_step == 0 and hasattr(config, "codebook"):
-        phase.start(_start_images(dataset, phase.image_size, config, accelerator))
+        phase.start(_start_batches(dataset, phase.image_size, config, accelerator))
     if training.compile:
         phase.compile()
     wrapped, prepared = accelerator.prepare(phase, optimizer)
@@ -121,6 +125,8 @@ def train_phase(name: str, config: Any) -> Path:
         log.write(0, **validation.record(phase.model, name, average, run.path, 0, log))
     with Progress(training.num_steps, name, initial=first_step) as progress:
         for step, batch in enumerate(batches, start=first_step):
+            if step and hasattr(config, "codebook") and step == config.codebook.warmup_steps:
+                phase.start(_start_batches(dataset, phase.image_size, config, accelerator))
             images = augment(
                 batch["images"],
                 batch["caption"],
@@ -203,18 +209,22 @@ def _batches(
     )
 
 
-def _start_images(
+def _start_batches(
     dataset: PreparedDataset, image_size: int, config: Any, accelerator: Accelerator
-) -> Tensor:
-    """This rank's share of the images that k-means places the codes by."""
+) -> Iterator[Tensor]:
+    """This rank's share of the images that k-means places the codes by, a few at a time."""
     wanted = min(config.codebook.kmeans_images, len(dataset))
     indices = torch.randperm(
         len(dataset), generator=torch.Generator().manual_seed(config.training.seed)
     )
-    share = wanted // accelerator.num_processes
-    mine = indices[accelerator.process_index * share :][:share].tolist()
-    images = torch.stack([dataset.image_tensor(index, image_size) for index in mine])
-    return images.to(accelerator.device)
+    # Equal on all ranks, whose vectors are gathered.
+    share = max(1, wanted // accelerator.num_processes)
+    places = torch.arange(share) + accelerator.process_index * share
+    mine = indices[places % len(indices)].tolist()
+    at_once = max(1, START_PIXELS // image_size**2)
+    for first in range(0, share, at_once):
+        part = [dataset.image_tensor(i, image_size) for i in mine[first : first + at_once]]
+        yield torch.stack(part).to(accelerator.device)
 
 
 def command(args: argparse.Namespace) -> Path:

@@ -128,7 +128,7 @@ class CodebookConfig:
     """Of the soft assignments whose entropy is taken (MaskGIT, IBQ)."""
     warmup_steps: int = 0
     """First steps whose network sees the vectors before quantisation (a remedy for codebooks that
-    collapse, LaVIT); the codes follow the encoder all the same."""
+    collapse, LaVIT); the codes follow the encoder, and k-means places them anew at the end."""
 
     def __post_init__(self) -> None:
         check = partial(check_ranges, self, "codebook.")

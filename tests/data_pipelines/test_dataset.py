@@ -42,6 +42,9 @@ def test_records_come_back_as_the_source_gave_them(prepared):
     assert dataset.ids == [record.record_id for record in expected]
     for index in (0, 399, 400, 999, -1):
         assert dataset[index] == expected[index]
+        assert dataset.image(index) == (expected[index].record_id, expected[index].image)
+    with pytest.raises(IndexError):
+        dataset.image(1000)
     assert list(dataset) == expected  # ends with IndexError, as iteration by index must
 
 

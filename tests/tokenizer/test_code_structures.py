@@ -86,10 +86,10 @@ def test_an_independent_pixel_code_does_not_depend_on_the_semantic_code(tiny_mod
     model, images = tiny_model(code_structure="independent"), random_images()
     assert model.pixel_sub_codebooks.codes.shape == (1, 4, 8)
     first, second = torch.zeros(3, 16, dtype=torch.int64), torch.full((3, 16), 7)
-    codes = [model.quantize_pixels(images, semantic).codes for semantic in (first, second)]
+    codes = [model.pixel_codes(images, semantic) for semantic in (first, second)]
     assert torch.equal(*codes)
     hierarchical = tiny_model()
-    codes = [hierarchical.quantize_pixels(images, semantic).codes for semantic in (first, second)]
+    codes = [hierarchical.pixel_codes(images, semantic) for semantic in (first, second)]
     assert not torch.equal(*codes)
 
 

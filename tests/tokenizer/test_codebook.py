@@ -117,6 +117,11 @@ def test_quantised_vectors_are_the_looked_up_codes(codebook, vectors, groups):
     assert torch.allclose(quantized.vectors, expected, atol=1e-6)
 
 
+def test_codes_alone_are_those_of_the_whole_look_up(codebook, vectors, groups):
+    batch, own = vectors.view(2, -1, vectors.shape[-1]), groups.view(2, -1)
+    assert torch.equal(codebook.assign(batch, own), codebook(batch, own).codes)
+
+
 def test_a_code_vector_comes_from_its_own_group(codebook, vectors, groups):
     quantized = codebook(vectors, groups)
     table = codebook.normalize(codebook.codes)

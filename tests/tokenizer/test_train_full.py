@@ -19,6 +19,7 @@ from semhitok.errors import UserError
 from semhitok.metrics_log import read_metrics
 from tokenizer import train
 from tokenizer.codebook import GroupedCodebook
+from tokenizer.codebook_training import CodebookTraining
 from tokenizer.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.phase_pixels import last_layer
 from tokenizer.validation import Validation
@@ -183,6 +184,58 @@ def test_a_run_killed_by_the_system_is_resumed_in_the_same_bits(
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     logs = [read_metrics(tmp_path / name) for name in ("whole", "killed")]
     assert logs[0] == logs[1]
+
+
+def place_spy(monkeypatch):
+    """The numbers of updates at which k-means places the codes."""
+    placed, real = [], CodebookTraining.start
+
+    def start(self, vectors, groups=None):
+        placed.append(int(self.updater.num_updates))
+        real(self, vectors, groups)
+
+    monkeypatch.setattr(CodebookTraining, "start", start)
+    return placed
+
+
+@pytest.mark.parametrize("phase", ["semantic", "pixel", "joint"])
+def test_codes_are_placed_before_the_first_step_and_anew_after_the_warm_up(
+    settings, phase, tmp_path, monkeypatch
+):
+    placed = place_spy(monkeypatch)
+    run(phase, settings(phase, tmp_path / "none"))
+    num_codebooks = 2 if phase == "joint" else 1
+    assert placed == [0] * num_codebooks
+    placed.clear()
+    codebook = {"warmup_steps": 4}
+    run(phase, settings(phase, tmp_path / "whole", codebook=codebook))
+    assert placed == [0] * num_codebooks + [4] * num_codebooks
+    # A run that goes on where the warm-up ends places them as well, in the same bits.
+    resumed = settings(phase, tmp_path / "resumed", codebook=codebook)
+    killed(monkeypatch, phase, resumed, after_steps=4)
+    placed.clear()
+    run(phase, resumed)
+    assert placed == [4] * num_codebooks
+    expected, found = (weights(tmp_path / name / "model") for name in ("whole", "resumed"))
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_images_that_place_the_codes_come_a_few_at_a_time(settings, tmp_path, monkeypatch):
+    sizes, results = [], []
+    real = train.SemanticPhase.start
+
+    def start(self, batches):
+        batches = list(batches)
+        sizes.append([len(images) for images in batches])
+        real(self, batches)
+        results.append(self.model.semantic_codebook.codes.clone())
+
+    monkeypatch.setattr(train.SemanticPhase, "start", start)
+    for pixels, name in ((2**20, "whole"), (5 * 32**2, "parts")):
+        monkeypatch.setattr(train, "START_PIXELS", pixels)
+        run("semantic", settings("semantic", tmp_path / name, codebook={"kmeans_images": 12}))
+    assert sizes == [[12], [5, 5, 2]]
+    assert torch.allclose(*results, atol=1e-5)
 
 
 def test_micro_batches_equal_the_whole_batch(settings, tmp_path):
