@@ -30,10 +30,16 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Read by content and never by file name. Formats with interpreters behind them (EPS) stay out."""
 
 MAX_PIXELS = 40_000_000
-"""Largest declared width x height; 40 megapixels take 160 MB while alpha is resolved."""
+"""Largest declared width x height; of 40 megapixels each copy takes 160 MB."""
+
+MAX_PIXELS_OF = {"WEBP": 30_000_000}
+"""Lower limits of formats whose decoders hold more copies: four of a WebP."""
 
 MAX_FILE_SIZE = 64 * 1024 * 1024
 """Largest encoded file, in bytes."""
+
+ROWS_OF_STRIP = 256
+"""Rows of an image with alpha that are resolved at a time."""
 
 
 class ImageError(UserError):
@@ -51,7 +57,7 @@ def open_image(
 
     Args:
         source: an encoded image, or the path of one.
-        max_pixels: largest width x height that the header may declare.
+        max_pixels: largest width x height that the header may declare; `MAX_PIXELS_OF` lowers it.
         max_file_size: largest size of the encoded file in bytes.
         name: what to call the image in an error; the path by default.
         at_least: where given, a JPEG may be decoded at a half, a quarter or an eighth of its size,
@@ -77,14 +83,17 @@ def open_image(
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
-                if width * height > max_pixels:
+                limit = min(max_pixels, MAX_PIXELS_OF.get(str(image.format), max_pixels))
+                if width * height > limit:
                     raise ImageError(
                         f"{label} declares {width:,} x {height:,} pixels; "
-                        f"the limit is {max_pixels:,} in all"
+                        f"the limit is {limit:,} in all"
                     )
                 if at_least is not None and image.format == "JPEG":
                     image.draft("RGB", (at_least, at_least))
                 image.load()
+                if image.fp is not None:
+                    image.fp.close()  # where Pillow's WebP keeps every pixel once more
                 return _to_rgb(_upright(image))
     except ImageError:
         raise
@@ -193,12 +202,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).astype(np.int32)
+        np.clip(grey, 0, 65535, out=grey)  # in place, here and below: it may be 160 MB
+        grey += 128
+        grey //= 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, "white")
-        return Image.alpha_composite(white, coloured).convert("RGB")
+        return _over_white(image)
     if image.mode in ("1", "L", "P", "CMYK", "RGBX", "RGB"):
         return image.convert("RGB")
     raise ValueError(f"its pixel mode {image.mode} is not accepted")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay an image with alpha over white; strip by strip, since each step makes a copy."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS_OF_STRIP):
+        box = (0, top, image.width, min(top + ROWS_OF_STRIP, image.height))
+        strip = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+    return result

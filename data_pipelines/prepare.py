@@ -41,7 +41,7 @@ from data_pipelines.rows import Rows, Streams
 from data_pipelines.sources import Source, folder_of, open_source
 from semhitok.errors import UserError
 from semhitok.progress import Progress
-from semhitok.ranks import rank_and_world
+from semhitok.ranks import is_main_rank, rank_and_world
 from semhitok.run import usable_cpus
 from semhitok.storage import TEMPORARY, Storage, is_remote
 
@@ -101,6 +101,12 @@ def prepare(
     if _is_finished(storage, request):
         (storage / STAGING_NAME).delete_all()
         storage.delete(IN_PROGRESS_NAME)
+        if is_main_rank():
+            print(
+                f"{storage.place} is finished already, and left as it is; delete it to read the "
+                "sources anew",
+                file=sys.stderr,
+            )
         return out
     opened = [_opened(name) for name in sources]  # before anything is written
     _refuse_inside(sources, storage)
@@ -120,7 +126,7 @@ def prepare(
             rejects.add(account)
     missing = [part for part in mine if part.number not in accounts]
     done = sum(_size(part) for part in mine if part.number in accounts)
-    with Progress(_total(opened, world), "prepare", "records", initial=done) as progress:
+    with Progress(max(1, sum(map(_size, mine))), "prepare", "records", initial=done) as progress:
         for part, account in _make(opened, missing, staging, num_workers):
             accounts[part.number] = account
             rejects.add(account)
@@ -213,16 +219,8 @@ def _opened(name: str) -> Source:
     return replace(source, records=list(source.records))
 
 
-def _total(sources: list[Source], world: int) -> int:
-    """Records to come, as far as they are known: of a stream each part counts as one."""
-    counts = [
-        len(source.records.opened) if isinstance(source.records, Streams) else source.num_records
-        for source in sources
-    ]
-    return max(1, sum(count or 0 for count in counts) // world)
-
-
 def _size(part: Part) -> int:
+    """Records of a part; one for a stream, which only reading tells."""
     return max(1, part.stop - part.start)
 
 

@@ -67,9 +67,13 @@ def read_tars(place: str, columns: dict[str, str]) -> Streams:
         columns: which keys of a sample's `.json` are what, see `columns.py`.
 
     Raises:
-        UserError: if there is no such file, or its first samples lack a column.
+        UserError: if there is no such file, the first cannot be opened, or its first samples lack
+            a column.
     """
     names = _expand(place)
+    if is_remote(names[0]):  # what is wrong with name or access shows before anything is written
+        with reading(names[0]):
+            pass
     if columns:
         _refuse_unknown(columns, names[0])
     stems = short_names(names)

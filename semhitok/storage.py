@@ -108,9 +108,11 @@ def reading(place: str) -> Iterator[Any]:
         # fsspec would take a `::` or `*` in a name on disk for one of its own.
         file = fsspec.open(place, "rb").open() if is_remote(place) else open(place, "rb")  # noqa: SIM115  (closed below)
     except Exception as error:
+        missing = isinstance(error, FileNotFoundError) and error.__cause__ is None
+        reason = "it is not there" if missing else says(error.__cause__ or error)
         raise UserError(
-            f"{place} cannot be opened ({says(error)}): mend its name or the access to it, then "
-            "run the same command again"
+            f"{place} cannot be opened ({reason}): mend its name or the access to it, then run the "
+            "same command again"
         ) from error
     with file:
         yield _Reading(place, file)

@@ -69,6 +69,18 @@ def bombs() -> dict[str, bytes]:
     }
 
 
+def largest() -> dict[str, bytes]:
+    """Pictures of just under the limit of pixels: small files, and what takes the most memory."""
+    side = 6320
+    row = zlib.compressobj(1)
+    rows = b"".join(row.compress(bytes(1 + 2 * side)) for _ in range(side)) + row.flush()
+    header = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+    return {
+        "large-grey16.png": png(header, chunk(b"IDAT", rows)),
+        "large-alpha.webp": encode(Image.new("RGBA", (5470, 5470)), "WEBP", quality=1, method=0),
+    }
+
+
 def odd_pictures() -> dict[str, bytes]:
     """Pictures that are whole but unusual, and files that only have a picture's name."""
     draw = np.random.default_rng(0)
@@ -105,17 +117,16 @@ def make_folder(root: Path, draw: random.Random) -> int:
     root.mkdir(parents=True)
     noise = np.random.default_rng(1).integers(0, 256, (4, 4, 3), np.uint8)
     image = Image.fromarray(noise)
-    files = {**bombs(), **odd_pictures()}
+    files = {**bombs(), **largest(), **odd_pictures()}
     smallest = {
         "png": encode(image, "PNG"),
         "jpg": encode(image, "JPEG", quality=1, optimize=True),
         "webp": encode(image, "WEBP", lossless=True),
-        "gif": encode(image.convert("P"), "GIF", optimize=True),
+        "gif": encode(image.quantize(8), "GIF", optimize=True),
     }
     for kind, data in smallest.items():
         files[f"whole.{kind}"] = data
-        step = 1 if kind != "gif" else 4  # its palette alone is most of it
-        for length in range(0, len(data), step):
+        for length in range(len(data)):
             files[f"cut-{length:03d}.{kind}"] = data[:length]
         for number in range(25):
             flipped = bytearray(data)

@@ -76,6 +76,8 @@ def test_a_thousand_hostile_inputs_end_in_a_batch_or_in_the_quarantine(tmp_path)
     assert told["llava"][0] >= told["llava"][1] and told["webdataset"][0] >= told["webdataset"][1]
 
     folder, lines, _, tars = (seen for seen in result["seen"].values())
+    for name in ("large-grey16.png", "large-alpha.webp"):
+        assert name in folder["batches"]  # within the limit, and within the memory
     for name in ("cmyk.jpg", "grey16.png", "animated.gif", "turned.jpg", "jpeg.png", "inside.png"):
         assert name in folder["batches"]
     reasons = {entry["id"]: entry["reason"] for entry in folder["rejects"]}

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from data_pipelines.images import (
+    ROWS_OF_STRIP,
     ImageError,
     open_image,
     resize_and_crop,
@@ -204,3 +205,22 @@ def test_a_batch_of_pixels_is_scaled_as_its_images_are():
     assert batch.shape == (2, 3, 3, 5, 7) and batch.is_contiguous()
     for i, j in np.ndindex(2, 3):
         assert torch.equal(batch[i, j], to_tensor(Image.fromarray(pixels[i, j])))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+def test_alpha_is_laid_over_white_alike_in_every_strip(mode):
+    height = 2 * ROWS_OF_STRIP + 3
+    coloured = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, 5, 4), np.uint8))
+    image, options = coloured, {}
+    if mode in ("LA", "RGBA"):
+        image = coloured.convert(mode)
+    else:  # one colour, or entry of the palette, is transparent
+        image = coloured.convert("RGB").convert(mode)
+        options = {"transparency": image.getpixel((0, 0))}
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    whole = Image.open(io.BytesIO(buffer.getvalue())).convert("RGBA")
+    white = Image.new("RGBA", whole.size, "white")
+    expected = Image.alpha_composite(white, whole).convert("RGB")
+    assert open_image(buffer.getvalue()).tobytes() == expected.tobytes()
+    assert whole.getextrema()[3][0] < 255

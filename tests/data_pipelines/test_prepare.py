@@ -119,10 +119,12 @@ def test_a_kill_before_anything_was_written_is_no_obstacle(folder, tmp_path):
     assert not list(out.glob(".*"))
 
 
-def test_a_finished_folder_is_left_as_it_is(folder, tmp_path, monkeypatch):
+def test_a_finished_folder_is_left_as_it_is(folder, tmp_path, monkeypatch, capsys):
     out = prepare([str(folder)], tmp_path / "out")
+    assert "finished already" not in capsys.readouterr().err
     monkeypatch.setattr(prepare_module, "open_source", lambda name: pytest.fail("read again"))
     assert prepare([str(folder)], out) == out
+    assert "finished already, and left as it is; delete it" in capsys.readouterr().err
 
 
 def test_a_lost_shard_is_made_again(folder, tmp_path):
