@@ -45,8 +45,12 @@ def conditions_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 def differences(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """What keeps results out of one table, each with the values; empty where nothing does.
 
-    A summary with `parts`, each the conditions of a result within it, is compared part by part.
+    A summary with `parts`, each the conditions of a result within it, is compared part by part. Of
+    results of other tasks nothing more is said.
     """
+    tasks = list(dict.fromkeys(str(summary.get("task")) for summary in summaries))
+    if len(tasks) > 1:
+        return [f"task ({' and '.join(tasks)})"]
     found = []
     for key, name in CONDITIONS.items():
         values = [condition(summary, key) for summary in summaries]

@@ -191,6 +191,7 @@ def _set_distances(settings: "DrawingTaskSettings", prompts: Sequence[Prompt]) -
     from eval.feature_networks import INCEPTION_SIZE, load_feature_network
     from eval.image_source import EvaluationImages
     from eval.set_distance import require_enough_images
+    from eval.set_scores import require_pairs
 
     networks = [load_feature_network(name) for name in settings.networks]
     is_clean = [network.is_clean for network in networks]
@@ -202,6 +203,7 @@ def _set_distances(settings: "DrawingTaskSettings", prompts: Sequence[Prompt]) -
     real = EvaluationImages(str(settings.reference), "stretch" if any(is_clean) else "adm")
     real_size = INCEPTION_SIZE if any(is_clean) else None
     number = sum(4 if LAYOUTS[settings.task].grid else len(prompt.paths) for prompt in prompts)
+    require_pairs(settings.distances, number, len(real))
     if "frechet" in settings.distances:
         for network in networks:
             for count, what in ((number, "The drawing"), (len(real), str(settings.reference))):

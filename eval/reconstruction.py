@@ -23,7 +23,7 @@ from eval.feature_networks import load_feature_network
 from eval.image_source import CROPS, EvaluationImages
 from eval.reconstruction_scores import MS_SSIM_MIN_SIZE, image_scores, mean_scores
 from eval.set_distance import require_enough_images
-from eval.set_scores import SetDistances
+from eval.set_scores import SetDistances, require_pairs
 from semhitok.errors import UserError
 from semhitok.progress import Progress
 from semhitok.ranks import is_main_rank
@@ -172,6 +172,8 @@ def command(args: Namespace) -> Path:
 def _set_distances(settings: ReconstructionSettings, num_images: int) -> SetDistances:
     """The networks, and a refusal before the work begins where they want more images."""
     networks = [load_feature_network(name) for name in settings.networks]
+    if networks:
+        require_pairs(settings.distances, num_images)
     if "frechet" in settings.distances:
         for network in networks:
             require_enough_images(num_images, network.dim, settings.data, network.label)

@@ -14,10 +14,24 @@ from eval.set_distance import (
     kernel_distance,
     kernel_rule,
 )
+from semhitok.errors import UserError
 from tokenizer.rank_group import RankGroup
 
 Scores = dict[str, dict[str, Any]]
 """Name of each distance → what is known of it."""
+
+
+def require_pairs(kinds: Sequence[str], *counts: int) -> None:
+    """Refuse sets too small for a kernel distance, before the work begins.
+
+    Raises:
+        UserError: if any has fewer than two images.
+    """
+    if "kid" in kinds and min(counts) < 2:
+        raise UserError(
+            f"A kernel distance needs at least 2 images on either side, and here are "
+            f"{' and '.join(map(str, counts))}."
+        )
 
 
 class SetDistances:

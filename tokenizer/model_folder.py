@@ -1,5 +1,6 @@
 """Models on disk: a folder is written whole or not at all, and read with errors of one sentence."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -162,13 +163,26 @@ def read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # strict dataclasses raise their own types, odd JSON a TypeError
-        raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
-    if not isinstance(config, config_class):
-        raise UserError(
-            f"{folder} holds a {config.model_type!r} model, not {kind}: give the `model` folder "
-            f"that {written_by}."
-        )
-    return config
+        # A class that is not imported here, as the unified model beside a tokenizer, is not known.
+        model_type = _model_type(folder)
+        if model_type in (None, config_class.model_type):
+            raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
+    else:
+        if isinstance(config, config_class):
+            return config
+        model_type = config.model_type
+    raise UserError(
+        f"{folder} holds a {model_type!r} model, not {kind}: give the `model` folder that "
+        f"{written_by}."
+    )
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

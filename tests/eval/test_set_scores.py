@@ -7,7 +7,7 @@ from eval.compare import compare
 from eval.evaluation_report import score_table, uncertainty
 from eval.feature_networks import FeatureNetwork
 from eval.set_distance import FeatureSums, frechet_distance, kernel_distance
-from eval.set_scores import SetDistances
+from eval.set_scores import SetDistances, require_pairs
 from semhitok.errors import UserError
 from semhitok.files import write_json
 
@@ -71,6 +71,13 @@ def test_groups_have_distances_of_their_own_and_kid_where_they_are_small():
     assert found["food"]["Fréchet distance (pixels)"]["value"] == pytest.approx(expected)
     whole = distances.scores()["Fréchet distance (pixels)"]
     assert whole["num_images"] == [60, 44]
+
+
+def test_too_small_sets_are_refused_before_the_work():
+    require_pairs(["kid"], 2, 2)
+    require_pairs(["frechet"], 1, 1)
+    with pytest.raises(UserError, match="at least 2 images on either side, and here are 4 and 1"):
+        require_pairs(["frechet", "kid"], 4, 1)
 
 
 def test_a_group_of_one_image_is_refused():

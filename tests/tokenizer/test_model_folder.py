@@ -43,6 +43,9 @@ def test_no_such_folder(tmp_path):
 def test_a_folder_of_another_kind_of_model(tmp_path, vision_fields):
     SiglipVisionModel(SiglipVisionConfig(**vision_fields)).save_pretrained(tmp_path)
     assert "'siglip_vision_model' model, not an image tokenizer" in refusal(tmp_path)
+    # Of a class that transformers does not know, as the unified model before it is imported.
+    (tmp_path / "config.json").write_text('{"model_type": "nowhere_to_be_found"}')
+    assert "'nowhere_to_be_found' model, not an image tokenizer" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
