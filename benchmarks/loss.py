@@ -22,7 +22,9 @@ WAYS = ("full", "ours")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.loss --tokens 256 512 1024")
+    # Two rounds of all three sizes take six minutes of one CPU thread.
+    example = "python -m benchmarks.loss --tokens 256 512 1024"
+    parser = protocol.make_parser(__doc__ or "", example, repeats=2)
     add = parser.add_argument
     add("--text-rows", type=protocol.positive, default=151_936, help="(default: 151936, Qwen2.5)")
     add("--image-rows", type=protocol.positive, default=196_608, help="(default: 196608)")

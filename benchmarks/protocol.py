@@ -15,14 +15,22 @@ from torch.profiler import ProfilerActivity, profile
 from semhitok.run import describe_environment
 
 
-def make_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks share."""
+def make_parser(description: str, example: str, repeats: int = 5) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks share.
+
+    Args:
+        description: of the benchmark.
+        example: command line.
+        repeats: timed rounds, by default.
+    """
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (default: 5)")
+    parser.add_argument(
+        "--repeats", type=positive, default=repeats, help=f"timed rounds (default: {repeats})"
+    )
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda (default: cpu)")

@@ -88,7 +88,7 @@ class DrawingEngine:
         width = model.config.text_config.hidden_size
         self.passes, self.slots_a_pass = Passes(), batch_size
         if not compile_step:
-            self.passes = find_passes(model, type(self.step), width, self._probe)
+            self.passes = find_passes(model, type(self.step), width, self.dtype, self._probe)
             rows = self.passes.largest(batch_size * self.rows_each)
             self.slots_a_pass = max(1, rows // self.rows_each)
 

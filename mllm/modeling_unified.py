@@ -4,7 +4,7 @@ Shapes: B batch, L sequence, D width, N image positions, K semantic codes, M pix
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,13 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     output_modalities = ("text", "image")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # rows, not labels, normalise the loss: see `UnifiedOutput.loss`
+    # Codes are those of the exact tokenizer, in whatever dtype the language model is loaded; the
+    # teacher inside has a dtype of its own.
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = [
+        f"image_tokenizer.{part}"
+        for part in ("semantic_encoder", "semantic_codebook", "semantic_decoder", "pixel_encoder",
+                     "pixel_sub_codebooks", "decoder", "enhance_decoder")
+    ]  # fmt: skip
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True

@@ -42,7 +42,11 @@ class Passes:
 
 
 def find_passes(
-    model: torch.nn.Module, key: object, width: int, run: Callable[[Tensor], list[Tensor]]
+    model: torch.nn.Module,
+    key: object,
+    width: int,
+    dtype: torch.dtype,
+    run: Callable[[Tensor], list[Tensor]],
 ) -> Passes:
     """Find the sizes that agree, once for a model.
 
@@ -50,13 +54,13 @@ def find_passes(
         model: what the answer is remembered for, with its number of threads and `key`.
         key: whatever else it depends on.
         width: D.
+        dtype: of the states.
         run: (R, D) random states → tensors of R rows, computed as drawing computes them.
     """
     key = (key, torch.get_num_threads())
     remembered = _known.setdefault(model, {})
     if key not in remembered:
-        parameter = next(model.parameters())
-        checked = parameter.device.type == "cpu" and parameter.dtype == torch.float32
+        checked = next(model.parameters()).device.type == "cpu" and dtype == torch.float32
         remembered[key] = Passes(agreeing_sizes(width, run)) if checked else Passes()
     return remembered[key]
 

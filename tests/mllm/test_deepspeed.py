@@ -192,7 +192,9 @@ def test_a_saved_model_has_the_logits_of_the_trained_one(on_two, kind):
 @pytest.mark.parametrize("kind", BF16)
 def test_bfloat16_rounds_nothing_that_is_saved(world, on_two, single, kind):
     run = on_two.root / f"whole {kind}"
-    assert losses_of(run) == pytest.approx(losses_of(single / "plain"), rel=0.02)
+    # Measured: 4e-4.
+    assert losses_of(run) == pytest.approx(losses_of(single / "plain"), rel=3e-3)
+
     start, saved = (load_model(f).state_dict() for f in (world.start, run / "model"))
     assert start.keys() == saved.keys()
     for name, value in saved.items():

@@ -177,3 +177,17 @@ def test_loading_never_runs_code_from_the_folder(folder, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     load_model(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def test_in_bfloat16_the_image_tokenizer_stays_exact_and_the_model_answers_and_draws(folder):
+    exact = load_model(folder)
+    model = UnifiedForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    for name, value in model.image_tokenizer.state_dict().items():
+        assert torch.equal(value, exact.image_tokenizer.state_dict()[name]), name
+    processor = UnifiedProcessor.from_pretrained(folder)
+    inputs = processor.questions([picture("red", "bar")], ["what color is it?"])
+    token_ids = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert len(processor.answers(token_ids, inputs["input_ids"].shape[1])) == 1
+    drawn = model.generate(**processor.drawings(["a box"]), generation_mode="image", seeds=[0])
+    assert model.decode_image_tokens(drawn).shape == (1, 3, 16, 16)
