@@ -150,17 +150,19 @@ def report_reconstruction(folder: Path | str) -> Path:
             ),
         ],
     )
-    rows = [row for row in saved_rows(folder / "per_image.jsonl") if "pair" in row]
+    rows = saved_rows(folder / "per_image.jsonl")
+    files = {f"worst-{row['worst']:02d}": row for row in rows if "worst" in row}
+    files |= {f"{row['pair']:02d}": row for row in rows if "pair" in row}
     cards = [
         Card(
             row["record_id"],
             [
-                (f"pairs/{row['pair']:02d}_real.png", "real"),
-                (f"pairs/{row['pair']:02d}_reconstruction.png", "through its codes"),
+                (f"pairs/{name}_real.png", "real"),
+                (f"pairs/{name}_reconstruction.png", "through its codes"),
             ],
             note=f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}",
         )
-        for row in sorted(rows, key=lambda row: row["psnr"])
+        for name, row in sorted(files.items(), key=lambda entry: entry[1]["psnr"])
     ]
     left_out = ("scores", "codebook", "psnr", "ssim", "psnr_std", "ssim_std", "psnr_pooled")
     report = Report(
@@ -169,7 +171,7 @@ def report_reconstruction(folder: Path | str) -> Path:
         f"back; the mean image, which sees nothing, gives {summary['mean_image_psnr']:.2f} dB.",
         [score_table(summary["scores"]), usage, reconstruction_table(summary)],
         cards,
-        "Real beside reconstruction, the worst first",
+        "Real beside reconstruction: the worst of all, then some evenly spaced",
         {key: value for key, value in summary.items() if key not in left_out},
     )
     return write_reports(report, folder)

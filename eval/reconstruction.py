@@ -24,6 +24,7 @@ from eval.image_source import CROPS, EvaluationImages
 from eval.reconstruction_scores import MS_SSIM_MIN_SIZE, image_scores, mean_scores
 from eval.set_distance import require_enough_images
 from eval.set_scores import SetDistances, require_pairs
+from eval.worst_pairs import WorstPairs
 from semhitok.errors import UserError
 from semhitok.progress import Progress
 from semhitok.ranks import is_main_rank
@@ -34,6 +35,7 @@ from tokenizer.losses.perceptual import PerceptualDistance, load_distance
 from tokenizer.rank_group import RankGroup
 
 NUM_SHOWN = 12
+NUM_WORST = 6
 
 
 def pooled_psnr(image_psnrs: Sequence[float]) -> float:
@@ -227,6 +229,7 @@ def _measure(
     counts = torch.zeros(num_semantic * num_pixel, dtype=torch.int64)
     rows: list[dict[str, Any]] = []
     maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    worst = WorstPairs(NUM_WORST)
     mine = range(ranks.rank, len(images), ranks.world_size)
     with Progress(len(mine), "reconstruct", "image") as progress:
         for chosen, batch in _batches(images, size, batch_size, mine):
@@ -244,7 +247,9 @@ def _measure(
             for place, index in enumerate(chosen):
                 row: dict[str, Any] = {"record_id": images.record_id(index)}
                 row |= {name: values[place] for name, values in scores.items()}
-                if index in shown:
+                if index not in shown:
+                    worst.offer(index, row["psnr"], batch[place], rebuilt[place])
+                else:
                     row["pair"] = shown.index(index)
                     _save_pair(batch[place], rebuilt[place], pairs_dir, row["pair"])
                     maps[row["pair"]] = (_as_grid(semantic[place]), _as_grid(pixel[place]))
@@ -254,6 +259,8 @@ def _measure(
     whole: list[dict[str, Any]] = [{}] * len(images)
     for rank, (its_rows, _, _) in enumerate(parts):
         whole[rank :: ranks.world_size] = its_rows
+    worst.save(whole, pairs_dir)
+    ranks.gather(None)  # nobody reports before everybody has saved
     all_maps = {pair: found for _, _, part in parts for pair, found in part.items()}
     ordered = [all_maps[pair] for pair in sorted(all_maps)]
     total = sum(part[1] for part in parts).view(num_semantic, num_pixel).numpy()

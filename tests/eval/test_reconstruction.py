@@ -10,6 +10,7 @@ from data_pipelines.images import open_image, to_tensor
 from eval import reconstruction
 from eval.evaluation_report import report_reconstruction
 from eval.reconstruction_scores import image_scores
+from eval.worst_pairs import WorstPairs
 from semhitok.errors import UserError
 from tokenizer.image_quality import MAX_PSNR, image_psnr, image_ssim, to_levels
 from tokenizer.rank_group import RankGroup
@@ -121,6 +122,34 @@ def test_a_folder_is_measured_by_every_score_that_its_size_allows(tmp_path, pict
     page = report_reconstruction(tmp_path / "out").read_text()
     assert "data:image/png;base64," in page and "not comparable" in page
     assert "Real beside reconstruction" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_worst_of_all_images_are_shown_first(tmp_path, fake_models):
+    reconstruction.evaluate("decoder", "data/test", tmp_path, 16)
+    rows = [json.loads(line) for line in (tmp_path / "per_image.jsonl").read_text().splitlines()]
+    rest = sorted(row["psnr"] for row in rows if "pair" not in row)
+    worst = sorted((row["worst"], row["psnr"]) for row in rows if "worst" in row)
+    assert worst == list(enumerate(rest[: reconstruction.NUM_WORST])) and len(worst) == 6
+    assert len(list((tmp_path / "pairs").glob("worst-*_real.png"))) == 6
+    page = report_reconstruction(tmp_path).read_text()
+    ids = [row["record_id"] for row in sorted(rows, key=lambda row: row["psnr"])]
+    assert page.index(f"<b>{ids[0]}</b>") == page.index("<b>")  # the very worst is the first
+
+
+def test_worst_pairs_are_those_of_all_ranks(tmp_path):
+    psnrs = [9.0, 3, 7, 1, 8, 2, 6, 4, 5, 0]
+    images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 3, 4, 4) / 5 - 1
+    rows = [{"psnr": value} for value in psnrs]
+    rows[9]["pair"] = 0  # shown anyway
+    ranks = [WorstPairs(3) for _ in range(2)]
+    for index in range(9):
+        ranks[index % 2].offer(index, psnrs[index], images[index], -images[index])
+    for rank in ranks:
+        rank.save(rows, tmp_path)
+    assert {i: row["worst"] for i, row in enumerate(rows) if "worst" in row} == {3: 0, 5: 1, 1: 2}
+    for place, index in enumerate((3, 5, 1)):
+        saved = Image.open(tmp_path / f"worst-{place:02d}_real.png").getpixel((0, 0))
+        assert saved[0] == pytest.approx(index / 5 * 127.5, abs=1)
 
 
 def test_fewer_images_than_dimensions_are_refused_before_the_work(tmp_path, pictures, fake_models):
