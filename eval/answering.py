@@ -14,6 +14,7 @@ from eval.benchmarks.question_set import QuestionSet
 from eval.scorers.multiple_choice import LETTERS
 from eval.scorers.task import BenchmarkQuestion
 from semhitok.errors import UserError
+from semhitok.files import read_json
 from semhitok.progress import Progress
 
 if TYPE_CHECKING:
@@ -210,4 +211,12 @@ def describe_run(
         "batch_size": batch_size,
         "num_ranks": ranks.world_size,
         "image_crop": "shorter side scaled, centre cut",
+        "image_resolution": _image_resolution(Path(model_dir)),
     }
+
+
+def _image_resolution(model_dir: Path) -> int | None:
+    """Pixels of a side that the model sees; models of other sizes are compared all the same."""
+    config = model_dir / "config.json"
+    known = read_json(config).get("image_tokenizer_config") if config.is_file() else None
+    return known.get("image_size") if isinstance(known, dict) else None

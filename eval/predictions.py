@@ -226,7 +226,7 @@ def made_by(path: Path) -> Row:
     """What is known of who made the predictions: the summary beside them, if it is of ours."""
     folder = path if path.is_dir() else path.parent
     names = ("model", "checkpoint_fingerprint", "decoding", "instruction", "seed", "data",
-             "data_fingerprint")  # fmt: skip
+             "data_fingerprint", "image_crop", "image_resolution")  # fmt: skip
     known: Row = dict.fromkeys(names)
     if path.is_dir() or path.name == "predictions.jsonl":
         try:

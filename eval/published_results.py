@@ -74,9 +74,11 @@ def understanding_line(summary: Mapping[str, Any]) -> Table | None:
     wanted = published()["understanding"]["num_questions"][name]
     if summary["num_questions"] not in wanted:
         number = f"{summary['num_questions']:,} questions, not {wanted[0]:,}"
-        return understanding_table({name: f"not comparable: {number}"})
-    value = own_value(summary)
-    return understanding_table({name: "–" if value is None else f"{value:.4g}"})
+        own = f"not comparable: {number}"
+    else:
+        value = own_value(summary)
+        own = "–" if value is None else f"{value:.4g}"
+    return understanding_table({name: own}, summary.get("image_resolution"))
 
 
 def own_value(summary: Mapping[str, Any]) -> float | None:
@@ -89,11 +91,12 @@ def own_value(summary: Mapping[str, Any]) -> float | None:
     return 100 * float(summary["overall"]["accuracy"] if mean is None else mean)
 
 
-def understanding_table(own: Mapping[str, str]) -> Table:
+def understanding_table(own: Mapping[str, str], resolution: int | None = None) -> Table:
     """Understanding of the peers in the LLaVA-v1.5 setting, and this run's line.
 
     Args:
         own: what stands in the run's line, by the name of the task.
+        resolution: of the run.
     """
     group = published()["understanding"]
     rows = [
@@ -104,7 +107,8 @@ def understanding_table(own: Mapping[str, str]) -> Table:
         )
         for result in group["results"]
     ]
-    rows.append(("this run", "–", *(own.get(name, "–") for name in TASK_NAMES)))
+    shown = f"{resolution}²" if resolution else "–"
+    rows.append(("this run", shown, *(own.get(name, "–") for name in TASK_NAMES)))
     note = (
         f"Setting: {group['setting']}; a run by another recipe differs from theirs in more than "
         f"its tokenizer. Source: {group['source']}."

@@ -152,14 +152,17 @@ def rescore(
         UserError: if predictions and questions do not match one to one, the rule does not fit, or
             the results would replace those that the predictions are of.
     """
-    if (path if path.is_dir() else path.parent).resolve() == out_dir.resolve():
+    saved = path / "predictions.jsonl" if path.is_dir() else path
+    if saved.resolve() == (out_dir / "predictions.jsonl").resolve():
         raise UserError(f"the results would replace what is in {out_dir}: give another --out")
     rows = read_rows(path)
-    if found is None:
+    about = made_by(path) | {"predictions": str(path)}
+    if found is not None:
+        about |= {"data": None, "data_fingerprint": None}  # what was given holds
+    else:
         found = questions_of(rows, path)
         check_questions(task, found)
     predictions = match(rows, found, path)
-    about = made_by(path) | {"predictions": str(path)}
     return _score(task, found, predictions, out_dir, about, train_data_dir)
 
 

@@ -84,6 +84,8 @@ def test_a_summary_says_what_was_measured_and_how(whole, place):
     assert found["num_questions"] == 36 and found["num_images"] == 12
     assert found["task"] == "option" and found["rule"] == TASKS["option"].rule
     assert found["decoding"] == "greedy, at most 4 new tokens" and found["seed"] is None
+    config = json.loads((place / "model" / "config.json").read_text())
+    assert found["image_resolution"] == config["image_tokenizer_config"]["image_size"] > 0
     assert len(found["checkpoint_fingerprint"]) == len(found["questions_fingerprint"]) == 64
     assert set(found["code"]) == {"commit", "dirty"}
     assert found["model"] == str(place / "model") and found["data"] == str(place / "own.jsonl")
@@ -313,6 +315,18 @@ def test_predictions_are_scored_again_without_a_model(whole):
                 "checkpoint_fingerprint", "decoding", "questions_fingerprint"):  # fmt: skip
         assert again[key] == before[key], key
     assert again["predictions"].endswith("predictions.jsonl")
+
+
+def test_questions_given_for_saved_predictions_are_named_in_place_of_their_own(
+    whole, place, tmp_path
+):
+    copy = tmp_path / "same.jsonl"
+    copy.write_text((place / "own.jsonl").read_text())
+    arguments = ["--data", str(copy), "--out", str(tmp_path / "out")]
+    assert rescored(whole, "option", *arguments) == 0
+    found = summary(tmp_path / "out")
+    assert found["data"] == str(copy) and found["model"] == str(place / "model")
+    assert found["questions_fingerprint"] == summary(whole)["questions_fingerprint"]
 
 
 def test_the_results_of_a_model_are_not_replaced_by_scoring_them_again(whole, capsys):

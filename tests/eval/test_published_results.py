@@ -47,7 +47,8 @@ def test_a_run_over_a_whole_benchmark_falls_into_its_column():
     pope = whole | {"task": "pope", "figures": {"mean_accuracy": 0.825}}
     assert understanding_line(pope).rows[-1] == ("this run", "–", "82.5", "–", "–", "–")
     mme = whole | {"task": "mme", "num_questions": 2374, "figures": {"perception": 1356.25}}
-    assert understanding_line(mme).rows[-1][3] == "1356"
+    mme["image_resolution"] = 256
+    assert understanding_line(mme).rows[-1][1:4] == ("256²", "–", "1356")
     seed = whole | {"task": "seedbench", "num_questions": 14233}
     assert understanding_line(seed).rows[-1][4] == "70"
 
