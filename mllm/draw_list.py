@@ -43,6 +43,7 @@ def draw_list(
     sampler: dict[str, Any] | None = None,
     edit: argparse.Namespace | None = None,
     overwrite: bool = False,
+    compiled: bool = False,
 ) -> Path:
     """Draw every prompt of a list that is not drawn yet.
 
@@ -55,6 +56,8 @@ def draw_list(
         sampler: fields of `Sampler`; None is the model's own setting.
         edit: `--image` and what to keep of it; see `mllm.edit`.
         overwrite: draw again what is there from other prompts or settings.
+        compiled: draw with a compiled pass, see `mllm.compiled_pass`; images then depend on the
+            batch size, in their last bits.
 
     Raises:
         UserError: if the list is empty or holds what the model cannot draw, before anything is
@@ -64,9 +67,11 @@ def draw_list(
     make_folder(out)
     model, processor = load_drawing_model(folder)
     chosen = default_sampler(model, **(sampler or {}))
-    drawer = Drawer(model, processor, chosen, batch_size)
+    drawer = Drawer(model, processor, chosen, batch_size, compiled)
     kept = kept_from_arguments(drawer, edit) if edit is not None else NOTHING_KEPT
-    settings = {"sampler": asdict(chosen), "kept": kept.record}
+    settings: dict[str, Any] = {"sampler": asdict(chosen), "kept": kept.record}
+    if compiled:
+        settings["compiled_for"] = batch_size
     gallery = Gallery(out, settings, model_fingerprint(folder))
     for prompt in prompts:
         try:
@@ -178,4 +183,5 @@ def command(args: argparse.Namespace) -> Path:
         overrides,
         edit,
         args.overwrite,
+        args.compile,
     )

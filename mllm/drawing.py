@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from semhitok.errors import UserError
 
+from .compiled_pass import CompiledPass
 from .decoder_step import LeanStep, make_step
 from .image_heads import FlatHead
 from .passes import Passes, find_passes
@@ -60,8 +61,9 @@ class DrawingEngine:
         model: in eval mode.
         sampler: by default the one in the model's config.
         batch_size: images in a pass.
-        compile_step: compile the pass. It then has always `batch_size` images, so this pays on long
-            lists, and images of different batch sizes may differ in the last bit.
+        compile_step: compile the pass (see `mllm.compiled_pass`). It then has always `batch_size`
+            images, so this pays on long lists; an image does not depend on its company, but may
+            change its last bit, and by it a code, with the batch size.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class DrawingEngine:
         self.step = make_step(model.language_model.get_decoder())
         self.head = ready_head(model)
         self.table = make_table(model)
-        self.compiled = torch.compile(self.step.__call__, dynamic=False) if compile_step else None
+        self.compiled = CompiledPass(self) if compile_step else None
         self.scales = self.sampler.scales(self.num_positions).to(model.device)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         width = model.config.text_config.hidden_size
@@ -233,7 +235,8 @@ class DrawingEngine:
             assert prompt is not None
             prefix = self.prefix((*prompt, *read))
             row = slot * self.rows_each + branch
-            slots.cache.insert(row, prefix, self.num_positions - first)
+            spare = CompiledPass.SPARE_PLACES if self.compiled else 0
+            slots.cache.insert(row, prefix, self.num_positions - first + spare)
             slots.hidden[row] = prefix.hidden
             lengths.append(len(prompt))
         slots.uniform[slot] = noise([job.seed], self.num_positions, job.candidate)[0]
@@ -245,44 +248,64 @@ class DrawingEngine:
     @torch.no_grad()
     def _advance(self, slots: "_Slots", first: int, count: int) -> None:
         """Draw one code of each of `count` slots from `first`, and append it to its rows."""
-        each = self.rows_each
-        num_rows = self.passes.padded(count * each)
-        if self.compiled is not None:
-            num_rows = len(slots.hidden)
+        each, device = self.rows_each, slots.hidden.device
+        num_rows = self.passes.padded(count * each) if self.compiled is None else len(slots.hidden)
         active = range(first, first + count)
         rows = slice(first * each, first * each + num_rows)
-        hidden = slots.hidden[rows]
         places = torch.tensor(
             [slots.places[slot] for slot in active] + [0] * (num_rows // each - count),
-            device=hidden.device,
+            device=device,
         )
-        index = torch.arange(first, first + len(places), device=hidden.device)
-        codes = self._draw_codes(slots, active, hidden, index, places)
-        slots.codes[index, places] = codes
-        if any(slots.places[slot] + 1 < self.num_positions for slot in active):
-            row_places = [n + slots.places[slot] for slot in active for n in slots.lengths[slot]]
-            longest = max(row_places)
-            if self.compiled is not None:
-                longest = slots.cache.capacity - 1  # a shape that never changes
-            if self.compiled is not None or not self.step.pads_products_alone:
-                row_places += [0] * (num_rows - len(row_places))
-            of_rows = torch.tensor(row_places, device=hidden.device)
-            slots.cache.aim(rows.start, of_rows, longest)
-            step = self.compiled or self.step
-            slots.hidden[rows] = step(self._embed(codes, places), of_rows, slots.cache)
+        index = slice(first, first + len(places))
+        is_last = all(slots.places[slot] + 1 == self.num_positions for slot in active)
+        row_places = [n + slots.places[slot] for slot in active for n in slots.lengths[slot]]
+        longest = max(row_places)
+        if self.compiled is not None or not self.step.pads_products_alone:
+            row_places += [0] * (num_rows - len(row_places))
+        of_rows = torch.tensor(row_places, device=device)
+        slots.cache.aim(rows.start, of_rows, longest)
+        inputs = slots.hidden[rows], slots.uniform[index], places
+        if self.compiled is not None:
+            codes, hidden = self.compiled(*inputs, slots.kept[index], of_rows, slots.cache)
+        else:
+            kept = slots.kept[index] if any(slots.keeps[slot] for slot in active) else None
+            all_kept = all(slots.keeps_semantics[slot] for slot in active)
+            codes = self.choose_codes(*inputs, kept, semantics_kept=all_kept)
+            if not is_last:
+                hidden = self.step(self.embed(codes, places), of_rows, slots.cache)
+        slots.codes[index].scatter_(1, places.unsqueeze(-1), codes.unsqueeze(-1))
+        if not is_last:
+            slots.hidden[rows] = hidden
         for slot in active:
             slots.places[slot] += 1
 
-    def _draw_codes(
-        self, slots: "_Slots", active: range, hidden: Tensor, index: Tensor, places: Tensor
+    def choose_codes(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        places: Tensor,
+        kept: Tensor | None,
+        semantics_kept: bool = False,
     ) -> Tensor:
-        """(slots,) flat codes that states (R, D) predict at `places`."""
-        uniform = slots.uniform[index, places]
+        """Draw the codes that states predict.
+
+        Args:
+            hidden: (R, D) states.
+            uniform: (slots, N, 2) noise of both levels.
+            places: (slots,) image positions.
+            kept: (slots, N, 2) codes of both levels that are given, -1 where they are drawn; None
+                where none is.
+            semantics_kept: whether every semantic code is given.
+
+        Returns:
+            (slots,) flat codes.
+        """
+        every = torch.arange(len(places), device=places.device)
+        uniform = uniform[every, places]
         scales = self.scales[places].unsqueeze(-1)
-        kept = None
-        if any(slots.keeps[slot] for slot in active):
-            kept = slots.kept[index, places]
-        if kept is not None and all(slots.keeps_semantics[slot] for slot in active):
+        if kept is not None:
+            kept = kept[every, places]
+        if kept is not None and semantics_kept:
             semantic = kept[:, 0].clamp_min(0)
         else:
             semantic = self.sampler.choose(self._semantic_scores(hidden, scales), uniform[:, 0])
@@ -315,7 +338,8 @@ class DrawingEngine:
             return values
         return values.unsqueeze(1).expand(-1, 2, *values.shape[1:]).flatten(0, 1)
 
-    def _embed(self, codes: Tensor, places: Tensor) -> Tensor:
+    def embed(self, codes: Tensor, places: Tensor) -> Tensor:
+        """(R, D) of (slots,) flat codes at their image positions."""
         if self.table is None:
             return self.model.adapter(
                 self._each_row(codes), self.model.image_tokenizer, self._each_row(places)

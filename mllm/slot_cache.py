@@ -48,6 +48,22 @@ class SlotCache(Cache):
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
 
+    @classmethod
+    def over(
+        cls, keys: list[Tensor], values: list[Tensor], places: Tensor, seen: int
+    ) -> "SlotCache":
+        """Another cache of the same tensors, aimed at all rows.
+
+        Args:
+            keys, values: (R, C, H, d) for each layer.
+            places: (R,) see `aim`.
+            seen: places that attention is over.
+        """
+        cache = cls(len(places))
+        cache.keys, cache.values, cache.capacity = keys, values, keys[0].shape[1]
+        cache._aim(0, places, seen)
+        return cache
+
     def insert(self, row: int, prefix: Prefix, num_more: int) -> None:
         """Begin `row` with a prefix, and see to it that `num_more` tokens fit behind it."""
         if not self.keys:
@@ -81,10 +97,13 @@ class SlotCache(Cache):
             places: (R,) where each row writes, which is also the last place that it sees.
             longest: the greatest of `places`.
         """
+        self._aim(first, places, min(-(-(longest + 1) // PLACES) * PLACES, self.capacity))
+
+    def _aim(self, first: int, places: Tensor, seen: int) -> None:
         self.rows = slice(first, first + len(places))
         self.index = torch.arange(first, first + len(places), device=places.device)
         self.index = self.index * self.capacity + places
-        self.seen = min(-(-(longest + 1) // PLACES) * PLACES, self.capacity)
+        self.seen = seen
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write (R, H, d) keys and values; return (R, H, seen, d) of all places of the pass."""

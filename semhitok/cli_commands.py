@@ -371,6 +371,11 @@ def _add_generate(commands: Any) -> None:
     add_number(command, "--seed", 0, "the same seed draws the same images")
     add_count(command, "--batch-size", 16, "images drawn at once")
     command.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the drawing loop: pays on long lists with small models, takes a C++ compiler",
+    )
+    command.add_argument(
         "--overwrite",
         action="store_true",
         help="draw again what the folder holds of other prompts, settings or models",

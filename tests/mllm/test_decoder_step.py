@@ -100,9 +100,13 @@ def test_a_compiled_step_draws_what_the_eager_one_draws():
     model = make_model("quickstart", "hierarchical", 16)
     sampler = Sampler(guidance_scale=2.0)
     jobs = [ImageJob((5, 6, 7, *range(10, 10 + number)), (8, 9), number) for number in range(6)]
+    kept = keep_first_rows(torch.arange(16), 1, 8)
+    jobs.append(ImageJob((5, 6), (8,), 7, 0, *kept))
     eager = dict(DrawingEngine(model, sampler, 4).draw(jobs))
     compiled = dict(DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)
+    alone = DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs[3:4])
+    assert torch.equal(dict(alone)[0], compiled[3])
 
 
 @torch.no_grad()
