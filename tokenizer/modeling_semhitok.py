@@ -157,9 +157,14 @@ class SemHiTokModel(PreTrainedModel):
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of image positions of (B, 3, H, W) images."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"Images must be (B, 3, H, W) floats in [-1, 1], not {tuple(images.shape)} of "
+                f"{images.dtype}: an AutoImageProcessor of the model's folder makes such."
+            )
         height, width = images.shape[-2:]
         patch_size = self.config.patch_size
-        if height % patch_size or width % patch_size:
+        if height % patch_size or width % patch_size or not height or not width:
             raise ValueError(
                 f"Images of {height}×{width} pixels cannot be cut into patches of {patch_size}: "
                 f"resize or crop both sides to a multiple of {patch_size}."
@@ -222,6 +227,8 @@ class SemHiTokModel(PreTrainedModel):
                 "This is the decoder half of a tokenizer, which cannot encode images: load the "
                 "whole one, or its encoder half."
             )
+        self.grid(images)  # refuses what are no images
+        images = images.to(self.dtype)
         if self.config.code_structure == "flat":
             return self._encode_flat(images)
         semantic_codes = self.semantic_codes(images)

@@ -81,6 +81,29 @@ def test_a_size_that_the_patch_does_not_divide_is_refused(
         tiny_model().encode(random_images(1, height, width))
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(3, 32, 32),
+        torch.zeros(1, 4, 32, 32),
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+    ],
+    ids=["one image", "alpha", "levels"],
+)
+def test_what_are_no_images_is_one_sentence(tiny_model, images):
+    with pytest.raises(ValueError, match=r"must be \(B, 3, H, W\) floats") as refusal:
+        tiny_model().encode(images)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_in_half_precision_takes_images_in_single(tiny_model, random_images):
+    images = random_images()
+    model = tiny_model().to(torch.bfloat16)
+    codes = model.encode(images)
+    assert torch.equal(codes.flat, model.encode(images.bfloat16()).flat)
+    assert model.decode(codes).shape == images.shape
+
+
 def test_codes_that_do_not_fill_the_grid_are_refused(tiny_model, random_images):
     model = tiny_model()
     codes = model.encode(random_images(1, 16, 24))
