@@ -131,6 +131,7 @@ def _dpg(folder: Path, prompts: Sequence[Prompt], judge: Any, found: dict[str, A
         found["scores"][f"{name}, judged by {judge.label}"] = {
             "value": each["accuracy"],
             "interval": each["interval"],
+            "num_prompts": each["num_prompts"],
         }
 
 
@@ -157,6 +158,7 @@ def _soft_tifa(folder: Path, prompts: Sequence[Prompt], judge: Any, found: dict[
     found["scores"][f"Soft-TIFA AM, judged by {judge.label}"] = {
         "value": result["accuracy"],
         "interval": result["interval"],
+        "num_prompts": result["num_prompts"],
     }
     found["scores"][f"Soft-TIFA GM, judged by {judge.label}"] = result["geometric"]
 

@@ -14,6 +14,7 @@ COUNTS = {
     "num_questions": "questions",
     "num_drawings": "drawings",
     "num_images": "images",
+    "num_prompts": "prompts",
 }
 """What a score is measured on, and what that is called."""
 

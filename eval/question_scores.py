@@ -70,8 +70,6 @@ def dpg_score(
         `accuracy` in [0, 1], its `interval` over prompts, and `by_task`: the categories, coarse and
         fine, each with `accuracy` and `num_questions`.
     """
-    from eval.reconstruction_scores import mean_with_interval
-
     means = []
     categories: dict[str, list[float]] = defaultdict(list)
     for questions, pictures in prompts:
@@ -81,7 +79,7 @@ def dpg_score(
             fine = question["category"]
             for name in dict.fromkeys((fine.split("-")[0].strip(), fine)):
                 categories[name].append(raw)
-    whole = mean_with_interval(means)
+    whole = _over_prompts(means)
     return {
         "accuracy": whole["value"],
         "interval": whole["interval"],
@@ -103,8 +101,6 @@ def soft_tifa(prompts: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[
         `accuracy` (AM) and `geometric` (GM), each in [0, 1] with an interval, and `by_task`, the
         mean of each skill.
     """
-    from eval.reconstruction_scores import mean_with_interval
-
     skills: dict[str, list[float]] = defaultdict(list)
     arithmetic, geometric = [], []
     for names, found in prompts:
@@ -113,7 +109,7 @@ def soft_tifa(prompts: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[
         geometric.append(float(np.exp(logs.mean())))
         for name, probability in zip(names, found, strict=True):
             skills[name].append(probability)
-    am, gm = mean_with_interval(arithmetic), mean_with_interval(geometric)
+    am, gm = _over_prompts(arithmetic), _over_prompts(geometric)
     return {
         "accuracy": am["value"],
         "interval": am["interval"],
@@ -124,3 +120,13 @@ def soft_tifa(prompts: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[
             for name, found in sorted(skills.items())
         },
     }
+
+
+def _over_prompts(scores: Sequence[float]) -> dict[str, Any]:
+    """The mean with its interval, which is cut where no score can be."""
+    from eval.reconstruction_scores import mean_with_interval
+
+    found = mean_with_interval(scores) | {"num_prompts": len(scores)}
+    if found["interval"]:
+        found["interval"] = [min(max(bound, 0.0), 1.0) for bound in found["interval"]]
+    return found

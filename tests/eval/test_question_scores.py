@@ -60,3 +60,11 @@ def test_soft_tifa_is_arithmetic_by_atom_and_geometric_by_prompt():
         "interval": None,
         "num_questions": 2,
     }
+
+
+def test_intervals_over_few_prompts_stay_where_scores_can_be():
+    found = soft_tifa([(["object"], [0.02]), (["object"], [1.0])])
+    low, high = found["interval"]
+    assert low == 0 and 0.51 < high == 1 and found["num_prompts"] == 2
+    assert found["geometric"]["num_prompts"] == 2
+    assert dpg_score([(CHAIN, [{q["id"]: 1.0 for q in CHAIN}])])["interval"] is None
