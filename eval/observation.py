@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eval.evaluation_report import Card, Report, Table, write_reports
 from eval.grouped_variance import GroupedVariance
 
 NUM_SHOWN_CODES = 12
@@ -53,7 +54,7 @@ def to_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, Any]:
-    """Measure, and write `summary.json`, `report.md` and `patches.png`.
+    """Measure, and write `summary.json`, `report.html`, `report.md` and `patches.png`.
 
     Args:
         settings: see `ObservationSettings`.
@@ -67,7 +68,7 @@ def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, An
     """
     from data_pipelines.dataset import PreparedDataset
     from semhitok.errors import UserError
-    from semhitok.run import make_folder, write_json, write_text
+    from semhitok.run import make_folder, write_json
     from tokenizer.model_folder import load_tokenizer
 
     out_dir = make_folder(out_dir)
@@ -115,7 +116,7 @@ def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, An
         "data_fingerprint": dataset.fingerprint,
     }
     _save_patches(shown, model.config.patch_size, out_dir / "patches.png")
-    write_text(out_dir / "report.md", _report(summary))
+    write_reports(_report(summary), out_dir)
     write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
     return summary
 
@@ -291,38 +292,42 @@ def _row(grouping: GroupedVariance) -> dict[str, Any]:
     }
 
 
-def _report(summary: dict[str, Any]) -> str:
-    lines = [
-        "# Do patches that share a semantic code look alike?",
-        "",
-        f"{summary['num_patches']:,} patches of {summary['patch_size']}×{summary['patch_size']} "
-        f"pixels, from {summary['num_images']:,} images at {summary['resolution']}². Overall "
-        f"variance of a pixel: {summary['overall_variance']:.5f}.",
-        "",
-        f"**Within a semantic code pixels vary {summary['ratio']:.1%} as much as overall, with the "
-        f"codes shuffled over the patches {summary['shuffled_ratio']:.1%}.** 0 % would be a code "
-        f"that tells all of the pixels, 100 % one that tells nothing. As many groups without "
-        f"meaning leave {summary['groupings']['k-means of an untrained encoder']['ratio']:.1%}, "
-        f"semantic and pixel codes together {summary['groupings']['image codes']['ratio']:.1%}.",
-        "",
-        "| patches grouped by | groups in use | of one patch | variance within | of the overall |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+def _report(summary: dict[str, Any]) -> Report:
+    rows = []
     for name, row in summary["groupings"].items():
         deviation = row.get("ratio_deviation")
         spread = "" if deviation is None else f" ± {deviation:.2%}"
         ratio = "–" if math.isnan(row["ratio"]) else f"{row['ratio']:.2%}{spread}"
         within = "–" if math.isnan(row["within_variance"]) else f"{row['within_variance']:.5f}"
-        lines.append(
-            f"| {name} | {row['num_groups_used']:,} of {row['num_groups']:,} | "
-            f"{row['num_groups_of_one']:,} | {within} | {ratio} |"
-        )
-    lines += [
-        "",
-        f"Rule: {summary['rule']}. K-means of the pixels is about the least that as many groups "
-        f"can leave; k-means of an untrained encoder is what groups without meaning leave. Both "
-        f"were placed by at most {KMEANS_VECTORS:,} of the patches.",
-        "",
-        f"![Each row: patches of {NUM_SHOWN_PATCHES} images with one semantic code](patches.png)",
-    ]
-    return "\n".join(lines) + "\n"
+        used = f"{row['num_groups_used']:,} of {row['num_groups']:,}"
+        rows.append((name, used, f"{row['num_groups_of_one']:,}", within, ratio))
+    header = (
+        "Patches grouped by",
+        "Groups in use",
+        "Of one patch",
+        "Variance within",
+        "Of overall",
+    )
+    lead = (
+        f"Within a semantic code pixels vary {summary['ratio']:.1%} as much as overall, with the "
+        f"codes shuffled over the patches {summary['shuffled_ratio']:.1%}. 0 % would be a code "
+        f"that tells all of the pixels, 100 % one that tells nothing. As many groups without "
+        f"meaning leave {summary['groupings']['k-means of an untrained encoder']['ratio']:.1%}, "
+        f"semantic and pixel codes together {summary['groupings']['image codes']['ratio']:.1%}."
+    )
+    note = (
+        f"{summary['num_patches']:,} patches of {summary['patch_size']}×{summary['patch_size']} "
+        f"pixels, from {summary['num_images']:,} images at {summary['resolution']}². Overall "
+        f"variance of a pixel: {summary['overall_variance']:.5f}. Rule: {summary['rule']}. K-means "
+        f"of the pixels is about the least that as many groups can leave; k-means of an untrained "
+        f"encoder is what groups without meaning leave. Both were placed by at most "
+        f"{KMEANS_VECTORS:,} of the patches."
+    )
+    return Report(
+        "Do patches that share a semantic code look alike?",
+        lead,
+        [Table("Variance of pixels", header, rows, note)],
+        [Card("A row a code", [("patches.png", f"{NUM_SHOWN_PATCHES} images with one code each")])],
+        "Patches that share a semantic code",
+        {key: value for key, value in summary.items() if key != "groupings"},
+    )

@@ -147,7 +147,9 @@ def test_the_folder_holds_summary_report_and_picture(data, known_codes, tmp_path
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     report = (tmp_path / "report.md").read_text()
     assert f"{summary['ratio']:.2%}" in report and "10 images" in report
-    assert f"**Within a semantic code pixels vary {summary['ratio']:.1%} as much" in report
+    assert f"Within a semantic code pixels vary {summary['ratio']:.1%} as much" in report
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in page and f"{summary['ratio']:.2%}" in page
     assert all(f"| {name} |" in report for name in summary["groupings"])
     assert Image.open(tmp_path / "patches.png").size[1] == 3 * 36  # one row for each code
 
