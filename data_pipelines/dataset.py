@@ -25,7 +25,7 @@ from data_pipelines.records import (
 )
 from semhitok.errors import UserError
 from semhitok.run import read_json
-from semhitok.storage import cache_folder, is_remote, local_copy
+from semhitok.storage import cache_folder, check_listed, is_remote, local_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,14 +167,28 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path} holds no prepared data ({MANIFEST_NAME}); run: semhitok prepare SOURCE "
             f"--out {path}"
         )
-    manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
-    version = manifest.get("schema_version")
+    manifest = read_json(path / MANIFEST_NAME)
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path} was prepared with schema version {version}, this program reads "
             f"{SCHEMA_VERSION}; delete it and run semhitok prepare again"
         )
-    return manifest
+    if not (
+        _has(manifest.get("counts"), "records", "images")
+        and isinstance(manifest.get("shards"), list)
+        and all(_has(shard, "file", "rows", "bytes", "sha256") for shard in manifest["shards"])
+    ):
+        raise UserError(
+            f"{path / MANIFEST_NAME} is not one of prepared data; name a folder that "
+            "semhitok prepare wrote"
+        )
+    check_listed(path, [shard["file"] for shard in manifest["shards"]])
+    return dict(manifest)
+
+
+def _has(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and all(key in value for key in keys)
 
 
 def _check_shard(path: Path, shard: dict[str, Any]) -> None:

@@ -165,7 +165,7 @@ def _read_table(
 
 
 def _jsonl_rows(path: Path) -> Iterator[dict | Reject]:
-    for number, start, length in line_offsets(path):
+    for number, start, length in line_offsets(path).tolist():
         try:
             yield parse_line(read_line(path, start, length))
         except ValueError as error:

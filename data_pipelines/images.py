@@ -200,7 +200,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Bring any accepted mode to RGB by the rules on top of this file."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
+        # A loaded JPEG holds nothing but its pixels; others may hold a file, or more frames.
+        return image if image.format == "JPEG" else image.copy()
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int32)
         np.clip(grey, 0, 65535, out=grey)  # in place, here and below: it may be 160 MB

@@ -26,17 +26,17 @@ def read_jsonl(path: Path, images: Path | None, columns: dict[str, str]) -> Rows
     """
     lines = line_offsets(path)
     known: dict[str, None] = {}
-    for _, start, length in lines[:LOOKED_AT]:
+    for _, start, length in lines[:LOOKED_AT].tolist():
         try:
             known |= dict.fromkeys(parse_line(read_line(path, start, length)))
         except ValueError:
             continue  # becomes a reject when it is read
-    if not lines:
+    if not len(lines):
         raise UserError(f"{path} is empty; it should hold one JSON object a line")
     chosen = choose_columns(columns, list(known), str(path))
 
     def read(index: int) -> Record | Reject:
-        number, start, length = lines[index]
+        number, start, length = lines[index].tolist()
         try:
             row = parse_line(read_line(path, start, length))
             return record_of_row(row, chosen, f"{path.stem}-{number:07d}", images)

@@ -12,6 +12,7 @@ names a record of each image.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def read_llava(path: Path, images: Path) -> Rows:
     Raises:
         UserError: if the file cannot be read as a whole, or holds no entry.
     """
-    entries = _lines(path) if path.suffix.lower() == ".jsonl" else load_json(path)
-    if not isinstance(entries, list) or not entries:
+    entries = _Lines(path) if path.suffix.lower() == ".jsonl" else load_json(path)
+    if not isinstance(entries, (list, _Lines)) or not len(entries):
         raise UserError(f"{path} holds no list of conversations")
     groups: dict[str, list[int]] = {}  # image name, or a name of our own -> its entries
     for number, entry in enumerate(entries):
@@ -83,11 +84,22 @@ def _image_names(entry: Any) -> list[str]:
     return [value if isinstance(value, str) else json.dumps(value) for value in values]
 
 
-def _lines(path: Path) -> list[Any]:
-    entries: list[Any] = []
-    for number, start, length in line_offsets(path):
+class _Lines:
+    """The entries of a JSONL file, each parsed when it is asked for: there may be very many."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets = line_offsets(path)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Any:
+        number, start, length = self.offsets[index].tolist()
         try:
-            entries.append(parse_line(read_line(path, start, length)))
+            return parse_line(read_line(self.path, start, length))
         except ValueError as error:
-            entries.append(Reject(f"{path.name}:{number}", str(error)))
-    return entries
+            return Reject(f"{self.path.name}:{number}", str(error))

@@ -36,6 +36,9 @@ CAPTION_ENDINGS = ("txt", "caption", "text")
 PICKLE_ENDINGS = ("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "npy", "npz", "joblib")
 """Formats that run code when they are read, or can hold one that does."""
 
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+"""Endings of tars that would first have to be unpacked; images in them get no smaller anyway."""
+
 EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -102,6 +105,11 @@ def _expand(place: str) -> list[str]:
         names = sorted(glob.glob(place)) if "*" in place else [place]
     if not names:
         raise UserError(f"no tar matches {place}")
+    packed = [name for name in names if name.lower().endswith(COMPRESSED)]
+    if packed:
+        raise UserError(
+            f"{packed[0]} is compressed: unpack it to a .tar first, which is read as it is"
+        )
     missing = [name for name in names if not is_remote(name) and not Path(name).is_file()]
     if missing:
         raise UserError(f"no such file: {missing[0]}")

@@ -111,17 +111,18 @@ class Normalisation:
 
     def apply(self, pixels: Tensor) -> Tensor:
         """(..., H, W, 3) uint8 as (..., 3, H, W) float32, (pixel / 255 - mean) / std."""
-        return self._of_floats(to_floats(pixels))
+        floats = to_floats(pixels)
+        return self._of_floats(floats, out=floats)
 
-    def _of_floats(self, floats: Tensor) -> Tensor:
-        """(..., 3, H, W) float32 in [0, 255], normalised."""
+    def _of_floats(self, floats: Tensor, out: Tensor | None = None) -> Tensor:
+        """(..., 3, H, W) float32 in [0, 255], normalised; in place where `out` is the same."""
         import torch
 
         mean, std = (
             torch.tensor(each, device=floats.device)[:, None, None]
             for each in (self.mean, self.std)
         )
-        return (floats * (1 / (255 * std))).sub_(mean / std)
+        return torch.mul(floats, 1 / (255 * std), out=out).sub_(mean / std)
 
     def invert(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) float as (..., H, W, 3) uint8; exactly what `apply` was given."""
@@ -149,8 +150,9 @@ def two_views(pixels: Tensor, teacher: Normalisation) -> tuple[Tensor, Tensor]:
         Two (B, 3, H, W) float32; one tensor twice where the normalisations are the same.
     """
     floats = to_floats(pixels)
-    theirs = teacher._of_floats(floats)
-    return theirs, theirs if teacher == PIXEL_BRANCH else PIXEL_BRANCH._of_floats(floats)
+    theirs = None if teacher == PIXEL_BRANCH else teacher._of_floats(floats)
+    ours = PIXEL_BRANCH._of_floats(floats, out=floats)
+    return ours if theirs is None else theirs, ours
 
 
 def to_floats(pixels: Tensor) -> Tensor:

@@ -42,24 +42,41 @@ def local_copy(place: str, manifest: str) -> Path:
         content; what is there already is not fetched again.
 
     Raises:
-        UserError: if there is no such manifest, or a file cannot be fetched.
+        UserError: if there is no such manifest, it lists other than files of its folder, or one
+            cannot be fetched.
     """
     storage = Storage(place)
     try:
         data = storage.read(manifest)
     except FileNotFoundError as error:
         raise UserError(f"{place} holds no {manifest}; name a folder that was finished") from error
+    try:
+        listed = [(shard["file"], shard["bytes"]) for shard in json.loads(data)["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place}/{manifest} is no manifest of shards ({says(error)})") from error
+    check_listed(place, [name for name, _ in listed])
     folder = Storage(cache_folder() / hashlib.sha256(data).hexdigest()[:32])
     folder.make()
-    for shard in json.loads(data)["shards"]:
-        if folder.size(shard["file"]) == shard["bytes"]:
+    for name, size in listed:
+        if folder.size(name) == size:
             continue
         try:
-            storage.copy(shard["file"], folder, shard["file"])
+            storage.copy(name, folder, name)
         except FileNotFoundError as error:
-            raise UserError(f"{place} lacks {shard['file']}, which its manifest lists") from error
+            raise UserError(f"{place} lacks {name}, which its manifest lists") from error
     folder.write(manifest, data)
     return folder.path
+
+
+def check_listed(place: str | Path, names: list[str]) -> None:
+    """Refuse a manifest that names a file which is not one of its own folder.
+
+    Raises:
+        UserError: if it does; somebody else may have written it.
+    """
+    for name in names:
+        if not isinstance(name, str) or name in ("", "..") or name != os.path.basename(name):
+            raise UserError(f"the manifest of {place} lists {name!r}, which is no file inside it")
 
 
 def matching(place: str, ending: str) -> list[str]:

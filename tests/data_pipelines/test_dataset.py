@@ -16,6 +16,7 @@ from data_pipelines.prepare import prepare
 from data_pipelines.records import Record
 from data_pipelines.sources import Source
 from semhitok.errors import UserError
+from semhitok.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,33 @@ def test_another_schema_version_is_refused(copy, version):
         UserError, match=f"schema version {version}, this program reads 2; .* prepare again"
     ):
         PreparedDataset(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"counts": {}}, "is not one of prepared data; name a folder that semhitok prepare wrote"),
+        ({"shards": {}}, "is not one of prepared data"),
+        ({"shards": [{"file": "a"}]}, "is not one of prepared data"),
+        ({"shards": "../a.parquet"}, "lists '../a.parquet', which is no file inside it"),
+        ({"shards": "/tmp/a.parquet"}, "lists '/tmp/a.parquet', which is no file inside it"),
+    ],
+)
+def test_a_manifest_of_something_else_or_of_files_elsewhere_is_refused(
+    copy, change, complaint, monkeypatch, tmp_path
+):
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if isinstance(change.get("shards"), str):
+        change = {"shards": [manifest["shards"][0] | {"file": change["shards"]}]}
+    path.write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError, match=complaint):
+        PreparedDataset(copy)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"memory://semhitok-{tmp_path.name}"
+    Storage(url).write("manifest.json", path.read_bytes())
+    with pytest.raises(UserError):
+        PreparedDataset(url)
 
 
 def test_a_missing_or_cut_shard_is_refused_by_name(copy):

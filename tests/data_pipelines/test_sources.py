@@ -90,6 +90,20 @@ def test_llava_conversations(images, tmp_path):
     assert (counts["records"], counts["images"], counts["conversations"]) == (4, 2, 4)
 
 
+def test_llava_conversations_a_line_each(images, tmp_path):
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "yes"}]
+    lines = [json.dumps({"image": f"{i % 2}.png", "conversations": turns}) for i in range(4)]
+    lines.insert(2, '{"image": ')
+    (tmp_path / "chat.jsonl").write_text("\n\n".join(lines))
+    (tmp_path / "chat.json").write_text(f"[{','.join(lines[:2] + lines[3:])}]")
+    *records, broken = read(f"llava:{tmp_path / 'chat.jsonl'},images={images}")
+    assert records == read(f"llava:{tmp_path / 'chat.json'},images={images}")
+    assert broken.record_id == "chat.jsonl:5" and "not valid JSON" in broken.reason
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="holds no list of conversations"):
+        open_source(f"llava:{tmp_path / 'empty.jsonl'},images={images}")
+
+
 def test_a_conversation_about_an_image_that_is_not_there_is_rejected(images, tmp_path):
     turns = [{"from": "human", "value": "<image><image>"}, {"from": "gpt", "value": "two"}]
     entries = [{"image": ["1.png", "nowhere.png"], "conversations": turns}]
@@ -360,6 +374,7 @@ def test_every_kind_is_documented_and_its_example_is_written_right():
         ("parquet:nowhere", "no such file: nowhere"),
         ("parquet:no*where", "no file matches"),
         ("webdataset:nowhere.tar", "no such file: nowhere.tar"),
+        ("webdataset:nowhere.tar.gz", "nowhere.tar.gz is compressed: unpack it to a .tar first"),
         ("webdataset:s{0..1}.tar", "no such file: s0.tar"),
         ("folder:nowhere", "there is no folder nowhere"),
     ],
