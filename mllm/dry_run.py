@@ -30,6 +30,7 @@ def dry_run(config: MLLMPhaseConfig, config_file: Path) -> None:
         UserError: if the model cannot be built, a document could never fit, or the DeepSpeed file
             is not there.
     """
+    distribution = _distribution(config)
     model = planned_model(config, read_init(config_file))
     groups = optimizer_groups(model, config)
     text, image = model.config.text_config, model.config.image_tokenizer_config
@@ -53,7 +54,7 @@ def dry_run(config: MLLMPhaseConfig, config_file: Path) -> None:
         f"a step: {config.global_batch_size} rows of {config.row_length:,} tokens, {precision}, "
         f"attention {config.attention}, {'packed' if config.packing else 'a document a row'}"
     )
-    print(f"distribution: {_distribution(config)}")
+    print(f"distribution: {distribution}")
     print("shapes of a micro-batch")
     for name, shape in _shapes(model, micro, config.row_length).items():
         print(f"  {name:28}{tuple(shape)!s:>24}")
