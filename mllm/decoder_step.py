@@ -8,6 +8,7 @@ Shapes: R rows, D width, H heads, G heads of keys and values, d width of a head.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,11 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
+from .packed import PackedLinear
 from .slot_cache import SlotCache
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+Product = Callable[[Tensor], Tensor]  # (R, D) → (R, D')
 # Rotary embeddings that are a fixed function of the place; others depend on the whole length.
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 # Joining matrices saves calls, which is most of a small model's time, but copies them.
@@ -69,20 +72,20 @@ class OwnStep:
 
 
 class _Layer(NamedTuple):
-    """The weights of one layer.
+    """What one layer computes with.
 
-    Joined products have one pair, others one for each matrix. A norm that is None has its weight,
-    times the root of D, in the matrix behind it.
+    Joined products are one, others one for each matrix. A norm that is None has its weight, times
+    the root of D, in the matrix behind it.
     """
 
     norm: Tensor | None
-    heads: list[tuple[Tensor, Tensor | None]]
+    heads: list[Product]
     head_norms: tuple[Tensor, Tensor] | None
-    out: tuple[Tensor, Tensor | None]
+    out: Product
     mlp_norm: Tensor | None
-    gates: list[tuple[Tensor, Tensor | None]]
+    gates: list[Product]
     activation: Callable[[Tensor], Tensor]
-    down: tuple[Tensor, Tensor | None]
+    down: Product
     window: int | None
 
 
@@ -99,7 +102,8 @@ class LeanStep:
         self.num_key_heads = config.num_key_value_heads
         numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
         self.norm: Tensor = decoder.norm.weight
-        joined = numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32
+        packed = any(isinstance(module, PackedLinear) for module in decoder.modules())
+        joined = not packed and numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32
         self.layers = [_read_layer(layer, config, joined) for layer in decoder.layers]
         # Norms divide by the root of |x|² + eps·D.
         self.least_length = self.norm.new_tensor((self.eps * len(self.norm)) ** 0.5)
@@ -165,11 +169,11 @@ class LeanStep:
         attended = attended.reshape(rows, num_heads * width)
         if rows < len(hidden):
             attended = F.pad(attended, (0, 0, 0, len(hidden) - rows))
-        return hidden + F.linear(attended, *layer.out)
+        return hidden + layer.out(attended)
 
     def _transform(self, hidden: Tensor, layer: _Layer) -> Tensor:
         gate, up = _products(self._normed(hidden, layer.mlp_norm), layer.gates).chunk(2, dim=-1)
-        return hidden + F.linear(layer.activation(gate) * up, *layer.down)
+        return hidden + layer.down(layer.activation(gate) * up)
 
     def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
         if weight is not None:
@@ -192,7 +196,7 @@ def _is_known(decoder: Any) -> bool:
         and all(type(layer) in KNOWN_LAYERS for layer in layers)
         # Not an adapter's wrapper, nor quantised: their weights alone aren't what they compute.
         and all(
-            type(module) is nn.Linear
+            type(module) in (nn.Linear, PackedLinear)
             for layer in layers
             for name, module in layer.named_modules()
             if name.endswith("_proj")
@@ -217,31 +221,30 @@ def _read_layer(layer: Any, config: Any, joined: bool) -> _Layer:
     norm, mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
     return _Layer(
         norm=None if joined else norm,
-        heads=_pairs([attention.q_proj, attention.k_proj, attention.v_proj], norm, joined),
+        heads=_joined([attention.q_proj, attention.k_proj, attention.v_proj], norm, joined),
         head_norms=norms,
-        out=(attention.o_proj.weight, attention.o_proj.bias),
+        out=attention.o_proj,
         mlp_norm=None if joined else mlp_norm,
-        gates=_pairs([mlp.gate_proj, mlp.up_proj], mlp_norm, joined),
+        gates=_joined([mlp.gate_proj, mlp.up_proj], mlp_norm, joined),
         activation=mlp.act_fn,
-        down=(mlp.down_proj.weight, mlp.down_proj.bias),
+        down=mlp.down_proj,
         window=window,
     )
 
 
-def _pairs(
-    linears: list[nn.Linear], norm: Tensor, joined: bool
-) -> list[tuple[Tensor, Tensor | None]]:
+def _joined(linears: list[nn.Linear], norm: Tensor, joined: bool) -> list[Product]:
     if not joined:
-        return [(linear.weight, linear.bias) for linear in linears]
+        return [*linears]
     weight = torch.cat([linear.weight for linear in linears]) * (norm * len(norm) ** 0.5)
     biases: list[Tensor] = [
         torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
         for linear in linears
     ]
     has_bias = any(linear.bias is not None for linear in linears)
-    return [(weight.detach(), torch.cat(biases).detach() if has_bias else None)]
+    bias = torch.cat(biases).detach() if has_bias else None
+    return [partial(F.linear, weight=weight.detach(), bias=bias)]
 
 
-def _products(hidden: Tensor, pairs: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-    products = [F.linear(hidden, *pair) for pair in pairs]
-    return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+def _products(hidden: Tensor, products: list[Product]) -> Tensor:
+    results = [product(hidden) for product in products]
+    return results[0] if len(results) == 1 else torch.cat(results, dim=-1)

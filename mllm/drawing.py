@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from semhitok.errors import UserError
@@ -21,6 +21,7 @@ from semhitok.errors import UserError
 from .compiled_pass import CompiledPass
 from .decoder_step import LeanStep, make_step
 from .image_heads import FlatHead
+from .packed import pays, with_packed_linears
 from .passes import Passes, find_passes
 from .ready import make_table, ready_head
 from .sampler import Sampler as Sampler
@@ -81,8 +82,14 @@ class DrawingEngine:
         self.rows_each = 2 if self.sampler.guided else 1
         self.batch_size = batch_size
         self.dtype = model.language_model.get_input_embeddings().weight.dtype
-        self.step = make_step(model.language_model.get_decoder())
-        self.head = ready_head(model)
+        decoder, head = model.language_model.get_decoder(), ready_head(model)
+        self.adapter = model.adapter
+        # torch's compiler cannot look into packed matrices.
+        if pays(model.language_model) and not compile_step:
+            decoder, self.adapter = map(with_packed_linears, (decoder, self.adapter))
+            if isinstance(head, nn.Module):
+                head = with_packed_linears(head)
+        self.step, self.head = make_step(decoder), head
         self.table = make_table(model)
         self.compiled = CompiledPass(self) if compile_step else None
         self.scales = self.sampler.scales(self.num_positions).to(model.device)
@@ -341,7 +348,7 @@ class DrawingEngine:
     def embed(self, codes: Tensor, places: Tensor) -> Tensor:
         """(R, D) of (slots,) flat codes at their image positions."""
         if self.table is None:
-            return self.model.adapter(
+            return self.adapter(
                 self._each_row(codes), self.model.image_tokenizer, self._each_row(places)
             ).to(self.dtype)
         return self._each_row(self.table(codes, places))
@@ -363,7 +370,7 @@ class DrawingEngine:
             self.step(states, places, cache, layers),
             self.head.semantic_scores(states),
             self.head.pixel_scores(states, codes, image_tokenizer),
-            self.model.adapter(codes, image_tokenizer, codes),
+            self.adapter(codes, image_tokenizer, codes),
         ]
 
 

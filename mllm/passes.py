@@ -4,7 +4,8 @@ A matrix library picks its kernel by the number of rows, and kernels differ in t
 near the edge of its interval then falls on the other side. But from some number of rows on they
 agree, row by row, wherever a row stands: from four on the CPUs with AVX2 seen so far, from sixteen
 on those with AVX-512. That is a habit of the library and no promise, so it is checked at the start
-on the model's own layers. A pass of fewer rows is padded, and one of more is cut.
+on the model's own layers. A pass of fewer rows is padded, and one of more is cut. The matrices of
+large models are packed, which makes all numbers of rows agree (see `mllm.packed`).
 
 Holds for float32 on a CPU with one number of threads. GPU libraries are not checked, nor half
 precision: there the same seed gives the same image in the same batch, and nearly always in another.
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SIZES = (4, 8, 12, 16, 24, 32, 48, 64)
-REFERENCES = (4, 16)
+SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64)
+REFERENCES = (2, 4, 16)
 _known: "weakref.WeakKeyDictionary[torch.nn.Module, dict]" = weakref.WeakKeyDictionary()
 
 
@@ -68,9 +69,9 @@ def find_passes(
 
 @torch.no_grad()
 def agreeing_sizes(width: int, run: Callable[[Tensor], list[Tensor]]) -> tuple[int, ...]:
-    """The `SIZES` that give rows the bits of passes of 4 rows, or of 16, whatever their place.
+    """The `SIZES` that give rows the bits of passes of 2, 4 or 16 rows, whatever their place.
 
-    Of the two, what lets more rows go together; (1,) where neither agrees with itself.
+    Of the three, what lets most rows go together; (1,) where none agrees with itself.
     """
     rows = torch.randn(16, width, generator=torch.Generator().manual_seed(0))
     best: tuple[int, ...] = (1,)
