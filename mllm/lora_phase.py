@@ -38,7 +38,20 @@ def load_for_lora(
         model = load_model(folder, quantization_config=_four_bits())
     set_seed(seed)  # loading draws as it likes, under ZeRO-3 otherwise than without
     put_lora(model, lora, new_token_ids(text_tokenizer), folder)
+    _as_zero_3_has_it(model)
     return model
+
+
+def _as_zero_3_has_it(model: UnifiedForConditionalGeneration) -> None:
+    """Give what was put into a model that ZeRO-3 has cut up the precision of its pieces.
+
+    DeepSpeed asks for one, and keeps float32 copies of what trains by itself.
+    """
+    embedding = model.get_input_embeddings().get_parameter("weight")
+    if hasattr(embedding, "ds_id"):
+        for parameter in model.parameters():
+            if not hasattr(parameter, "ds_id"):
+                parameter.data = parameter.data.to(embedding.dtype)
 
 
 def put_lora(

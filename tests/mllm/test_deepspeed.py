@@ -88,6 +88,7 @@ WHOLE_LORA = ["ddp lora", "zero2 lora", "zero3 lora"]
 STOPPED = ["zero1", "zero2", "zero3", "zero3 lora"]
 GROWN = ["zero2", "zero3"]
 BF16 = ["zero2 bf16", "zero3 bf16"]
+BF16_LORA = "zero3 lora bf16"
 ALIGN = {"rates": PartRates(layers=0, text_rows=0)}
 
 
@@ -110,7 +111,7 @@ def on_two(world, starts, tmp_path_factory):
             kind,
             keep=[str(root / f"kept {kind}"), CHECKPOINT] if kind in STOPPED + BF16 else None,
         )
-        for kind in WHOLE + WHOLE_LORA + BF16
+        for kind in [*WHOLE, *WHOLE_LORA, *BF16, BF16_LORA]
     ]
     jobs += [
         job(f"chunked {head}", "zero3", model=starts[head], chunk=TINY_CHUNK) for head in starts
@@ -211,6 +212,18 @@ def test_bfloat16_rounds_nothing_that_is_saved(world, on_two, single, kind):
     assert {path.name for path in (run / "samples").iterdir()} == {
         "000006.json", "000006.png", "000012.json", "000012.png",
     }  # fmt: skip
+
+
+def test_lora_in_bfloat16_under_zero_3_leaves_its_base_exact(world, on_two, single):
+    run = on_two.root / f"whole {BF16_LORA}"
+    assert losses_of(run) == pytest.approx(losses_of(single / "lora"), rel=0.01)
+    start, saved = (load_model(f).state_dict() for f in (world.start, run / "model"))
+    for name, value in saved.items():
+        if "lora_" in name or name.startswith("new_rows."):
+            continue
+        new = name.startswith(("adapter.", "image_head."))
+        assert torch.equal(value, start[name.replace(".base_layer", "")]) != new, name
+    assert all(value.any() for name, value in saved.items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize("kind", STOPPED + BF16)
