@@ -22,9 +22,10 @@ from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteri
 
 from benchmarks import protocol
 from benchmarks.generate_model import SIZES, make_model
-from mllm.drawing import DrawingEngine, ImageJob
+from mllm.drawing import DrawingEngine
 from mllm.export import plain_config_of
 from mllm.image_heads import FlatHead
+from mllm.image_job import ImageJob
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.sampler import Sampler
 from tokenizer.modeling_semhitok import ImageCodes

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .drawing import DrawingEngine, ImageJob, make_jobs
+from .drawing import DrawingEngine
+from .image_job import ImageJob, make_jobs
 from .sampler import Sampler
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def draw_best(
 ) -> Tensor:
     """Draw one image per prompt, the best of `sampler.num_candidates`.
 
-    Args: as of `mllm.drawing.draw_tokens`, and
+    Args: as of `mllm.draw_tokens`, and
         batch_size: the most images, candidates among them, that are drawn together.
 
     Returns:

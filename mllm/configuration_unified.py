@@ -23,7 +23,7 @@ class UnifiedConfig(PreTrainedConfig):
         z_loss_weight: weight of (log Z)² over text rows, against drifting logits (UniTok: 5e-5).
         image_positions: "grid" adds learned row and column embeddings to image tokens, "none" is
             the paper's plain sequence.
-        image_sampler: fields of `mllm.drawing.Sampler`, the default way to draw.
+        image_sampler: fields of `mllm.sampler.Sampler`, the default way to draw.
         lora: what `mllm.lora.add_lora` was given, for a model with LoRA layers; else None.
     """
 

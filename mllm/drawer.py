@@ -16,7 +16,8 @@ from torch import Tensor
 from tokenizer.modeling_semhitok import ImageCodes
 
 from .best_of import draw_best_of
-from .drawing import DrawingEngine, ImageJob
+from .drawing import DrawingEngine
+from .image_job import ImageJob
 from .sampler import Sampler
 
 if TYPE_CHECKING:

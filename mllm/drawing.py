@@ -9,50 +9,28 @@ Shapes: B images, N positions, R rows (two an image with guidance), K semantic c
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from semhitok.errors import UserError
-
 from .compiled_pass import CompiledPass
 from .decoder_step import LeanStep, make_step
 from .image_heads import FlatHead
+from .image_job import ImageJob, check_job
 from .packed import pays, with_packed_linears
 from .passes import Passes, find_passes
 from .ready import make_table, ready_head
-from .sampler import Sampler as Sampler
-from .sampler import noise as noise
+from .sampler import Sampler, noise
 from .slot_cache import PLACES, Prefix, SlotCache
+from .slots import Slots
 
 if TYPE_CHECKING:
     from .modeling_unified import UnifiedForConditionalGeneration
 
 MAX_PREFIXES = 64  # remembered at once: of a list, the last prompts and the empty one
-
-
-@dataclass(frozen=True, eq=False)
-class ImageJob:
-    """One image to draw, in token ids.
-
-    Attributes:
-        prompt_ids: the prompt, up to and with the begin-of-image token.
-        negative_ids: the same without it, or with what the image should not be, for guidance.
-        seed: of its noise.
-        candidate: which of the drawings of this seed, from 0.
-        kept_semantic, kept_pixel: (N,) codes that stay, and -1 where they are drawn; a pixel code
-            can only stay where its semantic code does.
-    """
-
-    prompt_ids: tuple[int, ...]
-    negative_ids: tuple[int, ...] | None = None
-    seed: int = 0
-    candidate: int = 0
-    kept_semantic: Tensor | None = None
-    kept_pixel: Tensor | None = None
 
 
 class DrawingEngine:
@@ -131,45 +109,14 @@ class DrawingEngine:
         return prefix
 
     def check(self, job: ImageJob) -> None:
-        """Refuse a job that the model cannot draw.
-
-        Raises:
-            UserError: if prompt and image are longer than the model's context, or the kept codes
-                are not those of an image of this model.
-            ValueError: if guidance has no negative prompt to go by.
-        """
-        if self.sampler.guided and job.negative_ids is None:
-            raise ValueError(
-                "Guidance needs unconditional_ids (negative_ids of a job): let the processor make "
-                "them."
-            )
-        context = self.model.config.context_length
-        negative = job.negative_ids if self.sampler.guided and job.negative_ids else ()
-        length = max(len(job.prompt_ids), len(negative)) + self.num_positions
-        if context is not None and length > context:
-            raise UserError(
-                f"A prompt with its image takes {length} tokens, and the model writes at most "
-                f"{context}: shorten the prompt."
-            )
-        vocabulary = self.model.vocabulary
-        limits = (vocabulary.num_semantic_codes, vocabulary.num_pixel_codes)
-        semantic, pixel = _kept(job, self.num_positions)
-        for kept, limit, name in zip((semantic, pixel), limits, ("semantic", "pixel"), strict=True):
-            if kept.shape != (self.num_positions,):
-                raise UserError(
-                    f"{kept.numel()} kept {name} codes for an image of {self.num_positions}: give "
-                    f"one for each position, -1 where it is drawn."
-                )
-            if int(kept.min()) < -1 or int(kept.max()) >= limit:
-                raise UserError(
-                    f"Kept {name} codes must lie in [0, {limit}), or be -1 where they are drawn; "
-                    f"got {int(kept.min())} to {int(kept.max())}."
-                )
-        if bool(((pixel >= 0) & (semantic < 0)).any()):
-            raise UserError(
-                "A pixel code is kept where its semantic code is not, and means nothing without: "
-                "keep both."
-            )
+        """Refuse a job that the model cannot draw, see `check_job`."""
+        check_job(
+            job,
+            self.model.config,
+            self.model.vocabulary,
+            self.num_positions,
+            self.sampler.guided,
+        )
 
     # ---- the loop
 
@@ -184,7 +131,7 @@ class DrawingEngine:
             UserError: see `check`; what was finished before has been given.
         """
         queue = enumerate(jobs)
-        slots: _Slots | None = None
+        slots: Slots | None = None
         while True:
             while slots is None or len(slots.numbers) < self.batch_size:
                 number, job = next(queue, (None, None))
@@ -208,7 +155,7 @@ class DrawingEngine:
             for slot in reversed(done):
                 slots.drop(slot)
 
-    def _make_slots(self) -> "_Slots":
+    def _make_slots(self) -> Slots:
         # Passes begin at multiples of their slots, and the last of them may be padded.
         last = (self.batch_size - 1) // self.slots_a_pass * self.slots_a_pass
         rows = last * self.rows_each
@@ -216,7 +163,7 @@ class DrawingEngine:
         width = self.model.config.text_config.hidden_size
         device = self.model.device
         num_slots = -(-rows // self.rows_each)
-        return _Slots(
+        return Slots(
             cache=SlotCache(rows),
             rows_each=self.rows_each,
             hidden=torch.zeros(rows, width, dtype=self.dtype, device=device),
@@ -225,9 +172,9 @@ class DrawingEngine:
             codes=torch.zeros(num_slots, self.num_positions, dtype=torch.int64, device=device),
         )
 
-    def _begin(self, slots: "_Slots", number: int, job: ImageJob) -> Tensor | None:
+    def _begin(self, slots: Slots, number: int, job: ImageJob) -> Tensor | None:
         """Give the next free slot to a job; its codes at once, if all of them are kept."""
-        kept = torch.stack(_kept(job, self.num_positions), dim=-1)
+        kept = torch.stack(job.kept(self.num_positions), dim=-1)
         drawn = (kept < 0).any(-1).nonzero()
         codes = kept[:, 0] * self.model.vocabulary.num_pixel_codes + kept[:, 1]
         if len(drawn) == 0:
@@ -253,7 +200,7 @@ class DrawingEngine:
         return None
 
     @torch.no_grad()
-    def _advance(self, slots: "_Slots", first: int, count: int) -> None:
+    def _advance(self, slots: Slots, first: int, count: int) -> None:
         """Draw one code of each of `count` slots from `first`, and append it to its rows."""
         each, device = self.rows_each, slots.hidden.device
         num_rows = self.passes.padded(count * each) if self.compiled is None else len(slots.hidden)
@@ -372,122 +319,3 @@ class DrawingEngine:
             self.head.pixel_scores(states, codes, image_tokenizer),
             self.adapter(codes, image_tokenizer, codes),
         ]
-
-
-class _Slots:
-    """The images being drawn; active ones come first.
-
-    Attributes:
-        numbers: of the jobs.
-        places: image position that each draws next.
-        lengths: places taken by each one's prompts.
-        keeps, keeps_semantics: whether any code, or every semantic code, is given.
-    """
-
-    def __init__(
-        self,
-        cache: SlotCache,
-        rows_each: int,
-        hidden: Tensor,
-        uniform: Tensor,
-        kept: Tensor,
-        codes: Tensor,
-    ):
-        self.cache, self.rows_each = cache, rows_each
-        self.hidden, self.uniform, self.kept, self.codes = hidden, uniform, kept, codes
-        self.numbers: list[int] = []
-        self.places: list[int] = []
-        self.lengths: list[list[int]] = []
-        self.keeps: list[bool] = []
-        self.keeps_semantics: list[bool] = []
-
-    @property
-    def _lists(self) -> list[list]:
-        return [self.numbers, self.places, self.lengths, self.keeps, self.keeps_semantics]
-
-    def add(self, *values: object) -> None:
-        """Put a job into the first free slot."""
-        for entries, value in zip(self._lists, values, strict=True):
-            entries.append(value)
-
-    def drop(self, slot: int) -> None:
-        """Free a slot; the last active one takes its place."""
-        last = len(self.numbers) - 1
-        for entries in self._lists:
-            entries[slot] = entries[last]
-            entries.pop()
-        if slot == last:
-            return
-        for branch in range(self.rows_each):
-            source, target = last * self.rows_each + branch, slot * self.rows_each + branch
-            self.cache.move(source, target)
-            self.hidden[target] = self.hidden[source]
-        for tensor in (self.uniform, self.kept, self.codes):
-            tensor[slot] = tensor[last]
-
-
-def _kept(job: ImageJob, num_positions: int) -> tuple[Tensor, Tensor]:
-    nothing = torch.full((num_positions,), -1)
-    semantic = nothing if job.kept_semantic is None else job.kept_semantic
-    pixel = nothing if job.kept_pixel is None else job.kept_pixel
-    return torch.as_tensor(semantic).long().cpu(), torch.as_tensor(pixel).long().cpu()
-
-
-def draw_tokens(
-    model: "UnifiedForConditionalGeneration",
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    unconditional_ids: Tensor | None = None,
-    unconditional_mask: Tensor | None = None,
-    seeds: list[int] | None = None,
-    sampler: Sampler | None = None,
-    candidate: int = 0,
-) -> Tensor:
-    """Draw one image per prompt.
-
-    Args:
-        input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
-        attention_mask: (B, L), 0 at padding.
-        unconditional_ids: (B, L') the same without a prompt, or with a negative one; needed unless
-            the guidance scale is 1.
-        unconditional_mask: (B, L').
-        seeds: one a picture; 0, 1, 2, … by default.
-        sampler: see `Sampler`; by default the one in the model's config.
-        candidate: which of the drawings of these seeds, from 0.
-
-    Returns:
-        (B, N) image token ids.
-    """
-    jobs = make_jobs(
-        input_ids, attention_mask, unconditional_ids, unconditional_mask, seeds, candidate
-    )
-    engine = DrawingEngine(model, sampler, batch_size=len(jobs))
-    codes = dict(engine.draw(jobs))
-    drawn = torch.stack([codes[number] for number in range(len(jobs))])
-    return model.vocabulary.token_ids(drawn).to(input_ids.device)
-
-
-def make_jobs(
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    unconditional_ids: Tensor | None = None,
-    unconditional_mask: Tensor | None = None,
-    seeds: list[int] | None = None,
-    candidate: int = 0,
-) -> list[ImageJob]:
-    """Jobs of padded batches; see `draw_tokens`."""
-    prompts = _unpadded(input_ids, attention_mask)
-    negatives: list[tuple[int, ...] | None] = [None] * len(prompts)
-    if unconditional_ids is not None:
-        negatives = [*_unpadded(unconditional_ids, unconditional_mask)]
-    seeds = seeds or list(range(len(prompts)))
-    return [
-        ImageJob(prompt, negative, seed, candidate)
-        for prompt, negative, seed in zip(prompts, negatives, seeds, strict=True)
-    ]
-
-
-def _unpadded(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
-    if mask is None:
-        mask = torch.ones_like(input_ids)
-    return [tuple(ids[keep.bool()].tolist()) for ids, keep in zip(input_ids, mask, strict=True)]

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mllm.drawing import Sampler
+from mllm.sampler import Sampler
 from semhitok.config import build_config, load_config, merge, override, read_values
 from semhitok.config_ranges import check_ranges
 from semhitok.errors import UserError

@@ -8,7 +8,7 @@ from PIL import Image
 
 from eval import generation
 from eval.drawing_report import report_drawings
-from mllm.drawing import Sampler
+from mllm.sampler import Sampler
 from semhitok.errors import UserError
 
 

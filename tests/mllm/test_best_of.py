@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mllm.best_of import draw_best, semantic_log_likelihood
-from mllm.drawing import Sampler, draw_tokens, noise
+from mllm.draw_tokens import draw_tokens
+from mllm.sampler import Sampler, noise
 from tests.mllm.tiny import NUM_PIXEL
 
 PROMPTS = ["a red bar", "a very long prompt about a green box and a red bar", "a box"]

@@ -10,8 +10,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from benchmarks.generate import alternative, plain_model
 from benchmarks.generate_model import make_model
 from mllm.decoder_step import LeanStep, OwnStep, make_step
-from mllm.drawing import DrawingEngine, ImageJob
+from mllm.drawing import DrawingEngine
 from mllm.editing import grid_mask, keep_first_rows, keep_semantics, keep_where
+from mllm.image_job import ImageJob
 from mllm.sampler import Sampler
 from mllm.slot_cache import Prefix, SlotCache
 from semhitok.errors import UserError

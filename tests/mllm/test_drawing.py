@@ -2,8 +2,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mllm.drawing import Sampler, draw_tokens, noise
+from mllm.draw_tokens import draw_tokens
 from mllm.image_heads import FlatHead
+from mllm.sampler import Sampler, noise
 from tests.mllm.tiny import NUM_PIXEL, NUM_POSITIONS
 
 PROMPTS = ["a red bar", "a blue box", "", "a very long prompt about a green box and a red bar"]

@@ -6,8 +6,9 @@ import torch
 from benchmarks.generate_model import make_model
 from mllm import passes
 from mllm.best_of import draw_best_of
-from mllm.drawing import DrawingEngine, ImageJob
+from mllm.drawing import DrawingEngine
 from mllm.editing import keep_first_rows
+from mllm.image_job import ImageJob
 from mllm.sampler import Sampler
 
 N = 16

@@ -7,9 +7,9 @@ from transformers import AutoConfig, AutoProcessor
 
 from mllm import UnifiedForConditionalGeneration, UnifiedProcessor
 from mllm.configuration_unified import UnifiedConfig
-from mllm.drawing import Sampler
 from mllm.generate import draw, load_drawing_model
 from mllm.load import load_model, load_processor
+from mllm.sampler import Sampler
 from semhitok.errors import UserError
 from tests.mllm.tiny import change_config, make_model, picture
 

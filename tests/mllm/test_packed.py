@@ -8,7 +8,8 @@ from torch import nn
 from benchmarks.generate_model import make_model
 from mllm import packed, passes
 from mllm.decoder_step import LeanStep
-from mllm.drawing import DrawingEngine, ImageJob
+from mllm.drawing import DrawingEngine
+from mllm.image_job import ImageJob
 from mllm.packed import PackedLinear, pays, with_packed_linears
 from mllm.sampler import Sampler
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForMultimodalLM, pipeline
 
 from mllm import UnifiedForConditionalGeneration
-from mllm.drawing import Sampler
+from mllm.sampler import Sampler
 from tests.mllm.tiny import make_model, picture
 
 
