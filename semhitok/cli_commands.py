@@ -223,6 +223,12 @@ def _add_reconstruct(commands: Any) -> None:
     command.add_argument(
         "images", nargs="+", type=cli_types.existing_file, metavar="IMAGE", help="image files"
     )
+    command.add_argument(
+        "--resolution",
+        type=cli_types.positive_int,
+        metavar="N",
+        help="pixels of a side, to which positions are interpolated (default: the tokenizer's own)",
+    )
     add_out(command)
 
 

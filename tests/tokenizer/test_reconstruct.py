@@ -29,6 +29,16 @@ def test_images_of_other_sizes_are_brought_to_the_models(tokenizer_folder, tmp_p
         assert pair.size == (64, 32)
 
 
+def test_another_resolution_than_the_models(tokenizer_folder, image_folder, tmp_path):
+    images = [image_folder / "00.png"]
+    out = reconstruct(tokenizer_folder, images, tmp_path / "out", resolution=48)
+    with Image.open(out / "00.png") as pair:
+        assert pair.size == (96, 48)
+    with pytest.raises(UserError, match=r"resolution 50 is not divisible .* take 48"):
+        reconstruct(tokenizer_folder, images, tmp_path / "refused", resolution=50)
+    assert not (tmp_path / "refused").exists()
+
+
 def test_two_images_of_one_name_are_refused(tokenizer_folder, image_folder, tmp_path):
     (tmp_path / "00.png").write_bytes((image_folder / "00.png").read_bytes())
     with pytest.raises(UserError, match="Two images are named '00'"):
