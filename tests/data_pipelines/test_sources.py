@@ -288,7 +288,8 @@ def test_emoji_as_npm_packs_them(tmp_path):
     ]
     assert read(f"emoji:{path}") == expected
     with tarfile.open(path) as archive:
-        archive.extractall(tmp_path, filter="data")
+        for member in archive:  # Python 3.11 before 3.11.4 has no filters
+            archive.extract(member, tmp_path)
     assert read(f"emoji:{tmp_path / 'package'}") == expected
 
 
