@@ -94,18 +94,23 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(folder, fas
     expected = contents(fast / "undisturbed")
     assert len(expected) > 10
     draw = random.Random(num_workers)
-    killed = unfinished = begun = 0
-    for number in range(20 if num_workers == 1 else 5):
+    killed = unfinished = begun = number = 0
+    wanted = 20 if num_workers == 1 else 5
+    while killed < wanted and number < 3 * wanted:
+        number += 1
         out = fast / f"out-{number}"
         process = start(folder, out, 0, 1, num_workers)
         process.join(draw.uniform(0, seconds))
-        killed += process.exitcode is None
+        if process.exitcode is None:
+            killed += 1
+        else:  # the machine has become quicker since
+            seconds *= 0.8
         kill(process)
         begun += out.is_dir() and bool(list(out.iterdir()))
         unfinished += not (out / "test" / "manifest.json").exists()
         finish(start(folder, out, 0, 1, num_workers))
         assert contents(out) == expected, f"killed at moment {number}"
-    assert killed >= (12 if num_workers == 1 else 3) and begun and unfinished
+    assert killed == wanted and begun and unfinished
 
 
 @pytest.mark.slow
