@@ -88,7 +88,14 @@ def draw_best(
 ) -> Tensor:
     """Draw one image per prompt, the best of `sampler.num_candidates`.
 
-    Args: as of `mllm.draw_tokens`, and
+    Args:
+        input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
+        attention_mask: (B, L), 0 at padding.
+        unconditional_ids: (B, L') the same without a prompt, or with a negative one; needed unless
+            the guidance scale is 1.
+        unconditional_mask: (B, L').
+        seeds: one a picture; 0, 1, 2, … by default.
+        sampler: see `Sampler`; by default the one in the model's config.
         batch_size: the most images, candidates among them, that are drawn together.
 
     Returns:

@@ -44,7 +44,7 @@ class ImageJob:
 
 def check_job(
     job: ImageJob,
-    config: "UnifiedConfig",
+    config: UnifiedConfig,
     vocabulary: ImageVocabulary,
     num_positions: int,
     guided: bool,
@@ -96,7 +96,7 @@ def make_jobs(
     seeds: list[int] | None = None,
     candidate: int = 0,
 ) -> list[ImageJob]:
-    """Jobs of padded batches; see `draw_tokens`."""
+    """Jobs of padded batches; see `mllm.best_of.draw_best`."""
     prompts = _unpadded(input_ids, attention_mask)
     negatives: list[tuple[int, ...] | None] = [None] * len(prompts)
     if unconditional_ids is not None:

@@ -4,12 +4,20 @@ import pytest
 import torch
 
 from mllm.best_of import draw_best, semantic_log_likelihood
-from mllm.draw_tokens import draw_tokens
+from mllm.drawing import DrawingEngine
+from mllm.image_job import make_jobs
 from mllm.sampler import Sampler, noise
 from tests.mllm.tiny import NUM_PIXEL
 
 PROMPTS = ["a red bar", "a very long prompt about a green box and a red bar", "a box"]
 SAMPLER = Sampler(guidance_scale=1.0, temperature=1.5)
+
+
+def draw_tokens(model, sampler, candidate=0, seeds=None, **inputs):
+    """(B, N) image token ids of one candidate, by the engine alone."""
+    jobs = make_jobs(**inputs, seeds=seeds, candidate=candidate)
+    codes = dict(DrawingEngine(model, sampler, len(jobs)).draw(jobs))
+    return model.vocabulary.token_ids(torch.stack([codes[n] for n in range(len(jobs))]))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mllm.draw_tokens import draw_tokens
+from mllm.best_of import draw_best
 from mllm.image_heads import FlatHead
 from mllm.sampler import Sampler, noise
 from tests.mllm.tiny import NUM_PIXEL, NUM_POSITIONS
@@ -100,8 +100,8 @@ def test_temperature_zero_takes_the_best_code(model, processor):
 
 def test_guidance_of_one_is_the_conditional_model(model, processor):
     inputs = processor.drawings(PROMPTS)
-    guided = draw_tokens(model, **inputs, sampler=PLAIN)
-    plain = draw_tokens(model, inputs["input_ids"], inputs["attention_mask"], sampler=PLAIN)
+    guided = draw_best(model, **inputs, sampler=PLAIN)
+    plain = draw_best(model, inputs["input_ids"], inputs["attention_mask"], sampler=PLAIN)
     assert torch.equal(guided, plain)
 
 
@@ -161,7 +161,7 @@ def test_the_model_draws_with_the_sampler_of_its_config(processor, hierarchical_
 def test_guidance_without_an_unconditional_prompt_is_an_error(model, processor):
     input_ids = processor.drawings(["a red bar"])["input_ids"]
     with pytest.raises(ValueError, match="unconditional_ids"):
-        draw_tokens(model, input_ids, sampler=Sampler(guidance_scale=2.0))
+        draw_best(model, input_ids, sampler=Sampler(guidance_scale=2.0))
 
 
 def many(scores, sampler, count=20_000):
