@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,17 +30,18 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Read by content and never by file name. Formats with interpreters behind them (EPS) stay out."""
 
-MAX_PIXELS = 40_000_000
-"""Largest declared width x height; of 40 megapixels each copy takes 160 MB."""
+MAX_PIXELS = 25_000_000
+"""Largest declared width x height. No such image takes more than 300 MB: at most twelve bytes a
+pixel, of a progressive CMYK JPEG."""
 
-MAX_PIXELS_OF = {"WEBP": 30_000_000}
-"""Lower limits of formats whose decoders hold more copies: four of a WebP."""
+MAX_PIXELS_OF = {"WEBP": 16_000_000}
+"""Lower limits of formats whose decoders hold more: sixteen bytes a pixel of a WebP."""
 
 MAX_FILE_SIZE = 64 * 1024 * 1024
 """Largest encoded file, in bytes."""
 
 ROWS_OF_STRIP = 256
-"""Rows of an image with alpha that are resolved at a time."""
+"""Rows of an image with alpha, or of 16 bits, that are converted at a time."""
 
 
 class ImageError(UserError):
@@ -194,7 +196,9 @@ def _upright(image: Image.Image) -> Image.Image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # EXIF is a TIFF of its own, and its parser fails in as many ways
         return image
-    return ImageOps.exif_transpose(image) if turned else image
+    if turned:
+        ImageOps.exif_transpose(image, in_place=True)  # else the caller would hold both
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -203,24 +207,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # A loaded JPEG holds nothing but its pixels; others may hold a file, or more frames.
         return image if image.format == "JPEG" else image.copy()
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int32)
-        np.clip(grey, 0, 65535, out=grey)  # in place, here and below: it may be 160 MB
-        grey += 128
-        grey //= 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        return _by_strips(image, _grey_to_rgb)
     if image.has_transparency_data:
-        return _over_white(image)
+        return _by_strips(image, _over_white)
     if image.mode in ("1", "L", "P", "CMYK", "RGBX", "RGB"):
         return image.convert("RGB")
     raise ValueError(f"its pixel mode {image.mode} is not accepted")
 
 
-def _over_white(image: Image.Image) -> Image.Image:
-    """Lay an image with alpha over white; strip by strip, since each step makes a copy."""
+def _by_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `to_rgb` makes of an image, strip by strip, since each of its steps makes a copy."""
     result = Image.new("RGB", image.size)
     for top in range(0, image.height, ROWS_OF_STRIP):
         box = (0, top, image.width, min(top + ROWS_OF_STRIP, image.height))
-        strip = image.crop(box).convert("RGBA")
-        white = Image.new("RGBA", strip.size, "white")
-        result.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+        result.paste(to_rgb(image.crop(box)), box)
     return result
+
+
+def _grey_to_rgb(strip: Image.Image) -> Image.Image:
+    """16 or 32 bits of grey, of which 65535 becomes 255."""
+    grey = np.asarray(strip).astype(np.int32).clip(0, 65535)
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(strip: Image.Image) -> Image.Image:
+    """Lay an image with alpha over white."""
+    strip = strip.convert("RGBA")
+    white = Image.new("RGBA", strip.size, "white")
+    return Image.alpha_composite(white, strip).convert("RGB")

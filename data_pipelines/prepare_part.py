@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,17 @@ ROWS_AT_ONCE = 500
 """Records in a row group, and held in memory, unless their images are large."""
 BYTES_AT_ONCE = 64 * 1024 * 1024
 """Bytes of images after which a row group ends."""
+ROWS_OF_DIGEST = 256
+"""Rows of a picture that are digested at a time."""
+
+
+class Seen(NamedTuple):
+    """What is noted of an upright picture."""
+
+    digest: str
+    """Of its size and pixels."""
+    size: tuple[int, int]
+    """(width, height)."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +119,8 @@ def write_part(source: Source, part: Part, staging: Storage) -> Account:
             if isinstance(checked, Reject):
                 account.rejects.append(refusal(checked.record_id, source.name, checked.reason))
                 continue
-            record, image = checked
-            _note(account, record, image)
+            record, seen = checked
+            _note(account, record, seen)
             rows.append(record_to_row(record))
             size += len(record.image or b"")
             if len(rows) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
@@ -148,21 +159,23 @@ def _items(source: Source, part: Part) -> Iterator[Record | Reject]:
         yield guarded(source.name, index, lambda index=index: records[index])  # type: ignore[misc]
 
 
-def _check(item: Record | Reject) -> Reject | tuple[Record, Image.Image | None]:
-    """A record with its picture, or why it is not accepted."""
+def _check(item: Record | Reject) -> Reject | tuple[Record, Seen | None]:
+    """A record with what is noted of its picture, or why it is not accepted."""
     if isinstance(item, Reject):
         return item
     try:
-        return item, decode_record(item)
+        image = decode_record(item)
     except (UserError, ValueError) as error:
         return Reject(item.record_id, str(error))
+    # The picture stays in here: a large one beside the next would be too much memory.
+    return item, None if image is None else Seen(_digest(image), image.size)
 
 
-def _note(account: Account, record: Record, image: Image.Image | None) -> None:
+def _note(account: Account, record: Record, seen: Seen | None) -> None:
     """Enter one accepted record."""
     account.ids.append(record.record_id)
-    account.pixels.append(None if image is None else _digest(image))
-    account.sizes.append(None if image is None else image.size)
+    account.pixels.append(None if seen is None else seen.digest)
+    account.sizes.append(None if seen is None else seen.size)
     account.captions.append(len(record.captions))
     account.questions.append(len(record.questions))
     account.conversations.append(len(record.conversations))
@@ -174,5 +187,7 @@ def _note(account: Account, record: Record, image: Image.Image | None) -> None:
 def _digest(image: Image.Image) -> str:
     """Names a picture by what is seen: the same pixels in another format have the same digest."""
     digest = hashlib.sha256(f"{image.width} {image.height} ".encode())
-    digest.update(image.tobytes())
+    for top in range(0, image.height, ROWS_OF_DIGEST):  # the bytes of all at once are two copies
+        box = (0, top, image.width, min(top + ROWS_OF_DIGEST, image.height))
+        digest.update(image.crop(box).tobytes())
     return digest.hexdigest()[:32]

@@ -71,13 +71,15 @@ def bombs() -> dict[str, bytes]:
 
 def largest() -> dict[str, bytes]:
     """Pictures of just under the limit of pixels: small files, and what takes the most memory."""
-    side = 6320
+    side = 4990
     row = zlib.compressobj(1)
     rows = b"".join(row.compress(bytes(1 + 2 * side)) for _ in range(side)) + row.flush()
     header = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
     return {
         "large-grey16.png": png(header, chunk(b"IDAT", rows)),
-        "large-alpha.webp": encode(Image.new("RGBA", (5470, 5470)), "WEBP", quality=1, method=0),
+        "large-alpha.webp": encode(Image.new("RGBA", (3990, 3990)), "WEBP", quality=1, method=0),
+        "large-alpha.png": encode(Image.new("RGBA", (side, side)), "PNG", compress_level=1),
+        "large-cmyk.jpg": encode(Image.new("CMYK", (side, side)), "JPEG", progressive=True),
     }
 
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from data_pipelines.images import open_image
 from tests.data_pipelines.hostile_inputs import make
@@ -27,7 +26,6 @@ def held(kind):
     status = open("/proc/self/status").read()
     return int(re.search(kind + r":\\s+(\\d+) kB", status)[1]) * 1024
 
-imported = held("VmHWM")
 out, counts, seen = Path(sys.argv[1]), json.loads(sys.argv[2]), {}
 for number, source in enumerate(counts):
     folder = prepare([source], out / str(number), shard_size=100)
@@ -40,7 +38,7 @@ for number, source in enumerate(counts):
         "batches": names, "texts": len(PreparedDataset(folder)) - len(data),
         "rejects": [json.loads(line) for line in quarantine],
     }
-print(json.dumps({"seen": seen, "imported": imported, "peak": held("VmHWM")}))
+print(json.dumps({"seen": seen, "peak": held("VmHWM")}))
 """
 
 
@@ -70,10 +68,7 @@ def test_a_thousand_hostile_inputs_end_in_a_batch_or_in_the_quarantine(tmp_path)
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr[-3000:]
     result = json.loads(finished.stdout)
-    # Of 1 GB, a quarter is for the libraries; those of a CUDA build of torch take 0.3 GB more.
-    assert result["peak"] - result["imported"] < 0.75e9
-    if torch.version.cuda is None:
-        assert result["peak"] < 1e9
+    assert result["peak"] < 1e9  # with torch's libraries, half of it in a CUDA build
     assert tree(tmp_path, out) == before  # nothing outside was touched, nothing unpickled
 
     told = {}
@@ -86,7 +81,7 @@ def test_a_thousand_hostile_inputs_end_in_a_batch_or_in_the_quarantine(tmp_path)
     assert told["llava"][0] >= told["llava"][1] and told["webdataset"][0] >= told["webdataset"][1]
 
     folder, lines, _, tars = (seen for seen in result["seen"].values())
-    for name in ("large-grey16.png", "large-alpha.webp"):
+    for name in ("large-grey16.png", "large-alpha.webp", "large-alpha.png", "large-cmyk.jpg"):
         assert name in folder["batches"]  # within the limit, and within the memory
     for name in ("cmyk.jpg", "grey16.png", "animated.gif", "turned.jpg", "jpeg.png", "inside.png"):
         assert name in folder["batches"]
