@@ -10,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+# Scores divided by less would overflow; the best code takes all the probability long before.
+COLDEST = 1e-30
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -52,7 +55,7 @@ class Sampler:
             (B,) int64 in [0, C).
         """
         num_codes = scores.shape[-1]
-        if self.temperature == 0 or self.top_k == 1 or self.top_p <= 0 or num_codes == 1:
+        if self.temperature < COLDEST or self.top_k == 1 or self.top_p <= 0 or num_codes == 1:
             return scores.argmax(-1)
         if self.temperature != 1:
             scores = scores / self.temperature
@@ -75,7 +78,8 @@ class Sampler:
         cumulative = kept.cumsum(-1)
         # The noise is at most 1 - 2^-24, so a threshold is below the total even in its last bit.
         threshold = uniform.unsqueeze(-1) * cumulative[:, -1:]
-        place = torch.searchsorted(cumulative, threshold, right=True)
+        # Scores that are no numbers (guidance may overflow) are below nothing: still one of them.
+        place = torch.searchsorted(cumulative, threshold, right=True).clamp_max(num_codes - 1)
         return place.squeeze(-1) if index is None else index.gather(-1, place).squeeze(-1)
 
     def for_pixels(self) -> "Sampler":

@@ -15,6 +15,10 @@ HOSTILE = [
     Sampler(guidance_scale=20.0, temperature=1e-4, top_p=0.0),
     Sampler(guidance_scale=0.0, temperature=0.0),
     Sampler(guidance_scale=-4.0, temperature=1.0, top_k=10_000, top_p=1.0),
+    Sampler(guidance_scale=1.0, temperature=1e-40),
+    Sampler(guidance_scale=1.0, temperature=1e-320, top_p=0.5, min_p=0.1),
+    Sampler(guidance_scale=3.4e38, temperature=1.0),
+    Sampler(guidance_scale=3.4e38, temperature=0.1, top_k=2, top_p=0.9),
 ]
 
 
@@ -209,6 +213,22 @@ def test_the_ends_of_the_noise_stay_within_what_is_kept(uniform):
     scores = torch.tensor([[0.0, -1e30, 1.0, -1e30]])
     for sampler in (Sampler(), Sampler(top_k=2), Sampler(top_p=0.7), Sampler(temperature=1e-6)):
         assert sampler.choose(scores, torch.tensor([uniform])).item() in (0, 2)
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-38, 1e-45, 1e-320])
+def test_the_coldest_temperatures_take_the_best_code(temperature):
+    scores = torch.tensor([[0.0, 30.0, 31.0, -30.0]] * 2)
+    uniform = torch.tensor([0.0, 1 - 2**-24]).double()
+    for sampler in (Sampler(temperature=temperature), Sampler(temperature=temperature, top_p=0.9)):
+        assert sampler.choose(scores, uniform).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_no_numbers_still_give_a_code(value):
+    scores, uniform = torch.full((2, 5), value), torch.tensor([0.0, 0.9]).double()
+    for sampler in (Sampler(), Sampler(top_p=0.9), Sampler(top_k=3), Sampler(min_p=0.2)):
+        codes = sampler.choose(scores, uniform)
+        assert codes.min() >= 0 and codes.max() < 5
 
 
 def test_noise_belongs_to_the_seed_alone():
