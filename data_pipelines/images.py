@@ -179,9 +179,9 @@ def cut_middle(image: Image.Image, size: int) -> Image.Image:
 
 def _read_file(path: Path, max_file_size: int, label: str) -> bytes:
     """Read a file whose size has been looked at first."""
-    if not path.is_file():
-        raise ImageError(f"{label} is not there, or is not a file")
     try:
+        if not path.is_file():
+            raise ImageError(f"{label} is not there, or is not a file")
         file_size = path.stat().st_size
         if file_size > max_file_size:
             raise ImageError(f"{label} has {file_size:,} bytes; the limit is {max_file_size:,}")

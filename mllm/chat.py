@@ -7,6 +7,8 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from data_pipelines.records import IMAGE_MARK
+from semhitok.errors import UserError
+from semhitok.files import is_whole_text
 
 BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE = "<|image_begin|>", "<|image_end|>", "<|image|>"
 IMAGE_TOKENS = (BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE)
@@ -54,6 +56,8 @@ class ChatEncoder:
         text = self.text_tokenizer.apply_chat_template(
             messages, add_generation_prompt=add_generation_prompt, tokenize=False
         )
+        if not is_whole_text(text):
+            raise UserError("The text holds half a character, which is none: write it anew.")
         token_ids: list[int] = self.text_tokenizer(text, add_special_tokens=False)["input_ids"]
         return token_ids
 

@@ -133,9 +133,16 @@ class ChatSession:
 
 
 def lines() -> Iterator[str]:
-    """What is typed, or piped in, line by line."""
+    """What is typed, or piped in, line by line.
+
+    Raises:
+        UserError: if what is piped in is no text.
+    """
     if not sys.stdin.isatty():
-        yield from sys.stdin
+        try:
+            yield from sys.stdin
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input is not UTF-8 text: {error}") from error
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - `input` edits its line through it

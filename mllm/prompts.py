@@ -115,7 +115,7 @@ class PromptList:
         # What comes through a pipe has no name to tell by: its first line does.
         is_json = None if self._spool is not None else self.path.suffix in JSON_NAMES
         try:
-            with open(self.path, encoding="utf-8") as file:
+            with open(self.path, encoding="utf-8-sig") as file:  # Windows marks the beginning
                 for number, line in enumerate(file, 1):
                     line = line.strip()
                     if not line:
@@ -170,5 +170,5 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number} of {path}", row
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}") from error

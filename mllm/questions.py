@@ -90,7 +90,7 @@ def read_questions(path: Path, options: list[str] | None = None) -> Iterator[Ask
         UserError: for a file that cannot be read, and at a line that asks nothing.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # Windows marks the beginning
             number = 0
             for line_number, line in enumerate(file, 1):
                 if line.strip():
@@ -110,9 +110,11 @@ def _asked(line: str, place: str, number: int, beside: Path, options: tuple[str,
     if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
         raise UserError(f"{place} names its images in another way than as file names.")
     own = entry.get("options") or options
-    if isinstance(own, str) or not all(isinstance(text, str) and text.strip() for text in own):
+    if not isinstance(own, list | tuple) or not all(
+        isinstance(text, str) and text.strip() for text in own
+    ):
         raise UserError(f"{place} has options that are not a list of texts.")
-    if len(set(own)) != len(own) or len(own) == 1:
+    if len({text.strip() for text in own}) != len(own) or len(own) == 1:
         raise UserError(f"{place} has no two different options to choose from.")
     question = with_marks(question.strip(), len(images), place)
     name = str(entry.get("id", entry.get("question_id", number)))

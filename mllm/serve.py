@@ -182,7 +182,7 @@ def make_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
                     self._send_json(200, actions[self.path](request))
             except UserError as error:
                 self._send_json(400, {"error": str(error)})
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self._send_json(400, {"error": f"The request makes no sense: {error}"})
 
         def _send_json(self, status: int, value: dict) -> None:

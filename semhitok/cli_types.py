@@ -9,6 +9,8 @@ import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+from semhitok.files import is_whole_text
+
 
 def positive_int(text: str) -> int:
     """A whole number above 0."""
@@ -29,6 +31,8 @@ def non_negative_int(text: str) -> int:
         value = -1
     if value < 0:
         raise ArgumentTypeError(f"give a whole number, 0 or more, not {text!r}")
+    if value >= 2**63:  # seeds among others are 64 bits wide
+        raise ArgumentTypeError(f"give a whole number of at most {2**63 - 1}, not {text!r}")
     return value
 
 
@@ -79,6 +83,8 @@ def words(text: str) -> str:
     """A text that says something."""
     if not text.strip():
         raise ArgumentTypeError("the text is empty; write at least one word")
+    if not is_whole_text(text):
+        raise ArgumentTypeError("the text is not UTF-8; write it anew")
     return text
 
 
@@ -87,7 +93,7 @@ def names(text: str) -> list[str]:
     found = [name.strip() for name in text.split(",")]
     if not all(found) or len(set(found)) < len(found):
         raise ArgumentTypeError(f"give different names with commas between them, not {text!r}")
-    return found
+    return [words(name) for name in found]
 
 
 def set_distances(text: str) -> list[str]:
@@ -161,7 +167,7 @@ def prompts_file(text: str) -> Path:
     if path.suffix == ".parquet":
         return path
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             has_prompt = any(line.strip() for line in file)
     except UnicodeDecodeError as error:
         raise ArgumentTypeError(f"{text} is not UTF-8 text; give one prompt a line") from error

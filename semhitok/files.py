@@ -97,15 +97,29 @@ def parse_object(line: str, place: str, example: str) -> dict[str, Any]:
         example: what it should look like.
 
     Raises:
-        UserError: if it is no JSON, or no object.
+        UserError: if it is no JSON, or no object, or holds half a character.
     """
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for thousands of brackets
         raise UserError(f"{place} is not valid JSON: write one object a line.") from error
     if not isinstance(entry, dict):
         raise UserError(f"{place} is not an object: write it as {example}.")
+    if "\\u" in line and not is_whole_text(json.dumps(entry, ensure_ascii=False)):
+        raise UserError(
+            f"{place} holds half a character, one of \\ud800 to \\udfff without the other: write "
+            f"both or neither."
+        )
     return entry
+
+
+def is_whole_text(text: str) -> bool:
+    """Whether UTF-8 can write it: JSON and arguments may hold halves of characters, models not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def file_sha256(path: str | Path) -> str:

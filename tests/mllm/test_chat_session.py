@@ -1,5 +1,6 @@
 """`semhitok chat`, from Python, through a pipe and on a terminal."""
 
+import io
 import os
 import pty
 import re
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mllm.answering import Answerer
-from mllm.chat_session import ChatSession
+from mllm.chat_session import ChatSession, lines
 from mllm.drawer import Drawer
 from mllm.sampler import Sampler
 from semhitok.errors import UserError
@@ -101,6 +102,8 @@ def session_job(seed):
         ("/draw " + "red " * 500, "at most 128"),
         ("/paint", "There is no /paint"),
         ("why " * 900, "at most 128: shorten the question, or begin anew with /new"),
+        ("why \ud800", "half a character"),
+        ("/draw \ud800", "half a character"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_the_talk_goes_on(session, line, complaint):
@@ -110,6 +113,12 @@ def test_what_cannot_be_done_is_one_sentence_and_the_talk_goes_on(session, line,
         session.take(line)
     assert session.messages == before
     session.take("why?")
+
+
+def test_what_is_piped_in_and_no_text_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), "utf-8"))
+    with pytest.raises(UserError, match="standard input is not UTF-8 text"):
+        list(lines())
 
 
 def command(folder, tmp_path) -> tuple[list[str], dict]:

@@ -239,6 +239,9 @@ def test_two_ranks_write_the_same_files_as_one(folder, generate, tmp_path) -> No
         ('{"prompt": "a", "id": "../up"}', "names no file"),
         ('{"prompt": "a", "id": "first"}', "the id 'first' twice"),
         ('{"prompt": "a", "negative_prompt": 3}', "negative_prompt that is not a text"),
+        ('{"prompt": "a \\ud800 bar"}', "line 2 of .* holds half a character"),
+        ('{"prompt": "a", "negative_prompt": "\\ud800"}', "line 2 of .* holds half a character"),
+        ('{"prompt": ' + "[" * 100_000, "line 2 of .* is not valid JSON"),
         ('{"prompt": "' + "red " * 500 + '"}', "Prompt 00001: .* at most 128: shorten"),
     ],
 )
@@ -252,6 +255,26 @@ def test_a_bad_line_is_one_sentence_before_anything_is_drawn(
     assert error.splitlines()[-1].startswith("semhitok: error: ")
     assert re.search(complaint, error), error
     assert not images(tmp_path / "out")
+
+
+def test_a_mark_of_the_beginning_is_no_part_of_the_first_prompt(generate, tmp_path) -> None:
+    for name, line in (("list.txt", "a red bar"), ("list.jsonl", '{"prompt": "a red bar"}')):
+        (tmp_path / name).write_text(line + "\n", encoding="utf-8-sig")
+        assert generate(tmp_path / f"{name}-out", "--prompts", tmp_path / name)[0] == 0
+        with Image.open(tmp_path / f"{name}-out" / "00000-00.png") as image:
+            assert image.text["prompt"] == "a red bar"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--prompt", "a bar", "--seed", "9" * 23), "--seed: give a whole number of at most"),
+        (("--prompt", "a \udcff bar"), "--prompt: the text is not UTF-8"),
+    ],
+)
+def test_arguments_that_no_model_takes_are_one_sentence(generate, tmp_path, options, complaint):
+    code, error = generate(tmp_path / "out", *options)
+    assert code == 2 and complaint in error.splitlines()[-1]
 
 
 def test_lists_without_prompts_are_one_sentence(generate, tmp_path, monkeypatch) -> None:
