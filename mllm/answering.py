@@ -123,7 +123,7 @@ class Answerer:
             UserError: if a prompt with its answer is longer than the model's context.
         """
         input_ids, mask = self._batch(prompts, images)
-        self._check_length(input_ids.shape[1] + max_new_tokens)
+        self.check_length(input_ids.shape[1] + max_new_tokens)
         token_ids = self.model.generate(
             input_ids=input_ids,
             attention_mask=mask,
@@ -157,7 +157,7 @@ class Answerer:
             raise UserError("an answer to weigh has no token; give texts that are not empty")
         whole = [prompt + ending for prompt, ending in zip(prompts, endings, strict=True)]
         input_ids, mask = self._batch(whole, images)
-        self._check_length(input_ids.shape[1])
+        self.check_length(input_ids.shape[1])
         longest = max(len(ending) for ending in endings)
         logits = self.model(
             input_ids=input_ids,
@@ -192,7 +192,12 @@ class Answerer:
             input_ids = input_ids.masked_scatter(places, tokens)
         return input_ids, inputs["attention_mask"].to(self.device)
 
-    def _check_length(self, length: int) -> None:
+    def check_length(self, length: int) -> None:
+        """Refuse so many tokens, of a question with its images and answer, if they are too many.
+
+        Raises:
+            UserError: then.
+        """
         if length > self.context_length:
             raise UserError(
                 f"The question with its images and answer takes {length} tokens, and the model "

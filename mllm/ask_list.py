@@ -48,12 +48,22 @@ class Asking:
     def _read_image(self, path: Path) -> Tensor:
         return self.answerer.image_tokens([open_image(path)])[0]
 
+    def check(self, one: Asked) -> None:
+        """Refuse a question that is longer than the context with its images and answer.
+
+        Raises:
+            UserError: then.
+        """
+        tokenizer = self.answerer.processor.tokenizer
+        answers = [len(tokenizer(o, add_special_tokens=False)["input_ids"]) for o in one.options]
+        longest = max(answers) + 1 if answers else self.max_new_tokens
+        self.answerer.check_length(len(self.answerer.prompt(one.messages)) + longest)
+
     def answers(self, asked: list[Asked]) -> list[dict[str, Any]]:
         """One dict for each question: answer and, where there were options, log_likelihoods.
 
         Raises:
-            UserError: if an image cannot be read, or a question is longer than the context; names
-                the question.
+            UserError: if an image cannot be read, or a question is longer than the context.
         """
         found: dict[int, dict[str, Any]] = {}
         written = [number for number, one in enumerate(asked) if not one.options]
@@ -126,12 +136,13 @@ def _answered(out: Path, asked: list[Asked], fingerprint: str) -> int:
             entry = json.loads(line)
             same = number < len(asked) and entry.items() >= asked[number].record().items()
             same = same and entry["model"] == fingerprint
+            same = same and {*entry.get("log_likelihoods", ())} == {*asked[number].options}
         except (ValueError, AttributeError, KeyError):
             same = False
         if not same:
             raise UserError(
-                f"line {number + 1} of {out} answers another question, or is of another model: "
-                f"choose another file."
+                f"line {number + 1} of {out} answers another question, chooses from other options, "
+                f"or is of another model: choose another file."
             )
     return len(lines)
 
@@ -172,6 +183,12 @@ def command(args: argparse.Namespace) -> Path | None:
     for path in {path: None for one in asked for path in one.images}:
         open_image(path)  # all are checked before the model loads
     asking = Asking(Answerer.load(args.model), args.batch_size, args.max_new_tokens)
+    for one in asked:
+        try:
+            asking.check(one)
+        except UserError as error:
+            name = "" if args.questions is None else f"Question {one.name}: "
+            raise UserError(f"{name}{error}") from error
     if args.out is not None:
         return answer_file(asking, asked, Path(args.out), model_fingerprint(args.model))
     if len(asked) == 1 and not asked[0].options and sys.stdout.isatty():

@@ -172,7 +172,7 @@ def command(args: argparse.Namespace) -> Path:
     prompts = PromptList(args.prompts, args.prompt, args.negative_prompt or "", args.seed)
     overrides = {field.name: getattr(args, field.name, None) for field in fields(Sampler)}
     edit = args if args.image is not None else None
-    if edit is None and (args.keep_mask or args.keep_rows or args.keep):
+    if edit is None and (args.keep_mask or args.keep_rows or args.keep or args.paint_over):
         raise UserError("Nothing to keep from: give the --image that is to be edited.")
     return draw_list(
         args.model,

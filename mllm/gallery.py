@@ -9,6 +9,7 @@ contact-sheet.png    the first of them on one page
 import io
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,9 +158,20 @@ def _whole_png_text(data: bytes) -> dict[str, str] | None:
     return text
 
 
+@lru_cache
+def _font_of_all() -> ImageFont.FreeTypeFont:
+    import matplotlib  # late: most prompts need no more than Pillow's own
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 11)
+
+
+def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which has the letters of ASCII alone, or one of many alphabets."""
+    return ImageFont.load_default(size=11) if text.isascii() else _font_of_all()
+
+
 def contact_sheet(folder: Path, shown: Iterator[Picture]) -> Image.Image:
     """The first hundred images on one page, each over the beginning of its prompt."""
-    font = ImageFont.load_default(size=11)
     cells: list[Image.Image] = []
     for picture in shown:
         if len(cells) == SHEET_IMAGES:
@@ -172,7 +184,8 @@ def contact_sheet(folder: Path, shown: Iterator[Picture]) -> Image.Image:
                 cell.paste(scaled, (4, 4))
         except OSError:  # a rank is drawing it again, and makes the sheet when it is done
             pass
-        line = picture.prompt.text
+        line = " ".join(picture.prompt.text.split())
+        font = _font(line)
         while font.getlength(line) > SHEET_CELL - 8:
             line = line[: min(len(line) - 1, SHEET_CELL)]
         ImageDraw.Draw(cell).text((4, SHEET_CELL), line, fill="black", font=font)

@@ -1,6 +1,7 @@
 """`semhitok ask`: lists of questions in and out, options, and several images."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -126,6 +127,20 @@ def test_a_list_goes_on_where_it_stopped(ask, folder, tmp_path):
     code, _, error = ask("--questions", other, "--out", out)
     assert code == 2 and "line 3 of" in error and "choose another file" in error
     assert out.read_bytes() == whole
+    code, _, error = ask("--questions", questions, "--out", out, "--options", "one,two,three")
+    assert code == 2 and "chooses from other options" in error
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("more", [{}, {"options": ["a", "red " * 900]}])
+def test_a_question_too_long_is_told_of_before_any_is_answered(ask, folder, tmp_path, more):
+    question = {"image": "red.png", "question": "why?" if more else "why " * 900, "id": "long"}
+    path, out = folder / "long.jsonl", tmp_path / "answers.jsonl"
+    first = {"image": "red.png", "question": "why?"}
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(question | more)}\n")
+    code, _, error = ask("--questions", path, "--out", out, "--batch-size", 1)
+    assert code == 2 and re.search("Question long: .* at most 128: shorten", error), error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -149,8 +164,6 @@ def test_a_list_goes_on_where_it_stopped(ask, folder, tmp_path):
     ],
 )
 def test_a_bad_line_is_one_sentence(ask, folder, tmp_path, line, complaint):
-    import re
-
     path = folder / "bad.jsonl"
     path.write_text(line + "\n")
     code, printed, error = ask("--questions", path)

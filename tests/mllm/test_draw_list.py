@@ -257,6 +257,15 @@ def test_a_bad_line_is_one_sentence_before_anything_is_drawn(
     assert not images(tmp_path / "out")
 
 
+def test_letters_on_the_contact_sheet_are_not_all_the_same_box(generate, tmp_path) -> None:
+    titles = []
+    for number, letter in enumerate("öéж"):
+        assert generate(tmp_path / str(number), "--prompt", letter * 8)[0] == 0
+        with Image.open(tmp_path / str(number) / "contact-sheet.png") as sheet:
+            titles.append(sheet.crop((0, 128, 128, 146)).tobytes())
+    assert len(set(titles)) == 3
+
+
 def test_a_mark_of_the_beginning_is_no_part_of_the_first_prompt(generate, tmp_path) -> None:
     for name, line in (("list.txt", "a red bar"), ("list.jsonl", '{"prompt": "a red bar"}')):
         (tmp_path / name).write_text(line + "\n", encoding="utf-8-sig")
@@ -270,6 +279,7 @@ def test_a_mark_of_the_beginning_is_no_part_of_the_first_prompt(generate, tmp_pa
     [
         (("--prompt", "a bar", "--seed", "9" * 23), "--seed: give a whole number of at most"),
         (("--prompt", "a \udcff bar"), "--prompt: the text is not UTF-8"),
+        (("--prompt", "a bar", "--paint-over"), "Nothing to keep from: give the --image"),
     ],
 )
 def test_arguments_that_no_model_takes_are_one_sentence(generate, tmp_path, options, complaint):
