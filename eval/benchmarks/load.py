@@ -11,7 +11,7 @@ from eval.benchmarks.published import READERS, json_lines
 from eval.benchmarks.question_set import QuestionSet, check_questions
 from eval.benchmarks.tables import HUB_COPIES, read_hub, read_mmbench_tsv, read_parquet
 from eval.scorers.task import Task
-from semhitok.errors import UserError
+from semhitok.errors import UserError, says
 
 
 def open_benchmark(
@@ -36,7 +36,14 @@ def open_benchmark(
     """
     path = None if data is None else Path(data).expanduser()
     if path is not None and os.path.exists(path):  # which also takes names that are too long
-        found = _read_path(task, path)
+        try:
+            found = _read_path(task, path)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A field of another kind than the benchmark's own files have.
+            raise UserError(
+                f"{data} is not laid out as the file of {task.name} that its authors publish "
+                f"({says(error)}); give that one"
+            ) from error
         if needs_images and not all(q.images for q in found.questions):
             root = images or (path if path.is_dir() else path.parent)
             found = attach_images(found, root, [[q.image_id] for q in found.questions])

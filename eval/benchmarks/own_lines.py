@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.published import json_lines
-from eval.benchmarks.question_set import QuestionSet, require_fields
+from eval.benchmarks.question_set import QuestionSet, answer_texts, require_fields
 from eval.scorers.multiple_choice import LETTERS
 from eval.scorers.task import BenchmarkQuestion
 from semhitok.errors import UserError
@@ -37,7 +37,7 @@ def read_own_lines(path: Path) -> QuestionSet:
             BenchmarkQuestion(
                 question_id=str(row.get("id", row.get("question_id", number))),
                 question=_text(row, "question", where),
-                answers=tuple(_letter(str(answer), options) for answer in answers),
+                answers=tuple(_letter(answer, options) for answer in answer_texts(answers, where)),
                 category=str(row.get("category", "")),
                 group=str(row.get("group", "")),
                 options=tuple(options),

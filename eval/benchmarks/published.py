@@ -12,11 +12,12 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.question_set import QuestionSet, require_fields
+from eval.benchmarks.question_set import QuestionSet, answer_texts, require_fields
 from eval.scorers.pope import SPLITS
 from eval.scorers.task import BenchmarkQuestion
 from semhitok.errors import UserError
@@ -28,10 +29,9 @@ def read_vqav2(path: Path) -> QuestionSet:
     questions_file = _one_file(path, "*questions.json") if path.is_dir() else path
     annotations_file = _annotations_of(questions_file)
     asked = _list_in(questions_file, "questions")
-    annotated = {
-        str(row["question_id"]): row
-        for row in _list_in(annotations_file, "annotations", ("question_id", "answers"))
-    }
+    annotations = _list_in(annotations_file, "annotations", ("question_id", "answers"))
+    annotated = {str(row["question_id"]): row for row in annotations}
+    _refuse_repeated([str(row["question_id"]) for row in annotations], annotations_file)
     subset = read_json(questions_file).get("data_subtype", "val2014")
     questions = []
     for number, row in enumerate(asked, start=1):
@@ -44,12 +44,19 @@ def read_vqav2(path: Path) -> QuestionSet:
                 "both files of one split"
             )
         answer = annotated[key]
+        entries = answer["answers"]
+        if isinstance(entries, list):
+            entries = [
+                entry.get("answer") if isinstance(entry, dict) else None for entry in entries
+            ]
         types = (str(answer.get("answer_type", "")), str(answer.get("question_type", "")))
         questions.append(
             BenchmarkQuestion(
                 question_id=key,
                 question=row["question"],
-                answers=tuple(str(entry["answer"]) for entry in answer["answers"]),
+                answers=answer_texts(
+                    entries, f"the annotation of question {key} of {annotations_file}"
+                ),
                 category=", ".join(part for part in types if part),
                 image_id=f"COCO_{subset}_{int(row['image_id']):012d}",
             )
@@ -68,7 +75,7 @@ def read_textvqa(path: Path) -> QuestionSet:
             BenchmarkQuestion(
                 question_id=str(row["question_id"]),
                 question=row["question"],
-                answers=tuple(str(answer) for answer in row["answers"]),
+                answers=answer_texts(row["answers"], f"question {row['question_id']} of {path}"),
                 category="",
                 image_id=str(row["image_id"]),
             )
@@ -79,7 +86,7 @@ def read_textvqa(path: Path) -> QuestionSet:
 
 def read_gqa(path: Path) -> QuestionSet:
     """GQA's JSON, an object of questions by id; the category is the structural type."""
-    rows = read_json(path)
+    rows = _read_keeping_ids(path)
     if not isinstance(rows, dict):
         raise UserError(f"{path} is not a file of GQA, which holds an object of questions by id")
     questions = []
@@ -89,7 +96,7 @@ def read_gqa(path: Path) -> QuestionSet:
             BenchmarkQuestion(
                 question_id=str(key),
                 question=row["question"],
-                answers=(str(row["answer"]),),
+                answers=answer_texts([row["answer"]], f"question {key!r} of {path}"),
                 category=str((row.get("types") or {}).get("structural", "")),
                 image_id=str(row["imageId"]),
             )
@@ -109,7 +116,7 @@ def read_pope(path: Path) -> QuestionSet:
             require_fields(
                 row, ("question_id", "image", "text", "label"), f"line {number} of {file}"
             )
-            category = str(row.get("category", split))
+            category = str(row.get("category") or split)
             key = str(row["question_id"])
             questions.append(
                 BenchmarkQuestion(
@@ -131,7 +138,10 @@ def read_mme(path: Path) -> QuestionSet:
     for category in sorted(p for p in path.iterdir() if p.is_dir()):
         texts = category / "questions_answers_YN"
         for file in sorted((texts if texts.is_dir() else category).glob("*.txt")):
-            lines = file.read_text(encoding="utf-8").splitlines()
+            try:
+                lines = file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{file} cannot be read as text ({error})") from error
             for number, line in enumerate((x for x in lines if x.strip()), start=1):
                 question, tab, answer = line.partition("\t")
                 if not tab:
@@ -157,8 +167,8 @@ def read_mme(path: Path) -> QuestionSet:
 def read_seedbench(path: Path) -> QuestionSet:
     """SEED-Bench's JSON; its questions about videos are left out, and counted."""
     whole = read_json(path)
-    names = {number: name for name, number in (whole.get("question_type") or {}).items()}
     rows = _list_in(path, "questions", ("question_id", "question", "answer", "data_id"))
+    names = {number: name for name, number in (whole.get("question_type") or {}).items()}
     still = [row for row in rows if row.get("data_type", "image") == "image"]
     questions = []
     for row in still:
@@ -208,6 +218,27 @@ def json_lines(path: Path) -> Iterator[Any]:
             raise UserError(
                 f"line {number} of {path} is not valid JSON: {error.msg.lower()}"
             ) from error
+
+
+def _read_keeping_ids(path: Path) -> Any:
+    """The file's JSON; a key twice in one object, of which readers keep the last, is refused."""
+    value = read_json(path)  # whose sentences name what is broken
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _refuse_repeated([key for key, _ in pairs], path)
+        return {}
+
+    json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=check)
+    return value
+
+
+def _refuse_repeated(keys: list[str], path: Path) -> None:
+    if len(set(keys)) < len(keys):
+        key = Counter(keys).most_common(1)[0][0]
+        raise UserError(
+            f"{path} has the question id {key!r} more than once; give every question an id of its "
+            "own"
+        )
 
 
 def _list_in(path: Path, key: str, fields: tuple[str, ...] = ()) -> list[dict[str, Any]]:

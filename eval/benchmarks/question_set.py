@@ -75,6 +75,8 @@ def describe(found: QuestionSet) -> dict[str, Any]:
 
 
 def _complaint(task: Task, question: BenchmarkQuestion) -> str | None:
+    if not isinstance(question.question, str):
+        return "has a question that is not a text"
     if not question.question.strip():
         return "has no text"
     if not question.answers or not all(answer.strip() for answer in question.answers):
@@ -84,6 +86,20 @@ def _complaint(task: Task, question: BenchmarkQuestion) -> str | None:
 
 def _and_more(number: int, what: str) -> str:
     return f" (as do {number - 1:,} more {what}s)" if number > 1 else ""
+
+
+def answer_texts(value: Any, where: str) -> tuple[str, ...]:
+    """The accepted answers of a row, numbers as they are written.
+
+    Raises:
+        UserError: if they are not a list, or one is neither a text nor a number.
+    """
+    if not isinstance(value, list):
+        raise UserError(f"{where} has answers that are not a list")
+    odd = [answer for answer in value if not isinstance(answer, str | int | float)]
+    if odd:
+        raise UserError(f"{where} has {str(odd[0])[:60]!r} where an answer is a text")
+    return tuple(map(str, value))
 
 
 def require_fields(row: Any, fields: Sequence[str], where: str) -> None:

@@ -304,7 +304,10 @@ class _Base64:
     text: str
 
     def __call__(self) -> bytes:
-        return base64.b64decode(self.text)
+        try:
+            return base64.b64decode(self.text)
+        except ValueError as error:
+            raise UserError(f"an image is not written as base64: {self.text[:20]!r}…") from error
 
 
 def _holds_images(kind: Any) -> bool:

@@ -256,6 +256,7 @@ def test_own_lines_take_letters_and_texts_of_options(tmp_path):
         ([OWN | {"question": " "}], "exact", "has no text"),
         ([OWN | {"question": 3}], "exact", "'question' that is not a text"),
         ([OWN | {"answers": {"a": 1}}], "exact", "'answers' that are not a list"),
+        ([OWN | {"answers": ["red", None]}], "exact", "'None' where an answer is a text"),
         ([OWN], "soft", "has 1 answers where the rule takes exactly 10"),
         ([OWN], "vqav2", "has 1 answers where the rule takes exactly 10"),
         ([OWN, OWN], "textvqa", "as do 1 more question"),
@@ -280,6 +281,14 @@ def test_own_lines_that_cannot_be_scored_are_one_sentence(tmp_path, rows, task, 
         ("vqav2", {"answers": TEN[:9]}, "has 9 answers where the rule takes exactly 10"),
         ("vqav2", {"question_id": 1}, "question 420 .* has no annotation"),
         ("textvqa", {"answers": ["x"] * 11}, "has 11 answers"),
+        ("vqav2", {"answers": None}, "annotation of question 420 .* answers that are not a list"),
+        ("vqav2", {"answers": [{"text": "x"}] * 10}, "'None' where an answer is a text"),
+        ("textvqa", {"answers": "ten chars!"}, "question 7 .* answers that are not a list"),
+        ("textvqa", {"answers": [{"answer": "x"}] * 10}, "where an answer is a text"),
+        ("textvqa", {"question": None}, "has a question that is not a text"),
+        ("gqa", {"answer": ["yes"]}, "where an answer is a text"),
+        ("gqa", {"types": "verify"}, "is not laid out as the file of gqa"),
+        ("seedbench", {"question_type_id": [1]}, "is not laid out as the file of seedbench"),
         ("textvqa", {"image_id": "zz"}, "1 of 1 images .* 'zz'"),
         ("gqa", {"imageId": "n9"}, "'n9'; give --images"),
         ("pope", {"label": "perhaps"}, "'perhaps' where POPE has"),
@@ -315,6 +324,31 @@ def test_files_of_another_kind_are_one_sentence(tmp_path, name, file, text, comp
     path = write(tmp_path / file, text)
     with pytest.raises(UserError, match=complaint):
         open_benchmark(TASKS[name], str(path))
+
+
+def test_ids_that_come_twice_within_one_object_or_list_are_refused(tmp_path):
+    path = make_gqa(tmp_path)
+    text = path.read_text()
+    path.write_text(text[:-1] + ", " + text[1:])  # which a JSON reader takes, keeping the last
+    with pytest.raises(UserError, match="question id '201' more than once"):
+        open_benchmark(TASKS["gqa"], str(path))
+    make_vqav2(tmp_path / "v")
+    file = tmp_path / "v" / "v2_mscoco_val2014_annotations.json"
+    rows = json.loads(file.read_text())["annotations"]
+    write(file, {"annotations": rows * 2})
+    with pytest.raises(UserError, match="question id '420' more than once"):
+        open_benchmark(TASKS["vqav2"], str(tmp_path / "v"))
+
+
+def test_text_and_images_in_another_encoding_are_one_sentence(tmp_path):
+    path = make_mme(tmp_path)
+    write(path / "count" / "0002.txt", "One?\tYes\nZwölf?\tNo\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"0002\.txt cannot be read as text"):
+        open_benchmark(TASKS["mme"], str(path))
+    path = make_mmbench(tmp_path, image="A" * 101)
+    (image,) = open_benchmark(TASKS["mmbench"], str(path)).questions[0].images
+    with pytest.raises(UserError, match="not written as base64"):
+        image()
 
 
 def test_two_images_of_one_name_are_not_guessed_between(tmp_path):
