@@ -1,6 +1,8 @@
 """The unified language model: `UnifiedForConditionalGeneration`, `UnifiedProcessor`.
 
-Names are imported when first used, so that the command line stays quick.
+Names are imported when first used, so that the command line stays quick. The first one brings all,
+and registers them with transformers: then its Auto classes and `pipeline("any-to-any")` load a
+saved folder.
 """
 
 from importlib import import_module
@@ -23,4 +25,5 @@ __all__ = ["UnifiedConfig", "UnifiedForConditionalGeneration", "UnifiedProcessor
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    homes = {home: import_module(home) for home in _HOMES.values()}
+    return getattr(homes[_HOMES[name]], name)

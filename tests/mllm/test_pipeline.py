@@ -1,9 +1,13 @@
 """`pipeline("any-to-any")` and `generate` on a saved folder, as transformers' users call them."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, pipeline
 
+import mllm
 from mllm import UnifiedForConditionalGeneration
 from mllm.sampler import Sampler
 from tests.mllm.tiny import make_model, picture
@@ -24,6 +28,19 @@ def pipe(folder):
 
 def test_the_folder_loads_as_a_multimodal_model(folder):
     assert type(AutoModelForMultimodalLM.from_pretrained(folder)) is UnifiedForConditionalGeneration
+
+
+@pytest.mark.parametrize("name", mllm.__all__)
+def test_one_import_registers_all_that_a_pipeline_needs(folder, name):
+    code = (
+        f"from mllm import {name}\n"
+        "from transformers import pipeline\n"
+        f"pipe = pipeline('any-to-any', model={str(folder)!r})\n"
+        "print(pipe(text='a red bar', generation_mode='image')[0]['generated_image'].size)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == "(16, 16)"
 
 
 def test_the_pipeline_answers_as_generate_does(pipe):
