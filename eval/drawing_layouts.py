@@ -206,6 +206,8 @@ def _compbench(file: Path, number: int) -> list[Prompt]:
     texts = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
     if any(text.startswith(("{", "[")) for text in texts):
         raise ValueError("JSON, not one prompt a line")
+    if slashed := [text for text in texts if "/" in text]:
+        raise ValueError(f"a slash, which no file name has, in {slashed[0][:60]!r}")
     return [
         Prompt(
             text,
@@ -221,6 +223,8 @@ def _geneval2(file: Path, number: int) -> list[Prompt]:
         _ = row["vqa_list"]
         paths = tuple(_numbered(f"images/{index:05d}", number))
         prompts.append(Prompt(_text(row["prompt"]), paths, row))
+    if len({prompt.text for prompt in prompts}) < len(prompts):
+        raise ValueError("a prompt twice, of which image_paths.json can name one")
     return prompts
 
 

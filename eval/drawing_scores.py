@@ -10,7 +10,7 @@ from PIL import Image
 
 from eval import geneval_rule
 from eval.drawing_layouts import LAYOUTS, Prompt, split_grid
-from semhitok.errors import UserError
+from semhitok.errors import UserError, says
 
 if TYPE_CHECKING:
     from eval.drawing_task import DrawingTaskSettings
@@ -46,6 +46,8 @@ def scorers(settings: "DrawingTaskSettings", prompts: Sequence[Prompt]) -> list[
         if settings.reference is None:
             raise UserError("A set distance needs real images: give --reference.")
         found.append(_set_distances(settings, prompts))
+    elif settings.reference is not None:
+        raise UserError("Real images are for a set distance: name its feature network, --network.")
     return found
 
 
@@ -59,6 +61,9 @@ def _geneval(settings: "DrawingTaskSettings", prompts: Sequence[Prompt], clip: A
     from eval.clip_score import ColourNamer
     from eval.geneval_detector import DEFAULT, NOTE, Detector
 
+    for prompt in prompts:
+        if complaint := geneval_rule.complaint(prompt.data):
+            raise UserError(f"{settings.prompts}: the prompt {prompt.text[:80]!r} {complaint}.")
     detect = Detector(DEFAULT if settings.detector == "default" else str(settings.detector))
     namer = ColourNamer(clip)
 
@@ -91,11 +96,20 @@ def _geneval(settings: "DrawingTaskSettings", prompts: Sequence[Prompt], clip: A
 
 
 def _questions(settings: "DrawingTaskSettings", prompts: Sequence[Prompt]) -> Scorer:
+    from eval.question_scores import dpg_questions, tifa_questions
     from eval.vlm_judge import load_judge
 
     is_dpg = settings.task == "dpg"
     if is_dpg and any(not prompt.data for prompt in prompts):
         raise UserError(f"{settings.prompts} has no questions: give dpg_bench.csv to a judge.")
+    for prompt in prompts:
+        try:
+            dpg_questions(prompt.data) if is_dpg else tifa_questions(prompt.data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{settings.prompts}: the questions about {prompt.text[:80]!r} are not as the "
+                f"benchmark publishes them ({says(error)}); give its own file."
+            ) from error
     judge = load_judge(str(settings.judge), settings.model)
     return partial(_dpg if is_dpg else _soft_tifa, settings.folder, prompts, judge)
 
@@ -140,16 +154,16 @@ def _as_yes_or_no(answers: dict[int, float]) -> dict[int, float]:
 
 
 def _soft_tifa(folder: Path, prompts: Sequence[Prompt], judge: Any, found: dict[str, Any]) -> None:
-    from eval.question_scores import TIFA_RULE, soft_tifa
+    from eval.question_scores import TIFA_RULE, soft_tifa, tifa_questions
     from semhitok.progress import Progress
 
     rows = []
     with Progress(len(prompts), "judge", "prompt") as progress:
         for prompt in prompts:
-            asked = prompt.data["vqa_list"]
+            asked, skills = tifa_questions(prompt.data)
             picture = _pictures(folder, "geneval2", prompt)[0]
             said = [math.exp(judge.log_likelihood(picture, text, answer)) for text, answer in asked]
-            rows.append((prompt.data.get("skills", ["question"] * len(asked)), said))
+            rows.append((skills, said))
             row = {"prompt": prompt.text, "image": prompt.paths[0], "answers": said}
             found["judged"].append(row | {"score": sum(said) / len(said)})
             progress.update(1)

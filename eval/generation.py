@@ -220,6 +220,13 @@ def command(args: Namespace) -> Path:
         return benchmark(args)
     if args.model is None:
         raise UserError(f"The task {TASK} draws: give --model.")
+    options = ("prompts", "images", "clip", "detector", "judge", "reference", "network")
+    foreign = [f"--{name}" for name in options if getattr(args, name, None)]
+    if foreign:
+        raise UserError(
+            f"The task {TASK} has prompts and a rule of its own, without {', '.join(foreign)}: "
+            "leave that away, or name another --task."
+        )
     settings = DrawingSettings(
         model=str(args.model),
         task=TASK,

@@ -86,6 +86,26 @@ def judge(
     return not wrong, wrong
 
 
+def complaint(metadata: Mapping[str, Any]) -> str | None:
+    """Why a line of the prompt file cannot be judged, as a clause; None where it can."""
+    if metadata.get("tag") not in TASKS:
+        return f"has the tag {metadata.get('tag')!r}, and GenEval's are {', '.join(TASKS)}"
+    for name in ("include", "exclude"):
+        entries = metadata.get(name, [])
+        for index, entry in enumerate(entries if isinstance(entries, list) else [None]):
+            if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
+                return f'has no list {name!r} of objects with "class" and "count"'
+            if not isinstance(entry.get("count"), int) or entry["count"] < 1:
+                return f'has no "count" above zero for {entry["class"]!r}'
+            match entry.get("position"):
+                case None:
+                    continue
+                case [str(), int(target)] if 0 <= target < index:
+                    continue
+            return f"has a position of {entry['class']!r} to nothing named before it"
+    return None
+
+
 def keep(detections: Sequence[Detection], tag: str) -> dict[str, list[Detection]]:
     """The objects that count, by class, the most confident first."""
     threshold = COUNTING_THRESHOLD if tag == "counting" else THRESHOLD

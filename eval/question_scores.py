@@ -40,6 +40,24 @@ def dpg_questions(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     ]
 
 
+def tifa_questions(row: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The questions of one prompt from its line of `geneval2_data.jsonl`.
+
+    Returns:
+        Each question with its right answer, and the skill of each.
+
+    Raises:
+        TypeError, ValueError: where the line is not of the file.
+    """
+    asked = [(question, answer) for question, answer in row["vqa_list"]]
+    skills = list(row.get("skills", ["question"] * len(asked)))
+    if not asked or not all(isinstance(text, str) for pair in asked for text in pair):
+        raise ValueError("vqa_list is no list of questions with their answers")
+    if len(skills) != len(asked):
+        raise ValueError(f"{len(asked)} questions and {len(skills)} skills")
+    return asked, skills
+
+
 def dpg_image_score(questions: Sequence[Mapping[str, Any]], answers: Mapping[int, float]) -> float:
     """The score of one picture.
 

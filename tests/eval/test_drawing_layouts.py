@@ -163,6 +163,17 @@ def test_geneval2_maps_each_prompt_to_its_picture(export):
     assert list(paths) == ["two cows"] and Image.open(paths["two cows"]).size == (8, 8)
 
 
+def test_prompts_that_a_layout_cannot_hold_are_refused(tmp_path):
+    file = tmp_path / "prompts"
+    file.write_text("a red/blue car\n")  # would become a folder that the scorer passes by
+    with pytest.raises(UserError, match="a slash, which no file name has"):
+        read_prompts("t2i-compbench", file)
+    row = {"prompt": "a dog", "vqa_list": [["a dog?", "Yes"]]}
+    file.write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n")
+    with pytest.raises(UserError, match="a prompt twice"):
+        read_prompts("geneval2", file)
+
+
 def test_a_grid_comes_apart_as_it_was_put_together():
     images = [Image.new("RGB", (4, 6), (40 * i, 0, 0)) for i in range(4)]
     grid = as_grid(images)

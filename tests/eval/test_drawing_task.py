@@ -306,12 +306,51 @@ def test_other_systems_drawings_stand_beside_ours_and_bear_no_record_of_ours(tmp
         ({"detector": "default"}, "need a CLIP"),
         ({"judge": "self"}, "dpg and geneval2, not of geneval"),
         ({"networks": ("efficientnet-lite0",)}, "give --reference"),
+        ({"reference": "photos"}, "name its feature network"),
         ({"clip": "openai/clip-vit-large-patch14"}, "No CLIP can be loaded"),
     ],
 )
 def test_scores_that_cannot_be(tmp_path, geneval, options, complaint):
     with pytest.raises(UserError, match=complaint):
         drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **options))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"tag": "colours"}, "has the tag 'colours'"),
+        ({"include": "cat"}, "no list 'include'"),
+        ({"include": [{"class": "cat"}]}, "no \"count\" above zero for 'cat'"),
+        ({"exclude": [{"count": 1}]}, "no list 'exclude'"),
+        ({"include": [{"class": "cat", "count": 1, "position": ["above", 0]}]}, "to nothing named"),
+    ],
+)
+def test_lines_that_genevals_rule_cannot_judge_are_refused_first(
+    tmp_path, geneval, clip_folder, change, complaint
+):
+    geneval.write_text("".join(json.dumps(row | change) + "\n" for row in GENEVAL))
+    options = {"detector": "default", "clip": str(clip_folder)}
+    with pytest.raises(UserError, match=complaint):
+        drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **options))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"vqa_list": ["a dog?"]}, {"vqa_list": []}, {"vqa_list": [["a dog?", 1]]}, {"skills": []}],
+)
+def test_questions_of_another_form_are_refused_before_the_judge_is_loaded(tmp_path, change):
+    row = {"prompt": "a dog", "vqa_list": [["a dog?", "Yes"]], "skills": ["object"]}
+    file = tmp_path / "geneval2_data.jsonl"
+    file.write_text(json.dumps(row | change))
+    with pytest.raises(UserError, match="questions about 'a dog' are not as"):
+        drawing_task.evaluate(settings(tmp_path, "geneval2", file, judge="nobody/nothing"))
+    table = tmp_path / "dpg_bench.csv"
+    table.write_text(
+        "item_id,text,proposition_id,dependency,tuple,question_natural_language\n"
+        "1,a dog,1,none,entity - whole (dog),Is there a dog?\n"
+    )
+    with pytest.raises(UserError, match=r"questions about 'a dog' .*'none'"):
+        drawing_task.evaluate(settings(tmp_path, "dpg", table, judge="nobody/nothing"))
 
 
 def test_an_incomplete_export_is_not_scored(tmp_path, geneval):

@@ -81,5 +81,8 @@ def test_unknown_tasks_and_no_seeds_are_refused(tmp_path, fake_models):
         generation.command(SimpleNamespace(task="geneval", prompts=None))
     with pytest.raises(UserError, match="give --model"):
         generation.command(SimpleNamespace(task="easy-vqa", model=None))
+    ignored = SimpleNamespace(task="easy-vqa", model="mllm", clip="some/clip", judge="self")
+    with pytest.raises(UserError, match="a rule of its own, without --clip, --judge"):
+        generation.command(ignored)
     with pytest.raises(UserError, match="at least 1"):
         generation.evaluate("mllm", tmp_path, num_seeds=0)
