@@ -190,6 +190,15 @@ def test_tables_with_the_columns_of_the_hub_are_read(tmp_path, name):
         assert question.question_id == "popular-1"
 
 
+@pytest.mark.parametrize("name", ["gqa", "vqav2", "textvqa", "pope", "seedbench", "mmmu"])
+def test_tables_of_a_split_without_answers_are_refused(tmp_path, name):
+    key = "answers" if name in ("vqav2", "textvqa") else "answer"
+    row = ROWS[name] | {key: [] if key == "answers" else None}
+    path = parquet(tmp_path / "test-0.parquet", [row])
+    with pytest.raises(UserError, match=rf"of .* has .*{name} cannot score it"):
+        open_benchmark(TASKS[name], str(path))
+
+
 def test_both_questions_of_an_mme_image_are_told_apart(tmp_path):
     row = {"question_id": "color/1.png", "category": "color", "image": IMAGE}
     rows = [row | {"question": q, "answer": a} for q, a in (("Red?", "Yes"), ("Blue?", "No"))]
