@@ -1,6 +1,7 @@
 """Draw images from prompts, from Python; `mllm.draw_list` is the command around the same drawer."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from mllm.load import load_model, load_processor
 from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.processing_unified import UnifiedProcessor
 from mllm.sampler import Sampler
+from semhitok.errors import UserError
 from semhitok.progress import Progress
 
 
@@ -59,7 +61,17 @@ def load_drawing_model(
 
 
 def default_sampler(model: UnifiedForConditionalGeneration, **overrides: float | None) -> Sampler:
-    """The sampler of the model's config, with what is not None in `overrides` put in its place."""
+    """The sampler of the model's config, with what is not None in `overrides` put in its place.
+
+    Raises:
+        UserError: if the config, which may be written by hand, has settings that are none.
+    """
+    known = {field.name for field in fields(Sampler)}
+    if unknown := model.config.image_sampler.keys() - known:
+        raise UserError(
+            f"The model's config.json has the image_sampler setting {min(unknown)!r}, which is "
+            f"none: leave it out, or choose of {', '.join(sorted(known))}."
+        )
     settings = dict(model.config.image_sampler) | {
         key: value for key, value in overrides.items() if value is not None
     }

@@ -111,6 +111,8 @@ def existing_file(text: str) -> Path:
     if os.path.isdir(path):
         raise ArgumentTypeError(f"{text} is a folder; name a file")
     if not os.path.isfile(path):
+        if os.path.exists(path):  # <(...) of a shell, which can be read but once
+            raise ArgumentTypeError(f"{text} is a pipe or a device; name a file")
         raise ArgumentTypeError(f"no such file: {text}")
     if not os.access(path, os.R_OK):
         raise ArgumentTypeError(f"{text} cannot be read; check its permissions")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,6 +258,16 @@ def test_a_bad_line_is_one_sentence_before_anything_is_drawn(
     assert not images(tmp_path / "out")
 
 
+def test_a_sampler_of_the_config_that_there_is_not_is_one_sentence(folder, tmp_path, capsys):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((copy / "config.json").read_text())
+    config["image_sampler"] = {"temprature": 1.0}
+    (copy / "config.json").write_text(json.dumps(config))
+    arguments = ["generate", "--model", copy, "--prompt", "a bar", "--out", tmp_path / "out"]
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    assert "the image_sampler setting 'temprature'" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_letters_on_the_contact_sheet_are_not_all_the_same_box(generate, tmp_path) -> None:
     titles = []
     for number, letter in enumerate("öéж"):
@@ -279,6 +290,7 @@ def test_a_mark_of_the_beginning_is_no_part_of_the_first_prompt(generate, tmp_pa
     [
         (("--prompt", "a bar", "--seed", "9" * 23), "--seed: give a whole number of at most"),
         (("--prompt", "a \udcff bar"), "--prompt: the text is not UTF-8"),
+        (("--prompts", "/dev/null"), "--prompts: /dev/null is a pipe or a device; name a file"),
         (("--prompt", "a bar", "--paint-over"), "Nothing to keep from: give the --image"),
     ],
 )
