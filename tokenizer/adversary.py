@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tokenizer.losses.adversarial import (
     DISCRIMINATOR_LOSSES,
@@ -123,8 +124,10 @@ class Adversary:
                 self._augment(reconstruction.detach(), step, 1, place),
             ]
         )
+        # The fused attentions have no second derivative, which the penalty's gradient is.
+        attention = sdpa_kernel(SDPBackend.MATH) if penalised else nullcontext()
         with self._syncing(is_last):
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), attention:
                 logits = self._wrapped(seen)
             real, fake = logits.float().chunk(2)
             loss = DISCRIMINATOR_LOSSES[self.config.loss](real, fake)

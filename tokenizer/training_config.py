@@ -177,6 +177,9 @@ class FurtherTeacherConfig:
     std: tuple[float, float, float] | None = None
     """Deviation of its pixels in [0, 1]; by default what its folder says, else 0.5."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "further_teachers.", at_least=0, names=("weight",))
+
 
 @dataclass
 class SemanticPhaseConfig:
@@ -202,6 +205,9 @@ class SemanticPhaseConfig:
     """Encoders that are targets only; `teacher` is also what the semantic encoder reads."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """See `ValidationConfig`."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "", at_least=0, names=("cosine_weight", "l1_weight"))
 
 
 @dataclass
@@ -289,6 +295,9 @@ class PixelLossConfig:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     """See `AdversarialConfig`."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "loss.", at_least=0, names=("l1_weight", "l2_weight"))
+
 
 @dataclass
 class PixelPhaseConfig:
@@ -361,3 +370,6 @@ class JointPhaseConfig:
     """Of the pixels; see `PixelLossConfig`."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """See `ValidationConfig`."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "", at_least=0, names=("cosine_weight", "l1_weight"))

@@ -401,6 +401,18 @@ def test_half_precision_training_keeps_codebooks_in_float32(settings, phase, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_r1_reaches_through_the_attention_of_a_feature_discriminator(
+    settings, place, tmp_path, precision
+):
+    adversarial = ADVERSARIAL | {"discriminator": str(place / "teacher")}
+    training = {"mixed_precision": precision}
+    loss = {"adversarial": adversarial}
+    run("decoder", settings("decoder", tmp_path / "out", loss=loss, training=training))
+    penalties = [row["r1_penalty"] for row in read_metrics(tmp_path / "out") if "r1_penalty" in row]
+    assert penalties and all(penalty > 0 for penalty in penalties)
+
+
 @pytest.mark.parametrize("phase", ["semantic", "pixel"])
 def test_a_compiled_phase_trains_to_the_same_weights(settings, phase, tmp_path, monkeypatch):
     real = nn.Module.compile
@@ -499,6 +511,22 @@ def rewrite(path, change):
     state = torch.load(path, weights_only=True)
     change(state)
     torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("phase", "sections", "name"),
+    [
+        ("semantic", {"cosine_weight": -1.0}, "cosine_weight"),
+        ("semantic", {"further_teachers": [{"teacher": "clip", "weight": -1.0}]}, "weight"),
+        ("joint", {"l1_weight": -1.0}, "l1_weight"),
+        ("pixel", {"loss": {"l2_weight": -1.0}}, r"loss\.l2_weight"),
+    ],
+)
+def test_a_loss_that_would_be_driven_up_is_refused(settings, tmp_path, phase, sections, name):
+    values = settings(phase, tmp_path / "out") | sections
+    with pytest.raises(UserError, match=name + " must be at least 0, not -1"):
+        run(phase, values)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_without_the_discriminator_is_refused(settings, tmp_path, monkeypatch):
