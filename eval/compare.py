@@ -35,7 +35,19 @@ def read_summary(path: Path | str) -> dict[str, Any]:
             f"{file} is not the result of one evaluation: name the folder of a semhitok eval "
             "command, not of a quickstart."
         )
+    scores = summary.get("scores", {})
+    if not (isinstance(scores, dict) and all(map(_is_score, scores.values()))):
+        raise UserError(
+            f"The scores in {file} are not as semhitok eval writes them: run that evaluation again."
+        )
     return summary
+
+
+def _is_score(score: Any) -> bool:
+    if not (isinstance(score, dict) and isinstance(score.get("value"), int | float)):
+        return False
+    interval = score.get("interval")
+    return interval is None or (isinstance(interval, list) and len(interval) == 2)
 
 
 def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
 """Finds out what `--task` and `--data` name, and reads it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipelines.prepare import MANIFEST_NAME
@@ -36,14 +38,8 @@ def open_benchmark(
     """
     path = None if data is None else Path(data).expanduser()
     if path is not None and os.path.exists(path):  # which also takes names that are too long
-        try:
+        with _laid_out(task, data):
             found = _read_path(task, path)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            # A field of another kind than the benchmark's own files have.
-            raise UserError(
-                f"{data} is not laid out as the file of {task.name} that its authors publish "
-                f"({says(error)}); give that one"
-            ) from error
         if needs_images and not all(q.images for q in found.questions):
             root = images or (path if path.is_dir() else path.parent)
             found = attach_images(found, root, [[q.image_id] for q in found.questions])
@@ -56,9 +52,22 @@ def open_benchmark(
     elif task.name not in HUB_COPIES:
         raise UserError(f"the task {task.name} needs --data")
     else:
-        found = read_hub(task.name, data, split)
+        with _laid_out(task, data or HUB_COPIES[task.name].name):
+            found = read_hub(task.name, data, split)
     check_questions(task, found)
     return found
+
+
+@contextmanager
+def _laid_out(task: Task, data: str | None) -> Iterator[None]:
+    """Say in one sentence that a field is of another kind than the benchmark's own files have."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{data} is not laid out as the file of {task.name} that its authors publish "
+            f"({says(error)}); give that one"
+        ) from error
 
 
 def _read_path(task: Task, path: Path) -> QuestionSet:

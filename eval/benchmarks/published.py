@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.question_set import QuestionSet, answer_texts, require_fields
+from eval.benchmarks.question_set import QuestionSet, answer_texts, lettered, require_fields
 from eval.scorers.pope import SPLITS
 from eval.scorers.task import BenchmarkQuestion
 from semhitok.errors import UserError
@@ -172,7 +172,8 @@ def read_seedbench(path: Path) -> QuestionSet:
     still = [row for row in rows if row.get("data_type", "image") == "image"]
     questions = []
     for row in still:
-        options = [row[f"choice_{x}"] for x in "abcd" if row.get(f"choice_{x}") is not None]
+        options = [row.get(f"choice_{x}") for x in "abcd"]
+        texts = [None if option is None else str(option) for option in options]
         kind = row.get("question_type_id", "")
         questions.append(
             BenchmarkQuestion(
@@ -180,7 +181,7 @@ def read_seedbench(path: Path) -> QuestionSet:
                 question=row["question"],
                 answers=(str(row["answer"]).strip().upper(),),
                 category=str(names.get(kind, kind)),
-                options=tuple(str(option) for option in options),
+                options=lettered(texts, f"{path}, question {row['question_id']}"),
                 image_id=str(row["data_id"]),
             )
         )

@@ -103,6 +103,19 @@ def answer_texts(value: Any, where: str) -> tuple[str, ...]:
     return tuple(map(str, value))
 
 
+def lettered(options: Sequence[str | None], where: str) -> tuple[str, ...]:
+    """The options A, B ... that are there; None stands for one that is not.
+
+    Raises:
+        UserError: if one is missing before another, which would give that the wrong letter.
+    """
+    there = [option for option in options if option is not None]
+    if there != list(options[: len(there)]):
+        letter = chr(ord("A") + list(options).index(None))
+        raise UserError(f"{where} has no option {letter}, but one behind it")
+    return tuple(there)
+
+
 def require_fields(row: Any, fields: Sequence[str], where: str) -> None:
     """Refuse a row that lacks a field.
 

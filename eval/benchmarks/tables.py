@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.question_set import QuestionSet, require_fields
+from eval.benchmarks.question_set import QuestionSet, lettered, require_fields
 from eval.scorers.task import BenchmarkQuestion, ImageSource
 from semhitok.errors import UserError
 
@@ -223,12 +223,13 @@ def _seedbench(row: Row, where: str) -> BenchmarkQuestion | str:
     if row.get("data_type", "image") != "image":
         return "questions about videos"
     options = [row.get(f"choice_{x}") for x in "abcd"]
+    texts = [None if option is None else str(option) for option in options]
     return BenchmarkQuestion(
         str(row["question_id"]),
         row["question"],
         (str(row["answer"]).strip().upper(),),
         str(row.get("question_type_id", "")),
-        options=tuple(str(option) for option in options if option is not None),
+        options=lettered(texts, where),
         image_id=str(row.get("data_id", "")),
     )
 
@@ -237,13 +238,14 @@ def _mmbench(row: Row, where: str) -> BenchmarkQuestion | str:
     require_fields(dict(row), ("index", "question", "A", "B", "answer"), where)
     index = int(row["index"])
     hint = "" if _absent(row.get("hint")) else f"{row['hint']}\n"
+    options = [None if _absent(row.get(x)) else str(row[x]) for x in "ABCDE"]
     return BenchmarkQuestion(
         str(index),
         f"{hint}{row['question']}",
         (str(row["answer"]).strip(),),
         str(row.get("category") or ""),
         group=str(index % 10**6),  # rotations of the options are 10⁶ apart
-        options=tuple(str(row[x]) for x in "ABCDE" if not _absent(row.get(x))),
+        options=lettered(options, where),
         image_id=str(index % 10**6),
     )
 

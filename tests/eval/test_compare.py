@@ -45,6 +45,12 @@ def test_results_measured_alike_stand_side_by_side(save, tmp_path):
     assert "28.9" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("scores", [3, {"PSNR, dB": 3}, {"PSNR, dB": {"value": "much"}}])
+def test_scores_that_no_evaluation_wrote_are_one_sentence(save, tmp_path, scores):
+    with pytest.raises(UserError, match="not as semhitok eval writes them"):
+        compare([save("a", scores=scores), save("b", scores=scores)], tmp_path / "out")
+
+
 def test_touching_intervals_decide_nothing(save, tmp_path):
     kid = {k: v for k, v in RESULT["scores"].items() if k != "PSNR, dB"}
     near = {"scores": {"PSNR, dB": {"value": 28.15, "interval": [28.05, 28.25]}} | kid}
