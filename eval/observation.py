@@ -74,7 +74,7 @@ def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, An
     out_dir = make_folder(out_dir)
     dataset = PreparedDataset(settings.data, images_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_tokenizer(settings.tokenizer).to(device).eval()
+    model = load_tokenizer(settings.tokenizer, needs="encoder").to(device).eval()
     wanted = min(len(dataset), settings.max_images or len(dataset))
     indices = np.linspace(0, len(dataset) - 1, wanted).astype(int).tolist()
     images = _Images(dataset, indices, model.config.image_size, settings.batch_size)

@@ -41,6 +41,8 @@ class ConvPixelEncoder(nn.Module):
     def __init__(self, config: SemHiTokConfig):
         super().__init__()
         width, num_blocks = config.pixel_hidden_size, config.pixel_encoder_layers
+        if num_blocks < 1:  # they widen the channels between two halvings
+            raise ValueError("pixel_encoder_layers of a convolutional network must be at least 1.")
         self.layers = JanusVQVAEEncoder(
             _conv_config("pixel", width, num_blocks, config.patch_size, config.pixel_code_dim)
         )

@@ -75,6 +75,13 @@ def test_widths_that_convolutions_cannot_have(tiny_model, fields, message):
         tiny_model(**CONV | fields)
 
 
+def test_a_convolutional_encoder_without_blocks_is_refused_and_a_decoder_without_works(tiny_model):
+    with pytest.raises(ValueError, match=r"pixel_encoder_layers .* at least 1"):
+        tiny_model(**CONV | {"pixel_encoder_layers": 0})
+    model = tiny_model(**CONV | {"decoder_layers": 0})
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
 def test_a_convolutional_decoder_does_not_start_from_another(tiny_model):
     model = tiny_model(**CONV)
     with pytest.raises(UserError, match="'vit'"):
