@@ -43,9 +43,13 @@ class CodebookEMA(nn.Module):
         self.register_buffer("counts", torch.ones(num_groups, num_codes))
         self.register_buffer("sums", codebook.codes.detach().clone())
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        # Codes put elsewhere since the average of the weights (EMA) last looked.
+        placed = torch.zeros(codebook.codes.shape[:2], dtype=torch.bool)
+        self.register_buffer("placed", placed, persistent=False)
         self.counts: Tensor
         self.sums: Tensor
         self.num_updates: Tensor
+        self.placed: Tensor
 
     @property
     def codebook(self) -> GroupedCodebook:
@@ -64,6 +68,7 @@ class CodebookEMA(nn.Module):
         """
         counts = kmeans(self.codebook, vectors, groups, self.seed, num_iterations)
         self.counts.copy_(counts.clamp_min(self.revive_below))
+        self.placed.fill_(True)
         self.sums.copy_(self.codebook.codes * self.counts.unsqueeze(-1))
 
     @torch.no_grad()
@@ -90,6 +95,7 @@ class CodebookEMA(nn.Module):
             return 0
         seed = self.seed + 1 + int(self.num_updates)
         placed = revive(self.codebook, dead, vectors, groups, seed)
+        self.placed |= placed
         self.counts[placed] = 1.0
         self.sums[placed] = self.codebook.codes[placed]
         return int(placed.sum())

@@ -43,8 +43,12 @@ class CodebookGradient(nn.Module):
         self.seed = seed
         self.register_buffer("counts", torch.ones(codebook.codes.shape[:2]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        # Codes put elsewhere since the average of the weights (EMA) last looked.
+        placed = torch.zeros(codebook.codes.shape[:2], dtype=torch.bool)
+        self.register_buffer("placed", placed, persistent=False)
         self.counts: Tensor
         self.num_updates: Tensor
+        self.placed: Tensor
 
     @property
     def codebook(self) -> GroupedCodebook:
@@ -57,6 +61,7 @@ class CodebookGradient(nn.Module):
         """Place the codes by k-means over the first batches, as `CodebookEMA.kmeans_start`."""
         counts = kmeans(self.codebook, vectors, groups, self.seed, num_iterations)
         self.counts.copy_(counts.clamp_min(self.revive_below))
+        self.placed.fill_(True)
 
     @torch.no_grad()
     def update(self, vectors: Tensor, codes: Tensor, groups: Tensor | None = None) -> int:
@@ -81,5 +86,6 @@ class CodebookGradient(nn.Module):
         seed = self.seed + 1 + int(self.num_updates)
         vectors = self.codebook.normalize(vectors.detach())
         placed = revive(self.codebook, dead, vectors, groups, seed)
+        self.placed |= placed
         self.counts[placed] = 1.0
         return int(placed.sum())

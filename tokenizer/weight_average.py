@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tokenizer.codebook import GroupedCodebook
+from tokenizer.codebook_ema import CodebookEMA
+from tokenizer.codebook_gradient import CodebookGradient
 
 
 class WeightAverage(nn.Module):
@@ -25,12 +27,22 @@ class WeightAverage(nn.Module):
         codebooks = [m for m in phase.modules() if isinstance(m, GroupedCodebook)]
         moving += [c.codes for c in codebooks if not c.codes.requires_grad]
         self._moving = [nn.ParameterList(moving)]  # in a list: the phase saves them
+        places = {id(parameter): place for place, parameter in enumerate(moving)}
+        self._updaters = [
+            (places[id(m.codebook.codes)], m)
+            for m in phase.modules()
+            if isinstance(m, CodebookEMA | CodebookGradient)
+        ]
         self.average = AveragedModel(self._moving[0], multi_avg_fn=get_ema_multi_avg_fn(decay))
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average by one step."""
+        """Move the average by one step; codes that were put elsewhere begin theirs anew."""
         self.average.update_parameters(self._moving[0])
+        averages = list(self.average.module.parameters())
+        for place, updater in self._updaters:
+            averages[place][updater.placed] = self._moving[0][place][updater.placed]
+            updater.placed.zero_()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
