@@ -6,11 +6,12 @@ makes it do for frozen weights. Its kernels then also give a row the same bits i
 rows, so that a pass needs no padding (see `mllm.passes`). The price is a copy of the weights.
 """
 
-import copy
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from tokenizer.fused import copy_with_linears
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -51,13 +52,6 @@ def pays(model: nn.Module) -> bool:
     )
 
 
-@torch.no_grad()
 def with_packed_linears(module: Module) -> Module:
     """A copy of a module that shares its parameters, each plain linear layer in it packed."""
-    memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    packed = copy.deepcopy(module, memo)
-    for parent in list(packed.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear(child))
-    return packed
+    return copy_with_linears(module, PackedLinear)

@@ -9,7 +9,8 @@ Each shard is a fixed range of records, encoded in batches that never cross its 
 whole or not at all: a killed run goes on at the first missing shard, and any number of ranks, on
 one node or on several that share the folder, ends with the same bytes. (On the same kind of machine
 with the same batch size and threads, that is: another order of additions may turn the last bit of a
-distance, and that a code.)
+distance, and that a code. So may the fused layers of `tokenizer.fused`, which a CPU computes with
+in place of the model's own.)
 """
 
 import argparse
@@ -33,6 +34,7 @@ from semhitok.run import make_folder, read_json, usable_cpus, write_json
 from semhitok.storage import Storage, is_remote, mirror
 from tokenizer.code_shards import CodesManifest, is_whole, shard_entry, write_shard
 from tokenizer.fingerprint import code_fingerprint
+from tokenizer.fused import with_fused_linears
 from tokenizer.model_folder import load_tokenizer
 from tokenizer.modeling_semhitok import SemHiTokModel
 from tokenizer.rank_group import RankGroup
@@ -148,6 +150,7 @@ def encode_shards(
         For each shard of R records, semantic and pixel codes, each (R, C, N) int64.
     """
     _keep_freed_memory()
+    model = with_fused_linears(model)
     num_records = max(1, batch_size // num_crops)
     batches = [
         rows[start : start + num_records]
