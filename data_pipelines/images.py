@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ MAX_FILE_SIZE = 64 * 1024 * 1024
 """Largest encoded file, in bytes."""
 
 ROWS_OF_STRIP = 256
-"""Rows of an image with alpha, or of 16 bits, that are converted at a time."""
+"""Rows of a large image that are copied at a time."""
 
 
 class ImageError(UserError):
@@ -177,6 +177,12 @@ def cut_middle(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The image from top to bottom, `ROWS_OF_STRIP` rows at a time, each a copy."""
+    for top in range(0, image.height, ROWS_OF_STRIP):
+        yield image.crop((0, top, image.width, min(top + ROWS_OF_STRIP, image.height)))
+
+
 def _read_file(path: Path, max_file_size: int, label: str) -> bytes:
     """Read a file whose size has been looked at first."""
     try:
@@ -218,9 +224,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _by_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """What `to_rgb` makes of an image, strip by strip, since each of its steps makes a copy."""
     result = Image.new("RGB", image.size)
-    for top in range(0, image.height, ROWS_OF_STRIP):
-        box = (0, top, image.width, min(top + ROWS_OF_STRIP, image.height))
-        result.paste(to_rgb(image.crop(box)), box)
+    top = 0
+    for strip in strips(image):
+        result.paste(to_rgb(strip), (0, top))
+        top += strip.height
     return result
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data_pipelines.images import strips
 from data_pipelines.records import SCHEMA, Record, Reject, record_to_row
 from data_pipelines.rows import Rows, Streams, guarded
 from data_pipelines.sources import Source
@@ -28,8 +29,6 @@ ROWS_AT_ONCE = 500
 """Records in a row group, and held in memory, unless their images are large."""
 BYTES_AT_ONCE = 64 * 1024 * 1024
 """Bytes of images after which a row group ends."""
-ROWS_OF_DIGEST = 256
-"""Rows of a picture that are digested at a time."""
 
 
 class Seen(NamedTuple):
@@ -187,7 +186,6 @@ def _note(account: Account, record: Record, seen: Seen | None) -> None:
 def _digest(image: Image.Image) -> str:
     """Names a picture by what is seen: the same pixels in another format have the same digest."""
     digest = hashlib.sha256(f"{image.width} {image.height} ".encode())
-    for top in range(0, image.height, ROWS_OF_DIGEST):  # the bytes of all at once are two copies
-        box = (0, top, image.width, min(top + ROWS_OF_DIGEST, image.height))
-        digest.update(image.crop(box).tobytes())
+    for strip in strips(image):  # the bytes of all at once are two copies
+        digest.update(strip.tobytes())
     return digest.hexdigest()[:32]

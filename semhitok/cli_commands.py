@@ -4,8 +4,7 @@ A target is "module:function". It is a string, imported when the command runs, s
 waits for neither torch nor transformers. The function takes the parsed arguments and returns the
 path, or paths, of what it wrote.
 
-The examples work as they stand after `semhitok quickstart`; `export-llm` needs a model with a flat
-head beside it, `merge-lora` one with LoRA layers.
+The examples work as they stand after `semhitok quickstart`.
 """
 
 import argparse

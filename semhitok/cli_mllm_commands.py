@@ -1,4 +1,8 @@
-"""The commands of the language model, but its training: their arguments and where they live."""
+"""The commands of the language model, but its training: their arguments and where they live.
+
+The examples work after `semhitok quickstart`, but `export-llm` needs a model with a flat head
+beside it, and `merge-lora` one with LoRA layers.
+"""
 
 import argparse
 from typing import Any
