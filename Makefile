@@ -42,7 +42,7 @@ fast: install
 # By files, since the tests of one share a long run; two at a time on two cores take longer each.
 slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist loadfile \
-	    --timeout 900 --durations=10
+	    --timeout 450 --durations=10
 
 # One after another, also under `make -j`: a slip in style shows before the long tests start.
 test: install

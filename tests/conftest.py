@@ -3,9 +3,14 @@
 import os
 
 import pytest
+from tqdm.std import TqdmDefaultWriteLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Progress bars share a semaphore with every fork: a process that a test kills while it writes to
+# one would stop all later bars of the whole run. Threads go on to share their own lock.
+TqdmDefaultWriteLock.mp_lock = None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,12 +3,10 @@
 import multiprocessing
 import os
 import random
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from tqdm import tqdm
 
 from tokenizer.code_shards import CodeStore
 from tokenizer.extract import extract_codes
@@ -29,8 +27,6 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def run(tokenizer: Path, data: Path, out: Path | str, environment: dict[str, str]) -> None:
-    # tqdm's own lock is shared by forks: who is killed with it in hand would stop all the others.
-    tqdm.set_lock(threading.RLock())
     os.environ.update(environment)
     extract_codes(tokenizer, data, out, batch_size=2, shard_size=2)
 
