@@ -255,9 +255,8 @@ def _breakdown(
     engine.prefix = timed("prefill", engine.prefix)  # type: ignore[method-assign]
     engine.embed = timed("embed", engine.embed)  # type: ignore[method-assign]
     engine.choose_codes = timed("all codes", engine.choose_codes)  # type: ignore[method-assign]
-    pads = engine.step.pads_products_alone
     step: Any = timed("step", engine.step)
-    step.pads_products_alone = pads
+    step.pads_products_alone, step.read = engine.step.pads_products_alone, engine.step.read
     engine.step = step
     score = engine._semantic_scores
     engine._semantic_scores = timed("head", score)  # type: ignore[method-assign]

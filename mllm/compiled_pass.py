@@ -2,109 +2,138 @@
 
 Of a small model a pass is hundreds of small calls, and the calls take longer than what they
 compute; compiled, they are one. It pays on lists long enough to win back the compilation, which is
-a few seconds for a small model and a minute and more for a large one, whose calls cost it little.
-
-Shapes: R rows, D width, N image positions.
+half a minute for a small model. The matrices of a large one are packed instead, and stay what a
+pass waits for: see `mllm.packed`.
 """
 
 import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semhitok.errors import UserError
 
 from .decoder_step import LeanStep
 from .slot_cache import PLACES, SlotCache
+from .slots import Slots
 
 if TYPE_CHECKING:
     from .drawing import DrawingEngine
+
+# On a CPU.
+OPTIONS: dict[str, Any] = {
+    # Weights are constants, laid out once for products of few rows by kernels of the compiler's
+    # own: a matrix library brings them into its order in each call.
+    "freezing": True,
+    "max_autotune": True,
+    "max_autotune_gemm_backends": "CPP",
+    # Queries are computed once, not again for each key that they meet.
+    "realize_opcount_threshold": 6,
+}
+# Places that rotary embeddings are tabled for. A cache of more is compiled for anew.
+LEAST_TABLED = 2048
 
 
 class CompiledPass:
     """The pass of a `DrawingEngine`, always of all its slots.
 
+    Compiled ahead of time on a CPU, where a call must not ask what has changed since; by
+    `torch.compile` on a GPU.
+
     Attributes:
-        SPARE_PLACES: of the cache beyond the longest row. A length seen that equals the whole
-            would be compiled as another shape.
+        SPARE_PLACES: of the cache beyond the longest row: what is compiled holds for fewer places
+            seen than there are.
 
     Raises:
         UserError: on a CPU without a C++ compiler.
     """
 
-    SPARE_PLACES = PLACES
+    SPARE_PLACES = 2 * PLACES
 
     def __init__(self, engine: "DrawingEngine"):
         self.engine = engine
         self.on_cpu = engine.model.device.type == "cpu"
-        options: dict[str, Any] = {}
-        if self.on_cpu:
-            if not any(map(shutil.which, ("g++", "clang++", "cl"))):
-                raise UserError(
-                    "Compiling the pass takes a C++ compiler, and there is none: install g++ or "
-                    "clang, or draw without --compile."
-                )
-            # Calls between the kernels from C++ too: they are a third of a small model's pass.
-            options["cpp_wrapper"] = True
-        self._capacity = 0
-        self._run = torch.compile(
-            self._eager, dynamic=None if self.on_cpu else False, options=options
-        )
-
-    def __call__(
-        self,
-        hidden: Tensor,
-        uniform: Tensor,
-        places: Tensor,
-        kept: Tensor,
-        of_rows: Tensor,
-        cache: SlotCache,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw one code a slot and append it to its rows.
-
-        Args:
-            hidden, uniform, places, kept: see `DrawingEngine.choose_codes`.
-            of_rows: (R,) place of the new token in each row of `cache`.
-            cache: aimed at all its rows.
-
-        Returns:
-            (slots,) flat codes, and (R, D) states after them.
-        """
-        if cache.capacity != self._capacity:
-            self._prepare(cache)
-        # How far attention sees goes in as the length of a tensor, which may be a dynamic shape. On
-        # a GPU it sees all places, since there a shape that never changes is quicker.
-        seen = torch.empty(cache.seen if self.on_cpu else cache.capacity, device=hidden.device)
-        if self.on_cpu:
-            torch._dynamo.mark_dynamic(seen, 0)
-        return self._run(hidden, uniform, places, kept, of_rows, seen, cache.keys, cache.values)
-
-    def _prepare(self, cache: SlotCache) -> None:
-        """Once for each capacity: what grows is no reason to compile anew."""
-        self._capacity = cache.capacity
-        step = self.engine.step
-        if isinstance(step, LeanStep):
-            step.rotary(
-                torch.zeros(1, dtype=torch.int64, device=self.engine.model.device),
-                cache.capacity,
-                self.engine.dtype,
+        if self.on_cpu and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+            raise UserError(
+                "Compiling the pass takes a C++ compiler, and there is none: install g++ or "
+                "clang, or draw without --compile."
             )
-        if self.on_cpu:
-            for tensor in (*cache.keys, *cache.values):
-                torch._dynamo.mark_dynamic(tensor, 1)
+        self._tabled = 0
+        self._lengths: dict[int, Tensor] = {}
+        self._run: Callable[..., Any] = torch.compile(_Pass(engine), dynamic=False)
 
-    def _eager(
+    def __call__(self, slots: Slots) -> None:
+        """Draw one code a slot, note it, and append it to its rows."""
+        cache = slots.cache
+        # On a GPU attention sees all places, since there a shape that never changes is quicker.
+        seen = cache.places_seen(max(slots.longest)) if self.on_cpu else cache.capacity
+        if seen not in self._lengths:
+            length = seen // PLACES
+            self._lengths[seen] = torch.empty(length, device=self.engine.model.device)
+        inputs = (
+            slots.hidden, slots.uniform, slots.kept, slots.codes, slots.positions, slots.row_places,
+            slots.active, self._lengths[seen], cache.keys, cache.values,
+        )  # fmt: skip
+        if cache.capacity > self._tabled:
+            self._tabled = max(cache.capacity, LEAST_TABLED)
+            step = self.engine.step
+            if isinstance(step, LeanStep):
+                step.rotary(slots.row_places[:1], self._tabled, self.engine.dtype)
+            if self.on_cpu:
+                self._run = _compile(_Pass(self.engine), inputs)
+        self._run(*inputs)
+
+
+class _Pass(nn.Module):
+    def __init__(self, engine: "DrawingEngine"):
+        super().__init__()
+        self.engine = engine
+
+    def forward(
         self,
         hidden: Tensor,
         uniform: Tensor,
-        places: Tensor,
         kept: Tensor,
-        of_rows: Tensor,
-        seen: Tensor,
+        codes: Tensor,
+        positions: Tensor,
+        row_places: Tensor,
+        active: Tensor,
+        blocks: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        codes = self.engine.choose_codes(hidden, uniform, places, kept)
-        cache = SlotCache.over(keys, values, of_rows, len(seen))
-        return codes, self.engine.step(self.engine.embed(codes, places), of_rows, cache)
+    ) -> Tensor:
+        """Change the tensors of `Slots` and its cache in place; see there.
+
+        Args:
+            blocks: of as many numbers as attention sees blocks of `PLACES`: the length of a tensor
+                may be a dynamic shape.
+
+        Returns:
+            (slots,) flat codes.
+        """
+        engine = self.engine
+        drawn = engine.choose_codes(hidden, uniform, positions, kept)
+        cache = SlotCache.over(keys, values, row_places, blocks.shape[0] * PLACES)
+        hidden.copy_(engine.step(engine.embed(drawn, positions), row_places, cache))
+        codes.scatter_(1, positions.unsqueeze(-1), drawn.unsqueeze(-1))
+        positions.add_(active)
+        row_places.add_(active.repeat_interleave(engine.rows_each))
+        return drawn
+
+
+def _compile(module: nn.Module, inputs: tuple) -> Callable[..., Any]:
+    """The module compiled for a CPU, with any number of places in the cache and seen of them."""
+    *fixed, _, keys, values = inputs
+    any_size = torch.export.Dim.DYNAMIC  # refuses to be one number
+    shapes = (*[None] * len(fixed), {0: any_size}, *[[{2: any_size}] * len(keys)] * 2)
+    example = (*fixed, torch.empty(2), keys, values)  # one block would stand for itself alone
+    exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
+    with tempfile.TemporaryDirectory() as folder:
+        package = torch._inductor.aoti_compile_and_package(
+            exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=OPTIONS
+        )
+        return torch._inductor.aoti_load_package(package)

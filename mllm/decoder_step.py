@@ -8,19 +8,20 @@ Shapes: R rows, D width, H heads, G heads of keys and values, d width of a head.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
+from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from .packed import PackedLinear
-from .slot_cache import SlotCache
+from .packed import PackedLinear, with_packed_linears
+from .slot_cache import PLACES, Prefix, SlotCache
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 Product = Callable[[Tensor], Tensor]  # (R, D) → (R, D')
@@ -70,6 +71,21 @@ class OwnStep:
             use_cache=True,
         ).last_hidden_state[:, 0]
 
+    def read(self, embeddings: Tensor) -> Prefix:
+        """What the (T, D) embeddings of a prompt leave for the tokens after it."""
+        output = self.decoder(
+            inputs_embeds=embeddings.unsqueeze(0),
+            position_ids=torch.arange(len(embeddings), device=embeddings.device).unsqueeze(0),
+            past_key_values=DynamicCache(),
+            use_cache=True,
+        )
+        layers = output.past_key_values.layers
+        return Prefix(
+            [layer.keys[0] for layer in layers],
+            [layer.values[0] for layer in layers],
+            output.last_hidden_state[0, -1],
+        )
+
 
 class _Layer(NamedTuple):
     """What one layer computes with.
@@ -90,11 +106,16 @@ class _Layer(NamedTuple):
 
 
 class LeanStep:
-    """The same without transformers' own loop; the numbers agree to rounding."""
+    """The same without transformers' own loop; the numbers agree to rounding.
+
+    Args:
+        decoder: of a family that is known.
+        packed: multiply by copies of the matrices, see `mllm.packed`.
+    """
 
     pads_products_alone = True
 
-    def __init__(self, decoder: Any):
+    def __init__(self, decoder: Any, packed: bool = False):
         self.decoder = decoder
         config = decoder.config
         self.eps = config.rms_norm_eps
@@ -102,9 +123,8 @@ class LeanStep:
         self.num_key_heads = config.num_key_value_heads
         numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
         self.norm: Tensor = decoder.norm.weight
-        packed = any(isinstance(module, PackedLinear) for module in decoder.modules())
-        joined = not packed and numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32
-        self.layers = [_read_layer(layer, config, joined) for layer in decoder.layers]
+        joined = packed or (numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32)
+        self.layers = [_read_layer(layer, config, joined, packed) for layer in decoder.layers]
         # Norms divide by the root of |x|² + eps·D.
         self.least_length = self.norm.new_tensor((self.eps * len(self.norm)) ** 0.5)
         self._table: tuple[Tensor, Tensor] | None = None
@@ -133,18 +153,34 @@ class LeanStep:
         for number, layer in enumerate(self.layers[:num_layers]):
             hidden = self._attend(hidden, number, layer, cos, sin, masks[layer.window], cache)
             hidden = self._transform(hidden, layer)
-        return F.rms_norm(hidden, self.norm.shape, self.norm, self.eps)
+        return self._last(hidden)
 
-    def _attend(
-        self,
-        hidden: Tensor,
-        number: int,
-        layer: _Layer,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor,
-        cache: SlotCache,
-    ) -> Tensor:
+    def read(self, embeddings: Tensor) -> Prefix:
+        """See `OwnStep.read`."""
+        places = torch.arange(len(embeddings), device=embeddings.device)
+        cos, sin = self.rotary(places, len(places), embeddings.dtype)
+        hidden, all_keys, all_values = embeddings, [], []
+        for layer in self.layers:
+            queries, keys, values = (
+                part.transpose(0, 1) for part in self._heads(hidden, layer, cos, sin)
+            )
+            behind = places.unsqueeze(-1) - places
+            seen = behind >= 0
+            if layer.window is not None:
+                seen &= behind < layer.window
+            attended = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=seen, enable_gqa=True
+            )
+            hidden = hidden + layer.out(attended.transpose(0, 1).flatten(1))
+            hidden = self._transform(hidden, layer)
+            all_keys.append(keys)
+            all_values.append(values)
+        return Prefix(all_keys, all_values, self._last(hidden[-1:])[0])
+
+    def _heads(
+        self, hidden: Tensor, layer: _Layer, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, H, d) queries, (R, G, d) keys and values of the first R of `hidden`."""
         rows, num_heads, num_key_heads = len(cos), self.num_heads, self.num_key_heads
         heads = _products(self._normed(hidden, layer.norm), layer.heads)
         # Padding serves the products alone: see `mllm.passes`.
@@ -159,21 +195,35 @@ class LeanStep:
                 ],
                 dim=1,
             )
-        width = turned.shape[-1]
-        turned = torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin)
+        turned = torch.addcmul(turned * cos, turned.roll(turned.shape[-1] // 2, -1), sin)
         queries, keys = turned.split([num_heads, num_key_heads], dim=1)
+        return queries, keys, values
+
+    def _attend(
+        self,
+        hidden: Tensor,
+        number: int,
+        layer: _Layer,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        cache: SlotCache,
+    ) -> Tensor:
+        queries, keys, values = self._heads(hidden, layer, cos, sin)
         all_keys, all_values = cache.write(number, keys, values)
         # Heads that share keys are the rows of one query: no copy of the keys for each.
-        queries = queries.reshape(rows, num_key_heads, num_heads // num_key_heads, width)
-        attended = F.scaled_dot_product_attention(queries, all_keys, all_values, attn_mask=mask)
-        attended = attended.reshape(rows, num_heads * width)
-        if rows < len(hidden):
-            attended = F.pad(attended, (0, 0, 0, len(hidden) - rows))
+        queries = queries.unflatten(1, (self.num_key_heads, -1))
+        attended = _attention(queries, all_keys, all_values, mask).flatten(1)
+        if len(attended) < len(hidden):
+            attended = F.pad(attended, (0, 0, 0, len(hidden) - len(attended)))
         return hidden + layer.out(attended)
 
     def _transform(self, hidden: Tensor, layer: _Layer) -> Tensor:
         gate, up = _products(self._normed(hidden, layer.mlp_norm), layer.gates).chunk(2, dim=-1)
         return hidden + layer.down(layer.activation(gate) * up)
+
+    def _last(self, hidden: Tensor) -> Tensor:
+        return F.rms_norm(hidden, self.norm.shape, self.norm, self.eps)
 
     def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
         if weight is not None:
@@ -182,9 +232,16 @@ class LeanStep:
         return hidden / torch.hypot(length, self.least_length)
 
 
-def make_step(decoder: Any) -> OwnStep | LeanStep:
-    """The quicker of the two that is right for this language model."""
-    return LeanStep(decoder) if _is_known(decoder) else OwnStep(decoder)
+def make_step(decoder: Any, packed: bool = False) -> OwnStep | LeanStep:
+    """The quicker of the two that is right for this language model.
+
+    Args:
+        decoder: of any family.
+        packed: multiply by copies of the matrices, see `mllm.packed`.
+    """
+    if _is_known(decoder):
+        return LeanStep(decoder, packed)
+    return OwnStep(with_packed_linears(decoder) if packed else decoder)
 
 
 def _is_known(decoder: Any) -> bool:
@@ -196,7 +253,7 @@ def _is_known(decoder: Any) -> bool:
         and all(type(layer) in KNOWN_LAYERS for layer in layers)
         # Not an adapter's wrapper, nor quantised: their weights alone aren't what they compute.
         and all(
-            type(module) in (nn.Linear, PackedLinear)
+            type(module) is nn.Linear
             for layer in layers
             for name, module in layer.named_modules()
             if name.endswith("_proj")
@@ -210,7 +267,7 @@ def _window(config: Any) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-def _read_layer(layer: Any, config: Any, joined: bool) -> _Layer:
+def _read_layer(layer: Any, config: Any, joined: bool, packed: bool) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     window = getattr(attention, "sliding_window", None)
     if isinstance(layer, MistralDecoderLayer):
@@ -219,30 +276,56 @@ def _read_layer(layer: Any, config: Any, joined: bool) -> _Layer:
     if hasattr(attention, "q_norm"):
         norms = attention.q_norm.weight, attention.k_norm.weight
     norm, mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+    heads: list[nn.Linear] = [attention.q_proj, attention.k_proj, attention.v_proj]
+    gates: list[nn.Linear] = [mlp.gate_proj, mlp.up_proj]
+    if joined:
+        heads, gates = [_joined(heads, norm)], [_joined(gates, mlp_norm)]
+    linears: list[Any] = [*heads, *gates, attention.o_proj, mlp.down_proj]
+    if packed:
+        linears = [PackedLinear(linear, keep_matrix=False) for linear in linears]
     return _Layer(
         norm=None if joined else norm,
-        heads=_joined([attention.q_proj, attention.k_proj, attention.v_proj], norm, joined),
+        heads=linears[: len(heads)],
         head_norms=norms,
-        out=attention.o_proj,
+        out=linears[-2],
         mlp_norm=None if joined else mlp_norm,
-        gates=_joined([mlp.gate_proj, mlp.up_proj], mlp_norm, joined),
+        gates=linears[len(heads) : -2],
         activation=mlp.act_fn,
-        down=mlp.down_proj,
+        down=linears[-1],
         window=window,
     )
 
 
-def _joined(linears: list[nn.Linear], norm: Tensor, joined: bool) -> list[Product]:
-    if not joined:
-        return [*linears]
+@torch.no_grad()
+def _joined(linears: list[nn.Linear], norm: Tensor) -> nn.Linear:
+    """One layer of the rows of all, that takes states before a norm's weight."""
     weight = torch.cat([linear.weight for linear in linears]) * (norm * len(norm) ** 0.5)
-    biases: list[Tensor] = [
-        torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
-        for linear in linears
-    ]
     has_bias = any(linear.bias is not None for linear in linears)
-    bias = torch.cat(biases).detach() if has_bias else None
-    return [partial(F.linear, weight=weight.detach(), bias=bias)]
+    joined = skip_init(nn.Linear, weight.shape[1], len(weight), bias=has_bias)
+    # Parameters, since those are what torch's compiler takes for constants.
+    joined.weight = nn.Parameter(weight, requires_grad=False)
+    if has_bias:
+        biases: list[Tensor] = [
+            torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
+            for linear in linears
+        ]
+        joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return joined
+
+
+def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """(R, G, Q, d) of as many queries over (R, G, seen, d) keys and values."""
+    if not (torch.compiler.is_compiling() and keys.device.type == "cpu"):
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    # Plain sums: the compiler makes loops of them that are quicker for so few queries.
+    scores = (queries.unsqueeze(-2) * keys.unsqueeze(2)).sum(-1) * queries.shape[-1] ** -0.5
+    scores = scores + mask
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    # Blocks first: each addition waits for the one before, and short sums can overlap. Divided once
+    # at the end, not each share for each of its d numbers.
+    blocks = values.shape[2] // PLACES, PLACES
+    summed = shares.unflatten(-1, blocks).unsqueeze(-1) * values.unflatten(2, blocks).unsqueeze(2)
+    return summed.sum(-2).sum(-2) / shares.sum(-1, keepdim=True)
 
 
 def _products(hidden: Tensor, products: list[Product]) -> Tensor:

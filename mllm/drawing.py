@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from .compiled_pass import CompiledPass
 from .decoder_step import LeanStep, make_step
@@ -42,7 +41,8 @@ class DrawingEngine:
         batch_size: images in a pass.
         compile_step: compile the pass (see `mllm.compiled_pass`). It then has always `batch_size`
             images, so this pays on long lists; an image does not depend on its company, but may
-            change its last bit, and by it a code, with the batch size.
+            change its last bit, and by it a code, with the batch size. Of no effect on a model
+            whose matrices are packed, which is quicker.
     """
 
     def __init__(
@@ -60,21 +60,20 @@ class DrawingEngine:
         self.rows_each = 2 if self.sampler.guided else 1
         self.batch_size = batch_size
         self.dtype = model.language_model.get_input_embeddings().weight.dtype
-        decoder, head = model.language_model.get_decoder(), ready_head(model)
-        self.adapter = model.adapter
-        # torch's compiler cannot look into packed matrices.
-        if pays(model.language_model) and not compile_step:
-            decoder, self.adapter = map(with_packed_linears, (decoder, self.adapter))
-            if isinstance(head, nn.Module):
-                head = with_packed_linears(head)
-        self.step, self.head = make_step(decoder), head
+        self.adapter, self.head = model.adapter, ready_head(model)
+        packed = pays(model.language_model)
+        if packed:
+            self.adapter = with_packed_linears(self.adapter)
+            if isinstance(self.head, nn.Module):
+                self.head = with_packed_linears(self.head)
+        self.step = make_step(model.language_model.get_decoder(), packed)
         self.table = make_table(model)
-        self.compiled = CompiledPass(self) if compile_step else None
+        self.compiled = CompiledPass(self) if compile_step and not packed else None
         self.scales = self.sampler.scales(self.num_positions).to(model.device)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         width = model.config.text_config.hidden_size
         self.passes, self.slots_a_pass = Passes(), batch_size
-        if not compile_step:
+        if self.compiled is None:
             self.passes = find_passes(model, type(self.step), width, self.dtype, self._probe)
             rows = self.passes.largest(batch_size * self.rows_each)
             self.slots_a_pass = max(1, rows // self.rows_each)
@@ -90,19 +89,8 @@ class DrawingEngine:
         if token_ids in self._prefixes:
             self._prefixes.move_to_end(token_ids)
             return self._prefixes[token_ids]
-        cache = DynamicCache()
         input_ids = torch.tensor([token_ids], device=self.model.device)
-        output = self.model.language_model.get_decoder()(
-            inputs_embeds=self.model.embed(input_ids),
-            position_ids=torch.arange(len(token_ids), device=input_ids.device).unsqueeze(0),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        prefix = Prefix(
-            [layer.keys[0].transpose(0, 1) for layer in cache.layers],
-            [layer.values[0].transpose(0, 1) for layer in cache.layers],
-            output.last_hidden_state[0, -1],
-        )
+        prefix = self.step.read(self.model.embed(input_ids)[0])
         self._prefixes[token_ids] = prefix
         if len(self._prefixes) > MAX_PREFIXES:
             self._prefixes.popitem(last=False)
@@ -147,7 +135,7 @@ class DrawingEngine:
             for first in range(0, len(slots.numbers), self.slots_a_pass):
                 count = min(self.slots_a_pass, len(slots.numbers) - first)
                 self._advance(slots, first, count)
-            done = [s for s, place in enumerate(slots.places) if place == self.num_positions]
+            done = [slot for slot, n in enumerate(slots.done) if n == self.num_positions]
             codes = slots.codes[done].cpu() if done else None
             for order, slot in enumerate(done):
                 assert codes is not None
@@ -182,56 +170,48 @@ class DrawingEngine:
         # What stays before the first place that is drawn is read at once, as part of the prompt.
         first = int(drawn[0])
         read = tuple(self.model.vocabulary.token_ids(codes[:first]).tolist())
-        slot = len(slots.numbers)
         prompts = [job.prompt_ids, job.negative_ids][: self.rows_each]
-        lengths = []
-        for branch, prompt in enumerate(prompts):
-            assert prompt is not None
-            prefix = self.prefix((*prompt, *read))
-            row = slot * self.rows_each + branch
-            spare = CompiledPass.SPARE_PLACES if self.compiled else 0
+        prefixes = [self.prefix((*prompt, *read)) for prompt in prompts if prompt is not None]
+        slot = slots.add(number, first, list(map(len, prefixes)), kept)
+        rows = range(len(slots.hidden))[slots.rows_of(slot)]
+        spare = CompiledPass.SPARE_PLACES if self.compiled else 0
+        for row, prefix in zip(rows, prefixes, strict=True):
             slots.cache.insert(row, prefix, self.num_positions - first + spare)
             slots.hidden[row] = prefix.hidden
-            lengths.append(len(prompt))
         slots.uniform[slot] = noise([job.seed], self.num_positions, job.candidate)[0]
-        slots.kept[slot] = kept
         slots.codes[slot, :first] = codes[:first]
-        slots.add(number, first, lengths, bool((kept >= 0).any()), bool((kept[:, 0] >= 0).all()))
         return None
 
     @torch.no_grad()
     def _advance(self, slots: Slots, first: int, count: int) -> None:
         """Draw one code of each of `count` slots from `first`, and append it to its rows."""
-        each, device = self.rows_each, slots.hidden.device
-        num_rows = self.passes.padded(count * each) if self.compiled is None else len(slots.hidden)
-        active = range(first, first + count)
-        rows = slice(first * each, first * each + num_rows)
-        places = torch.tensor(
-            [slots.places[slot] for slot in active] + [0] * (num_rows // each - count),
-            device=device,
-        )
-        index = slice(first, first + len(places))
-        is_last = all(slots.places[slot] + 1 == self.num_positions for slot in active)
-        row_places = [n + slots.places[slot] for slot in active for n in slots.lengths[slot]]
-        longest = max(row_places)
-        if self.compiled is not None or not self.step.pads_products_alone:
-            row_places += [0] * (num_rows - len(row_places))
-        of_rows = torch.tensor(row_places, device=device)
-        slots.cache.aim(rows.start, of_rows, longest)
-        inputs = slots.hidden[rows], slots.uniform[index], places
         if self.compiled is not None:
-            codes, hidden = self.compiled(*inputs, slots.kept[index], of_rows, slots.cache)
+            self.compiled(slots)
         else:
-            kept = slots.kept[index] if any(slots.keeps[slot] for slot in active) else None
-            all_kept = all(slots.keeps_semantics[slot] for slot in active)
-            codes = self.choose_codes(*inputs, kept, semantics_kept=all_kept)
-            if not is_last:
-                hidden = self.step(self.embed(codes, places), of_rows, slots.cache)
-        slots.codes[index].scatter_(1, places.unsqueeze(-1), codes.unsqueeze(-1))
-        if not is_last:
+            self._advance_eagerly(slots, first, count)
+        slots.count(first, count)
+
+    def _advance_eagerly(self, slots: Slots, first: int, count: int) -> None:
+        each, longest = self.rows_each, max(slots.longest[first : first + count])
+        num_rows = self.passes.padded(count * each)
+        rows = slice(first * each, first * each + num_rows)
+        index = slice(first, first + num_rows // each)
+        positions = slots.positions[index]
+        of_rows = slots.row_places[rows]
+        if self.step.pads_products_alone:
+            of_rows = of_rows[: count * each]
+        slots.cache.aim(rows.start, of_rows, longest)
+        kept = slots.kept[index] if any(slots.keeps[first : first + count]) else None
+        all_kept = all(slots.keeps_semantics[first : first + count])
+        codes = self.choose_codes(
+            slots.hidden[rows], slots.uniform[index], positions, kept, semantics_kept=all_kept
+        )
+        slots.codes[index].scatter_(1, positions.unsqueeze(-1), codes.unsqueeze(-1))
+        if any(done + 1 < self.num_positions for done in slots.done[first : first + count]):
+            hidden = self.step(self.embed(codes, positions), of_rows, slots.cache)
             slots.hidden[rows] = hidden
-        for slot in active:
-            slots.places[slot] += 1
+        slots.positions[first : first + count] += 1
+        slots.row_places[first * each : (first + count) * each] += 1
 
     def choose_codes(
         self,

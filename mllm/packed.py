@@ -26,12 +26,14 @@ class PackedLinear(nn.Module):
 
     Args:
         linear: with weights in float32 on the CPU that do not change any more.
+        keep_matrix: keep its own matrix at hand too, as `weight`.
     """
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, keep_matrix: bool = True):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight = linear.weight if keep_matrix else None
+        self.bias = linear.bias
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Prefix:
     """What a prompt leaves for the tokens after it.
 
     Attributes:
-        keys, values: (L, H, d) for each layer.
+        keys, values: (H, L, d) for each layer.
         hidden: (D,) last state, which predicts the first code.
     """
 
@@ -32,11 +32,11 @@ class Prefix:
     hidden: Tensor
 
     def __len__(self) -> int:
-        return len(self.keys[0])
+        return self.keys[0].shape[1]
 
 
 class SlotCache(Cache):
-    """Keys and values, (rows, C, H, d) for each layer.
+    """Keys and values, (rows, H, C, d) for each layer.
 
     Call `aim` before each pass; then `update` is what a layer of transformers expects of a cache.
     """
@@ -55,12 +55,12 @@ class SlotCache(Cache):
         """Another cache of the same tensors, aimed at all rows.
 
         Args:
-            keys, values: (R, C, H, d) for each layer.
+            keys, values: (R, H, C, d) for each layer.
             places: (R,) see `aim`.
             seen: places that attention is over.
         """
         cache = cls(len(places))
-        cache.keys, cache.values, cache.capacity = keys, values, keys[0].shape[1]
+        cache.keys, cache.values, cache.capacity = keys, values, keys[0].shape[2]
         cache._aim(0, places, seen)
         return cache
 
@@ -68,11 +68,11 @@ class SlotCache(Cache):
         """Begin `row` with a prefix, and see to it that `num_more` tokens fit behind it."""
         if not self.keys:
             for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
-                mine += [t.new_zeros(self.num_rows, 0, *t.shape[1:]) for t in of_prefix]
+                mine += [t.new_zeros(self.num_rows, len(t), 0, t.shape[-1]) for t in of_prefix]
         self._grow(len(prefix) + num_more)
         for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
             for layer, tensor in enumerate(of_prefix):
-                mine[layer][row, : len(prefix)] = tensor
+                mine[layer][row, :, : len(prefix)] = tensor
 
     def _grow(self, num_places: int) -> None:
         if num_places <= self.capacity:
@@ -81,11 +81,11 @@ class SlotCache(Cache):
         self.capacity += more
         for mine in (self.keys, self.values):
             mine[:] = [
-                torch.cat([t, t.new_zeros(self.num_rows, more, *t.shape[2:])], dim=1) for t in mine
+                torch.cat([t, t.new_zeros(*t.shape[:2], more, t.shape[-1])], dim=2) for t in mine
             ]
 
-    def move(self, source: int, target: int) -> None:
-        """Give row `target` what row `source` holds."""
+    def move(self, source: slice, target: slice) -> None:
+        """Give the rows `target` what the rows `source` hold."""
         for tensor in (*self.keys, *self.values):
             tensor[target] = tensor[source]
 
@@ -97,20 +97,25 @@ class SlotCache(Cache):
             places: (R,) where each row writes, which is also the last place that it sees.
             longest: the greatest of `places`.
         """
-        self._aim(first, places, min(-(-(longest + 1) // PLACES) * PLACES, self.capacity))
+        self._aim(first, places, self.places_seen(longest))
+
+    def places_seen(self, longest: int) -> int:
+        """How many places attention is over, where `longest` is the last that a row sees."""
+        return min(-(-(longest + 1) // PLACES) * PLACES, self.capacity)
 
     def _aim(self, first: int, places: Tensor, seen: int) -> None:
         self.rows = slice(first, first + len(places))
-        self.index = torch.arange(first, first + len(places), device=places.device)
-        self.index = self.index * self.capacity + places
+        num_heads = self.keys[0].shape[1]
+        heads = torch.arange(first * num_heads, self.rows.stop * num_heads, device=places.device)
+        self.index = heads * self.capacity + places.repeat_interleave(num_heads)
         self.seen = seen
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write (R, H, d) keys and values; return (R, H, seen, d) of all places of the pass."""
         both = []
         for mine, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            mine.view(-1, *mine.shape[2:]).index_copy_(0, self.index, new)
-            both.append(mine[self.rows, : self.seen].transpose(1, 2))
+            mine.view(-1, mine.shape[-1]).index_copy_(0, self.index, new.reshape(-1, new.shape[-1]))
+            both.append(mine[self.rows, :, : self.seen])
         return both[0], both[1]
 
     def update(

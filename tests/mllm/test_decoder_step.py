@@ -54,11 +54,11 @@ def test_passes_over_the_cache_equal_one_forward(family, own):
     cache = SlotCache(len(rows))
     for row, (inputs, length) in enumerate(zip(rows, lengths, strict=True)):
         output = decoder(inputs_embeds=inputs[:, :length], use_cache=True)
-        full = [layer.keys[0].transpose(0, 1) for layer in output.past_key_values.layers]
-        if any(len(keys) < length for keys in full):  # a sliding cache has forgotten the first
+        full = [layer.keys[0] for layer in output.past_key_values.layers]
+        if any(keys.shape[1] < length for keys in full):  # a sliding cache has forgotten the first
             output = decoder(inputs_embeds=inputs[:, :length], past_key_values=_plain_cache())
-            full = [layer.keys[0].transpose(0, 1) for layer in output.past_key_values.layers]
-        values = [layer.values[0].transpose(0, 1) for layer in output.past_key_values.layers]
+            full = [layer.keys[0] for layer in output.past_key_values.layers]
+        values = [layer.values[0] for layer in output.past_key_values.layers]
         cache.insert(row, Prefix(full, values, output.last_hidden_state[0, -1]), more)
     expected = [decoder(inputs_embeds=inputs).last_hidden_state[0] for inputs in rows]
     for number in range(more):
@@ -70,6 +70,24 @@ def test_passes_over_the_cache_equal_one_forward(family, own):
         hidden = step(embeddings, places, cache)
         wanted = torch.stack([e[place] for e, place in zip(expected, places, strict=True)])
         torch.testing.assert_close(hidden, wanted, atol=2e-5, rtol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [name for name in FAMILIES if FAMILIES[name][1] is LeanStep])
+def test_a_prompt_leaves_what_transformers_own_forward_leaves(family):
+    settings, _ = FAMILIES[family]
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[family.split("-")[0]](**SIZE, **settings)
+    decoder = AutoModelForCausalLM.from_config(config).eval().get_decoder()
+    for name, parameter in decoder.named_parameters():
+        parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    for length in (1, 7, 20):  # the last beyond the window of those that slide
+        prompt = torch.randn(length, 32)
+        expected, mine = OwnStep(decoder).read(prompt), make_step(decoder).read(prompt)
+        assert len(mine) == len(expected) == length
+        for name in ("keys", "values"):
+            torch.testing.assert_close(getattr(mine, name), getattr(expected, name))
+        torch.testing.assert_close(mine.hidden, expected.hidden, atol=2e-5, rtol=2e-5)
 
 
 def _plain_cache():

@@ -117,9 +117,8 @@ def test_prompts_are_read_once_for_all_their_images(small, monkeypatch):
     jobs = [ImageJob((5, 6, 7), (5, 7), seed) for seed in range(16)]
     engine._prefixes.clear()
     seen = []
-    decoder = small.language_model.get_decoder()
-    forward = decoder.forward
-    monkeypatch.setattr(decoder, "forward", lambda *a, **k: (seen.append(1), forward(*a, **k))[1])
+    read = engine.step.read
+    monkeypatch.setattr(engine.step, "read", lambda rows: (seen.append(1), read(rows))[1])
     list(engine.draw(jobs))
     assert len(seen) == 2
 
@@ -135,7 +134,7 @@ def test_no_guidance_computes_half_the_rows(small, monkeypatch):
             seen.append(len(embeddings))
             return step(embeddings, places, cache)
 
-        spy.pads_products_alone = True
+        spy.pads_products_alone, spy.read = True, step.read
         engine.step = spy
         list(engine.draw([ImageJob((5, 6), (7,), seed) for seed in range(16)]))
         assert set(seen) == {rows} and len(seen) == N - 1
