@@ -8,6 +8,7 @@ pass waits for: see `mllm.packed`.
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 # On a CPU.
 OPTIONS: dict[str, Any] = {
-    # Weights are constants, laid out once for products of few rows by kernels of the compiler's
-    # own: a matrix library brings them into its order in each call.
-    "freezing": True,
+    # Products by kernels of the compiler's own, which lay the weights out once for few rows: a
+    # matrix library brings them into its order in each call. Only these, since the choice between
+    # several is by stopwatch, and another one changes the last bit.
     "max_autotune": True,
     "max_autotune_gemm_backends": "CPP",
     # Queries are computed once, not again for each key that they meet.
@@ -131,8 +132,9 @@ def _compile(module: nn.Module, inputs: tuple) -> Callable[..., Any]:
     any_size = torch.export.Dim.DYNAMIC  # refuses to be one number
     shapes = (*[None] * len(fixed), {0: any_size}, *[[{2: any_size}] * len(keys)] * 2)
     example = (*fixed, torch.empty(2), keys, values)  # one block would stand for itself alone
-    exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore", FutureWarning)  # torch's words to itself
+        exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
         package = torch._inductor.aoti_compile_and_package(
             exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=OPTIONS
         )

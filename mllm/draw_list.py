@@ -70,7 +70,7 @@ def draw_list(
     drawer = Drawer(model, processor, chosen, batch_size, compiled)
     kept = kept_from_arguments(drawer, edit) if edit is not None else NOTHING_KEPT
     settings: dict[str, Any] = {"sampler": asdict(chosen), "kept": kept.record}
-    if compiled:
+    if drawer.engine.compiled is not None:
         settings["compiled_for"] = batch_size
     gallery = Gallery(out, settings, model_fingerprint(folder))
     for prompt in prompts:

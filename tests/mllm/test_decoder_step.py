@@ -1,7 +1,5 @@
 """A pass over the slot cache is transformers' own forward, for every family of models."""
 
-import shutil
-
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -111,21 +109,6 @@ def test_greedy_tokens_are_those_of_transformers_own_generate(scale):
     codes = torch.stack([ours[number] for number in range(3)])
     assert torch.equal(model.vocabulary.token_ids(codes), theirs)
     assert len(codes.unique()) > 10  # not vacuous
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
-def test_a_compiled_step_draws_what_the_eager_one_draws():
-    model = make_model("quickstart", "hierarchical", 16)
-    sampler = Sampler(guidance_scale=2.0)
-    jobs = [ImageJob((5, 6, 7, *range(10, 10 + number)), (8, 9), number) for number in range(6)]
-    kept = keep_first_rows(torch.arange(16), 1, 8)
-    jobs.append(ImageJob((5, 6), (8,), 7, 0, *kept))
-    eager = dict(DrawingEngine(model, sampler, 4).draw(jobs))
-    compiled = dict(DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs))
-    assert all(torch.equal(eager[number], compiled[number]) for number in eager)
-    alone = DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs[3:4])
-    assert torch.equal(dict(alone)[0], compiled[3])
 
 
 @torch.no_grad()

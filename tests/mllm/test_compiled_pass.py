@@ -1,0 +1,64 @@
+"""The compiled pass draws what the eager one draws, for every family, length and head."""
+
+import shutil
+
+import pytest
+import torch
+
+from benchmarks.generate_model import SIZES, make_model
+from mllm import compiled_pass, packed
+from mllm.drawing import DrawingEngine
+from mllm.editing import keep_first_rows
+from mllm.image_job import ImageJob
+from mllm.sampler import Sampler
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="compiling takes a C++ compiler"),
+]
+TEXT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 50, "max_position_embeddings": 256, "head_dim": 8,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+FAMILIES = {
+    "mistral": {"sliding_window": 9},
+    "gemma3_text": {"sliding_window": 9, "query_pre_attn_scalar": 8},
+}
+
+
+def test_a_compiled_step_draws_what_the_eager_one_draws():
+    model = make_model("quickstart", "hierarchical", 16)
+    sampler = Sampler(guidance_scale=2.0)
+    jobs = [ImageJob((5, 6, 7, *range(10, 10 + number)), (8, 9), number) for number in range(6)]
+    kept = keep_first_rows(torch.arange(16), 1, 8)
+    jobs.append(ImageJob((5, 6), (8,), 7, 0, *kept))
+    eager = dict(DrawingEngine(model, sampler, 4).draw(jobs))
+    compiled = dict(DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs))
+    assert all(torch.equal(eager[number], compiled[number]) for number in eager)
+    alone = DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs[3:4])
+    assert torch.equal(dict(alone)[0], compiled[3])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_serves_longer_prompts_than_it_was_compiled_for(family, monkeypatch):
+    text = TEXT | FAMILIES[family] | {"model_type": family}
+    monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
+    monkeypatch.setattr(compiled_pass, "LEAST_TABLED", 64)  # the last prompt goes beyond it
+    model = make_model("small", "flat", 16)
+    with torch.no_grad():
+        for parameter in (*model.language_model.parameters(), *model.adapter.parameters()):
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+    sampler = Sampler(guidance_scale=2.0)
+    jobs = [ImageJob((5, 6) * (1 + 7 * number), (8, 9), number) for number in range(5)]
+    eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
+    compiled = dict(DrawingEngine(model, sampler, 2, compile_step=True).draw(jobs))
+    assert all(torch.equal(eager[number], compiled[number]) for number in eager)
+
+
+def test_packed_matrices_are_not_compiled(monkeypatch):
+    model = make_model("quickstart", "flat", 16)
+    assert DrawingEngine(model, batch_size=2, compile_step=True).compiled is not None
+    monkeypatch.setattr(packed, "LEAST_NUMBERS", 1)
+    assert DrawingEngine(model, batch_size=2, compile_step=True).compiled is None
