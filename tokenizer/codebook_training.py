@@ -7,9 +7,10 @@ from tokenizer.codebook import GroupedCodebook, Quantized
 from tokenizer.codebook_ema import CodebookEMA
 from tokenizer.codebook_entropy import entropy_loss
 from tokenizer.codebook_gradient import CodebookGradient
+from tokenizer.codebook_upkeep import CodebookUpkeep
 from tokenizer.training_config import CodebookConfig
 
-UPDATERS: dict[str, type[CodebookEMA] | type[CodebookGradient]] = {
+UPDATERS: dict[str, type[CodebookUpkeep]] = {
     "ema": CodebookEMA,
     "gradient": CodebookGradient,
 }

@@ -8,8 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tokenizer.codebook import GroupedCodebook
-from tokenizer.codebook_ema import CodebookEMA
-from tokenizer.codebook_gradient import CodebookGradient
+from tokenizer.codebook_upkeep import CodebookUpkeep
 
 
 class WeightAverage(nn.Module):
@@ -31,7 +30,7 @@ class WeightAverage(nn.Module):
         self._updaters = [
             (places[id(m.codebook.codes)], m)
             for m in phase.modules()
-            if isinstance(m, CodebookEMA | CodebookGradient)
+            if isinstance(m, CodebookUpkeep)
         ]
         self.average = AveragedModel(self._moving[0], multi_avg_fn=get_ema_multi_avg_fn(decay))
 
