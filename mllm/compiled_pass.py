@@ -6,17 +6,22 @@ half a minute for a small model. The matrices of a large one are packed instead,
 pass waits for: see `mllm.packed`.
 """
 
+import os
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from semhitok.errors import UserError
+from semhitok.errors import UserError, one_line, says
 
 from .decoder_step import LeanStep
 from .slot_cache import PLACES, SlotCache
@@ -50,7 +55,7 @@ class CompiledPass:
             seen than there are.
 
     Raises:
-        UserError: on a CPU without a C++ compiler.
+        UserError: on a CPU without a C++ compiler, or, in the first call, where it fails.
     """
 
     SPARE_PLACES = 2 * PLACES
@@ -58,10 +63,10 @@ class CompiledPass:
     def __init__(self, engine: "DrawingEngine"):
         self.engine = engine
         self.on_cpu = engine.model.device.type == "cpu"
-        if self.on_cpu and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        if self.on_cpu and shutil.which(_compiler()) is None:
             raise UserError(
-                "Compiling the pass takes a C++ compiler, and there is none: install g++ or "
-                "clang, or draw without --compile."
+                f"Compiling the pass takes a C++ compiler, and there is no {_compiler()}: install "
+                f"it, name another one in the variable CXX, or draw without --compile."
             )
         self._tabled = 0
         self._lengths: dict[int, Tensor] = {}
@@ -126,16 +131,52 @@ class _Pass(nn.Module):
         return drawn
 
 
+def _compiler() -> str:
+    """The one that torch calls."""
+    return (
+        os.environ.get("CXX", "cl")
+        if sys.platform == "win32"
+        else torch._inductor.config.cpp.cxx[-1]
+    )
+
+
 def _compile(module: nn.Module, inputs: tuple) -> Callable[..., Any]:
-    """The module compiled for a CPU, with any number of places in the cache and seen of them."""
+    """The module compiled for a CPU, with any number of places in the cache and seen of them.
+
+    Raises:
+        UserError: if the compiler fails, its files find no room, or the model is not of the kind.
+    """
     *fixed, _, keys, values = inputs
     any_size = torch.export.Dim.DYNAMIC  # refuses to be one number
     shapes = (*[None] * len(fixed), {0: any_size}, *[[{2: any_size}] * len(keys)] * 2)
     example = (*fixed, torch.empty(2), keys, values)  # one block would stand for itself alone
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), _told():
         warnings.simplefilter("ignore", FutureWarning)  # torch's words to itself
         exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
-        package = torch._inductor.aoti_compile_and_package(
-            exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=OPTIONS
-        )
-        return torch._inductor.aoti_load_package(package)
+        with tempfile.TemporaryDirectory() as folder:
+            package = torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=OPTIONS
+            )
+            return torch._inductor.aoti_load_package(package)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what torch raises where it cannot compile into a `UserError`."""
+    try:
+        yield
+    except GuardOnDataDependentSymNode as error:
+        raise UserError(
+            "This language model cannot be compiled, since what it computes depends on numbers "
+            "that are not known before (rotary embeddings of the type 'dynamic' do): draw without "
+            "--compile."
+        ) from error
+    except (OSError, RuntimeError) as error:  # the latter are also those of torch's compiler
+        # A compiler's own words follow the whole command that it was called with.
+        reasons = [line for line in str(error).splitlines() if "error:" in line]
+        reason = one_line(reasons[0]) if reasons else says(error)
+        raise UserError(
+            f"The pass could not be compiled in {tempfile.gettempdir()} ({reason}): name a folder "
+            f"with a gigabyte of room in the variable TMPDIR, mend the C++ compiler "
+            f"{_compiler()!r}, or draw without --compile."
+        ) from error

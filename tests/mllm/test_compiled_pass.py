@@ -11,6 +11,7 @@ from mllm.drawing import DrawingEngine
 from mllm.editing import keep_first_rows
 from mllm.image_job import ImageJob
 from mllm.sampler import Sampler
+from semhitok.errors import UserError
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,3 +63,40 @@ def test_packed_matrices_are_not_compiled(monkeypatch):
     assert DrawingEngine(model, batch_size=2, compile_step=True).compiled is not None
     monkeypatch.setattr(packed, "LEAST_NUMBERS", 1)
     assert DrawingEngine(model, batch_size=2, compile_step=True).compiled is None
+
+
+def test_a_compiler_that_torch_would_not_call_is_none(monkeypatch, tmp_path):
+    other = tmp_path / "clang++"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    model = make_model("quickstart", "flat", 16)
+    with pytest.raises(UserError, match=r"there is no .*g\+\+: install it"):
+        DrawingEngine(model, batch_size=2, compile_step=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("C++ compile error\ng++ -O1\nx.h:1: fatal error: no room\n | ^"), "no room"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_a_compilation_that_fails_is_told_in_one_sentence(monkeypatch, error, reason):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    model = make_model("quickstart", "flat", 16)
+    engine = DrawingEngine(model, batch_size=2, compile_step=True)
+    with pytest.raises(UserError, match=rf"{reason}\): .* TMPDIR, .* or draw without --compile"):
+        dict(engine.draw([ImageJob((5, 6), (8,), 0)]))
+
+
+def test_a_model_that_cannot_be_compiled_is_refused(monkeypatch):
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    text = TEXT | {"model_type": "llama", "rope_parameters": rope}
+    monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
+    engine = DrawingEngine(make_model("small", "flat", 16), batch_size=2, compile_step=True)
+    with pytest.raises(UserError, match=r"cannot be compiled, .*: draw without --compile"):
+        dict(engine.draw([ImageJob((5, 6), (8,), 0)]))
