@@ -85,7 +85,8 @@ class CompiledPass:
             slots.active, self._lengths[seen], cache.keys, cache.values,
         )  # fmt: skip
         if cache.capacity > self._tabled:
-            self._tabled = max(cache.capacity, LEAST_TABLED)
+            # Twice as many each time: a list of ever longer prompts compiles a few times only.
+            self._tabled = max(cache.capacity, 2 * self._tabled, LEAST_TABLED)
             step = self.engine.step
             if isinstance(step, LeanStep):
                 step.rotary(slots.row_places[:1], self._tabled, self.engine.dtype)

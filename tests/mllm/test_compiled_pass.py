@@ -100,3 +100,14 @@ def test_a_model_that_cannot_be_compiled_is_refused(monkeypatch):
     engine = DrawingEngine(make_model("small", "flat", 16), batch_size=2, compile_step=True)
     with pytest.raises(UserError, match=r"cannot be compiled, .*: draw without --compile"):
         dict(engine.draw([ImageJob((5, 6), (8,), 0)]))
+
+
+def test_ever_longer_prompts_compile_a_few_times_only(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(compiled_pass, "LEAST_TABLED", 64)
+    monkeypatch.setattr(compiled_pass, "_compile", lambda module, _: compiled.append(1) or module)
+    text = TEXT | {"model_type": "llama"}
+    monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
+    engine = DrawingEngine(make_model("small", "flat", 16), batch_size=1, compile_step=True)
+    assert len(dict(engine.draw(ImageJob((5,) * n, (8,), n) for n in range(20, 200, 20)))) == 9
+    assert len(compiled) == 3  # for 80, 160 and 320 places
