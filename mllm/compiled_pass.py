@@ -2,7 +2,7 @@
 
 Of a small model a pass is hundreds of small calls, and the calls take longer than what they
 compute; compiled, they are one. It pays on lists long enough to win back the compilation, which is
-half a minute for a small model. The matrices of a large one are packed instead, and stay what a
+some 20 seconds for a small model. The matrices of a large one are packed instead, and stay what a
 pass waits for: see `mllm.packed`.
 """
 
@@ -69,7 +69,6 @@ class CompiledPass:
                 f"it, name another one in the variable CXX, or draw without --compile."
             )
         self._tabled = 0
-        self._lengths: dict[int, Tensor] = {}
         self._run: Callable[..., Any] = torch.compile(_Pass(engine), dynamic=False)
 
     def __call__(self, slots: Slots) -> None:
@@ -77,12 +76,10 @@ class CompiledPass:
         cache = slots.cache
         # On a GPU attention sees all places, since there a shape that never changes is quicker.
         seen = cache.places_seen(max(slots.longest)) if self.on_cpu else cache.capacity
-        if seen not in self._lengths:
-            length = seen // PLACES
-            self._lengths[seen] = torch.empty(length, device=self.engine.model.device)
+        blocks = torch.empty(seen // PLACES, device=slots.hidden.device)
         inputs = (
             slots.hidden, slots.uniform, slots.kept, slots.codes, slots.positions, slots.row_places,
-            slots.active, self._lengths[seen], cache.keys, cache.values,
+            slots.active, blocks, cache.keys, cache.values,
         )  # fmt: skip
         if cache.capacity > self._tabled:
             # Twice as many each time: a list of ever longer prompts compiles a few times only.

@@ -21,7 +21,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from .packed import PackedLinear, with_packed_linears
-from .slot_cache import PLACES, Prefix, SlotCache
+from .slot_cache import PLACES, Prefix, SlotCache, out_of_sight
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 Product = Callable[[Tensor], Tensor]  # (R, D) → (R, D')
@@ -159,17 +159,15 @@ class LeanStep:
         """See `OwnStep.read`."""
         places = torch.arange(len(embeddings), device=embeddings.device)
         cos, sin = self.rotary(places, len(places), embeddings.dtype)
+        windows = {layer.window for layer in self.layers}
+        in_sight = {window: ~out_of_sight(places, len(places), window) for window in windows}
         hidden, all_keys, all_values = embeddings, [], []
         for layer in self.layers:
             queries, keys, values = (
                 part.transpose(0, 1) for part in self._heads(hidden, layer, cos, sin)
             )
-            behind = places.unsqueeze(-1) - places
-            seen = behind >= 0
-            if layer.window is not None:
-                seen &= behind < layer.window
             attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=seen, enable_gqa=True
+                queries, keys, values, attn_mask=in_sight[layer.window], enable_gqa=True
             )
             hidden = hidden + layer.out(attended.transpose(0, 1).flatten(1))
             hidden = self._transform(hidden, layer)
@@ -302,7 +300,6 @@ def _joined(linears: list[nn.Linear], norm: Tensor) -> nn.Linear:
     weight = torch.cat([linear.weight for linear in linears]) * (norm * len(norm) ** 0.5)
     has_bias = any(linear.bias is not None for linear in linears)
     joined = skip_init(nn.Linear, weight.shape[1], len(weight), bias=has_bias)
-    # Parameters, since those are what torch's compiler takes for constants.
     joined.weight = nn.Parameter(weight, requires_grad=False)
     if has_bias:
         biases: list[Tensor] = [

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils import skip_init
+from torch import Tensor
 
 from tokenizer.modeling_semhitok import SemHiTokModel
 
@@ -68,10 +67,8 @@ class ReadyHead:
         self.of_semantic = F.linear(head.semantic_embedding(semantic), first.weight)  # (K, D)
         scale = head.key.out_features**-0.5
         keys = head.key.weight.T * scale  # (D_pixel, D)
-        # A layer, since its parameters are what torch's compiler takes for constants.
-        self.query = skip_init(nn.Linear, keys.shape[1], len(keys), device=keys.device)
-        self.query.weight = nn.Parameter((keys @ second.weight).contiguous(), requires_grad=False)
-        self.query.bias = nn.Parameter(keys @ second.bias, requires_grad=False)
+        self.query = (keys @ second.weight).contiguous()
+        self.query_bias = keys @ second.bias
         groups = image_tokenizer.pixel_groups(every)
         codes = image_tokenizer.pixel_sub_codebooks
         self.vectors = codes.normalize(codes.codes[groups]).to(semantic.dtype)  # (K, M, D_pixel)
@@ -84,7 +81,7 @@ class ReadyHead:
     def pixel_scores(self, hidden: Tensor, semantic_codes: Tensor, _: SemHiTokModel) -> Tensor:
         """See `HierarchicalHead`; equal to rounding."""
         inner = self.first(hidden) + self.of_semantic.index_select(0, semantic_codes)
-        query = self.query(self.activation(inner))
+        query = F.linear(self.activation(inner), self.query, self.query_bias)
         vectors = self.vectors.index_select(0, semantic_codes)
         scores = (query.unsqueeze(1) * vectors).sum(-1)
         return (scores + self.bias.index_select(0, semantic_codes)).float()
@@ -99,5 +96,5 @@ def ready_head(
         return head
     width = head.rows.in_features
     numbers = len(head.pixel_bias) * max(width, head.pixel_bias.shape[1] * head.key.in_features)
-    plain = type(head.rows) is nn.Linear and type(head.query[2]) is nn.Linear
+    plain = type(head.rows) is torch.nn.Linear and type(head.query[2]) is torch.nn.Linear
     return ReadyHead(head, image_tokenizer) if plain and numbers <= MAX_NUMBERS else head

@@ -132,9 +132,15 @@ class SlotCache(Cache):
             window: how many places back a sliding layer looks; None for all.
             dtype: of the scores.
         """
-        each = torch.arange(self.seen, device=places.device)
-        hidden = each > places.unsqueeze(-1)
-        if window is not None:
-            hidden |= each <= places.unsqueeze(-1) - window
+        hidden = out_of_sight(places, self.seen, window)
         mask = torch.zeros(hidden.shape, dtype=dtype, device=places.device)
         return mask.masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+def out_of_sight(places: Tensor, seen: int, window: int | None) -> Tensor:
+    """(R, seen): whether a token at each of (R,) `places` may not look at each place of its row."""
+    each = torch.arange(seen, device=places.device)
+    hidden = each > places.unsqueeze(-1)
+    if window is not None:
+        hidden |= each <= places.unsqueeze(-1) - window
+    return hidden

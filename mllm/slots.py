@@ -18,8 +18,8 @@ class Slots:
         row_places: (rows,) where in the cache each row's next token goes; 0 in free slots.
         active: (slots,) 1 for an image, 0 for a free slot.
         numbers: of the jobs.
-        done: `positions` as a list.
-        longest: greatest of a slot's `row_places`, as a list.
+        done: `positions` as a list, so that a GPU need not be waited for; so is the next.
+        longest: greatest of a slot's `row_places`.
         keeps, keeps_semantics: whether any code, or every semantic code, is given.
     """
 

@@ -28,14 +28,8 @@ class CodebookEMA(CodebookUpkeep):
 
     sums: Tensor
 
-    def __init__(
-        self,
-        codebook: GroupedCodebook,
-        decay: float = 0.99,
-        revive_below: float = 0.05,
-        seed: int = 0,
-    ):
-        super().__init__(codebook, decay, revive_below, seed)
+    def prepare(self, codebook: GroupedCodebook) -> None:
+        """See `CodebookUpkeep.prepare`."""
         self.register_buffer("sums", codebook.codes.detach().clone())
 
     @torch.no_grad()

@@ -26,14 +26,8 @@ class CodebookGradient(CodebookUpkeep):
         decay, revive_below, seed: see `CodebookUpkeep`.
     """
 
-    def __init__(
-        self,
-        codebook: GroupedCodebook,
-        decay: float = 0.99,
-        revive_below: float = 0.05,
-        seed: int = 0,
-    ):
-        super().__init__(codebook, decay, revive_below, seed)
+    def prepare(self, codebook: GroupedCodebook) -> None:
+        """See `CodebookUpkeep.prepare`."""
         codebook.codes.requires_grad_(True)
 
     @torch.no_grad()

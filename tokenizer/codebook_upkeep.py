@@ -50,6 +50,10 @@ class CodebookUpkeep(nn.Module):
         self.register_buffer("counts", torch.ones(shape))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("placed", torch.zeros(shape, dtype=torch.bool), persistent=False)
+        self.prepare(codebook)
+
+    def prepare(self, codebook: GroupedCodebook) -> None:
+        """What a way to train adds to the constructor."""
 
     @property
     def codebook(self) -> GroupedCodebook:

@@ -36,15 +36,21 @@ FAMILIES = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("own", [False, True])
-def test_passes_over_the_cache_equal_one_forward(family, own):
-    settings, kind = FAMILIES[family]
+def make_decoder(family):
+    """Of random weights large enough to tell one layer from another."""
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[family.split("-")[0]](**SIZE, **settings)
+    config = CONFIG_MAPPING[family.split("-")[0]](**SIZE, **FAMILIES[family][0])
     decoder = AutoModelForCausalLM.from_config(config).eval().get_decoder()
     for name, parameter in decoder.named_parameters():
         parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    return decoder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("own", [False, True])
+def test_passes_over_the_cache_equal_one_forward(family, own):
+    decoder, kind = make_decoder(family), FAMILIES[family][1]
     assert type(make_step(decoder)) is kind
     step = OwnStep(decoder) if own else make_step(decoder)
     lengths, more = (5, 14, 8), 12
@@ -73,12 +79,7 @@ def test_passes_over_the_cache_equal_one_forward(family, own):
 @torch.no_grad()
 @pytest.mark.parametrize("family", [name for name in FAMILIES if FAMILIES[name][1] is LeanStep])
 def test_a_prompt_leaves_what_transformers_own_forward_leaves(family):
-    settings, _ = FAMILIES[family]
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[family.split("-")[0]](**SIZE, **settings)
-    decoder = AutoModelForCausalLM.from_config(config).eval().get_decoder()
-    for name, parameter in decoder.named_parameters():
-        parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    decoder = make_decoder(family)
     for length in (1, 7, 20):  # the last beyond the window of those that slide
         prompt = torch.randn(length, 32)
         expected, mine = OwnStep(decoder).read(prompt), make_step(decoder).read(prompt)
