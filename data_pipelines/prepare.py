@@ -127,10 +127,15 @@ def prepare(
     missing = [part for part in mine if part.number not in accounts]
     done = sum(_size(part) for part in mine if part.number in accounts)
     with Progress(max(1, sum(map(_size, mine))), "prepare", "records", initial=done) as progress:
-        for part, account in _make(opened, missing, staging, num_workers):
-            accounts[part.number] = account
-            rejects.add(account)
-            progress.update(_size(part))
+        try:
+            for part, account in _make(opened, missing, staging, num_workers):
+                accounts[part.number] = account
+                rejects.add(account)
+                progress.update(_size(part))
+        except (UserError, OSError):
+            # Rank 0 has had everything from before, and taken the parts away under our hands.
+            if not rank or not _is_finished(storage, request):
+                raise
     if rank:
         if _is_finished(storage, request):  # where all parts had been there before
             staging.delete_all()
@@ -316,8 +321,12 @@ def _finish(
         manifests.append((folder, {**request, "licences": licences, **found}))
         shards = {shard["file"] for shard in found["shards"]}
         for name in folder.names():
-            left_over = name.startswith("data-") and name not in shards
-            if left_over or name.endswith(TEMPORARY):
+            if name.startswith("data-") and name not in shards:
+                folder.delete(name)
+    # What killed runs were writing; the folder itself has quarantine and claim beside its sides.
+    for folder in (storage, *(folder for folder, _ in manifests)):
+        for name in folder.names():
+            if name.endswith(TEMPORARY):
                 folder.delete(name)
     for folder, manifest in manifests:
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
@@ -362,27 +371,33 @@ def _is_finished(storage: Storage, request: dict[str, Any]) -> bool:
         _compare(storage, IN_PROGRESS_NAME, request)
     if MANIFEST_NAME in names:
         _compare(storage, MANIFEST_NAME, request)
-    elif IN_PROGRESS_NAME not in names and names:
-        split = storage / "train"
-        if split.size(MANIFEST_NAME) is None:
-            raise UserError(
-                f"{storage.place} is not empty and was not written by prepare; give another --out"
-            )
-        _compare(split, MANIFEST_NAME, request)
+    elif (
+        names
+        and IN_PROGRESS_NAME not in names
+        and _compare(storage / "train", MANIFEST_NAME, request) is None
+    ):
+        raise UserError(
+            f"{storage.place} is not empty and was not written by prepare; give another --out"
+        )
     for folder, _ in _folders(storage, request):
-        if folder.size(MANIFEST_NAME) is None:
-            return False
         manifest = _compare(folder, MANIFEST_NAME, request)
+        if manifest is None:
+            return False
         # A finished shard that was lost or cut is made again.
         if any(folder.size(shard["file"]) != shard["bytes"] for shard in manifest["shards"]):
             return False
     return True
 
 
-def _compare(storage: Storage, name: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Read what an earlier run asked for; refuse another."""
+def _compare(storage: Storage, name: str, request: dict[str, Any]) -> dict[str, Any] | None:
+    """Read what an earlier run asked for; refuse another. None where there is no such file.
+
+    (Between asking for its size and reading it another rank may have deleted it.)
+    """
     try:
         found: dict[str, Any] = json.loads(storage.read(name))
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         raise UserError(
             f"{storage.place}/{name} is not valid JSON; delete the folder or give another --out"
@@ -403,13 +418,12 @@ def _claim(storage: Storage, request: dict[str, Any], rank: int) -> bool:
         Whether there is something to do; False where another rank has finished it all meanwhile.
     """
     storage.make()
-    while rank and storage.size(IN_PROGRESS_NAME) is None:
+    if not rank and storage.size(IN_PROGRESS_NAME) is None:
+        storage.write(IN_PROGRESS_NAME, f"{json.dumps(request, indent=2)}\n".encode())
+    while (found := _compare(storage, IN_PROGRESS_NAME, {})) is None:
         if _is_finished(storage, {key: request[key] for key in request if key != "num_parts"}):
             return False
         time.sleep(POLL_SECONDS)  # until rank 0 has begun
-    if storage.size(IN_PROGRESS_NAME) is None:
-        storage.write(IN_PROGRESS_NAME, f"{json.dumps(request, indent=2)}\n".encode())
-    found = _compare(storage, IN_PROGRESS_NAME, {})
     if found.get("num_parts") != request["num_parts"]:
         raise UserError(
             f"the sources have changed since {storage.place} was begun; delete it and start anew"

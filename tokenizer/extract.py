@@ -89,7 +89,7 @@ def extract_codes(
         require_phase(model.config, "pixel", str(tokenizer))
         model = model.to(where).eval()
         manifest = make_manifest(model, dataset, num_crops)
-        shards = _Shards(folder, manifest, shard_size, store, alone=num_tasks == 1)
+        shards = _Shards(folder, manifest, shard_size, store)
         missing, entries = ranks.from_main(lambda: shards.find(dataset))
         _refuse_differing(ranks.gather(shards.identity()), ranks.rank)
         mine = missing[ranks.rank :: ranks.world_size]
@@ -120,6 +120,8 @@ def extract_codes(
             entries |= others
         if ranks.rank == 0:
             manifest.shards.extend(entries[number] for number in sorted(entries))
+            for left in folder.glob("*.tmp"):  # of a killed run; all that is listed is whole
+                left.unlink(missing_ok=True)
             write_json(folder / "manifest.json", manifest.to_dict())
             shards.publish("manifest.json")
     return out
@@ -184,15 +186,11 @@ class _Shards:
         manifest: of the extraction, still without shards.
         shard_size: records per shard.
         store: the folder that is asked for, of which `out` is a mirror where it is not on disk.
-        alone: whether no other launch works on the folder.
     """
 
-    def __init__(
-        self, out: Path, manifest: CodesManifest, shard_size: int, store: Storage, alone: bool
-    ):
+    def __init__(self, out: Path, manifest: CodesManifest, shard_size: int, store: Storage):
         self.out = out
         self.store = store
-        self.alone = alone
         self.manifest = manifest
         self.shard_size = shard_size
 
@@ -220,8 +218,6 @@ class _Shards:
         self._fetch()
         self._refuse_other_codes()
         self.publish("extraction.json")
-        for left in self.out.glob("*.tmp") if self.alone else []:  # of a killed run
-            left.unlink()
         all_ids = dataset.ids
         missing, entries = [], {}
         for number in range(-(-self.manifest.num_records // self.shard_size)):

@@ -7,6 +7,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -53,12 +54,20 @@ def contents(out: Path) -> dict[str, bytes]:
     }
 
 
-def run(folder: Path, out: Path, rank: int = 0, world: int = 1, num_workers: int = 1) -> None:
+def assert_same(found: dict[str, bytes], expected: dict[str, bytes], when: str = "") -> None:
+    """Equal files; what pytest would show of unequal ones is all their bytes."""
+    names = found.keys() | expected.keys()
+    assert [name for name in sorted(names) if found.get(name) != expected.get(name)] == [], when
+
+
+def run(
+    folder: Path, out: Path, rank: int = 0, world: int = 1, num_workers: int = 1, size: int = 5
+) -> None:
     """What a node does, in a session of its own so that its workers can be killed with it."""
     os.setsid()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
     prepare(
-        [str(folder)], out, shard_size=5, num_workers=num_workers,
+        [str(folder)], out, shard_size=size, num_workers=num_workers,
         drop_duplicates=True, test_share=0.3,
     )  # fmt: skip
 
@@ -109,8 +118,41 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(folder, fas
         begun += out.is_dir() and bool(list(out.iterdir()))
         unfinished += not (out / "test" / "manifest.json").exists()
         finish(start(folder, out, 0, 1, num_workers))
-        assert contents(out) == expected, f"killed at moment {number}"
+        assert_same(contents(out), expected, f"killed at moment {number}")
     assert killed == wanted and begun and unfinished
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_each_file_that_it_names_it_ends_with_the_same_bytes(folder, fast, moment):
+    """Random moments seldom meet the few microseconds between a file and its name."""
+    finish(start(folder, fast / "undisturbed", 0, 1, 1, 20))
+    expected = contents(fast / "undisturbed")
+
+    def run_until(out: Path, number: int) -> None:
+        real, calls = os.replace, count(1)
+
+        def dying(*arguments) -> None:
+            last = next(calls) == number
+            if not last or moment == "after":
+                real(*arguments)
+            if last:
+                os._exit(9)
+
+        os.replace = dying  # of the forked process alone
+        run(folder, out, 0, 1, 1, 20)
+
+    for number in count(1):
+        out = fast / f"out-{number}"
+        process = fork.Process(target=run_until, args=(out, number))
+        process.start()
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == 9
+        finish(start(folder, out, 0, 1, 1, 20))
+        assert_same(contents(out), expected, f"killed {moment} naming file {number}")
+    assert number > 12
 
 
 @pytest.mark.slow
@@ -124,7 +166,7 @@ def test_eight_nodes_one_of_them_killed_and_started_again(folder, fast):
     nodes[3] = start(folder, out, 3, 8)
     for node in nodes:
         finish(node)
-    assert contents(out) == contents(fast / "alone")
+    assert_same(contents(out), contents(fast / "alone"))
 
 
 def test_two_ranks_share_the_parts(folder, tmp_path, monkeypatch):
@@ -152,10 +194,10 @@ def test_two_ranks_share_the_parts(folder, tmp_path, monkeypatch):
     assert len(made) == 3  # all were there
     monkeypatch.setenv("WORLD_SIZE", "1")
     prepare([str(folder)], tmp_path / "alone", shard_size=20)
-    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    assert_same(contents(tmp_path / "out"), contents(tmp_path / "alone"))
 
 
 def test_several_processes_end_with_the_bytes_of_one(folder, tmp_path):
     one = prepare([str(folder)], tmp_path / "one", shard_size=15)
     two = prepare([str(folder)], tmp_path / "two", shard_size=15, num_workers=2)
-    assert contents(one) == contents(two)
+    assert_same(contents(one), contents(two))
