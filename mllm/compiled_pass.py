@@ -148,14 +148,55 @@ def _compile(module: nn.Module, inputs: tuple) -> Callable[..., Any]:
     any_size = torch.export.Dim.DYNAMIC  # refuses to be one number
     shapes = (*[None] * len(fixed), {0: any_size}, *[[{2: any_size}] * len(keys)] * 2)
     example = (*fixed, torch.empty(2), keys, values)  # one block would stand for itself alone
-    with warnings.catch_warnings(), _told():
+    with warnings.catch_warnings(), _told(), _weights_met_once(len(inputs[0])):
         warnings.simplefilter("ignore", FutureWarning)  # torch's words to itself
         exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
         with tempfile.TemporaryDirectory() as folder:
             package = torch._inductor.aoti_compile_and_package(
                 exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=OPTIONS
             )
-            return torch._inductor.aoti_load_package(package)
+            loader = torch._inductor.aoti_load_package(package).loader
+
+    def run(*inputs: Any) -> Any:
+        # Straight to the loader: the package's own call reads its description anew each time,
+        # which is a twentieth of a small model's pass.
+        *tensors, keys, values = inputs
+        return loader.run([*tensors, *keys, *values])
+
+    return run
+
+
+@contextmanager
+def _weights_met_once(num_rows: int) -> Iterator[None]:
+    """Have the compiler multiply blocks of 16 rows by 16 columns where the rows divide by 16.
+
+    Its choice with AVX-512 is 8 by 48, the most numbers that registers hold, and so it fetches
+    each weight twice for 16 rows, where fetching is what takes the time: a fifth of the pass. It
+    has no option for this; so 8 rows are taken off its list, and if that is not the list that we
+    know, it stays as it is. The numbers are the same.
+    """
+    try:
+        import torch._inductor.lowering  # first, or the next import goes round in a circle
+        from torch._inductor.codegen.cpp_micro_gemm import micro_gemm_configs as lists
+
+        kind, known = next(
+            (kind, configs)
+            for kind, configs in lists.items()
+            if kind.__name__ == "CppMicroGemmFP32Vec"
+        )
+        of_floats = [config for config in known if config.input_dtype == torch.float32]
+        wide = {c.vec_isa_cls for c in of_floats if tuple(c.register_blocking[:2]) == (16, 16)}
+        narrow = [c for c in of_floats if c.vec_isa_cls in wide and c.register_blocking[0] == 8]
+    except (ImportError, AttributeError, StopIteration):
+        num_rows = 0
+    if num_rows == 0 or num_rows % 16:
+        yield
+        return
+    lists[kind] = [config for config in known if config not in narrow]
+    try:
+        yield
+    finally:
+        lists[kind] = known
 
 
 @contextmanager

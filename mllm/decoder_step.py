@@ -166,14 +166,18 @@ class LeanStep:
             queries, keys, values = (
                 part.transpose(0, 1) for part in self._heads(hidden, layer, cos, sin)
             )
-            attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=in_sight[layer.window], enable_gqa=True
-            )
-            hidden = hidden + layer.out(attended.transpose(0, 1).flatten(1))
-            hidden = self._transform(hidden, layer)
             all_keys.append(keys)
             all_values.append(values)
-        return Prefix(all_keys, all_values, self._last(hidden[-1:])[0])
+            mask = in_sight[layer.window]
+            if layer is self.layers[-1]:  # behind its keys and values only the last state counts
+                queries, mask, hidden = queries[:, -1:], mask[-1:], hidden[-1:]
+            # With a batch of one, since torch's quick attention wants four axes.
+            attended = F.scaled_dot_product_attention(
+                queries[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
+            )[0]
+            hidden = hidden + layer.out(attended.transpose(0, 1).flatten(1))
+            hidden = self._transform(hidden, layer)
+        return Prefix(all_keys, all_values, self._last(hidden)[0])
 
     def _heads(
         self, hidden: Tensor, layer: _Layer, cos: Tensor, sin: Tensor

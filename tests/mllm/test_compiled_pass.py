@@ -28,16 +28,17 @@ FAMILIES = {
 }
 
 
-def test_a_compiled_step_draws_what_the_eager_one_draws():
-    model = make_model("quickstart", "hierarchical", 16)
+@pytest.mark.parametrize("head, batch_size", [("hierarchical", 4), ("flat", 8)])
+def test_a_compiled_step_draws_what_the_eager_one_draws(head, batch_size):
+    model = make_model("quickstart", head, 16)
     sampler = Sampler(guidance_scale=2.0)
     jobs = [ImageJob((5, 6, 7, *range(10, 10 + number)), (8, 9), number) for number in range(6)]
     kept = keep_first_rows(torch.arange(16), 1, 8)
     jobs.append(ImageJob((5, 6), (8,), 7, 0, *kept))
-    eager = dict(DrawingEngine(model, sampler, 4).draw(jobs))
-    compiled = dict(DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs))
+    eager = dict(DrawingEngine(model, sampler, batch_size).draw(jobs))
+    compiled = dict(DrawingEngine(model, sampler, batch_size, compile_step=True).draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)
-    alone = DrawingEngine(model, sampler, 4, compile_step=True).draw(jobs[3:4])
+    alone = DrawingEngine(model, sampler, batch_size, compile_step=True).draw(jobs[3:4])
     assert torch.equal(dict(alone)[0], compiled[3])
 
 
@@ -56,6 +57,28 @@ def test_it_serves_longer_prompts_than_it_was_compiled_for(family, monkeypatch):
     eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
     compiled = dict(DrawingEngine(model, sampler, 2, compile_step=True).draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)
+
+
+@pytest.mark.parametrize("rows, narrowed", [(2, False), (8, False), (16, True), (32, True)])
+def test_blocks_of_16_rows_where_the_rows_divide_by_16_and_the_list_is_known(rows, narrowed):
+    import torch._inductor.lowering  # noqa: F401
+    from torch._inductor.codegen.cpp_micro_gemm import micro_gemm_configs as lists
+
+    kind = next(kind for kind in lists if kind.__name__ == "CppMicroGemmFP32Vec")
+    before = list(lists[kind])
+    with compiled_pass._weights_met_once(rows):
+        inside = list(lists[kind])
+    assert lists[kind] == before
+    removed = [config for config in before if config not in inside]
+    blocks = {tuple(config.register_blocking[:2]) for config in removed}
+    assert blocks == ({(8, 48), (8, 32)} if narrowed else set())
+    assert all(config.vec_isa_cls.__name__ == "VecAVX512" for config in removed)
+    del lists[kind]  # as a later torch may have it
+    try:
+        with compiled_pass._weights_met_once(16):
+            assert kind not in lists
+    finally:
+        lists[kind] = before
 
 
 def test_packed_matrices_are_not_compiled(monkeypatch):
