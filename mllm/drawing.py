@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .compiled_pass import CompiledPass
 from .decoder_step import LeanStep, make_step
@@ -21,7 +21,7 @@ from .image_heads import FlatHead
 from .image_job import ImageJob, check_job
 from .packed import pays, with_packed_linears
 from .passes import Passes, find_passes
-from .ready import make_table, ready_head
+from .ready import PackedFlatHead, make_table, ready_head
 from .sampler import Sampler, noise
 from .slot_cache import PLACES, Prefix, SlotCache
 from .slots import Slots
@@ -60,12 +60,9 @@ class DrawingEngine:
         self.rows_each = 2 if self.sampler.guided else 1
         self.batch_size = batch_size
         self.dtype = model.language_model.get_input_embeddings().weight.dtype
-        self.adapter, self.head = model.adapter, ready_head(model)
         packed = pays(model.language_model)
-        if packed:
-            self.adapter = with_packed_linears(self.adapter)
-            if isinstance(self.head, nn.Module):
-                self.head = with_packed_linears(self.head)
+        self.adapter = with_packed_linears(model.adapter) if packed else model.adapter
+        self.head = ready_head(model, packed)
         self.step = make_step(model.language_model.get_decoder(), packed)
         self.table = make_table(model)
         self.compiled = CompiledPass(self) if compile_step and not packed else None
@@ -254,10 +251,9 @@ class DrawingEngine:
         return semantic * self.model.vocabulary.num_pixel_codes + pixel
 
     def _semantic_scores(self, hidden: Tensor, scales: Tensor) -> Tensor:
-        if isinstance(self.head, FlatHead) and self.greedy:
+        if isinstance(self.head, FlatHead | PackedFlatHead) and self.greedy:
             # The best of all flat codes, which need not belong to the best semantic code.
-            scores = self._guide(self.head.rows(hidden).float(), scales)
-            return scores.unflatten(-1, (-1, self.head.num_pixel_codes)).amax(-1)
+            return self._guide(self.head.flat_scores(hidden), scales.unsqueeze(-1)).amax(-1)
         return self._guide(self.head.semantic_scores(hidden), scales)
 
     def _guide(self, scores: Tensor, scales: Tensor) -> Tensor:

@@ -61,7 +61,11 @@ class FlatHead(nn.Module):
 
     def semantic_scores(self, hidden: Tensor) -> Tensor:
         """Unnormalised log p(i), (n, K)."""
-        return self.rows(hidden).float().unflatten(-1, (-1, self.num_pixel_codes)).logsumexp(-1)
+        return self.flat_scores(hidden).logsumexp(-1)
+
+    def flat_scores(self, hidden: Tensor) -> Tensor:
+        """Unnormalised log p(i, j), (n, K, M)."""
+        return self.rows(hidden).float().unflatten(-1, (-1, self.num_pixel_codes))
 
     def pixel_scores(self, hidden: Tensor, semantic_codes: Tensor, _: SemHiTokModel) -> Tensor:
         """Unnormalised log p(j | i), (n, M); touches M rows a position."""

@@ -9,8 +9,10 @@ from benchmarks.generate_model import make_model
 from mllm import packed, passes
 from mllm.decoder_step import LeanStep
 from mllm.drawing import DrawingEngine
+from mllm.image_heads import FlatHead
 from mllm.image_job import ImageJob
 from mllm.packed import PackedLinear, pays, with_packed_linears
+from mllm.ready import PackedFlatHead
 from mllm.sampler import Sampler
 
 pytestmark = pytest.mark.skipif(
@@ -47,9 +49,26 @@ def test_small_models_and_other_numbers_are_not_packed(monkeypatch):
     assert not pays(model.float())
 
 
+@torch.no_grad()
+def test_a_packed_flat_head_scores_as_the_flat_head():
+    torch.manual_seed(0)
+    head = FlatHead(96, 32, 12)
+    ready, hidden = PackedFlatHead(head), torch.randn(5, 96)
+    for name in ("flat_scores", "semantic_scores"):
+        expected, found = getattr(head, name)(hidden), getattr(ready, name)(hidden)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert ready.flat_scores(hidden).shape == (5, 32, 12)
+    hidden[0] = torch.inf  # scores that overflow are told of as the head itself does
+    head.rows.weight.abs_()
+    ready = PackedFlatHead(head)
+    assert ready.semantic_scores(hidden)[0].isinf().all()
+
+
+@pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("head", ["flat", "hierarchical"])
-def test_a_packed_model_draws_the_same_images_in_any_batch(head, monkeypatch):
-    model, sampler = make_model("quickstart", head, 16), Sampler(guidance_scale=2.0)
+def test_a_packed_model_draws_the_same_images_in_any_batch(head, greedy, monkeypatch):
+    model = make_model("quickstart", head, 16)
+    sampler = Sampler(guidance_scale=2.0, temperature=0.0 if greedy else 1.0)
     jobs = [ImageJob((5, 6, 7, *range(10, 10 + n)), (8, 9), n) for n in range(9)]
     plain = dict(DrawingEngine(model, sampler, 4).draw(jobs))
     monkeypatch.setattr(packed, "LEAST_NUMBERS", 1)
