@@ -54,18 +54,22 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
     expected = contents(tmp_path / "undisturbed")
     assert len(expected) == 14  # twelve shards, the claim and the manifest
     draw = random.Random(0)
-    killed, left = 0, []
-    for number in range(20):
+    killed, left, number = 0, [], 0
+    while killed < 20 and number < 60:
+        number += 1
         out = tmp_path / f"out-{number}"
         process = start(tokenizer_folder, prepared, out)
         process.join(draw.uniform(0, seconds))
-        killed += process.exitcode is None
+        if process.exitcode is None:
+            killed += 1
+        else:  # the machine has become quicker since
+            seconds *= 0.8
         process.kill()
         process.join(20)
         left.append(len(list(out.glob("codes-*.arrow"))) if out.is_dir() else 0)
         finish(start(tokenizer_folder, prepared, out))
         assert contents(out) == expected, f"killed at moment {number}"
-    assert killed >= 10
+    assert killed == 20
     assert any(0 < count < 12 for count in left)
 
 
