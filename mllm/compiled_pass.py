@@ -83,12 +83,13 @@ class CompiledPass:
         )  # fmt: skip
         if cache.capacity > self._tabled:
             # Twice as many each time: a list of ever longer prompts compiles a few times only.
-            self._tabled = max(cache.capacity, 2 * self._tabled, LEAST_TABLED)
+            tabled = max(cache.capacity, 2 * self._tabled, LEAST_TABLED)
             step = self.engine.step
             if isinstance(step, LeanStep):
-                step.rotary(slots.row_places[:1], self._tabled, self.engine.dtype)
+                step.rotary(slots.row_places[:1], tabled, self.engine.dtype)
             if self.on_cpu:
                 self._run = _compile(_Pass(self.engine), inputs)
+            self._tabled = tabled  # only now, as compiling may fail
         self._run(*inputs)
 
 

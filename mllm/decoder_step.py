@@ -166,8 +166,9 @@ class LeanStep:
             queries, keys, values = (
                 part.transpose(0, 1) for part in self._heads(hidden, layer, cos, sin)
             )
-            all_keys.append(keys)
-            all_values.append(values)
+            # Copies, as these are remembered, and views would hold on to the queries too.
+            all_keys.append(keys.contiguous())
+            all_values.append(values.contiguous())
             mask = in_sight[layer.window]
             if layer is self.layers[-1]:  # behind its keys and values only the last state counts
                 queries, mask, hidden = queries[:, -1:], mask[-1:], hidden[-1:]

@@ -116,6 +116,23 @@ def test_a_compilation_that_fails_is_told_in_one_sentence(monkeypatch, error, re
         dict(engine.draw([ImageJob((5, 6), (8,), 0)]))
 
 
+def test_a_compilation_that_failed_is_tried_again(monkeypatch):
+    tried = []
+
+    def fail(*_, **__):
+        tried.append(1)
+        raise RuntimeError("no room")
+
+    text = TEXT | {"model_type": "llama"}
+    monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
+    engine = DrawingEngine(make_model("small", "flat", 16), batch_size=1, compile_step=True)
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    for number in (1, 2):  # nor is the pass run that was compiled for less
+        with pytest.raises(UserError, match="no room"):
+            dict(engine.draw([ImageJob((5, 6), (8,), 0)]))
+        assert len(tried) == number
+
+
 def test_a_model_that_cannot_be_compiled_is_refused(monkeypatch):
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
     text = TEXT | {"model_type": "llama", "rope_parameters": rope}

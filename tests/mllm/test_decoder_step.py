@@ -89,6 +89,14 @@ def test_a_prompt_leaves_what_transformers_own_forward_leaves(family):
         torch.testing.assert_close(mine.hidden, expected.hidden, atol=2e-5, rtol=2e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_remembered_prompt_holds_its_keys_and_values_alone(packed):
+    prefix = make_step(make_decoder("qwen2"), packed).read(torch.randn(7, 32))
+    for tensor in (*prefix.keys, *prefix.values):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 def _plain_cache():
     from transformers import DynamicCache
 
