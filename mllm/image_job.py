@@ -52,13 +52,18 @@ def check_job(
     """Refuse a job that the model cannot draw.
 
     Raises:
-        UserError: if prompt and image are longer than the model's context, or the kept codes
-            are not those of an image of this model.
+        UserError: if a prompt has no tokens, prompt and image are longer than the model's context,
+            or the kept codes are not those of an image of this model.
         ValueError: if guidance has no negative prompt to go by.
     """
     if guided and job.negative_ids is None:
         raise ValueError(
             "Guidance needs unconditional_ids (negative_ids of a job): let the processor make them."
+        )
+    if not job.prompt_ids or (guided and not job.negative_ids):
+        raise UserError(
+            "A prompt without tokens predicts nothing: end it, and a negative one, with the "
+            "begin-of-image token, which no attention mask may hide."
         )
     context = config.context_length
     negative = job.negative_ids if guided and job.negative_ids else ()

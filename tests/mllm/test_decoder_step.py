@@ -198,6 +198,13 @@ def test_kept_codes_that_are_none_are_one_sentence(model):
             list(engine.draw([ImageJob((5, 6), None, 0, 0, semantic, pixel)]))
 
 
+@pytest.mark.parametrize("prompt, negative, scale", [((), None, 1.0), ((5, 6), (), 2.0)])
+def test_a_prompt_without_tokens_is_one_sentence(model, prompt, negative, scale):
+    engine = DrawingEngine(model, Sampler(guidance_scale=scale), 1)
+    with pytest.raises(UserError, match="without tokens"):
+        list(engine.draw([ImageJob(prompt, negative, 0)]))
+
+
 def test_a_mask_picture_keeps_the_patches_that_are_white():
     from PIL import Image
 
