@@ -47,23 +47,28 @@ LEAST_TABLED = 2048
 class CompiledPass:
     """The pass of a `DrawingEngine`, always of all its slots.
 
-    Compiled ahead of time on a CPU, where a call must not ask what has changed since; by
-    `torch.compile` on a GPU.
+    Args:
+        engine: whose pass.
+        ahead_of_time: compile it ahead of time, so that a call does not ask what has changed since,
+            as by default on a CPU. Else by `torch.compile`, anew where the cache has grown, since
+            on a GPU a shape that never changes is quicker.
 
     Attributes:
-        SPARE_PLACES: of the cache beyond the longest row: what is compiled holds for fewer places
-            seen than there are.
+        spare_places: of the cache beyond the longest row: what is compiled ahead of time holds for
+            fewer places seen than there are.
+        grows_by: places that the cache should grow by at a time.
 
     Raises:
         UserError: on a CPU without a C++ compiler, or, in the first call, where it fails.
     """
 
-    SPARE_PLACES = 2 * PLACES
-
-    def __init__(self, engine: "DrawingEngine"):
+    def __init__(self, engine: "DrawingEngine", ahead_of_time: bool | None = None):
+        on_cpu = engine.model.device.type == "cpu"
         self.engine = engine
-        self.on_cpu = engine.model.device.type == "cpu"
-        if self.on_cpu and shutil.which(_compiler()) is None:
+        self.ahead_of_time = on_cpu if ahead_of_time is None else ahead_of_time
+        self.spare_places = 2 * PLACES if self.ahead_of_time else 0
+        self.grows_by = PLACES if self.ahead_of_time else 8 * PLACES
+        if on_cpu and shutil.which(_compiler()) is None:
             raise UserError(
                 f"Compiling the pass takes a C++ compiler, and there is no {_compiler()}: install "
                 f"it, name another one in the variable CXX, or draw without --compile."
@@ -74,8 +79,7 @@ class CompiledPass:
     def __call__(self, slots: Slots) -> None:
         """Draw one code a slot, note it, and append it to its rows."""
         cache = slots.cache
-        # On a GPU attention sees all places, since there a shape that never changes is quicker.
-        seen = cache.places_seen(max(slots.longest)) if self.on_cpu else cache.capacity
+        seen = cache.places_seen(max(slots.longest)) if self.ahead_of_time else cache.capacity
         blocks = torch.empty(seen // PLACES, device=slots.hidden.device)
         inputs = (
             slots.hidden, slots.uniform, slots.kept, slots.codes, slots.positions, slots.row_places,
@@ -87,7 +91,7 @@ class CompiledPass:
             step = self.engine.step
             if isinstance(step, LeanStep):
                 step.rotary(slots.row_places[:1], tabled, self.engine.dtype)
-            if self.on_cpu:
+            if self.ahead_of_time:
                 self._run = _compile(_Pass(self.engine), inputs)
             self._tabled = tabled  # only now, as compiling may fail
         self._run(*inputs)

@@ -87,7 +87,11 @@ class DrawingEngine:
             self._prefixes.move_to_end(token_ids)
             return self._prefixes[token_ids]
         input_ids = torch.tensor([token_ids], device=self.model.device)
-        prefix = self.step.read(self.model.embed(input_ids)[0])
+        if bool(self.model.vocabulary.is_image(input_ids).any()):
+            embeddings = self.model.embed(input_ids)
+        else:  # no adapter, which takes longer than a small model's layers
+            embeddings = self.model.get_input_embeddings()(input_ids)
+        prefix = self.step.read(embeddings[0])
         self._prefixes[token_ids] = prefix
         if len(self._prefixes) > MAX_PREFIXES:
             self._prefixes.popitem(last=False)
@@ -149,7 +153,7 @@ class DrawingEngine:
         device = self.model.device
         num_slots = -(-rows // self.rows_each)
         return Slots(
-            cache=SlotCache(rows),
+            cache=SlotCache(rows, self.compiled.grows_by if self.compiled else PLACES),
             rows_each=self.rows_each,
             hidden=torch.zeros(rows, width, dtype=self.dtype, device=device),
             uniform=noise([0] * num_slots, self.num_positions).to(device),
@@ -171,7 +175,7 @@ class DrawingEngine:
         prefixes = [self.prefix((*prompt, *read)) for prompt in prompts if prompt is not None]
         slot = slots.add(number, first, list(map(len, prefixes)), kept)
         rows = range(len(slots.hidden))[slots.rows_of(slot)]
-        spare = CompiledPass.SPARE_PLACES if self.compiled else 0
+        spare = self.compiled.spare_places if self.compiled else 0
         for row, prefix in zip(rows, prefixes, strict=True):
             slots.cache.insert(row, prefix, self.num_positions - first + spare)
             slots.hidden[row] = prefix.hidden

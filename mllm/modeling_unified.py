@@ -184,9 +184,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image = self.vocabulary.is_image(input_ids)
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         codes = input_ids[is_image] - self.vocabulary.offset
-        if len(codes) == 0 and not torch.is_grad_enabled():
-            return embeddings
-        # In training also on no codes at all, so that every rank's graph holds the same parameters.
+        # Also called on no codes at all, so that every rank's graph holds the same parameters.
         # Place in the image = distance to the last text token: [t t i i i t i i] → 0 1 2, 0 1.
         index = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         last_text = index.masked_fill(is_image, -1 - first_place).cummax(-1).values

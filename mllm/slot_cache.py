@@ -39,11 +39,15 @@ class SlotCache(Cache):
     """Keys and values, (rows, H, C, d) for each layer.
 
     Call `aim` before each pass; then `update` is what a layer of transformers expects of a cache.
+
+    Args:
+        num_rows: rows.
+        grows_by: the places of a row are a multiple of this, itself one of `PLACES`.
     """
 
-    def __init__(self, num_rows: int):
+    def __init__(self, num_rows: int, grows_by: int = PLACES):
         super().__init__(layers=[])
-        self.num_rows = num_rows
+        self.num_rows, self.grows_by = num_rows, grows_by
         self.capacity = 0
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -77,7 +81,7 @@ class SlotCache(Cache):
     def _grow(self, num_places: int) -> None:
         if num_places <= self.capacity:
             return
-        more = -(-num_places // PLACES) * PLACES - self.capacity
+        more = -(-num_places // self.grows_by) * self.grows_by - self.capacity
         self.capacity += more
         for mine in (self.keys, self.values):
             mine[:] = [

@@ -4,9 +4,11 @@ import shutil
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from benchmarks.generate_model import SIZES, make_model
 from mllm import compiled_pass, packed
+from mllm.compiled_pass import CompiledPass
 from mllm.drawing import DrawingEngine
 from mllm.editing import keep_first_rows
 from mllm.image_job import ImageJob
@@ -140,6 +142,20 @@ def test_a_model_that_cannot_be_compiled_is_refused(monkeypatch):
     engine = DrawingEngine(make_model("small", "flat", 16), batch_size=2, compile_step=True)
     with pytest.raises(UserError, match=r"cannot be compiled, .*: draw without --compile"):
         dict(engine.draw([ImageJob((5, 6), (8,), 0)]))
+
+
+def test_torch_compile_as_on_a_gpu_draws_the_same_and_compiles_once(monkeypatch):
+    text = TEXT | {"model_type": "llama"}
+    monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
+    model, sampler = make_model("small", "flat", 16), Sampler(guidance_scale=2.0)
+    jobs = [ImageJob((5, 6) * (1 + 20 * number), (8, 9), number) for number in range(3)]
+    eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
+    engine = DrawingEngine(model, sampler, 2, compile_step=True)
+    engine.compiled = CompiledPass(engine, ahead_of_time=False)
+    before = counters["stats"]["unique_graphs"]
+    compiled = dict(engine.draw(jobs))
+    assert all(torch.equal(eager[number], compiled[number]) for number in eager)
+    assert counters["stats"]["unique_graphs"] == before + 1
 
 
 def test_ever_longer_prompts_compile_a_few_times_only(monkeypatch):
