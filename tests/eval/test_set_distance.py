@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import socket
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from eval.set_distance import (
     require_enough_images,
 )
 from semhitok.errors import UserError
+from tests.ports import free_port
 from tokenizer.rank_group import RankGroup
 
 
@@ -162,13 +162,11 @@ def _rank(rank, world_size, port, folder):
 
 @pytest.mark.slow
 def test_three_ranks_find_what_one_finds(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    ports = {1: free_port(), 3: free_port()}
     # Forked, which spares each rank the import of torch.
     processes = [
         multiprocessing.get_context("fork").Process(
-            target=_rank, args=(rank, world_size, port + world_size, tmp_path)
+            target=_rank, args=(rank, world_size, ports[world_size], tmp_path)
         )
         for world_size in (1, 3)
         for rank in range(world_size)

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import socket
 from dataclasses import replace
 
 import pytest
@@ -19,6 +18,7 @@ from mllm.fingerprint import model_fingerprint
 from semhitok import cli
 from semhitok.errors import UserError
 from tests.mllm.tiny import World, launch
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -137,9 +137,7 @@ def test_reconstruction_over_three_ranks_is_that_of_one(world, tmp_path):
         Image.effect_noise((20, 18 + number), 80).convert("RGB").save(pictures / f"{number}.png")
     tokenizer = world.tokenizer
     one = reconstruction.evaluate(tokenizer, pictures, tmp_path / "one")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         multiprocessing.get_context("fork").Process(
             target=_rank, args=(rank, port, tokenizer, pictures, tmp_path / "three")

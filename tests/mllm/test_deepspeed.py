@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from mllm.train import train_mllm
 from mllm.training_config import LoRAConfig, PartRates
 from tests.mllm.tiny import REPOSITORY, launch, losses_of, make_model, write_phase
 from tests.mllm.zero_runs import TOKEN_IDS
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NUM_STEPS, CHECKPOINT = 12, 6
@@ -67,11 +67,8 @@ def run_jobs(root, num_ranks, jobs):
     """One launch of `tests.mllm.zero_runs`."""
     path = root / f"jobs-{len(list(root.glob('jobs-*')))}.json"
     path.write_text(json.dumps(jobs))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(num_ranks)]
-    command += ["--master_port", port, "-m", "tests.mllm.zero_runs", str(path)]
+    command += ["--master_port", str(free_port()), "-m", "tests.mllm.zero_runs", str(path)]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
         "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -35,6 +34,7 @@ from semhitok import cli
 from semhitok.config import load_config
 from semhitok.errors import UserError
 from tests.mllm.tiny import make_model, write_phase
+from tests.ports import free_port
 
 CONFIGS = Path(semhitok.__file__).parents[1] / "configs" / "mllm"
 PUBLISHED = {  # parameters of the plain language models, as their model cards count them
@@ -388,9 +388,3 @@ def test_bytes_are_what_deepspeed_holds(world):
         assert found[str(stage)] == {
             "weights": held.weights, "master": held.master, "optimizer": held.optimizer,
         }  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

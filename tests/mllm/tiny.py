@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from mllm.modeling_unified import UnifiedForConditionalGeneration
 from mllm.training_config import InitConfig, MixtureConfig, MLLMPhaseConfig
 from mllm.training_report import UNSTEADY
 from semhitok.metrics_log import read_metrics
+from tests.ports import free_port
 from tokenizer.configuration_semhitok import SemHiTokConfig
 from tokenizer.extract import extract_codes
 from tokenizer.model_folder import save_tokenizer
@@ -167,9 +167,7 @@ def launch(
     processes: int, *arguments: str, launcher: str = "torchrun", timeout: float = 270
 ) -> subprocess.CompletedProcess:
     """`semhitok` under torchrun, accelerate or deepspeed, on a port of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
         "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),
