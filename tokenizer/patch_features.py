@@ -22,8 +22,9 @@ def patch_features(encoder: PreTrainedModel, pixel_values: Tensor, layer: int = 
             block's, 0 the patch embeddings.
 
     Returns:
-        (B, N, D) in the dtype of `pixel_values`. Not made in `torch.inference_mode`, whose
-        tensors the gradients of the layers above could not keep.
+        (B, N, D) in the dtype of `pixel_values`, computed in the encoder's own, under autocast too.
+        Not made in `torch.inference_mode`, whose tensors the gradients of the layers above could
+        not keep.
 
     Raises:
         ValueError: if the encoder does not give one feature for each of its patches.
@@ -38,7 +39,10 @@ def patch_features(encoder: PreTrainedModel, pixel_values: Tensor, layer: int = 
         # SigLIP and CLIP fit their positions to another size only when told to; DINO always does.
         native = getattr(config, "image_size", None)
         inputs["interpolate_pos_encoding"] = tuple(pixel_values.shape[-2:]) != (native, native)
-    outputs = encoder(**inputs, output_hidden_states=layer != -1)
+    # Autocast would train on features that extraction, which has none, never sees, and stops at
+    # half-precision types other than its own.
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        outputs = encoder(**inputs, output_hidden_states=layer != -1)
     features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
     if features.ndim != 3 or features.shape[1] < rows * columns:
         raise ValueError(

@@ -82,6 +82,18 @@ def tiny_encoder(name, vision_fields):
     return model_class(config_class(**fields | own)).eval(), num_extra
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["siglip", "clip", "dinov2"])
+def test_an_encoder_runs_in_its_own_dtype_under_autocast(name, dtype, vision_fields):
+    encoder = tiny_encoder(name, vision_fields)[0].to(dtype)
+    images = torch.randn(2, 3, 32, 32)
+    alone = patch_features(encoder, images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = patch_features(encoder, images)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, alone)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (48, 48), (24, 40)], ids=str)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_gives_one_feature_a_patch(name, size, vision_fields, model_fields, tmp_path):

@@ -72,7 +72,8 @@ class EncoderFeatures(FrozenFeatures):
 
     def __init__(self, name: str):
         try:
-            model = AutoModel.from_pretrained(name)
+            # In float32 whatever it was saved in: the images are, and so must gradients be.
+            model = AutoModel.from_pretrained(name, dtype=torch.float32)
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
                 f"No vision encoder can be loaded from {name!r}: give a folder written by "

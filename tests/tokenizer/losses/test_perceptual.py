@@ -95,6 +95,19 @@ def test_any_vision_encoder_gives_a_distance_whose_gradient_reaches_the_image(en
     assert not any(p.requires_grad for p in distance.features.network.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_an_encoder_saved_in_half_precision_sees_as_one_saved_in_float32(encoders, dtype, tmp_path):
+    rounded = Dinov2Model.from_pretrained(encoders / "dinov2").to(dtype)
+    rounded.save_pretrained(tmp_path / "half")
+    rounded.float().save_pretrained(tmp_path / "float32")
+    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    levels = load_features(str(tmp_path / "half"))(images)
+    for level, whole in zip(levels, load_features(str(tmp_path / "float32"))(images), strict=True):
+        assert torch.equal(level, whole)
+    FeatureDiscriminator(str(tmp_path / "half"))(images).sum().backward()
+    assert images.grad is not None and images.grad.isfinite().all()
+
+
 def test_the_mean_and_deviation_of_an_encoder_are_its_own(encoders, tmp_path):
     import json
     import shutil
