@@ -11,6 +11,8 @@ from torch import nn
 from semhitok.config import build_config, to_dict
 from semhitok.errors import UserError
 
+_ALWAYS = {"step", "config", "phase", "torch_rng", "cuda_rng"}  # in every checkpoint
+
 
 def _is_frozen(name: str) -> bool:
     """Teachers are read from their own folders again, never trained here."""
@@ -62,6 +64,10 @@ def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, UnpicklingError) as error:
         raise UserError(f"{path} is damaged: delete the file to start anew.") from error
+    if not (isinstance(state, dict) and state.keys() >= _ALWAYS):
+        raise UserError(
+            f"{path} is no checkpoint of a training phase: move the file away to start anew."
+        )
     refuse_other_settings(path, config, state["config"])
     _refuse_other_model(path, state["phase"], phase)
     missing = [name for name in parts if name not in state]
@@ -72,7 +78,13 @@ def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config:
         )
     phase.load_state_dict(state["phase"], strict=False)
     for name, part in parts.items():
-        part.load_state_dict(state[name])
+        try:
+            part.load_state_dict(state[name])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} holds the state of another {name.replace('_', ' ')} than this run's: give "
+                f"the checkpoint that belongs to it, or delete the file to start anew."
+            ) from error
     torch.set_rng_state(state["torch_rng"])
     if state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -537,6 +537,37 @@ def test_a_checkpoint_without_the_discriminator_is_refused(settings, tmp_path, m
         run("pixel", values)
 
 
+def cut_a_weight(state):
+    weights = state["discriminator"]
+    name = next(iter(weights))
+    weights[name] = weights[name][:1]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (cut_a_weight, "another discriminator "),
+        (lambda state: state["discriminator"].popitem(), "another discriminator "),
+        (
+            lambda state: state["discriminator_optimizer"]["param_groups"][0]["params"].pop(),
+            "another discriminator optimizer ",
+        ),
+        (lambda state: state["lecam"].popitem(), "another lecam "),
+        (lambda state: state["average"].popitem(), "another average "),
+        (lambda state: state.pop("phase"), "no checkpoint of a training phase"),
+    ],
+)
+def test_a_checkpoint_with_a_foreign_state_is_refused(
+    settings, tmp_path, monkeypatch, change, named
+):
+    values = settings("pixel", tmp_path)
+    killed(monkeypatch, "pixel", values, after_steps=3)
+    rewrite(tmp_path / "checkpoint.pt", change)
+    with pytest.raises(UserError, match=named) as refusal:
+        run("pixel", values)
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_checkpoint_of_another_codebook_size_is_refused(
     settings, tmp_path, monkeypatch, tiny_model
 ):
