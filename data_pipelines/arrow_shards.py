@@ -76,7 +76,10 @@ class ArrowShards:
         return batches, np.cumsum([0, *(batch.num_rows for batch in batches)])
 
     def _copy(self, shard: int, path: Path) -> None:
-        """Write the copy of a shard, whole or not at all; two processes at once do no harm."""
+        """Write the copy of a shard, whole or not at all; two processes at once do no harm.
+
+        The first to be done deletes what the others have, or what a killed one has left.
+        """
         make_folder(self.cache)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
@@ -88,9 +91,13 @@ class ArrowShards:
                     writer.write_batch(batch)
             os.replace(temporary, path)
         except OSError as error:
+            if path.is_file():  # another process was done before
+                return
             raise UserError(
                 f"no Arrow copy of {self.folder / self.names[shard]} can be written to "
                 f"{self.cache} ({error.strerror or error}): make room there"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+        for left in self.cache.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)

@@ -145,6 +145,8 @@ def _finished(
 ) -> bytearray:
     """Which of this rank's images are there already; what was half written is removed."""
     done = bytearray()
+    if ranks == 1:  # else another rank, which had nothing to draw, may be writing one
+        gallery.delete_half_an_index()
     remains = gallery.remains()
     for number, picture in enumerate(pictures(prompts, num_images)):
         if number % ranks != rank:

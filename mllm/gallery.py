@@ -20,6 +20,7 @@ from mllm.prompts import Prompt, PromptList
 from semhitok.errors import UserError
 from semhitok.files import write_bytes, write_json, write_parts
 
+INDEX, SETTINGS, SHEET = "images.jsonl", "settings.json", "contact-sheet.png"
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_CELL = 100, 10, 128
 
 
@@ -77,6 +78,12 @@ class Gallery:
             found.setdefault(path.name[1:].rsplit(".", 2)[0], []).append(path)
         return found
 
+    def delete_half_an_index(self) -> None:
+        """Delete what a run has left that was killed while it wrote what stands by the images."""
+        for name in (INDEX, SETTINGS, SHEET):
+            for path in self.folder.glob(f".{name}.*.tmp"):
+                path.unlink(missing_ok=True)
+
     def holds(self, picture: Picture) -> bool:
         """Whether a picture is there, whole, and drawn from the same.
 
@@ -119,15 +126,13 @@ class Gallery:
         for picture in pictures(prompts, num_images):
             if not (self.folder / picture.file).is_file():
                 return False
-        write_json(
-            self.folder / "settings.json", {**self.settings, "model_fingerprint": self.fingerprint}
-        )
+        write_json(self.folder / SETTINGS, {**self.settings, "model_fingerprint": self.fingerprint})
         lines = (_index_line(picture) for picture in pictures(prompts, num_images))
-        write_parts(self.folder / "images.jsonl", lines)
+        write_parts(self.folder / INDEX, lines)
         sheet = contact_sheet(self.folder, pictures(prompts, num_images))
         buffer = io.BytesIO()
         sheet.save(buffer, "PNG")
-        write_bytes(self.folder / "contact-sheet.png", buffer.getvalue())
+        write_bytes(self.folder / SHEET, buffer.getvalue())
         return True
 
 

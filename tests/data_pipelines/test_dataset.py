@@ -69,6 +69,28 @@ def test_a_shard_is_copied_into_the_folder_when_it_is_first_read(copy):
     assert len(list((copy / ".arrow").rglob("*"))) == 3  # a folder, and two shards
 
 
+def test_what_a_killed_copy_has_left_goes_and_one_that_is_done_meanwhile_will_do(
+    copy, prepared, monkeypatch
+):
+    dataset = PreparedDataset(copy)
+    expected = PreparedDataset(prepared)
+    assert dataset[0] == expected[0]
+    (folder,) = (copy / ".arrow").iterdir()
+    (folder / ".data-00001.arrow.0123abcd.tmp").write_bytes(b"half")
+    assert dataset[400] == expected[400]
+    whole = ["data-00000.arrow", "data-00001.arrow"]
+    assert sorted(path.name for path in folder.iterdir()) == whole
+
+    real = os.replace
+
+    def another_is_first(temporary, path):
+        real(temporary, path)
+        real(temporary, path)  # ours is gone
+
+    monkeypatch.setattr("data_pipelines.arrow_shards.os.replace", another_is_first)
+    assert dataset[800] == expected[800]
+
+
 def test_data_that_cannot_be_written_beside_are_copied_elsewhere(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("data_pipelines.dataset.os.access", lambda *_: False)

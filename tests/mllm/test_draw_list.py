@@ -138,7 +138,8 @@ def test_what_is_finished_is_not_drawn_again_and_what_is_damaged_is(
     flipped[-60] ^= 1
     (out / "p3-00.png").write_bytes(flipped)
     (out / "p4-00.png").unlink()
-    (out / ".p4-00.png.0123abcd.tmp").write_bytes(b"half")
+    for name in ("p4-00.png", "images.jsonl", "settings.json", "contact-sheet.png"):
+        (out / f".{name}.0123abcd.tmp").write_bytes(b"half")
     code, error = generate(out, "--prompts", prompts)
     assert code == 0 and "6/6 image" in error
     assert images(out) == before
