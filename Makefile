@@ -40,9 +40,10 @@ fast: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2
 
 # By files, since the tests of one share a long run; two at a time on two cores take longer each.
+# The time limit is for what hangs, and far above what a slow machine needs.
 slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist loadfile \
-	    --timeout 450 --durations=10
+	    --timeout 1200 --durations=10
 
 # One after another, also under `make -j`: a slip in style shows before the long tests start.
 test: install

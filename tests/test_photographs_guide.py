@@ -41,7 +41,7 @@ def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch):
             continue
         if command[:3] == ["python", "-m", "data_pipelines.tiles"]:
             small = ["--num-tiles", "2", "--num-held-out", "3"]
-            subprocess.run([sys.executable, *command[1:], *small], check=True, timeout=120)
+            subprocess.run([sys.executable, *command[1:], *small], check=True)
             continue
         assert command[0] == "semhitok"
         if command[1] == "train":

@@ -182,7 +182,6 @@ def theirs(place) -> dict:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=280,
     )
     results = {}
     for name in ("chat", "simple"):

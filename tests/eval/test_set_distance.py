@@ -175,7 +175,7 @@ def test_three_ranks_find_what_one_finds(tmp_path):
         process.start()
     try:
         for process in processes:
-            process.join(120)
+            process.join(600)
         assert [process.exitcode for process in processes] == [0] * 4
     finally:
         for process in processes:

@@ -148,7 +148,7 @@ def test_reconstruction_over_three_ranks_is_that_of_one(world, tmp_path):
         process.start()
     try:
         for process in processes:
-            process.join(120)
+            process.join(600)
         assert [process.exitcode for process in processes] == [0, 0, 0]
     finally:
         for process in processes:

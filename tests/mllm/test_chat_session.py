@@ -6,7 +6,6 @@ import pty
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -133,7 +132,6 @@ def test_lines_through_a_pipe_are_answered_one_by_one(folder, tmp_path):
     arguments, environment = command(folder, tmp_path)
     finished = subprocess.run(
         arguments, env=environment, input="\n".join(lines), capture_output=True, text=True,
-        timeout=120,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     said = finished.stdout.splitlines()
@@ -157,9 +155,7 @@ def test_a_terminal_is_asked_for_lines(folder, tmp_path):
 
     def until(pattern: str) -> None:
         nonlocal said
-        deadline = time.monotonic() + 100
         while not re.search(pattern, said):
-            assert time.monotonic() < deadline, said
             said += os.read(ours, 4096).decode(errors="replace")
 
     try:
@@ -169,7 +165,7 @@ def test_a_terminal_is_asked_for_lines(folder, tmp_path):
         os.write(ours, b"what is it?\n")
         until(r"what is it\?(.|\s)*\n(.|\s)*> ")
         os.write(ours, b"\x04")  # Ctrl-D
-        assert process.wait(timeout=60) == 0
+        assert process.wait() == 0
     finally:
         process.kill()
         os.close(ours)

@@ -199,7 +199,6 @@ def finish(process: subprocess.Popen) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # five processes, each of which loads torch
 def test_a_list_of_500_killed_three_times_loses_nothing_and_draws_nothing_twice(
     folder, tmp_path
 ) -> None:

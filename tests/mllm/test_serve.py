@@ -17,7 +17,7 @@ from semhitok.errors import UserError
 from tests.mllm.tiny import make_model, picture
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-WAIT = 60
+WAIT = 240
 QUESTION = "what color is it?"
 
 

@@ -164,7 +164,7 @@ def steady_metrics(run: Path) -> list[dict]:
 
 
 def launch(
-    processes: int, *arguments: str, launcher: str = "torchrun", timeout: float = 270
+    processes: int, *arguments: str, launcher: str = "torchrun"
 ) -> subprocess.CompletedProcess:
     """`semhitok` under torchrun, accelerate or deepspeed, on a port of its own."""
     port = str(free_port())
@@ -190,7 +190,7 @@ def launch(
     }  # fmt: skip
     return subprocess.run(
         [*launchers[launcher], "semhitok", *arguments],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout,
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True,
     )  # fmt: skip
 
 

@@ -143,9 +143,9 @@ def test_sigkill_at_any_moment_costs_no_more_than_a_shard(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tokenizer.extract"])
     arguments = (call, count, tokenizer_folder, prepared, tmp_path)
-    process = context.Process(target=dies, args=arguments)
+    process = context.Process(target=dies, args=arguments, daemon=True)
     process.start()
-    process.join(120)
+    process.join()
     assert process.exitcode == -signal.SIGKILL
     assert {name for name in contents(tmp_path) if not name.startswith(".")} == left
     extract_codes(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10)
