@@ -82,7 +82,7 @@ def test_updates_of_nothing_change_only_the_values(clock):
     assert stream.getvalue() == "mllm  2/2 step  100%  0:00 elapsed  loss 0.1235\n"
 
 
-def test_a_terminal_gets_a_bar_with_the_same_words():
+def test_a_terminal_gets_a_bar_with_the_same_words(clock):
     stream = Terminal()
     with Progress(3, "decoder", unit="image", stream=stream) as progress:
         for _ in range(3):
