@@ -23,9 +23,7 @@ def rank_and_world() -> tuple[int, int]:
         if "RANK" in os.environ:
             rank, world = int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", "1"))
         elif "SLURM_ARRAY_TASK_ID" in os.environ:
-            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
-            rank = int(os.environ["SLURM_ARRAY_TASK_ID"]) - first
-            world = int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
+            rank, world = _array_task()
         else:
             return 0, 1
     except ValueError as error:
@@ -35,3 +33,18 @@ def rank_and_world() -> tuple[int, int]:
     if not 0 <= rank < world:
         raise UserError(f"rank {rank} is not in a world of {world}: set RANK and WORLD_SIZE")
     return rank, world
+
+
+def _array_task() -> tuple[int, int]:
+    """This task's place in its SLURM job array, and how many tasks it has."""
+    first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
+    world = int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    step = max(1, int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1")))
+    last = first + (world - 1) * step
+    # Of a list such as 1,3,7 a task sees no more than its bounds, and all must refuse it alike.
+    if int(os.environ.get("SLURM_ARRAY_TASK_MAX", last)) != last:
+        raise UserError(
+            "the task numbers of this SLURM array have gaps, so that a task cannot tell its share: "
+            "submit a range, such as --array 0-7"
+        )
+    return (int(os.environ["SLURM_ARRAY_TASK_ID"]) - first) // step, world

@@ -381,6 +381,16 @@ def test_an_object_store_takes_a_prepared_folder_and_gives_it_back(folder, tmp_p
             },
             (2, 8),
         ),
+        (
+            {  # --array 1-9:4
+                "SLURM_ARRAY_TASK_ID": "9",
+                "SLURM_ARRAY_TASK_MIN": "1",
+                "SLURM_ARRAY_TASK_MAX": "9",
+                "SLURM_ARRAY_TASK_STEP": "4",
+                "SLURM_ARRAY_TASK_COUNT": "3",
+            },
+            (2, 3),
+        ),
     ],
 )
 def test_a_process_knows_its_rank(monkeypatch, environment, expected):
@@ -390,6 +400,16 @@ def test_a_process_knows_its_rank(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert rank_and_world() == expected
+
+
+@pytest.mark.parametrize("task", ["1", "3", "7"])
+def test_every_task_of_an_array_with_gaps_is_refused(monkeypatch, task):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+    for name, value in {"MIN": "1", "MAX": "7", "STEP": "1", "COUNT": "3"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    with pytest.raises(UserError, match="have gaps"):
+        rank_and_world()
 
 
 def test_ranks_that_do_not_fit_are_refused(monkeypatch):
