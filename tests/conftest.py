@@ -1,5 +1,6 @@
 """Tests run offline, whichever way pytest is started, and GPU tests only where there is a GPU."""
 
+import ctypes
 import os
 import random
 import sys
@@ -20,6 +21,7 @@ TqdmDefaultWriteLock.mp_lock = None
 def pytest_runtest_setup() -> None:
     """Chance does not depend on the tests before, which two workers share out by their speed."""
     random.seed(0)
+    ctypes.CDLL(None).srand(1)  # of Pillow's noise
     for name, seed in (("numpy", "random.seed"), ("torch", "manual_seed")):
         if name in sys.modules:  # the fast tests of the plumbing need no torch
             attrgetter(seed)(sys.modules[name])(0)
