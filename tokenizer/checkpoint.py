@@ -1,5 +1,6 @@
 """One file from which a killed phase goes on to the identical result."""
 
+import hashlib
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -37,6 +38,7 @@ def save_checkpoint(
         "step": step,
         "config": to_dict(config),
         "phase": {k: v for k, v in phase.state_dict().items() if not _is_frozen(k)},
+        "teachers": _digest_of_teachers(phase),
         **{name: part.state_dict() for name, part in parts.items()},
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -55,8 +57,8 @@ def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config:
         How many steps are done; 0 without a checkpoint.
 
     Raises:
-        UserError: if the file is damaged, lacks a part, or belongs to a run with other settings or
-            another model.
+        UserError: if the file is damaged, lacks a part, or belongs to a run with other settings,
+            another model or other teachers.
     """
     if not path.is_file():
         return 0
@@ -70,6 +72,12 @@ def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config:
         )
     refuse_other_settings(path, config, state["config"])
     _refuse_other_model(path, state["phase"], phase)
+    teachers = _digest_of_teachers(phase)
+    if state.get("teachers", teachers) != teachers:  # older checkpoints do not say
+        raise UserError(
+            f"{path} was written beside teachers with other weights, in the same place: put those "
+            f"back, or delete the file to start anew."
+        )
     missing = [name for name in parts if name not in state]
     if missing:
         raise UserError(
@@ -121,6 +129,16 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
         flat |= inner or {f"{prefix}{key}": value}
     return flat
+
+
+def _digest_of_teachers(phase: nn.Module) -> str:
+    """Hex SHA-256 of the frozen weights that a checkpoint leaves out."""
+    digest = hashlib.sha256()
+    for name, value in sorted(phase.state_dict().items()):
+        if _is_frozen(name):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _refuse_other_model(path: Path, saved: dict[str, Any], phase: nn.Module) -> None:

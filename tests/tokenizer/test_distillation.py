@@ -124,6 +124,21 @@ def test_a_checkpoint_holds_the_heads_and_no_teacher(config, all_images, tmp_pat
     assert torch.equal(given[0].weight, own[0].weight)
 
 
+@pytest.mark.parametrize("changed", ["model.teacher", "further_teachers.0.teacher"])
+def test_a_checkpoint_beside_teachers_with_other_weights_is_refused(config, tmp_path, changed):
+    phase, path = phase_of(config), tmp_path / "c.pt"
+    save_checkpoint(path, phase, {}, config, 1)
+    assert load_checkpoint(path, phase_of(config), {}, config) == 1
+    other = phase_of(config)
+    next(other.get_submodule(changed).parameters()).data.mul_(2)
+    with pytest.raises(UserError, match=r"c\.pt was written beside teachers with other weights"):
+        load_checkpoint(path, other, {}, config)
+    older = torch.load(path, weights_only=True)
+    del older["teachers"]
+    torch.save(older, path)
+    assert load_checkpoint(path, other, {}, config) == 1
+
+
 def test_teachers_stay_in_eval_mode_and_their_dtype(folders):
     config = FurtherTeacherConfig(str(folders / "clip"), dtype="bfloat16")
     teacher = FurtherTeacher(config, 16).train()
