@@ -108,10 +108,16 @@ def refuse_other_settings(path: Path, config: Any, then: dict[str, Any]) -> None
         then: plain values of the run that wrote it. Its `out` may be another: folders move.
 
     Raises:
-        UserError: naming the settings that differ.
+        UserError: naming the settings that differ, or that this phase does not have.
     """
     # Settings that are newer than the file had their default then.
-    before = _flat(to_dict(build_config(type(config), then, str(path))))
+    try:
+        before = _flat(to_dict(build_config(type(config), then, "its settings")))
+    except UserError as error:
+        raise UserError(
+            f"{path} was written by another phase or version ({error}): give another `out` folder, "
+            f"or delete it to start anew."
+        ) from error
     now = _flat(to_dict(config))
     keys = (now.keys() | before.keys()) - {"out"}
     changed = sorted(key for key in keys if now.get(key) != before.get(key))

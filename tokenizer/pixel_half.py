@@ -35,9 +35,15 @@ def renew_pixel_half(model: SemHiTokModel, fields: dict[str, Any]) -> SemHiTokMo
     moved = [name for name in _FIXED if name in fields and fields[name] != _get(model, name)]
     renewed = _renew(model, fields, _KEPT)
     if moved or renewed is None:
+        resized = [
+            name
+            for name in fields
+            if name.startswith(("semantic_", "num_semantic_")) and fields[name] != _get(model, name)
+        ]
         raise UserError(
             f"The model section changes the semantic half, which is trained already "
-            f"({', '.join(moved or fields)}): set that in the semantic phase and train it anew."
+            f"({', '.join(moved or resized or fields)}): set that in the semantic phase and train "
+            f"it anew."
         )
     return renewed
 

@@ -206,6 +206,7 @@ def test_the_pixel_phase_can_take_another_pixel_half(
     ("fields", "message"),
     [
         ({"num_semantic_codes": 9}, "changes the semantic half"),
+        ({"pixel_stem": "patch", "num_semantic_codes": 9}, r"already \(num_semantic_codes\)"),
         ({"image_size": 64}, "changes the semantic half"),
         ({"semantic_metric": "euclidean"}, r"\(semantic_metric\)"),
         ({"num_pixl_codes": 3}, "did you mean num_pixel_codes"),

@@ -202,6 +202,13 @@ def test_a_run_resumed_with_other_settings_is_refused(chain, tmp_path, monkeypat
     assert (tmp_path / "config.yaml").read_text() == saved
 
 
+def test_a_checkpoint_of_another_phase_is_refused(chain, tmp_path, monkeypatch):
+    _, values = chain
+    interrupted(monkeypatch, "semantic", values["semantic"] | {"out": str(tmp_path)}, after_steps=3)
+    with pytest.raises(UserError, match=r"written by another phase .* another `out` folder"):
+        run("pixel", values["pixel"] | {"out": str(tmp_path)})
+
+
 def test_a_damaged_checkpoint_is_refused(chain, tmp_path, monkeypatch):
     _, values = chain
     config = values["semantic"] | {"out": str(tmp_path)}
