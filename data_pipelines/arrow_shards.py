@@ -8,7 +8,6 @@ however large the data are; the processes of a node share its pages. Pyarrow alo
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semhitok.errors import UserError
+from semhitok.files import delete_temporaries, temporary_beside
 from semhitok.run import make_folder
 
 BATCH_ROWS = 100
@@ -81,7 +81,7 @@ class ArrowShards:
         The first to be done deletes what the others have, or what a killed one has left.
         """
         make_folder(self.cache)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary = temporary_beside(path)
         try:
             with (
                 pq.ParquetFile(self.folder / self.names[shard]) as file,
@@ -99,5 +99,4 @@ class ArrowShards:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
-        for left in self.cache.glob(f".{path.name}.*.tmp"):
-            left.unlink(missing_ok=True)
+        delete_temporaries(path)

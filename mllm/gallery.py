@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mllm.prompts import Prompt, PromptList
 from semhitok.errors import UserError
-from semhitok.files import write_bytes, write_json, write_parts
+from semhitok.files import delete_temporaries, write_bytes, write_json, write_parts
 
 INDEX, SETTINGS, SHEET = "images.jsonl", "settings.json", "contact-sheet.png"
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_CELL = 100, 10, 128
@@ -81,8 +81,7 @@ class Gallery:
     def delete_half_an_index(self) -> None:
         """Delete what a run has left that was killed while it wrote what stands by the images."""
         for name in (INDEX, SETTINGS, SHEET):
-            for path in self.folder.glob(f".{name}.*.tmp"):
-                path.unlink(missing_ok=True)
+            delete_temporaries(self.folder / name)
 
     def holds(self, picture: Picture) -> bool:
         """Whether a picture is there, whole, and drawn from the same.

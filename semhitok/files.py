@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -37,10 +38,7 @@ def write_parts(path: str | Path, parts: Iterable[bytes]) -> Path:
         UserError: as `write_bytes`; what else `parts` raises passes through, and nothing is left.
     """
     path = Path(path)
-    # Beside the target, since a rename is atomic only within one file system; a random name, since
-    # ranks on different hosts may share both the folder and the process id. `tempfile` would leave
-    # the file readable by its owner alone.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
             for part in parts:
@@ -56,6 +54,22 @@ def write_parts(path: str | Path, parts: Iterable[bytes]) -> Path:
         mend = "free some space" if error.errno in FULL else "choose a folder that can be written"
         raise UserError(f"cannot write {path}: {error.strerror}; {mend}") from error
     return path
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name to write a file under before it is renamed to `path`.
+
+    Beside the target, since a rename is atomic only within one file system; a random name, since
+    ranks on different hosts may share both the folder and the process id. `tempfile` would leave
+    the file readable by its owner alone.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def delete_temporaries(path: Path) -> None:
+    """Delete what killed writers of `path` have left, and what others are still writing."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -13,6 +14,9 @@ from semhitok.config import build_config, to_dict
 from semhitok.errors import UserError
 
 _ALWAYS = {"step", "config", "phase", "torch_rng", "cuda_rng"}  # in every checkpoint
+# Of a phase's teachers, which never change: a gigabyte at the paper's size, too much to read anew
+# for each checkpoint.
+_digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def _is_frozen(name: str) -> bool:
@@ -139,12 +143,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _digest_of_teachers(phase: nn.Module) -> str:
     """Hex SHA-256 of the frozen weights that a checkpoint leaves out."""
-    digest = hashlib.sha256()
-    for name, value in sorted(phase.state_dict().items()):
-        if _is_frozen(name):
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    if phase not in _digests:
+        digest = hashlib.sha256()
+        for name, value in sorted(phase.state_dict().items()):
+            if _is_frozen(name):
+                digest.update(name.encode())
+                digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        _digests[phase] = digest.hexdigest()
+    return _digests[phase]
 
 
 def _refuse_other_model(path: Path, saved: dict[str, Any], phase: nn.Module) -> None:
