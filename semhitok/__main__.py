@@ -1,8 +1,7 @@
 """`python -m semhitok`, which is also what torchrun and accelerate launch."""
 
-import sys
-
 from semhitok.cli import main
+from semhitok.ranks import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,6 +1,9 @@
 """Which process of a distributed run may write and print, known before torch is imported."""
 
+import atexit
 import os
+import sys
+from typing import NoReturn
 
 from semhitok.errors import UserError
 
@@ -48,3 +51,19 @@ def _array_task() -> tuple[int, int]:
             "submit a range, such as --array 0-7"
         )
     return (int(os.environ["SLURM_ARRAY_TASK_ID"]) - first) // step, world
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with the exit code `code`, all its output written.
+
+    A process of a distributed run ends without Python's finalization. DeepSpeed keeps process
+    groups alive beyond their destruction, and a worker thread of gloo that still lets go of a
+    tensor while the interpreter is taken down aborts the process ("terminate called without an
+    active exception", SIGABRT): a run that has saved everything would be reported as failed.
+    """
+    if "RANK" in os.environ:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from transformers import Trainer
 
 from mllm.load import load_model
+from semhitok.ranks import leave
 
 
 def size(tensors):
@@ -59,3 +60,4 @@ if __name__ == "__main__":
     if torch.distributed.get_rank() == 0:
         print("HELD", json.dumps(found))
     torch.distributed.destroy_process_group()
+    leave(0)

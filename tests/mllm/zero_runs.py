@@ -22,6 +22,7 @@ from mllm.deepspeed_config import start_deepspeed
 from mllm.train import UnifiedTrainer, train_mllm
 from mllm.training_config import MLLMPhaseConfig
 from semhitok.config import load_config
+from semhitok.ranks import leave
 
 TOKEN_IDS = torch.tensor([[7, 3, 9, 8, 5, 4, 11, 6]])
 CHUNK_SCORES = mllm.loss.CHUNK_SCORES
@@ -67,3 +68,4 @@ if __name__ == "__main__":
     if torch.distributed.get_rank() == 0:
         print("ALL RUN")
     torch.distributed.destroy_process_group()
+    leave(0)
