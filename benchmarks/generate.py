@@ -7,8 +7,7 @@ is drawn costs the same. `times` compares equal weights, so ours has the flat he
 last two columns have our hierarchical head, which a plain LM has no place for.
 Where the alternative does not finish in `--budget` seconds, its rate is that of the tokens it drew
 till then, at the shorter contexts, which is in its favour. `compiled` is ours with the pass
-compiled (`semhitok generate --compile`), after its compilation, whose seconds stand beside it; it
-is left out where the matrices are packed.
+compiled (`semhitok generate --compile`), after its compilation, whose seconds stand beside it.
 """
 
 import argparse
@@ -179,9 +178,7 @@ def _against(
     jobs = make_jobs(model, batch_size)
     engines = {"ours": DrawingEngine(model, sampler, batch_size)}
     if not arguments.no_compiled:
-        compiled = DrawingEngine(model, sampler, batch_size, compile_step=True)
-        if compiled.compiled is not None:
-            engines["compiled"] = compiled
+        engines["compiled"] = DrawingEngine(model, sampler, batch_size, compile_step=True)
     engines["hierarchical"] = DrawingEngine(other, sampler, batch_size)
     rates: dict[str, list[float]] = {name: [] for name in ("transformers", *engines)}
     drawn, first = arguments.tokens, {}

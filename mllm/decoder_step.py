@@ -111,11 +111,12 @@ class LeanStep:
     Args:
         decoder: of a family that is known.
         packed: multiply by copies of the matrices, see `mllm.packed`.
+        compiled: keep what a compiler reads of packed matrices.
     """
 
     pads_products_alone = True
 
-    def __init__(self, decoder: Any, packed: bool = False):
+    def __init__(self, decoder: Any, packed: bool = False, compiled: bool = False):
         self.decoder = decoder
         config = decoder.config
         self.eps = config.rms_norm_eps
@@ -124,7 +125,7 @@ class LeanStep:
         numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
         self.norm: Tensor = decoder.norm.weight
         joined = packed or (numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32)
-        self.layers = [_read_layer(layer, config, joined, packed) for layer in decoder.layers]
+        self.layers = [_read_layer(layer, config, joined, packed, compiled) for layer in decoder.layers]
         # Norms divide by the root of |x|² + eps·D.
         self.least_length = self.norm.new_tensor((self.eps * len(self.norm)) ** 0.5)
         self._table: tuple[Tensor, Tensor] | None = None
@@ -235,15 +236,16 @@ class LeanStep:
         return hidden / torch.hypot(length, self.least_length)
 
 
-def make_step(decoder: Any, packed: bool = False) -> OwnStep | LeanStep:
+def make_step(decoder: Any, packed: bool = False, compiled: bool = False) -> OwnStep | LeanStep:
     """The quicker of the two that is right for this language model.
 
     Args:
         decoder: of any family.
         packed: multiply by copies of the matrices, see `mllm.packed`.
+        compiled: keep what a compiler reads of packed matrices.
     """
     if _is_known(decoder):
-        return LeanStep(decoder, packed)
+        return LeanStep(decoder, packed, compiled)
     return OwnStep(with_packed_linears(decoder) if packed else decoder)
 
 
@@ -270,7 +272,7 @@ def _window(config: Any) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-def _read_layer(layer: Any, config: Any, joined: bool, packed: bool) -> _Layer:
+def _read_layer(layer: Any, config: Any, joined: bool, packed: bool, compiled: bool) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     window = getattr(attention, "sliding_window", None)
     if isinstance(layer, MistralDecoderLayer):
@@ -285,7 +287,7 @@ def _read_layer(layer: Any, config: Any, joined: bool, packed: bool) -> _Layer:
         heads, gates = [_joined(heads, norm)], [_joined(gates, mlp_norm)]
     linears: list[Any] = [*heads, *gates, attention.o_proj, mlp.down_proj]
     if packed:
-        linears = [PackedLinear(linear, keep_matrix=False) for linear in linears]
+        linears = [PackedLinear(linear, keep_matrix=compiled) for linear in linears]
     return _Layer(
         norm=None if joined else norm,
         heads=linears[: len(heads)],

@@ -41,8 +41,8 @@ class DrawingEngine:
         batch_size: images in a pass.
         compile_step: compile the pass (see `mllm.compiled_pass`). It then has always `batch_size`
             images, so this pays on long lists; an image does not depend on its company, but may
-            change its last bit, and by it a code, with the batch size. Of no effect on a model
-            whose matrices are packed, which is quicker.
+            change its last bit, and by it a code, with the batch size. Of a large model it takes
+            three copies of the weights in place of one: see `mllm.packed`.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class DrawingEngine:
         self.rows_each = 2 if self.sampler.guided else 1
         self.batch_size = batch_size
         self.dtype = model.language_model.get_input_embeddings().weight.dtype
-        packed = pays(model.language_model)
+        self.packed = packed = pays(model.language_model)
         self.adapter = with_packed_linears(model.adapter) if packed else model.adapter
-        self.head = ready_head(model, packed)
-        self.step = make_step(model.language_model.get_decoder(), packed)
+        self.head = ready_head(model, packed, compile_step)
+        self.step = make_step(model.language_model.get_decoder(), packed, compile_step)
         self.table = make_table(model)
-        self.compiled = CompiledPass(self) if compile_step and not packed else None
+        self.compiled = CompiledPass(self) if compile_step else None
         self.scales = self.sampler.scales(self.num_positions).to(model.device)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         width = model.config.text_config.hidden_size

@@ -3,12 +3,14 @@
 Drawing multiplies few rows by large matrices, where a matrix library spends its time on bringing a
 matrix into its own order, again in each call. oneDNN can keep that order, as torch's own compiler
 makes it do for frozen weights. Its kernels then also give a row the same bits in any number of
-rows, so that a pass needs no padding (see `mllm.passes`). The price is a copy of the weights.
+rows, so that a pass needs no padding (see `mllm.passes`). The price is a copy of the weights. While
+a pass is compiled the compiler sees plain products, and packs them itself.
 """
 
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.fused import copy_with_linears
@@ -26,7 +28,7 @@ class PackedLinear(nn.Module):
 
     Args:
         linear: with weights in float32 on the CPU that do not change any more.
-        keep_matrix: keep its own matrix at hand too, as `weight`.
+        keep_matrix: keep its own matrix at hand too, as `weight`; a compiler needs it.
     """
 
     def __init__(self, linear: nn.Linear, keep_matrix: bool = True):
@@ -38,6 +40,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
+        if torch.compiler.is_compiling():
+            assert self.weight is not None
+            return F.linear(inputs, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")
 
 

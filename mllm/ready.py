@@ -98,13 +98,13 @@ class PackedFlatHead:
     """
 
     @torch.no_grad()
-    def __init__(self, head: FlatHead):
+    def __init__(self, head: FlatHead, compiled: bool = False):
         self.num_pixel_codes = head.num_pixel_codes
         self.pixel_scores = head.pixel_scores
         weight = head.rows.weight.unflatten(0, (-1, head.num_pixel_codes))
         rows = skip_init(nn.Linear, weight.shape[-1], head.rows.out_features, bias=False)
         rows.weight = nn.Parameter(weight.transpose(0, 1).flatten(0, 1), requires_grad=False)
-        self.rows = PackedLinear(rows, keep_matrix=False)
+        self.rows = PackedLinear(rows, keep_matrix=compiled)
 
     def flat_scores(self, hidden: Tensor) -> Tensor:
         """See `FlatHead`."""
@@ -123,18 +123,19 @@ class PackedFlatHead:
 
 
 def ready_head(
-    model: "UnifiedForConditionalGeneration", packed: bool = False
+    model: "UnifiedForConditionalGeneration", packed: bool = False, compiled: bool = False
 ) -> FlatHead | HierarchicalHead | ReadyHead | PackedFlatHead:
     """The model's head in the quickest form that its size allows.
 
     Args:
         model: in eval mode.
         packed: multiply by copies of its matrices, see `mllm.packed`.
+        compiled: keep what a compiler reads of packed matrices.
     """
     head, image_tokenizer = model.image_head, model.image_tokenizer
     plain = type(head.rows) is nn.Linear
     if isinstance(head, FlatHead):
-        return PackedFlatHead(head) if plain and packed else head
+        return PackedFlatHead(head, compiled) if plain and packed else head
     width = head.rows.in_features
     numbers = len(head.pixel_bias) * max(width, head.pixel_bias.shape[1] * head.key.in_features)
     plain = plain and type(head.query[2]) is nn.Linear

@@ -139,8 +139,8 @@ def _add_generate(commands: Any) -> None:
     command.add_argument(
         "--compile",
         action="store_true",
-        help="compile the drawing loop: pays on long lists with small models, takes a C++ compiler "
-        "and some 20 seconds at the start",
+        help="compile the drawing loop: pays on long lists, most with small models; on a CPU it "
+        "takes a C++ compiler and 20 seconds at the start, more of a large model",
     )
     command.add_argument(
         "--overwrite",

@@ -7,11 +7,13 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmarks.generate_model import SIZES, make_model
-from mllm import compiled_pass, packed
+from mllm import compiled_pass, packed, ready
 from mllm.compiled_pass import CompiledPass
+from mllm.decoder_step import LeanStep
 from mllm.drawing import DrawingEngine
 from mllm.editing import keep_first_rows
 from mllm.image_job import ImageJob
+from mllm.packed import PackedLinear
 from mllm.sampler import Sampler
 from semhitok.errors import UserError
 
@@ -83,11 +85,23 @@ def test_blocks_of_16_rows_where_the_rows_divide_by_16_and_the_list_is_known(row
         lists[kind] = before
 
 
-def test_packed_matrices_are_not_compiled(monkeypatch):
-    model = make_model("quickstart", "flat", 16)
-    assert DrawingEngine(model, batch_size=2, compile_step=True).compiled is not None
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("head", ["flat", "hierarchical"])
+def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(head, monkeypatch, tmp_path):
+    text = TEXT | {"model_type": "llama"}
+    monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
     monkeypatch.setattr(packed, "LEAST_NUMBERS", 1)
-    assert DrawingEngine(model, batch_size=2, compile_step=True).compiled is None
+    monkeypatch.setattr(ready, "MAX_NUMBERS", 1)  # as of a large model: no tables
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model, sampler = make_model("small", head, 16), Sampler(guidance_scale=2.0)
+    jobs = [ImageJob((5, 6) * (1 + 3 * number), (8, 9), number) for number in range(5)]
+    eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
+    engine = DrawingEngine(model, sampler, 2, compile_step=True)
+    assert isinstance(engine.step, LeanStep) and isinstance(engine.step.layers[0].out, PackedLinear)
+    compiled = dict(engine.draw(jobs))
+    assert all(torch.equal(eager[number], compiled[number]) for number in eager)
+    # What is compiled has the weights in it: too much to stay in torch's cache on the disk.
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".so", ".pt2", ".bin")]
 
 
 def test_a_compiler_that_torch_would_not_call_is_none(monkeypatch, tmp_path):
