@@ -125,7 +125,9 @@ class LeanStep:
         numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
         self.norm: Tensor = decoder.norm.weight
         joined = packed or (numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32)
-        self.layers = [_read_layer(layer, config, joined, packed, compiled) for layer in decoder.layers]
+        self.layers = [
+            _read_layer(layer, config, joined, packed, compiled) for layer in decoder.layers
+        ]
         # Norms divide by the root of |x|² + eps·D.
         self.least_length = self.norm.new_tensor((self.eps * len(self.norm)) ** 0.5)
         self._table: tuple[Tensor, Tensor] | None = None

@@ -86,9 +86,11 @@ def test_blocks_of_16_rows_where_the_rows_divide_by_16_and_the_list_is_known(row
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-@pytest.mark.parametrize("head", ["flat", "hierarchical"])
-def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(head, monkeypatch, tmp_path):
-    text = TEXT | {"model_type": "llama"}
+@pytest.mark.parametrize("head, family", [("flat", "llama"), ("hierarchical", "gemma3_text")])
+def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(
+    head, family, monkeypatch, tmp_path
+):
+    text = TEXT | FAMILIES.get(family, {}) | {"model_type": family}
     monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
     monkeypatch.setattr(packed, "LEAST_NUMBERS", 1)
     monkeypatch.setattr(ready, "MAX_NUMBERS", 1)  # as of a large model: no tables
@@ -97,7 +99,12 @@ def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(head, monkeyp
     jobs = [ImageJob((5, 6) * (1 + 3 * number), (8, 9), number) for number in range(5)]
     eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
     engine = DrawingEngine(model, sampler, 2, compile_step=True)
-    assert isinstance(engine.step, LeanStep) and isinstance(engine.step.layers[0].out, PackedLinear)
+    out = (
+        engine.step.layers[0].out
+        if isinstance(engine.step, LeanStep)
+        else engine.step.decoder.layers[0].self_attn.o_proj
+    )
+    assert isinstance(out, PackedLinear)
     compiled = dict(engine.draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)
     # What is compiled has the weights in it: too much to stay in torch's cache on the disk.
