@@ -24,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from semhitok.errors import UserError, one_line, says
 
-from .decoder_step import LeanStep
+from .decoder_step import LeanStep, OwnStep
 from .slot_cache import PLACES, SlotCache
 from .slots import Slots
 
@@ -105,6 +105,10 @@ class _Pass(nn.Module):
     def __init__(self, engine: "DrawingEngine"):
         super().__init__()
         self.engine = engine
+        if isinstance(engine.step, OwnStep):
+            # A part of ours, so that its weights have names: the compiler lays out each constant
+            # once and drops it, and a nameless one that is used twice would then be missing.
+            self.decoder = engine.step.decoder
 
     def forward(
         self,
