@@ -20,6 +20,7 @@ import torch
 import torch._inductor.config
 from torch import Tensor, nn
 from torch._inductor.utils import fresh_cache
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from semhitok.errors import UserError, one_line, says
@@ -166,11 +167,15 @@ def _compile(
     with warnings.catch_warnings(), _told(), _weights_met_once(len(inputs[0])):
         warnings.simplefilter("ignore", FutureWarning)  # torch's words to itself
         exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
-        with tempfile.TemporaryDirectory() as folder, fresh_cache(dir=folder):
-            package = torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=options
-            )
-            loader = torch._inductor.aoti_load_package(package).loader
+        with tempfile.TemporaryDirectory() as folder:
+            with fresh_cache(dir=folder):  # a cache would keep the weights on the disk for good
+                package = torch._inductor.aoti_compile_and_package(
+                    exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=options
+                )
+            with _temporary_files_in(folder):
+                loader = torch._inductor.aoti_load_package(package).loader
+    # torch remembers what it exported last, with the weights of that pass.
+    getattr(proxy_tensor, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", {}).clear()
 
     def run(*inputs: Any) -> Any:
         # Straight to the loader: the package's own call reads its description anew each time,
@@ -179,6 +184,24 @@ def _compile(
         return loader.run([*tensors, *keys, *values])
 
     return run
+
+
+@contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """Have torch's loader unpack into a folder, which may go once all is loaded.
+
+    Of its own it unpacks, weights and all, into one that only its end removes, and a killed
+    process leaves that behind.
+    """
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
 
 
 @contextmanager

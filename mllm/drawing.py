@@ -41,8 +41,9 @@ class DrawingEngine:
         batch_size: images in a pass.
         compile_step: compile the pass (see `mllm.compiled_pass`). It then has always `batch_size`
             images, so this pays on long lists; an image does not depend on its company, but may
-            change its last bit, and by it a code, with the batch size. Of a large model it takes
-            three copies of the weights in place of one: see `mllm.packed`.
+            change its last bit, and by it a code, with the batch size. Of a model whose matrices
+            are packed it takes three copies of the weights in place of one, and eight while it
+            compiles; of one of them torch does not give the memory back when the engine goes.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """The compiled pass draws what the eager one draws, for every family, length and head."""
 
 import shutil
+import tempfile
 
 import pytest
 import torch
@@ -94,7 +95,9 @@ def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(
     monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
     monkeypatch.setattr(packed, "LEAST_NUMBERS", 1)
     monkeypatch.setattr(ready, "MAX_NUMBERS", 1)  # as of a large model: no tables
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model, sampler = make_model("small", head, 16), Sampler(guidance_scale=2.0)
     jobs = [ImageJob((5, 6) * (1 + 3 * number), (8, 9), number) for number in range(5)]
     eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
@@ -107,7 +110,8 @@ def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(
     assert isinstance(out, PackedLinear)
     compiled = dict(engine.draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)
-    # What is compiled has the weights in it: too much to stay in torch's cache on the disk.
+    # What is compiled has the weights in it: too much to stay on the disk, even while it is used,
+    # since a killed process would leave it there.
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".so", ".pt2", ".bin")]
 
 
@@ -182,7 +186,7 @@ def test_torch_compile_as_on_a_gpu_draws_the_same_and_compiles_once(monkeypatch)
 def test_ever_longer_prompts_compile_a_few_times_only(monkeypatch):
     compiled = []
     monkeypatch.setattr(compiled_pass, "LEAST_TABLED", 64)
-    monkeypatch.setattr(compiled_pass, "_compile", lambda module, _: compiled.append(1) or module)
+    monkeypatch.setattr(compiled_pass, "_compile", lambda module, *_: compiled.append(1) or module)
     text = TEXT | {"model_type": "llama"}
     monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
     engine = DrawingEngine(make_model("small", "flat", 16), batch_size=1, compile_step=True)
