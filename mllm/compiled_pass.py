@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._inductor.config
+from accelerate.utils import patch_environment
 from torch import Tensor, nn
 from torch._inductor.utils import fresh_cache
 from torch.fx.experimental import proxy_tensor
@@ -152,9 +153,7 @@ def _compiler() -> str:
     )
 
 
-def _compile(
-    module: nn.Module, inputs: tuple, options: dict[str, Any] = OPTIONS
-) -> Callable[..., Any]:
+def _compile(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> Callable[..., Any]:
     """The module compiled for a CPU, with any number of places in the cache and seen of them.
 
     Raises:
@@ -172,7 +171,9 @@ def _compile(
                 package = torch._inductor.aoti_compile_and_package(
                     exported, package_path=str(Path(folder) / "pass.pt2"), inductor_configs=options
                 )
-            with _temporary_files_in(folder):
+            # torch's loader unpacks, weights and all, into a folder of its own, which a killed
+            # process leaves behind: here into this one, which may go once all is loaded.
+            with patch_environment(TMPDIR=folder):
                 loader = torch._inductor.aoti_load_package(package).loader
     # torch remembers what it exported last, with the weights of that pass.
     getattr(proxy_tensor, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", {}).clear()
@@ -184,24 +185,6 @@ def _compile(
         return loader.run([*tensors, *keys, *values])
 
     return run
-
-
-@contextmanager
-def _temporary_files_in(folder: str) -> Iterator[None]:
-    """Have torch's loader unpack into a folder, which may go once all is loaded.
-
-    Of its own it unpacks, weights and all, into one that only its end removes, and a killed
-    process leaves that behind.
-    """
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
 
 
 @contextmanager
