@@ -31,12 +31,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks import protocol
-from data_pipelines.dataset import PreparedDataset
 from data_pipelines.images import to_tensor
+from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.loading.stream import CaptionedImage, Stream, StreamSource
+from data_pipelines.loading.transforms import ImageTransform, Normalisation, two_views
 from data_pipelines.records import SCHEMA, SCHEMA_VERSION, Record, record_to_row
-from data_pipelines.stream import CaptionedImage, Stream, StreamSource
-from data_pipelines.transforms import ImageTransform, Normalisation, two_views
-from semhitok.files import file_sha256, write_json
+from runtime.files import file_sha256, write_json
 
 SIZE = 256
 BATCH_SIZE = 32
@@ -44,8 +44,8 @@ TEACHER = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 STARTUP = """
 import json, sys, time
 started = time.perf_counter()
-from data_pipelines.dataset import PreparedDataset
-from data_pipelines.mixture import Mixture, MixtureSource
+from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.loading.mixture import Mixture, MixtureSource
 imported = time.perf_counter()
 data = PreparedDataset(sys.argv[1])
 draw = next(Mixture([MixtureSource("data", len(data))]))

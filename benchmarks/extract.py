@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 
 from benchmarks import protocol
-from data_pipelines.dataset import PreparedDataset
-from data_pipelines.prepare import prepare
-from semhitok.cli_types import existing_folder, model_folder
-from semhitok.config import load_config
-from tokenizer.code_shards import write_shard
-from tokenizer.configuration_semhitok import SemHiTokConfig
-from tokenizer.extract import encode_shards, make_manifest
-from tokenizer.model_folder import load_tokenizer, save_tokenizer
-from tokenizer.modeling_semhitok import SemHiTokModel
-from tokenizer.rank_group import RankGroup
-from tokenizer.training_config import SemanticPhaseConfig, TeacherPhaseConfig
+from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.prepare.run import prepare
+from runtime.argument_types import existing_folder, model_folder
+from runtime.config import load_config
+from runtime.rank_group import RankGroup
+from tokenizer.extraction.code_shards import write_shard
+from tokenizer.extraction.extract import encode_shards, make_manifest
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.modeling_semhitok import SemHiTokModel
+from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.training.settings import SemanticPhaseConfig, TeacherPhaseConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
 NUM_SHARDS = 8

@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteri
 
 from benchmarks import protocol
 from benchmarks.generate_model import SIZES, make_model
-from mllm.drawing import DrawingEngine
-from mllm.export import plain_config_of
-from mllm.image_heads import FlatHead
-from mllm.image_job import ImageJob
-from mllm.modeling_unified import UnifiedForConditionalGeneration
-from mllm.sampler import Sampler
-from tokenizer.modeling_semhitok import ImageCodes
+from mllm.drawing.engine import DrawingEngine
+from mllm.drawing.job import ImageJob
+from mllm.model.heads import FlatHead
+from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.sampler import Sampler
+from mllm.saved.export import plain_config_of
+from tokenizer.model.modeling_semhitok import ImageCodes
 
 PROMPT_LENGTH = 24
 NEGATIVE_LENGTH = 6
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @torch.no_grad()
 def plain_model(model: UnifiedForConditionalGeneration) -> nn.Module:
-    """The unified model as a plain causal LM, in memory: `mllm.export` without the folder."""
+    """The unified model as a plain causal LM, in memory: `mllm.saved.export` without the folder."""
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(plain_config_of(model.config))
     codes = torch.arange(model.vocabulary.num_image_codes, device=model.device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import protocol
-from tokenizer.codebook import GroupedCodebook
+from tokenizer.model.codebook import GroupedCodebook
 
 # K × M: both published readings of 196,608, and others of as many and of fewer codes.
 SPLITS = ("16384x12", "24576x8", "8192x24", "49152x4", "4096x12", "1024x12")

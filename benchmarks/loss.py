@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import protocol
-from mllm import loss
+from mllm.model import loss
 
 MB = 1e6
 WAYS = ("full", "ours")

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import protocol
-from mllm.configuration_unified import UnifiedConfig
-from mllm.modeling_unified import UnifiedForConditionalGeneration
-from mllm.packing import pack, plan_rows
-from mllm.sequences import Document
+from mllm.data.packing import pack, plan_rows
+from mllm.data.sequences import Document
+from mllm.model.configuration_unified import UnifiedConfig
+from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 
 NUM_IMAGE_TOKENS = 256
 TEXT_ROWS, NUM_CODES = 1000, 64 * 4

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from semhitok.run import describe_environment
+from runtime.run_folder import describe_environment
 
 
 def make_parser(description: str, example: str, repeats: int = 5) -> argparse.ArgumentParser:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import protocol
-from semhitok.config import load_config
-from tokenizer.configuration_semhitok import SemHiTokConfig
-from tokenizer.model_folder import save_tokenizer
-from tokenizer.modeling_semhitok import SemHiTokModel
-from tokenizer.phase_pixels import PixelPhase
-from tokenizer.training_config import (
+from runtime.config import load_config
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.modeling_semhitok import SemHiTokModel
+from tokenizer.saved.model_folder import save_tokenizer
+from tokenizer.training.phase_pixels import PixelPhase
+from tokenizer.training.settings import (
     PixelPhaseConfig,
     SemanticPhaseConfig,
     TeacherPhaseConfig,

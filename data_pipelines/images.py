@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 
 MAX_LINE_SIZE = 16 * 1024 * 1024
 """Longest line of a JSONL or CSV file, in bytes."""

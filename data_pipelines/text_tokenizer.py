@@ -8,7 +8,7 @@ from pathlib import Path
 import sentencepiece
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"  # ids 0, 1, 2, 3
 

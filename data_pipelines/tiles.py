@@ -22,10 +22,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_pipelines.image_folder import list_images
 from data_pipelines.images import open_image
-from semhitok.errors import UserError
-from semhitok.run import make_folder
+from data_pipelines.sources.image_folder import list_images
+from runtime.errors import UserError
+from runtime.run_folder import make_folder
 
 SAMPLES = {
     "skimage": (

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipelines.records import IMAGE_MARK
-from mllm.answering import Answerer
-from semhitok.errors import UserError
-from semhitok.progress import Progress
+from mllm.serving.answering import Answerer
+from runtime.errors import UserError
+from runtime.progress import Progress
 
 Messages = list[dict[str, Any]]
 DEFAULT_NEW_TOKENS = 128
@@ -38,7 +38,7 @@ def manifest() -> ModelManifest:
 
 
 class SemHiTok(lmms):
-    """The interface of lmms-eval over `mllm.answering.Answerer`.
+    """The interface of lmms-eval over `mllm.serving.answering.Answerer`.
 
     Args:
         pretrained: a saved unified model.

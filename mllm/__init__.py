@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mllm.configuration_unified import UnifiedConfig
-    from mllm.modeling_unified import UnifiedForConditionalGeneration
-    from mllm.processing_unified import UnifiedProcessor
+    from mllm.model.configuration_unified import UnifiedConfig
+    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+    from mllm.model.processing_unified import UnifiedProcessor
 
 _HOMES = {
-    "UnifiedConfig": "mllm.configuration_unified",
-    "UnifiedForConditionalGeneration": "mllm.modeling_unified",
-    "UnifiedProcessor": "mllm.processing_unified",
+    "UnifiedConfig": "mllm.model.configuration_unified",
+    "UnifiedForConditionalGeneration": "mllm.model.modeling_unified",
+    "UnifiedProcessor": "mllm.model.processing_unified",
 }
 
 __all__ = ["UnifiedConfig", "UnifiedForConditionalGeneration", "UnifiedProcessor"]

@@ -1,7 +1,7 @@
 """`python -m semhitok`, which is also what torchrun and accelerate launch."""
 
-from semhitok.cli import main
-from semhitok.ranks import leave
+from runtime.ranks import leave
+from semhitok.main import main
 
 if __name__ == "__main__":
     leave(main())

@@ -15,10 +15,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from runtime.config import load_config
+from runtime.run_folder import RunDirectory, read_json, write_json, write_text
 from semhitok.ablation_plan import AblationConfig, MeasureStep, Step, TrainStep, plan
-from semhitok.config import load_config
 from semhitok.quickstart import forget_accelerators
-from semhitok.run import RunDirectory, read_json, write_json, write_text
 
 
 def run_ablation(config: AblationConfig, only: Sequence[str] | None = None, jobs: int = 1) -> Path:
@@ -51,11 +51,11 @@ def run_ablation(config: AblationConfig, only: Sequence[str] | None = None, jobs
 def run_step(step: Step) -> None:
     """Train or measure, and leave the step's mark."""
     if isinstance(step, MeasureStep):
-        from eval.ablation import measure
+        from eval.analysis.ablation import measure
 
         measure(step.model, step.train_data, step.test_data, step.folder, step.probes)
         return
-    from tokenizer.train import PHASES, train_phase
+    from tokenizer.training.train import PHASES, train_phase
 
     started = time.monotonic()
     config = load_config(PHASES[step.phase][0], step.file, step.overrides)
@@ -97,7 +97,7 @@ def _share_cores(jobs: int) -> None:
 
 
 def _prepare(config: AblationConfig) -> None:
-    from data_pipelines.prepare import MANIFEST_NAME, prepare
+    from data_pipelines.prepare.run import MANIFEST_NAME, prepare
 
     for split, source in (("train", config.train_source), ("test", config.test_source)):
         folder = config.out / "data" / split
@@ -110,7 +110,7 @@ def _prepare(config: AblationConfig) -> None:
 
 
 def _write_table(config: AblationConfig, measured: Sequence[MeasureStep]) -> Path:
-    from eval.ablation_table import ablation_markdown, ablation_rows
+    from eval.analysis.ablation_table import ablation_markdown, ablation_rows
 
     summaries: dict[str, list[dict[str, Any]]] = {}
     for step in measured:

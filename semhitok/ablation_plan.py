@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from semhitok.config import load_config, to_dict
-from semhitok.errors import UserError
+from runtime.config import load_config, to_dict
+from runtime.errors import UserError
 
 
 @dataclass
@@ -155,7 +155,7 @@ def _train_step(
     last: TrainStep | None,
     values: dict[str, Any],
 ) -> TrainStep:
-    from tokenizer.train import PHASES
+    from tokenizer.training.train import PHASES
 
     if phase not in PHASES:
         raise UserError(f"{phase!r} is not a phase of the tokenizer: {', '.join(PHASES)} are.")

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from semhitok.config import load_config, read_values
-from semhitok.errors import UserError
-from semhitok.run import RunDirectory, read_json, write_json
+from runtime.config import load_config, read_values
+from runtime.errors import UserError
+from runtime.run_folder import RunDirectory, read_json, write_json
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_EXAMPLES = 8
@@ -90,7 +90,7 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
     tokenizer, model = out / "decoder" / "model", out / "mllm" / "model"
 
     def prepare() -> None:
-        from data_pipelines.prepare import prepare as prepare_source
+        from data_pipelines.prepare.run import prepare as prepare_source
 
         prepare_source([config.train_source], data / "train")
         prepare_source([config.test_source], data / "test")
@@ -98,7 +98,7 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
 
     def train(phase: str, **paths: Path) -> Callable[[], Any]:
         def step() -> None:
-            from tokenizer.train import PHASES, train_phase
+            from tokenizer.training.train import PHASES, train_phase
 
             path = _phase_file(config, phase)
             overrides = _overrides(data=data / "train", out=out / phase, **paths)
@@ -108,14 +108,14 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
         return step
 
     def extract() -> None:
-        from tokenizer.extract import extract_codes
+        from tokenizer.extraction.extract import extract_codes
 
         extract_codes(tokenizer, data / "train", codes)
 
     def mllm() -> None:
-        from mllm.init import init_mllm
-        from mllm.train import train_mllm
-        from mllm.training_config import InitConfig, MLLMPhaseConfig
+        from mllm.init.build import init_mllm
+        from mllm.phase.settings import InitConfig, MLLMPhaseConfig
+        from mllm.training.train import train_mllm
 
         start = out / "mllm" / "start"
         overrides = _overrides(tokenizer=tokenizer, out=start)
@@ -127,22 +127,22 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
         train_mllm(load_config(MLLMPhaseConfig, _phase_file(config, "mllm"), overrides))
 
     def reconstruction() -> None:
-        from eval.reconstruction import evaluate
+        from eval.reconstruction.task import evaluate
 
         evaluate(tokenizer, data / "test", out / "eval" / "reconstruction")
 
     def vqa() -> None:
-        from eval.vqa import evaluate
+        from eval.vqa.task import evaluate
 
         evaluate(model, data / "test", out / "eval" / "vqa", train_data_dir=data / "train")
 
     def drawing() -> None:
-        from eval.generation import evaluate
+        from eval.drawing.easy_vqa import evaluate
 
         evaluate(model, out / "eval" / "generation", num_seeds=config.seeds_per_prompt)
 
     def report() -> None:
-        from eval.report import summarize, write_report
+        from eval.reports.quickstart_page import summarize, write_report
 
         marks = {path.stem: read_json(path) for path in (out / "steps").glob("*.json")}
         timings = {name: mark["seconds"] for name, mark in marks.items()}
@@ -192,7 +192,7 @@ def _refuse_other_config(out: Path, config: QuickstartConfig) -> None:
 
 def _write_examples(data: Path, folder: Path) -> None:
     """A few test images as files, for the commands that take a picture."""
-    from data_pipelines.dataset import PreparedDataset
+    from data_pipelines.loading.dataset import PreparedDataset
 
     folder.mkdir(exist_ok=True)
     dataset = PreparedDataset(data, images_only=True)

@@ -15,16 +15,16 @@ from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 from transformers.utils import logging
 
-from data_pipelines.prepare import prepare
+from data_pipelines.prepare.run import prepare
 from data_pipelines.records import Question, Record
-from data_pipelines.sources import Source
-from mllm.init import init_mllm
-from mllm.training_config import InitConfig
-from semhitok import cli
-from tokenizer.configuration_semhitok import SemHiTokConfig
-from tokenizer.extract import extract_codes
-from tokenizer.model_folder import save_tokenizer
-from tokenizer.modeling_semhitok import SemHiTokModel
+from data_pipelines.sources.source import Source
+from mllm.init.build import init_mllm
+from mllm.phase.settings import InitConfig
+from semhitok import main as cli
+from tokenizer.extraction.extract import extract_codes
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.modeling_semhitok import SemHiTokModel
+from tokenizer.saved.model_folder import save_tokenizer
 
 VISION = {
     "hidden_size": 16,
@@ -128,7 +128,7 @@ def _prepare_questions(pictures: Path, out: Path) -> None:
     ]
     source = Source("noise", "CC0-1.0", "made here", len(records), iter(records))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipelines.prepare.open_source", lambda name: source)
+        patch.setattr("data_pipelines.prepare.run.open_source", lambda name: source)
         prepare(["noise"], out)
 
 

@@ -8,14 +8,14 @@ import yaml
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import semhitok
-from mllm.training_config import InitConfig, MLLMPhaseConfig, load_phase
+from mllm.phase.settings import InitConfig, MLLMPhaseConfig, load_phase
+from runtime.config import load_config, read_values, to_dict
+from runtime.errors import UserError
 from semhitok.ablation_plan import AblationConfig
-from semhitok.config import load_config, read_values, to_dict
-from semhitok.errors import UserError
 from semhitok.quickstart import QuickstartConfig
-from tokenizer.configuration_semhitok import SemHiTokConfig
-from tokenizer.teacher import build_model
-from tokenizer.train import PHASES
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.training.teacher import build_model
+from tokenizer.training.train import PHASES
 
 CONFIGS = Path(semhitok.__file__).parents[1] / "configs"
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import semhitok
-from semhitok.cli import main
-from semhitok.metrics_log import read_metrics
+from runtime.metrics_log import read_metrics
+from semhitok.main import main
 
 ROOT = Path(semhitok.__file__).parents[1]
 SMALL = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from semhitok import cli
-from semhitok.cli_commands import build_parser
+from semhitok import main as cli
+from semhitok.commands import build_parser
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ SUMMARY_KEYS = {
 @pytest.fixture(scope="module", autouse=True)
 def few_records() -> Iterator[None]:
     """easy-VQA, cut after its first records."""
-    from data_pipelines import prepare
+    from data_pipelines.prepare import run as prepare
 
     whole = prepare.open_source
 

@@ -3,10 +3,10 @@ import json
 import pytest
 
 from benchmarks import extract
-from data_pipelines.dataset import PreparedDataset
+from data_pipelines.loading.dataset import PreparedDataset
 from tests.mllm.tiny import make_records, prepare_records, save_tiny_tokenizer
-from tokenizer.extract import encode_shards
-from tokenizer.model_folder import load_tokenizer
+from tokenizer.extraction.extract import encode_shards
+from tokenizer.saved.model_folder import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import lookup
-from tokenizer.codebook import GroupedCodebook
+from tokenizer.model.codebook import GroupedCodebook
 
 TINY = ["--splits", "64x4", "32x8", "--code-dim", "8", "--batch-size", "2", "--num-patches", "16"]
 

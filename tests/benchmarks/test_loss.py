@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks import loss
-from mllm import loss as loss_module
+from mllm.model import loss as loss_module
 
 TINY = ["--text-rows", "300", "--image-rows", "200", "--width", "8", "--tokens", "64", "32"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from data_pipelines.records import Record, Reject
-from data_pipelines.sources import open_source
+from data_pipelines.sources.source import open_source
 
 
 def picture(number: int, size: int = 8) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import tiles
-from data_pipelines.prepare import prepare
+from data_pipelines.prepare.run import prepare
 from data_pipelines.tiles import cut_tiles, main, random_square
 
 
@@ -48,7 +48,7 @@ def test_no_pixel_is_both_trained_and_measured_on(photographs, tmp_path):
 def test_tiles_can_be_prepared_and_are_captioned_by_their_photograph(photographs, tmp_path):
     cut_tiles(sorted(photographs.iterdir()), tmp_path / "tiles", 16, 3, 1)
     data = prepare([str(tmp_path / "tiles" / "train")], tmp_path / "data")
-    from data_pipelines.dataset import PreparedDataset
+    from data_pipelines.loading.dataset import PreparedDataset
 
     captions = {text.record_id: text.captions for text in PreparedDataset(data).texts()}
     assert captions["one-0000.png"] == ["a part of one"]
@@ -87,7 +87,7 @@ def test_the_sample_photographs_are_there():
 
 
 def test_missing_samples_are_named(monkeypatch):
-    from semhitok.errors import UserError
+    from runtime.errors import UserError
 
     monkeypatch.setattr(tiles, "find_spec", lambda package: None)
     with pytest.raises(UserError, match="pip install scikit-image scikit-learn"):

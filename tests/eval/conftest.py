@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from data_pipelines.easy_vqa import read_records
-from data_pipelines.easy_vqa_shapes import PALETTE
 from data_pipelines.images import open_image, resize_and_crop, to_tensor
-from eval import generation, reconstruction, vqa
-from eval.answer_store import Answer
+from data_pipelines.sources.easy_vqa import read_records
+from data_pipelines.sources.easy_vqa_shapes import PALETTE
+from eval.drawing import easy_vqa as generation
+from eval.reconstruction import task as reconstruction
+from eval.vqa import task as vqa
+from eval.vqa.answer_store import Answer
 
 NUM_IMAGES = 40
 FAKE_CONFIG = SimpleNamespace(image_sampler={"guidance_scale": 5.0, "top_k": 40})
@@ -111,13 +113,13 @@ def _drawing(prompt, seed):
 def stand_ins():
     """Replace the data set, the tokenizer and the language model by the stand-ins above."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipelines.dataset.PreparedDataset", FakeDataset)
-        patch.setattr("tokenizer.model_folder.load_tokenizer", FakeTokenizer)
-        patch.setattr("eval.answering.answer_questions", fake_answers)
-        patch.setattr("mllm.fingerprint.model_fingerprint", lambda folder: "fabricated")
-        patch.setattr("mllm.generate.draw", fake_drawings)
+        patch.setattr("data_pipelines.loading.dataset.PreparedDataset", FakeDataset)
+        patch.setattr("tokenizer.saved.model_folder.load_tokenizer", FakeTokenizer)
+        patch.setattr("eval.vqa.answering.answer_questions", fake_answers)
+        patch.setattr("mllm.saved.fingerprint.model_fingerprint", lambda folder: "fabricated")
+        patch.setattr("mllm.drawing.generate.draw", fake_drawings)
         model = SimpleNamespace(config=FAKE_CONFIG)
-        patch.setattr("mllm.generate.load_drawing_model", lambda folder: (model, None))
+        patch.setattr("mllm.drawing.generate.load_drawing_model", lambda folder: (model, None))
         yield
 
 

@@ -11,12 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from eval import complete, drawing_task, reconstruction, sensitivity, vqa
-from eval.drawing_layouts import check_layout, read_prompts
-from eval.predictions import read_rows
-from mllm.fingerprint import model_fingerprint
-from semhitok import cli
-from semhitok.errors import UserError
+from eval import run_all as complete
+from eval.analysis import sensitivity
+from eval.drawing import task as drawing_task
+from eval.drawing.layouts import check_layout, read_prompts
+from eval.reconstruction import task as reconstruction
+from eval.vqa import task as vqa
+from eval.vqa.predictions import read_rows
+from mllm.saved.fingerprint import model_fingerprint
+from runtime.errors import UserError
+from semhitok import main as cli
 from tests.mllm.tiny import World, launch
 from tests.ports import free_port
 

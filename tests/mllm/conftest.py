@@ -2,7 +2,7 @@
 
 import pytest
 
-from mllm.load import load_processor
+from mllm.saved.load import load_processor
 from tests.mllm.tiny import World, make_model
 
 

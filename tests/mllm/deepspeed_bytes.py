@@ -11,8 +11,8 @@ import torch
 from torch.optim import AdamW
 from transformers import Trainer
 
-from mllm.load import load_model
-from semhitok.ranks import leave
+from mllm.saved.load import load_model
+from runtime.ranks import leave
 
 
 def size(tensors):

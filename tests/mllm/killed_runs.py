@@ -16,11 +16,11 @@ from pathlib import Path
 
 import deepspeed  # noqa: F401 - the Trainer would, anew in each life
 
-import mllm.checkpoints
-import mllm.train
-from mllm.train import UnifiedTrainer, train_mllm
-from mllm.training_config import MLLMPhaseConfig
-from semhitok.config import load_config
+import mllm.training.checkpoints
+import mllm.training.train
+from mllm.phase.settings import MLLMPhaseConfig
+from mllm.training.train import UnifiedTrainer, train_mllm
+from runtime.config import load_config
 
 PLACES = ("step", "writing", "between the marks", "deleting")
 
@@ -54,9 +54,11 @@ def arm(place, num_steps):
     if place == "writing":
         UnifiedTrainer._save_rng_state = after(UnifiedTrainer._save_rng_state)
     elif place == "between the marks":
-        mllm.checkpoints.write_json = after(mllm.checkpoints.write_json)
+        mllm.training.checkpoints.write_json = after(mllm.training.checkpoints.write_json)
     elif place == "deleting":
-        mllm.checkpoints.shutil.rmtree = after(mllm.checkpoints.shutil.rmtree, before=True)
+        mllm.training.checkpoints.shutil.rmtree = after(
+            mllm.training.checkpoints.shutil.rmtree, before=True
+        )
 
 
 def live(config, place=None, num_steps=0):
@@ -86,7 +88,7 @@ def main(path, num_kills, seed):
         place = PLACES[number % len(PLACES)] if number < len(PLACES) else draw.choice(PLACES)
         num_steps = draw.randint(1, 4)
         assert live(config, place, num_steps) == signal.SIGKILL, (place, num_steps)
-        last = mllm.checkpoints.newest(config.out / "checkpoints")
+        last = mllm.training.checkpoints.newest(config.out / "checkpoints")
         deaths.append((place, num_steps, 0 if last is None else last.step))
     assert live(config) == 0
     print("DEATHS", json.dumps(deaths))

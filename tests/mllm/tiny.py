@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from data_pipelines import prepare as prepare_module
+from data_pipelines.prepare import run as prepare_module
 from data_pipelines.records import Question, Record
-from data_pipelines.sources import Source
-from mllm.init import init_mllm
-from mllm.modeling_unified import UnifiedForConditionalGeneration
-from mllm.training_config import InitConfig, MixtureConfig, MLLMPhaseConfig
-from mllm.training_report import UNSTEADY
-from semhitok.metrics_log import read_metrics
+from data_pipelines.sources.source import Source
+from mllm.init.build import init_mllm
+from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.phase.settings import InitConfig, MixtureConfig, MLLMPhaseConfig
+from mllm.training.report import UNSTEADY
+from runtime.metrics_log import read_metrics
 from tests.ports import free_port
-from tokenizer.configuration_semhitok import SemHiTokConfig
-from tokenizer.extract import extract_codes
-from tokenizer.model_folder import save_tokenizer
-from tokenizer.modeling_semhitok import SemHiTokModel
+from tokenizer.extraction.extract import extract_codes
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.modeling_semhitok import SemHiTokModel
+from tokenizer.saved.model_folder import save_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 NUM_SEMANTIC, NUM_PIXEL, NUM_POSITIONS = 5, 3, 4  # K, M, N
@@ -196,7 +196,7 @@ def launch(
 
 def write_phase(path: Path, config: MLLMPhaseConfig) -> Path:
     """The YAML of a run."""
-    from semhitok.config import save_config
+    from runtime.config import save_config
 
     save_config(config, path)
     return path

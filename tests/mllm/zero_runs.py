@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-import mllm.loss
-import mllm.train
-from mllm.deepspeed_config import start_deepspeed
-from mllm.train import UnifiedTrainer, train_mllm
-from mllm.training_config import MLLMPhaseConfig
-from semhitok.config import load_config
-from semhitok.ranks import leave
+import mllm.model.loss
+import mllm.training.train
+from mllm.phase.deepspeed_config import start_deepspeed
+from mllm.phase.settings import MLLMPhaseConfig
+from mllm.training.train import UnifiedTrainer, train_mllm
+from runtime.config import load_config
+from runtime.ranks import leave
 
 TOKEN_IDS = torch.tensor([[7, 3, 9, 8, 5, 4, 11, 6]])
-CHUNK_SCORES = mllm.loss.CHUNK_SCORES
-finish, save_model = mllm.train.finish, UnifiedTrainer.save_model
+CHUNK_SCORES = mllm.model.loss.CHUNK_SCORES
+finish, save_model = mllm.training.train.finish, UnifiedTrainer.save_model
 
 
 def save_with_logits(self, output_dir=None, _internal_call=False):
@@ -44,7 +44,7 @@ def save_with_logits(self, output_dir=None, _internal_call=False):
 
 
 def run(job):
-    mllm.loss.CHUNK_SCORES = job.get("chunk") or CHUNK_SCORES
+    mllm.model.loss.CHUNK_SCORES = job.get("chunk") or CHUNK_SCORES
     config = load_config(MLLMPhaseConfig, Path(job["config"]))
 
     def finish_and_keep(folder, num_ranks):
@@ -52,7 +52,7 @@ def run(job):
         if job.get("keep") and folder.name == f"checkpoint-{job['keep'][1]}":
             shutil.copytree(config.out, job["keep"][0])
 
-    mllm.train.finish = finish_and_keep
+    mllm.training.train.finish = finish_and_keep
     train_mllm(config)
     # The next run may be of another stage, or of none.
     unset_hf_deepspeed_config()

@@ -11,10 +11,11 @@ import yaml
 from PIL import Image, ImageDraw
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from semhitok import ablate, cli
+from runtime.config import build_config
+from runtime.errors import UserError
+from semhitok import ablate
+from semhitok import main as cli
 from semhitok.ablation_plan import AblationConfig, MeasureStep, plan
-from semhitok.config import build_config
-from semhitok.errors import UserError
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 60, 230)}
 SMALL = {"hidden_size": 16, "encoder_layers": 1, "attention_heads": 2}

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 from semhitok.quickstart import QuickstartConfig, run_quickstart
 
 

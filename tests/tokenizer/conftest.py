@@ -7,10 +7,10 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import SiglipVisionConfig
 
-from data_pipelines.dataset import PreparedDataset
-from data_pipelines.prepare import prepare
-from tokenizer.configuration_semhitok import SemHiTokConfig
-from tokenizer.modeling_semhitok import SemHiTokModel
+from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.prepare.run import prepare
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.modeling_semhitok import SemHiTokModel
 
 NUM_IMAGES = 24
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.training_config import AdversarialConfig
+from tokenizer.training.settings import AdversarialConfig
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

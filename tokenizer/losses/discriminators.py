@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 from tokenizer.losses.features import load_features
-from tokenizer.training_config import AdversarialConfig
+from tokenizer.training.settings import AdversarialConfig
 
 
 class PatchGAN(nn.Module):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 
 # kernel, stride, expansion, channels, repeats (arXiv 1905.11946, table 1; the "lite" networks keep
 # its B0 sizes, without squeeze-and-excitation and with ReLU6).

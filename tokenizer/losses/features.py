@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 from tokenizer.losses.efficientnet_lite import (
     FEATURE_CHANNELS,
     EfficientNetLite0,
     load_efficientnet_lite0,
 )
-from tokenizer.model_folder import one_line
+from tokenizer.saved.model_folder import one_line
 
 NUM_LEVELS = 4  # of a transformers encoder: its depth at a quarter, a half, three quarters, the end
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semhitok.errors import UserError
+from runtime.errors import UserError
 from tokenizer.losses.features import FrozenFeatures, load_features
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]

@@ -14,7 +14,7 @@ from tokenizer.losses.adversarial import (
     r1_penalty,
     ramp,
 )
-from tokenizer.training_config import AdversarialConfig
+from tokenizer.training.settings import AdversarialConfig
 
 
 def log_sigmoid(x):

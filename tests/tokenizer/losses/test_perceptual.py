@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from data_pipelines.images import resize_and_crop, to_tensor
-from semhitok.errors import UserError
+from runtime.errors import UserError
 from tokenizer.losses.discriminators import FeatureDiscriminator, PatchGAN
 from tokenizer.losses.features import load_features
 from tokenizer.losses.perceptual import load_distance

@@ -1,0 +1,99 @@
+"""Images that a row of a hub data set names: read out of that data set's own files, no others.
+
+Data sets laid out as folders of images hold paths in place of bytes. `datasets` makes most of them,
+but a table can hold any it likes, such as `/etc/passwd`.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from data_pipelines.images import MAX_FILE_SIZE
+from data_pipelines.safe_files import check_name, read_inside
+from runtime.errors import UserError, says
+
+
+class HubFiles:
+    """The files of one data set.
+
+    Args:
+        name: of the data set on the hub, or a local folder laid out as one.
+    """
+
+    def __init__(self, name: str) -> None:
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            from huggingface_hub.constants import HF_HUB_CACHE
+            from huggingface_hub.file_download import repo_folder_name
+
+            # Names in `snapshots/REVISION` below it are links to `blobs`, also below it.
+            folder = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
+        self.folder = folder.absolute()
+        self.url = f"hf://datasets/{name}@"
+        self._archives: dict[tuple[int, Path], zipfile.ZipFile] = {}
+
+    def has(self, path: str) -> bool:
+        """Whether it is a path as `datasets` makes them, and no name for the user to explain."""
+        return "://" in path or os.path.isabs(path)
+
+    def read(self, path: str) -> bytes:
+        """Read the file of a path.
+
+        Args:
+            path: absolute; where the data set is streamed, `hf://datasets/NAME@REVISION/...`; or
+                `zip://MEMBER::PATH` with one of these.
+
+        Raises:
+            ValueError: in one clause, if it is not of this data set, not there, or too large.
+            UserError: if the hub cannot be reached.
+        """
+        member, *containers = path.split("::")
+        place = containers[-1] if containers else member
+        if len(containers) > 1 or (containers and not member.startswith("zip://")):
+            raise ValueError("its image lies in an archive of an unknown kind")
+        if place.startswith(self.url) and ".." not in place.split("/"):
+            return self._streamed(path)
+        if "://" in place or not Path(os.path.realpath(place)).is_relative_to(
+            os.path.realpath(self.folder)
+        ):
+            raise ValueError(f"its image is no file of the data set ({place[:100]})")
+        if containers:
+            return self._member(Path(place), member.removeprefix("zip://"))
+        return read_inside(self.folder, Path(place), MAX_FILE_SIZE)
+
+    def _member(self, place: Path, name: str) -> bytes:
+        """Read a file out of a zip, which stays open: its table of contents may be long."""
+        check_name(name)
+        key = (os.getpid(), place)  # processes must not share an open file
+        try:
+            if key not in self._archives:
+                self._archives = {key: zipfile.ZipFile(place)}
+            entry = self._archives[key].getinfo(name)
+            if entry.file_size > MAX_FILE_SIZE:
+                raise ValueError(
+                    f"{name[:100]} has {entry.file_size:,} bytes; the limit is {MAX_FILE_SIZE:,}"
+                )
+            return self._archives[key].read(entry)  # never more than the size above
+        except KeyError:
+            raise ValueError(f"{name[:100]} is not there") from None
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{place.name} cannot be read ({error})") from error
+
+    def _streamed(self, path: str) -> bytes:
+        import fsspec
+
+        try:
+            with fsspec.open(path, "rb") as file:
+                data = bytes(file.read(MAX_FILE_SIZE + 1))
+        except FileNotFoundError:
+            raise ValueError(f"{path.rsplit('/', 1)[-1]} is not there") from None
+        except Exception as error:
+            raise UserError(
+                f"{path} cannot be read ({says(error)}): run the same "
+                "command again, which goes on from there"
+            ) from error
+        if len(data) > MAX_FILE_SIZE:
+            raise ValueError(f"its image has more bytes than the limit of {MAX_FILE_SIZE:,}")
+        return data

@@ -1,0 +1,137 @@
+"""Parquet and Arrow files with a column of images, or of texts.
+
+Files that `semhitok prepare` wrote come back as they are; of others `columns.py` says which column
+is what. A row group, or a record batch, is held at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.records import SCHEMA, Record, Reject, record_from_row
+from data_pipelines.safe_files import short_names
+from data_pipelines.sources.columns import choose_columns, record_of_row
+from data_pipelines.sources.rows import Rows, guarded
+from runtime.errors import UserError, says
+from runtime.storage import is_remote, matching, reading
+
+
+class _Table:
+    """One file, on disk or (parquet alone) in a store: its columns, and its rows by group."""
+
+    def __init__(self, path: str, kind: str):
+        self.path = path
+        try:
+            if kind == "parquet":
+                with _parquet(path) as table:
+                    self.schema, footer = table.schema_arrow, table.metadata
+                self.sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+                self.group: Callable[[int], pa.Table] = self._row_group
+            else:
+                self._batches = _record_batches(path)
+                self.schema = self._batches[0].schema if self._batches else pa.schema([])
+                self.sizes = [batch.num_rows for batch in self._batches]
+                self.group = lambda number: pa.Table.from_batches([self._batches[number]])
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path} is no whole {kind} file ({says(error)})") from error
+
+    def _row_group(self, number: int) -> pa.Table:
+        with _parquet(self.path) as table:  # opened anew: processes must not share it
+            return table.read_row_group(number)
+
+
+@contextlib.contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    if not is_remote(path):
+        with pq.ParquetFile(path) as table:
+            yield table
+        return
+    with reading(path) as file, pq.ParquetFile(file) as table:
+        yield table
+
+
+def _record_batches(path: str) -> list[pa.RecordBatch]:
+    """Memory-mapped batches of an Arrow file or, as `datasets` writes them, an Arrow stream."""
+    with pa.memory_map(path) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+        except pa.ArrowInvalid:
+            return list(pa.ipc.open_stream(source))
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, str]) -> Rows:
+    """The rows of one file, of all files of a folder, or of those that a pattern with `*` finds.
+
+    Args:
+        place: file, folder or pattern, or the URL of one (a folder's ends with `/`); files come in
+            the order of their names.
+        kind: "parquet" or "arrow".
+        images: the folder of images, where a column holds their names.
+        columns: see `columns.py`.
+
+    Raises:
+        UserError: if there is no such file, one is broken, or a column is not there.
+    """
+    paths = _find(place, kind)
+    stems = short_names(paths)
+    tables = [_Table(path, kind) for path in paths]
+    schema = tables[0].schema
+    for table in tables:
+        if table.schema.names != schema.names:
+            raise UserError(f"{table.path} has other columns than {tables[0].path}")
+    prepared = not columns and schema.names == SCHEMA.names
+    chosen = {} if prepared else choose_columns(columns, schema.names, place)
+    wanted = schema.names if prepared else sorted(set(chosen.values()))
+    groups = [(file, number) for file, t in enumerate(tables) for number in range(len(t.sizes))]
+    ends = np.cumsum([0, *(size for table in tables for size in table.sizes)])
+    firsts = np.cumsum([0, *(sum(table.sizes) for table in tables)]).tolist()
+    held: dict[int, pa.Table] = {}
+
+    def read(index: int) -> Record | Reject:
+        group = int(np.searchsorted(ends, index, side="right")) - 1
+        file, number = groups[group]
+        table = tables[file]
+        row_number = index - firsts[file]
+
+        def record() -> Record:
+            if group not in held:
+                held.clear()
+                held[group] = table.group(number).select(wanted)
+            (row,) = held[group].slice(index - int(ends[group]), 1).to_pylist()
+            if prepared:
+                return record_from_row(row)
+            return record_of_row(row, chosen, f"{stems[file]}-{row_number:07d}", images)
+
+        return guarded(f"{stems[file]}.{kind}", row_number, record)
+
+    return Rows(int(ends[-1]), read)
+
+
+def _find(place: str, kind: str) -> list[str]:
+    """Files of a place, in the order of their names."""
+    suffix = f".{kind}"
+    if is_remote(place):
+        if kind == "arrow":
+            raise UserError(f"Arrow files are mapped into memory: fetch {place} to a disk first")
+        return matching(place, suffix)
+    if os.path.isdir(place):
+        found = sorted(path for path in Path(place).iterdir() if path.suffix.lower() == suffix)
+        complaint = f"the folder {place} holds no {suffix} file"
+    elif "*" in place:
+        found = sorted(Path(name) for name in glob.glob(place))
+        complaint = f"no file matches {place}"
+    else:
+        found = [Path(place)] if os.path.isfile(place) else []
+        complaint = f"no such file: {place}"
+    if not found:
+        raise UserError(complaint)
+    return [str(path) for path in found]

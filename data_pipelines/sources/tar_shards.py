@@ -1,0 +1,267 @@
+"""Webdataset tars: samples of files that share a name up to its first dot, one after another.
+
+    cats/0001.jpg  cats/0001.txt       an image and its caption
+    cats/0002.png  cats/0002.json      captions, or whatever `columns.py` knows, as JSON
+
+A column of a mapping is a key of the JSON or the ending of a file (`image=input.png`). A record is
+called by its tar's name and its own, `00000/cats/0001`, since many writers number the samples of
+each tar anew; `id=` says otherwise.
+
+A tar is read as a stream, from disk or from wherever fsspec reaches, and nothing is ever unpacked.
+Links, devices, names that lead out and pickles are refused, each with its sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+from data_pipelines.images import MAX_FILE_SIZE
+from data_pipelines.records import Record, Reject
+from data_pipelines.safe_files import check_name, parse_line, short_names
+from data_pipelines.sources.columns import choose_columns, record_of_row, text_of
+from data_pipelines.sources.rows import Streams
+from runtime.errors import UserError
+from runtime.storage import is_remote, matching, reading
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+CAPTION_ENDINGS = ("txt", "caption", "text")
+PICKLE_ENDINGS = ("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "npy", "npz", "joblib")
+"""Formats that run code when they are read, or can hold one that does."""
+
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+"""Endings of tars that would first have to be unpacked; images in them get no smaller anyway."""
+
+EXTENDED_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+"""Members that hold the next one's name and other fields, and are read whole."""
+
+BROKEN = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
+"""What a truncated archive, or a header of nonsense, provokes."""
+
+LOOKED_AT = 100
+"""Samples whose keys count as the columns."""
+
+MAX_HEADER_SIZE = 1024 * 1024
+"""Largest of those, in bytes."""
+
+MAX_MEMBERS = 64
+"""Most files of one sample, so that a tar of a single name fills no memory."""
+
+
+def read_tars(place: str, columns: dict[str, str]) -> Streams:
+    """One stream of records for each tar.
+
+    Args:
+        place: a path or URL, with `*` or `{0000..0127}` for several; or a folder, whose URL ends
+            with `/`.
+        columns: which keys of a sample's `.json` are what, see `columns.py`.
+
+    Raises:
+        UserError: if there is no such file, the first cannot be opened, or its first samples lack
+            a column.
+    """
+    names = _expand(place)
+    if is_remote(names[0]):  # what is wrong with name or access shows before anything is written
+        with reading(names[0]):
+            pass
+    if columns:
+        _refuse_unknown(columns, names[0])
+    stems = short_names(names)
+    return Streams(
+        [
+            lambda name=name, stem=stem: _read_tar(name, stem, columns)  # type: ignore[misc]
+            for name, stem in zip(names, stems, strict=True)
+        ]
+    )
+
+
+def _expand(place: str) -> list[str]:
+    """The tars of a pattern, in order."""
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}", place)
+    if braces:
+        first, last = braces.groups()
+        numbers = range(int(first), int(last) + 1)
+        written = (place.replace(braces[0], f"{n:0{len(first)}d}", 1) for n in numbers)
+        names = [name for each in written for name in _expand(each)]
+    elif is_remote(place):
+        names = matching(place, ".tar")
+    elif Path(place).expanduser().is_dir():
+        names = sorted(str(path) for path in Path(place).expanduser().glob("*.tar"))
+    else:
+        place = os.path.expanduser(place)
+        names = sorted(glob.glob(place)) if "*" in place else [place]
+    if not names:
+        raise UserError(f"no tar matches {place}")
+    packed = [name for name in names if name.lower().endswith(COMPRESSED)]
+    if packed:
+        raise UserError(
+            f"{packed[0]} is compressed: unpack it to a .tar first, which is read as it is"
+        )
+    missing = [name for name in names if not is_remote(name) and not Path(name).is_file()]
+    if missing:
+        raise UserError(f"no such file: {missing[0]}")
+    return names
+
+
+def _refuse_unknown(columns: dict[str, str], name: str) -> None:
+    """Refuse a column that none of the first samples of a tar has."""
+    known: dict[str, None] = {}
+    with reading(name) as file, contextlib.suppress(*BROKEN):
+        for _, parts, _ in itertools.islice(_samples(file, lambda ending: True), LOOKED_AT):
+            known |= dict.fromkeys(parts)
+            with contextlib.suppress(ValueError):
+                known |= dict.fromkeys(parse_line(parts.get("json", b"")))
+    for key, column in columns.items():
+        if known and column not in known:
+            raise UserError(
+                f"{name} has no column {column!r} for {key}; its columns are: {', '.join(known)}"
+            )
+
+
+def _read_tar(name: str, stem: str, columns: dict[str, str]) -> Iterator[Record | Reject]:
+    """The samples of one tar; a tar that breaks off ends with a reject.
+
+    Raises:
+        UserError: if it cannot be opened, or the place where it lies fails while it is read; the
+            archive itself may be whole.
+    """
+    with reading(name) as file:
+        wanted = {*IMAGE_ENDINGS, *CAPTION_ENDINGS, "json", *columns.values()}
+        try:
+            for key, parts, problem in _samples(file, wanted.__contains__):
+                yield _sample(f"{stem}/{key}", parts, problem, columns)
+        except BROKEN as error:  # what came before it stands
+            yield Reject(f"{stem}.tar", f"the archive breaks off here ({error})")
+
+
+class _Member(tarfile.TarInfo):
+    """A header, after which nothing is silently left out or read without a limit."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        """The next one; tarfile itself takes a broken one for the end of the archive."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark at the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:  # tarfile's own hook
+        if self.type in EXTENDED_HEADERS and self.size > MAX_HEADER_SIZE:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def _samples(
+    file: IO[bytes], wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, dict[str, bytes], str]]:
+    """Group the members of an open tar by name.
+
+    Args:
+        file: the tar.
+        wanted: whether a file of such an ending is to be read.
+
+    Yields:
+        A sample's name, its files by their endings, and why it must not be read, or nothing.
+    """
+    key, parts, problem = "", {}, ""  # type: str, dict[str, bytes], str
+    # "r|": read forwards, never seek back; without a letter after it, never decompress.
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
+        for member in archive:
+            # Else it keeps the header of every file.
+            archive.members.clear()  # type: ignore[attr-defined]
+            if member.isdir():
+                continue
+            name, ending = _split(member.name)
+            if name != key:
+                if key:
+                    yield key, parts, problem
+                key, parts, problem = name, {}, ""
+            problem = problem or _complaint(member, ending, len(parts))
+            if problem:
+                parts = {}
+                continue
+            if wanted(ending):
+                content = archive.extractfile(member)
+                assert content is not None
+                parts[ending] = content.read()
+    if key:
+        yield key, parts, problem
+
+
+def _split(name: str) -> tuple[str, str]:
+    """`cats/0001.seg.png` -> (`cats/0001`, `seg.png`), as webdataset does."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return f"{folder}{slash}{stem}", ending.lower()
+
+
+def _complaint(member: tarfile.TarInfo, ending: str, num_parts: int) -> str:
+    """Why a member must not be read; empty where it may."""
+    try:
+        check_name(member.name)
+    except ValueError as error:
+        return str(error)
+    shown = member.name[:100]
+    if not member.isreg() or member.issparse():
+        return f"{shown} is a link, a device or sparse, which a tar of samples has no need of"
+    if ending.rsplit(".", 1)[-1] in PICKLE_ENDINGS:
+        return f"{shown} is a pickle or may hold one, which is never read"
+    if member.size > MAX_FILE_SIZE:
+        return f"{shown} has {member.size:,} bytes; the limit is {MAX_FILE_SIZE:,}"
+    if num_parts >= MAX_MEMBERS:
+        return f"more than {MAX_MEMBERS} files make up this sample"
+    return ""
+
+
+def _sample(
+    key: str, parts: dict[str, bytes], problem: str, columns: dict[str, str]
+) -> Record | Reject:
+    """Turn the files of one name into a record."""
+    key = key.encode("utf-8", "backslashreplace").decode("utf-8")
+    if problem:
+        return Reject(key, problem)
+    try:
+        row: dict[str, Any] = parse_line(parts["json"]) if "json" in parts else {}
+        endings = [columns.get("image", "")] if columns.get("image") in parts else IMAGE_ENDINGS
+        images = [parts[ending] for ending in endings if ending in parts]
+        if len(images) > 1:
+            return Reject(
+                key, f"{len(images)} images make up this sample, not one; say which, with image="
+            )
+        # The image is the tar's; a name in the JSON says where it came from.
+        row = {name: value for name, value in row.items() if name != columns.get("image", "image")}
+        row |= {ending: parts[ending] for ending in columns.values() if ending in parts}
+        captions = _captions(parts)
+        row |= {"jpg": images[0]} if images else {}
+        row |= {"caption": captions} if captions else {}
+        if not row:
+            return Reject(key, "neither an image nor a text makes up this sample")
+        given = {name: column for name, column in columns.items() if column in row}
+        given |= {"image": "jpg"} if images else {}
+        chosen = choose_columns(given, list(row), key)
+        if "id" not in given:  # one in the JSON is of whatever the data were made from
+            chosen.pop("id", None)
+        return record_of_row(row, chosen, key, None)
+    except (UserError, ValueError) as error:  # of one sample's JSON, not of the whole source
+        return Reject(key, str(error))
+
+
+def _captions(parts: dict[str, bytes]) -> list[str]:
+    """The texts beside an image, a file each."""
+    found: Iterable[bytes] = (parts[ending] for ending in CAPTION_ENDINGS if ending in parts)
+    return [text_of(text, "caption") for text in found]

@@ -1,0 +1,148 @@
+"""What one tokenizer of an ablation is measured by: reconstruction, usage, and linear probes.
+
+A probe reads the mean over an image's positions of its code vectors, semantic alone or semantic
+and pixel side by side: what the codes say wherever they stand. It is fitted on the training split
+and scored on the test split.
+
+Shapes: n images, N image positions, D width of the code vectors.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eval.analysis.linear_probe import caption_label, fit_probe
+from eval.reconstruction.task import evaluate
+
+Probes = Mapping[str, Sequence[str]]
+
+
+def measure(
+    tokenizer_dir: Path | str,
+    train_dir: Path | str,
+    test_dir: Path | str,
+    out_dir: Path | str,
+    probes: Probes,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Measure a tokenizer and save `summary.json`, `probe_predictions.jsonl`, `reconstruction/`.
+
+    Args:
+        tokenizer_dir: a saved SemHiTok model.
+        train_dir, test_dir: prepared data sets with captions.
+        out_dir: where the results go; made if missing.
+        probes: name of a property → the words of a caption that are its classes.
+        batch_size: images at a time.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: if a property has no labelled image to learn from or to be scored on.
+    """
+    from data_pipelines.loading.dataset import PreparedDataset
+    from runtime.run_folder import write_json, write_text
+    from tokenizer.saved.model_folder import load_tokenizer
+
+    out_dir = Path(out_dir)
+    train, test = (PreparedDataset(path, images_only=True) for path in (train_dir, test_dir))
+    reconstruction = evaluate(tokenizer_dir, test_dir, out_dir / "reconstruction", batch_size)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_tokenizer(tokenizer_dir).to(device).eval()
+    features = [_mean_code_vectors(model, split, batch_size) for split in (train, test)]
+    width = model.config.semantic_code_dim
+    results, predictions = {}, []
+    for name, words in probes.items():
+        labels = [_labels(split, words, name) for split in (train, test)]
+        for kind, columns in (("semantic", slice(0, width)), ("joint", slice(None))):
+            views = [split[:, columns] for split in features]
+            result, rows = _probe(views, labels, words)
+            results[f"{name}.{kind}"] = result
+            predictions += [
+                {"record_id": test.ids[index], "probe": name, "features": kind} | row
+                for index, row in rows
+            ]
+    codebook = reconstruction["codebook"]
+    summary = {
+        "psnr": reconstruction["psnr"],
+        "ssim": reconstruction["ssim"],
+        # Of K·M: one meaning for every structure.
+        "usage": codebook["pixel_usage"],
+        "probes": results,
+        "num_semantic_codes": codebook["num_semantic_codes"],
+        "num_pixel_codes": codebook["num_pixel_codes"],
+        "code_structure": model.config.code_structure,
+        "decoder": reconstruction["decoder"],
+        "tokenizer": str(tokenizer_dir),
+        "train_fingerprint": train.fingerprint,
+        "test_fingerprint": test.fingerprint,
+    }
+    lines = "".join(json.dumps(row) + "\n" for row in predictions)
+    write_text(out_dir / "probe_predictions.jsonl", lines)
+    write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
+    return summary
+
+
+def _probe(
+    features: Sequence[Tensor], labels: Sequence[Tensor], words: Sequence[str]
+) -> tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]:
+    """Fit on the first split and score on the second; labels of -1 are left out."""
+    (train, test), (train_labels, test_labels) = features, labels
+    known, scored = train_labels >= 0, test_labels >= 0
+    probe = fit_probe(train[known], train_labels[known], len(words))
+    predicted, truth = probe.predict(test[scored]), test_labels[scored]
+    majority = torch.bincount(train_labels[known], minlength=len(words)).argmax()
+    result = {
+        "accuracy": float((predicted == truth).double().mean()),
+        "majority": float((truth == majority).double().mean()),
+        "num_train": int(known.sum()),
+        "num_test": len(truth),
+    }
+    rows = [
+        (int(index), {"label": words[wanted], "predicted": words[given]})
+        for index, wanted, given in zip(
+            scored.nonzero()[:, 0], truth.tolist(), predicted.tolist(), strict=True
+        )
+    ]
+    return result, rows
+
+
+@torch.inference_mode()
+def _mean_code_vectors(model: Any, dataset: Any, batch_size: int) -> Tensor:
+    """(n, D_semantic + D_pixel): each image's code vectors, averaged over its positions."""
+    from runtime.progress import Progress
+
+    device, size = next(model.parameters()).device, model.config.image_size
+    pooled = []
+    with Progress(len(dataset), "features", "image") as progress:
+        for start in range(0, len(dataset), batch_size):
+            indices = range(start, min(start + batch_size, len(dataset)))
+            images = torch.stack([dataset.image_tensor(index, size) for index in indices])
+            vectors = model.code_vectors(model.encode(images.to(device)))
+            pooled.append(vectors.mean(dim=1).cpu())
+            progress.update(len(indices))
+    return torch.cat(pooled).clone()
+
+
+def _labels(dataset: Any, words: Sequence[str], name: str) -> Tensor:
+    """(n,) int64 classes by the captions; -1 where they leave it open."""
+    from runtime.errors import UserError
+
+    found = [caption_label(record.captions, words) for record in dataset.texts()]
+    if all(label is None for label in found):
+        raise UserError(
+            f"no caption of {dataset.path} names exactly one of the words of the probe {name!r} "
+            f"({', '.join(words)}): list words that the captions use."
+        )
+    return torch.tensor([-1 if label is None else label for label in found])
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and sample deviation (n − 1); None for a single value, which says nothing of it."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), deviation

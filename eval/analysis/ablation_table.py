@@ -1,0 +1,84 @@
+"""The table of an ablation: one row a variant, mean ± deviation over the seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.analysis.ablation import mean_and_deviation
+
+Summaries = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Variant → the summaries of its seeds, as `eval.analysis.ablation.measure` gives them."""
+
+SHARES = ("usage",)  # shown in percent, like the accuracies
+
+
+def ablation_rows(summaries: Summaries, about: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row a variant: sizes, what it is, and for each measure its mean, deviation and values."""
+    rows = []
+    for name, seeds in summaries.items():
+        measures = {key: [seed[key] for seed in seeds] for key in ("psnr", "ssim", "usage")}
+        for probe in seeds[0]["probes"]:
+            measures[probe] = [seed["probes"][probe]["accuracy"] for seed in seeds]
+        row: dict[str, Any] = {
+            "variant": name,
+            "about": about[name],
+            "num_semantic_codes": seeds[0]["num_semantic_codes"],
+            "num_pixel_codes": seeds[0]["num_pixel_codes"],
+            "measures": {},
+        }
+        for key, values in measures.items():
+            mean, deviation = mean_and_deviation(values)
+            row["measures"][key] = {"mean": mean, "deviation": deviation, "values": values}
+        rows.append(row)
+    return rows
+
+
+def ablation_markdown(
+    rows: Sequence[Mapping[str, Any]], majorities: Mapping[str, float], facts: Sequence[str]
+) -> str:
+    """The table, what its variants are, and what its columns mean.
+
+    Args:
+        rows: from `ablation_rows`.
+        majorities: probe → accuracy of always saying its commonest class.
+        facts: further sentences about the run, one a line.
+    """
+    probes = [key for key in rows[0]["measures"] if "." in key]
+    heads = ["variant", "K × M", "PSNR, dB", "SSIM"]
+    heads += [" on ".join(probe.rsplit(".", 1)) for probe in probes] + ["usage"]
+    lines = ["# Ablation", "", _line(heads), _line(["---"] * len(heads))]
+    for row in rows:
+        cells = [row["variant"], f"{row['num_semantic_codes']:,} × {row['num_pixel_codes']:,}"]
+        cells += [_cell(key, row["measures"][key]) for key in ("psnr", "ssim", *probes, "usage")]
+        lines.append(_line(cells))
+    lines += ["", "## Variants", ""]
+    lines += [f"- **{row['variant']}**: {row['about']}" for row in rows]
+    lines += ["", "## Columns", ""]
+    lines += [
+        "- PSNR, SSIM: mean over the test images of each image's own, 8-bit RGB levels.",
+        "- A probe is a logistic regression on the mean of an image's code vectors, semantic or",
+        "  joint (semantic and pixel side by side), fitted on the training images and scored on",
+        "  the test images. Always the commonest class: "
+        + ", ".join(f"{name} {share:.1%}" for name, share in majorities.items())
+        + ".",
+        "- Usage: how many of the K·M image codes occur in the test images.",
+        "- ±: sample deviation over the seeds.",
+    ]
+    lines += [f"- {fact}" for fact in facts]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(key: str, measure: Mapping[str, Any]) -> str:
+    mean, deviation = measure["mean"], measure["deviation"]
+    if "." in key or key in SHARES:
+        mean, digits = 100 * mean, 1
+        deviation = None if deviation is None else 100 * deviation
+    else:
+        digits = {"psnr": 2, "ssim": 4}[key]
+    text = f"{mean:.{digits}f}"
+    if deviation is not None:
+        text += f" ± {deviation:.{digits}f}"
+    return text + (" %" if "." in key or key in SHARES else "")

@@ -1,0 +1,333 @@
+r"""The observation behind the hierarchy: patches that share a semantic code look alike.
+
+Measured as the variance of patch pixels within a code, over their overall variance: 0 where the
+code tells all of the pixels, 1 where it tells nothing, as shuffled codes must.
+
+Example:
+    semhitok eval observation --tokenizer runs/quickstart/decoder/model \
+        --data runs/quickstart/data/test --out runs/observation
+
+Shapes: B batch, N image positions, p patch size, K semantic codes, M pixel codes each.
+"""
+
+import math
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eval.analysis.grouped_variance import GroupedVariance
+from eval.reports.evaluation_page import Card, Report, Table, write_reports
+
+NUM_SHOWN_CODES = 12
+NUM_SHOWN_PATCHES = 16
+KMEANS_VECTORS = 40_000  # at most; k-means of the two baselines is fitted on so many patches
+
+
+@dataclass(frozen=True)
+class ObservationSettings:
+    """What a measurement was run with; saved beside its results."""
+
+    tokenizer: str
+    """Folder of the image tokenizer."""
+    data: str
+    """Folder of the prepared data set."""
+    batch_size: int
+    """Images at a time."""
+    max_images: int | None
+    """Images to take, evenly spaced; None for all."""
+    num_shuffles: int
+    """Random permutations of the codes over the patches."""
+    seed: int
+    """Of the permutations, of k-means and of the untrained encoder."""
+
+
+def to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """(B, 3, H, W) images in [-1, 1] → (B, N, 3·p²) pixels in [0, 1], positions row-major."""
+    return F.unfold((images + 1) / 2, patch_size, stride=patch_size).transpose(1, 2)
+
+
+def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, Any]:
+    """Measure, and write `summary.json`, `report.html`, `report.md` and `patches.png`.
+
+    Args:
+        settings: see `ObservationSettings`.
+        out_dir: where the results go; made if missing.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: if there are too few patches to compare, or a path holds no model or data set.
+    """
+    from data_pipelines.loading.dataset import PreparedDataset
+    from runtime.errors import UserError
+    from runtime.run_folder import make_folder, write_json
+    from tokenizer.saved.model_folder import load_tokenizer
+
+    out_dir = make_folder(out_dir)
+    dataset = PreparedDataset(settings.data, images_only=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_tokenizer(settings.tokenizer, needs="encoder").to(device).eval()
+    wanted = min(len(dataset), settings.max_images or len(dataset))
+    indices = np.linspace(0, len(dataset) - 1, wanted).astype(int).tolist()
+    images = _Images(dataset, indices, model.config.image_size, settings.batch_size)
+
+    groupings, codes = _measure(model, images, settings.seed)
+    real = groupings["semantic codes"]
+    if not real.within >= 0:
+        raise UserError(
+            f"{settings.data} has {real.num_vectors:,} patches and no two of them share a semantic "
+            f"code, so nothing can be compared: measure more images."
+        )
+    if not real.overall > 0:
+        raise UserError(f"all patches of {settings.data} are equal: measure other images.")
+    shuffled, shown = _shuffle(model, images, codes, settings.num_shuffles, settings.seed)
+    ratios = [each.ratio for each in shuffled]
+    rows = {name: _row(grouping) for name, grouping in groupings.items()}
+    rows["shuffled semantic codes"] = _row(shuffled[0]) | {
+        "within_variance": float(np.mean([each.within for each in shuffled])),
+        "ratio": float(np.mean(ratios)),
+        "ratio_deviation": float(np.std(ratios, ddof=1)) if len(ratios) > 1 else None,
+    }
+    summary = {
+        "task": "observation",
+        "num_images": len(indices),
+        "num_patches": real.num_vectors,
+        "resolution": model.config.image_size,
+        "patch_size": model.config.patch_size,
+        "overall_variance": real.overall,
+        "ratio": real.ratio,
+        "shuffled_ratio": rows["shuffled semantic codes"]["ratio"],
+        "groupings": rows,
+        "rule": "variance of pixels in [0, 1], averaged over the values of a patch; within: about "
+        "the mean of the patch's group, divided by patches less groups in use, so that codes of "
+        "one patch count for nothing and random groups have a ratio of 1 on average",
+        "num_shuffles": settings.num_shuffles,
+        "seed": settings.seed,
+        "tokenizer": settings.tokenizer,
+        "data": settings.data,
+        "data_fingerprint": dataset.fingerprint,
+    }
+    _save_patches(shown, model.config.patch_size, out_dir / "patches.png")
+    write_reports(_report(summary), out_dir)
+    write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
+    return summary
+
+
+def command(args: Namespace) -> Path:
+    """Run `semhitok eval observation`; returns the folder that was written."""
+    from runtime.run_folder import RunDirectory
+
+    settings = ObservationSettings(
+        str(args.tokenizer),
+        str(args.data),
+        args.batch_size,
+        args.max_images,
+        args.shuffles,
+        args.seed,
+    )
+    RunDirectory(args.out).start(settings, "semhitok eval observation")
+    summary = evaluate(settings, args.out)
+    print(
+        f"variance of patch pixels within a semantic code: {summary['ratio']:.1%} of the overall, "
+        f"{summary['shuffled_ratio']:.1%} with shuffled codes, over {summary['num_patches']:,} "
+        f"patches"
+    )
+    return Path(args.out)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The chosen images, again and again in one order."""
+
+    dataset: Any
+    indices: list[int]
+    size: int
+    batch_size: int
+
+    def batches(self, label: str) -> Iterator[Tensor]:
+        """(B, 3, size, size) in [-1, 1]."""
+        from runtime.progress import Progress
+
+        with Progress(len(self.indices), label, "image") as progress:
+            for start in range(0, len(self.indices), self.batch_size):
+                yield self.tensor(self.indices[start : start + self.batch_size])
+                progress.update(min(self.batch_size, len(self.indices) - start))
+
+    def tensor(self, indices: list[int]) -> Tensor:
+        return torch.stack([self.dataset.image_tensor(index, self.size) for index in indices])
+
+
+@torch.inference_mode()
+def _measure(model: Any, images: _Images, seed: int) -> tuple[dict[str, GroupedVariance], Tensor]:
+    """Every grouping's variances, and the (n, N) semantic codes of all images."""
+    config, device = model.config, next(model.parameters()).device
+    width, num_codes = 3 * config.patch_size**2, config.num_semantic_codes
+    untrained = _untrained(model, seed).to(device)
+    by_pixels, by_features = _baselines(model, untrained, images, seed)
+    groupings = {
+        "semantic codes": GroupedVariance(num_codes, width),
+        "image codes": GroupedVariance(config.num_image_codes, width),
+        "k-means of an untrained encoder": GroupedVariance(num_codes, width),
+        "k-means of the pixels": GroupedVariance(num_codes, width),
+    }
+    kept = []
+    for batch in images.batches("patches"):
+        patches = to_patches(batch, config.patch_size).flatten(0, 1)
+        codes = model.encode(batch.to(device))
+        features = _features(untrained, batch.to(device))
+        groups = [
+            codes.semantic.flatten(),
+            codes.flat.flatten(),
+            by_features.nearest(by_features.normalize(features)),
+            by_pixels.nearest(patches.to(device)),
+        ]
+        for grouping, group in zip(groupings.values(), groups, strict=True):
+            grouping.add(patches, group.cpu())
+        kept.append(codes.semantic.cpu())
+    return groupings, torch.cat(kept)
+
+
+def _untrained(model: Any, seed: int) -> Any:
+    """The same architecture with random weights, teacher and all."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return type(model)(model.config).eval()
+
+
+def _features(model: Any, images: Tensor) -> Tensor:
+    """(B·N, D_semantic) unquantised semantic vectors."""
+    return model.semantic_vectors(model.teacher_features(images), model.grid(images)).flatten(0, 1)
+
+
+def _baselines(model: Any, untrained: Any, images: _Images, seed: int) -> tuple[Any, Any]:
+    """K groups by k-means over a part of the patches: of their pixels, and of random features."""
+    from tokenizer.codebooks.ema import CodebookEMA
+    from tokenizer.model.codebook import GroupedCodebook, Metric
+
+    config, device = model.config, next(model.parameters()).device
+    wanted = min(len(images.indices), max(1, KMEANS_VECTORS // config.num_image_positions))
+    places = np.linspace(0, len(images.indices) - 1, wanted).astype(int)
+    batch = images.tensor([images.indices[place] for place in places])
+    found = []
+    sources: list[tuple[Tensor, Metric]] = [
+        (to_patches(batch, config.patch_size).flatten(0, 1), "euclidean"),
+        (_features(untrained, batch.to(device)), config.semantic_metric),
+    ]
+    for vectors, metric in sources:
+        # k-means draws its codes from the patches, so it finds at most as many groups.
+        num_codes = min(config.num_semantic_codes, len(vectors))
+        codebook = GroupedCodebook(1, num_codes, vectors.shape[1], metric).to(device)
+        CodebookEMA(codebook, seed=seed).to(device).kmeans_start(vectors.to(device))
+        found.append(codebook)
+    return found[0], found[1]
+
+
+def _shuffle(
+    model: Any, images: _Images, codes: Tensor, num_shuffles: int, seed: int
+) -> tuple[list[GroupedVariance], list[list[Tensor]]]:
+    """The same variances with permuted codes, and some patches of some codes to look at."""
+    config = model.config
+    generator = torch.Generator().manual_seed(seed)
+    flat = codes.flatten()
+    permuted = [flat[torch.randperm(len(flat), generator=generator)] for _ in range(num_shuffles)]
+    width = 3 * config.patch_size**2
+    shuffled = [GroupedVariance(config.num_semantic_codes, width) for _ in permuted]
+    shown: dict[int, list[Tensor]] = {code: [] for code in _shown_codes(codes)}
+    first = 0
+    for batch in images.batches("shuffled"):
+        patches = to_patches(batch, config.patch_size)
+        last = first + patches.shape[0] * patches.shape[1]
+        for grouping, groups in zip(shuffled, permuted, strict=True):
+            grouping.add(patches.flatten(0, 1), groups[first:last])
+        own = flat[first:last].view(patches.shape[:2])
+        for code, taken in shown.items():
+            for image in (own == code).any(1).nonzero()[:, 0].tolist():
+                if len(taken) < NUM_SHOWN_PATCHES:  # one of each image
+                    taken.append(patches[image, (own[image] == code).nonzero()[0, 0]])
+        first = last
+    return shuffled, list(shown.values())
+
+
+def _shown_codes(codes: Tensor) -> list[int]:
+    """Codes (n, N) from that of most images to the last that fills a row, evenly spaced between."""
+    num_codes = int(codes.max()) + 1
+    image = torch.arange(len(codes)).unsqueeze(1)
+    counts = torch.bincount((image * num_codes + codes).unique() % num_codes)
+    order = counts.argsort(descending=True)
+    order = order[counts[order] >= min(NUM_SHOWN_PATCHES, int(counts.max()))]
+    places = np.linspace(0, len(order) - 1, min(NUM_SHOWN_CODES, len(order))).astype(int)
+    return [int(order[place]) for place in places]
+
+
+def _save_patches(rows: list[list[Tensor]], patch_size: int, path: Path, scale: int = 4) -> None:
+    """One row of patches for each code, with a white line between."""
+    from PIL import Image
+
+    step = patch_size * scale + 4
+    picture = Image.new("RGB", (NUM_SHOWN_PATCHES * step, len(rows) * step), "white")
+    for y, row in enumerate(rows):
+        for x, patch in enumerate(row):
+            pixels = patch.view(3, patch_size, patch_size).permute(1, 2, 0)
+            tile = Image.fromarray((pixels * 255).round().byte().numpy())
+            tile = tile.resize((patch_size * scale,) * 2, Image.Resampling.NEAREST)
+            picture.paste(tile, (x * step, y * step))
+    picture.save(path)
+
+
+def _row(grouping: GroupedVariance) -> dict[str, Any]:
+    return {
+        "within_variance": grouping.within,
+        "ratio": grouping.ratio,
+        "num_groups": len(grouping.counts),
+        "num_groups_used": grouping.num_used,
+        "num_groups_of_one": int((grouping.counts == 1).sum()),
+    }
+
+
+def _report(summary: dict[str, Any]) -> Report:
+    rows = []
+    for name, row in summary["groupings"].items():
+        deviation = row.get("ratio_deviation")
+        spread = "" if deviation is None else f" ± {deviation:.2%}"
+        ratio = "–" if math.isnan(row["ratio"]) else f"{row['ratio']:.2%}{spread}"
+        within = "–" if math.isnan(row["within_variance"]) else f"{row['within_variance']:.5f}"
+        used = f"{row['num_groups_used']:,} of {row['num_groups']:,}"
+        rows.append((name, used, f"{row['num_groups_of_one']:,}", within, ratio))
+    header = (
+        "Patches grouped by",
+        "Groups in use",
+        "Of one patch",
+        "Variance within",
+        "Of overall",
+    )
+    lead = (
+        f"Within a semantic code pixels vary {summary['ratio']:.1%} as much as overall, with the "
+        f"codes shuffled over the patches {summary['shuffled_ratio']:.1%}. 0 % would be a code "
+        f"that tells all of the pixels, 100 % one that tells nothing. As many groups without "
+        f"meaning leave {summary['groupings']['k-means of an untrained encoder']['ratio']:.1%}, "
+        f"semantic and pixel codes together {summary['groupings']['image codes']['ratio']:.1%}."
+    )
+    note = (
+        f"{summary['num_patches']:,} patches of {summary['patch_size']}×{summary['patch_size']} "
+        f"pixels, from {summary['num_images']:,} images at {summary['resolution']}². Overall "
+        f"variance of a pixel: {summary['overall_variance']:.5f}. Rule: {summary['rule']}. K-means "
+        f"of the pixels is about the least that as many groups can leave; k-means of an untrained "
+        f"encoder is what groups without meaning leave. Both were placed by at most "
+        f"{KMEANS_VECTORS:,} of the patches."
+    )
+    return Report(
+        "Do patches that share a semantic code look alike?",
+        lead,
+        [Table("Variance of pixels", header, rows, note)],
+        [Card("A row a code", [("patches.png", f"{NUM_SHOWN_PATCHES} images with one code each")])],
+        "Patches that share a semantic code",
+        {key: value for key, value in summary.items() if key != "groupings"},
+    )

@@ -1,1 +1,0 @@
-"""Reads benchmarks: their published files, hub tables, one's own JSONL, and prepared data."""

@@ -1,0 +1,114 @@
+"""CLIP by name or folder: how well an image fits its prompt, and which colour a crop has.
+
+Shapes: B images, D features.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from eval.drawing.geneval_rule import COLOURS, Detection
+from eval.measures.pretrained import frozen, load_pretrained, short_name
+from runtime.errors import UserError
+
+CLIPSCORE_RULE = "mean over images of 100 · max(cos, 0), as torchmetrics has it"
+BACKGROUND = "#999"
+"""What GenEval paints over everything that is not the object."""
+
+
+class Clip:
+    """A CLIP with its processor.
+
+    Args:
+        name: hub name or folder.
+
+    Raises:
+        UserError: if there is no such model, or it does not embed both images and texts.
+    """
+
+    def __init__(self, name: str):
+        from transformers import AutoModel, AutoProcessor
+
+        mend = (
+            "give a folder written by save_pretrained, with its processor, or a hub name that can "
+            "be downloaded"
+        )
+        model, self.processor = load_pretrained("CLIP", name, mend, AutoModel, AutoProcessor)
+        if not hasattr(model, "get_text_features"):
+            raise UserError(
+                f"{name!r} is a {type(model).__name__}, which reads no text: name a CLIP."
+            )
+        self.model = frozen(model)
+        self.device = self.model.device
+        self.label = short_name(name)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """(B, D) of length 1, on the CPU."""
+        inputs = self.processor(
+            images=[image.convert("RGB") for image in images], return_tensors="pt"
+        )
+        found = self.model.get_image_features(pixel_values=inputs["pixel_values"].to(self.device))
+        return F.normalize(_tensor(found).float(), dim=-1).cpu()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(B, D) of length 1, on the CPU; texts are cut at the model's length."""
+        inputs = self.processor(
+            text=list(texts), return_tensors="pt", padding=True, truncation=True
+        )
+        names = ("input_ids", "attention_mask")
+        inputs = {name: inputs[name].to(self.device) for name in names if name in inputs}
+        return F.normalize(_tensor(self.model.get_text_features(**inputs)).float(), dim=-1).cpu()
+
+    def scores(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+        """CLIPScore of each image with its text, in [0, 100]."""
+        cosines = (self.embed_images(images) * self.embed_texts(texts)).sum(-1)
+        return (100 * cosines.clamp_min(0)).tolist()
+
+
+class ColourNamer:
+    """GenEval's colour check: the object's crop on grey, against three sentences a colour."""
+
+    def __init__(self, clip: Clip):
+        self.clip = clip
+        self._classifier = cache(self._make_classifier)
+
+    def __call__(self, image: Image.Image, detection: Detection) -> str:
+        """The likeliest of `COLOURS`."""
+        crop = object_crop(image, detection)
+        similarity = self.clip.embed_images([crop]) @ self._classifier(detection.label).T
+        return COLOURS[int(similarity.argmax())]
+
+    def _make_classifier(self, label: str) -> Tensor:
+        """(10, D): for each colour the mean of its sentences' embeddings, of length 1."""
+        rows = []
+        for colour in COLOURS:
+            sentences = [
+                f"a photo of a {colour} {label}",
+                f"a photo of a {colour}-colored {label}",
+                f"a photo of a {colour} object",
+            ]
+            rows.append(F.normalize(self.clip.embed_texts(sentences).mean(0), dim=-1))
+        return torch.stack(rows)
+
+
+def object_crop(image: Image.Image, detection: Detection) -> Image.Image:
+    """The object's box with all else painted grey, where there is a mask to tell it from."""
+    image = image.convert("RGB")
+    if detection.mask is not None:
+        blank = Image.new("RGB", image.size, BACKGROUND)
+        mask = Image.fromarray(np.asarray(detection.mask, dtype=np.uint8) * 255)
+        image = Image.composite(image, blank, mask)
+    left, top, right, bottom = (round(side) for side in detection.box)
+    return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+
+
+def _tensor(found: Any) -> Tensor:
+    return found if isinstance(found, Tensor) else found.pooler_output

@@ -1,0 +1,307 @@
+"""The prompt files and folder layouts of the text-to-image benchmarks, as their scorers want them.
+
+A folder drawn here can be handed to the benchmark's own program. Prompts are never rewritten.
+
+| task | prompt file | what is written |
+|---|---|---|
+| geneval | `evaluation_metadata.jsonl` | `00000/metadata.jsonl`, `00000/samples/0000.png` … |
+| dpg | `dpg_bench.csv`, or the folder of `ID.txt` | `ID.png`, a 2×2 grid of four drawings |
+| mjhq | `meta_data.json` | `CATEGORY/ID.png` |
+| wise | one of its JSON files, or their folder | `PROMPT_ID.png`, from 1 |
+| t2i-compbench | one of its text files | `samples/PROMPT_000000.png`, one running number |
+| geneval2 | `geneval2_data.jsonl` | `images/00000.png` and `image_paths.json`, prompt to path |
+"""
+
+import csv
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from runtime.errors import UserError
+
+PART = ".part"
+"""Ending of a drawing that is being written; a kill may leave some, which the next run removes."""
+
+MAX_NAME_BYTES = 255
+"""Longest file name of the usual file systems."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a benchmark and the files that it becomes."""
+
+    text: str
+    """As published."""
+    paths: tuple[str, ...]
+    """Below the folder: one a drawing."""
+    data: Any = field(default=None, compare=False)
+    """What the scorer needs of its line of the prompt file."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one benchmark wants its drawings."""
+
+    read: Callable[[Path, int], list[Prompt]]
+    """(prompt file, drawings of each prompt) to prompts."""
+    images_per_prompt: int
+    """The benchmark's own number."""
+    num_prompts: int | None
+    """How many the published file has; None where it has several files."""
+    grid: bool = False
+    """Four drawings make one 2×2 picture."""
+    finish: Callable[[Path, Sequence[Prompt]], None] | None = None
+    """Writes what stands beside the pictures."""
+    beside: Callable[[Sequence[Prompt]], list[str]] | None = None
+    """Paths of what `finish` writes."""
+
+
+def read_prompts(task: str, file: Path | str, images_per_prompt: int | None = None) -> list[Prompt]:
+    """The prompts of a benchmark's file.
+
+    Args:
+        task: a name of `LAYOUTS`.
+        file: in the format of the table above.
+        images_per_prompt: drawings of each; the benchmark's own number by default.
+
+    Raises:
+        UserError: if the task or the file is not there, the file has another format or no prompt,
+            or two drawings would become one file.
+    """
+    if task not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
+        raise UserError(f"There is no drawing task {task!r}; the known ones are easy-vqa, {known}.")
+    file, layout = Path(file), LAYOUTS[task]
+    if not file.exists():
+        raise UserError(f"There is no prompt file {file}.")
+    number = images_per_prompt or layout.images_per_prompt
+    if layout.grid and number != 4:
+        raise UserError(f"{task} wants grids of 4 drawings, not {number}: leave --seeds away.")
+    try:
+        prompts = layout.read(file, number)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, csv.Error) as error:
+        raise UserError(
+            f"{file} is not a prompt file of {task} ({_reason(error)}); give the benchmark's own: "
+            f"{FORMATS[task]}."
+        ) from error
+    if not prompts:
+        raise UserError(f"{file} has no prompts; give the benchmark's own: {FORMATS[task]}.")
+    _refuse_bad_paths(file, prompts)
+    return prompts
+
+
+def check_layout(task: str, folder: Path | str, prompts: Sequence[Prompt]) -> None:
+    """Refuse a folder that the benchmark's scorer would trip over or silently pass by.
+
+    Raises:
+        UserError: if a picture or what stands beside it is missing, a picture is damaged or a grid
+            has an odd side; the first is named.
+    """
+    folder, layout = Path(folder), LAYOUTS[task]
+    wanted = [path for prompt in prompts for path in prompt.paths]
+    beside = layout.beside(prompts) if layout.beside else []
+    missing = [path for path in (*beside, *wanted) if not (folder / path).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing):,} of the {len(wanted) + len(beside):,} files of "
+            f"{task}, first {missing[0]}: draw it to the end with --model, or name another folder."
+        )
+    for path in wanted:
+        try:
+            with Image.open(folder / path) as image:
+                image.verify()
+                sides = image.size
+        except Exception as error:  # Pillow lets a dozen kinds out of its parsers
+            raise UserError(
+                f"{folder / path} is no whole picture; delete it, draw again."
+            ) from error
+        if layout.grid and (sides[0] % 2 or sides[1] % 2):
+            raise UserError(f"{folder / path} is {sides[0]}×{sides[1]}, no grid of two by two.")
+
+
+def save_drawing(task: str, folder: Path, prompt: Prompt, images: Sequence[Image.Image]) -> None:
+    """Write the drawings of one prompt, each whole or not at all."""
+    if LAYOUTS[task].grid:
+        images = [as_grid(images)]
+    for path, image in zip(prompt.paths, images, strict=True):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own, since ranks share the folder, and a short one: prompts fill the limit.
+        temporary = target.with_name(f".{secrets.token_hex(8)}{PART}")
+        image.save(temporary, "PNG")
+        temporary.replace(target)
+
+
+def as_grid(images: Sequence[Image.Image]) -> Image.Image:
+    """Four pictures row by row."""
+    width, height = images[0].size
+    grid = Image.new("RGB", (2 * width, 2 * height))
+    for number, image in enumerate(images):
+        grid.paste(image, (number % 2 * width, number // 2 * height))
+    return grid
+
+
+def split_grid(grid: Image.Image) -> list[Image.Image]:
+    """The four pictures of a grid, in the order that `as_grid` took them."""
+    width, height = grid.width // 2, grid.height // 2
+    corners = [(x * width, y * height) for y in (0, 1) for x in (0, 1)]
+    return [grid.crop((left, top, left + width, top + height)) for left, top in corners]
+
+
+def _geneval(file: Path, number: int) -> list[Prompt]:
+    prompts = []
+    for index, row in enumerate(_json_lines(file)):
+        _ = row["tag"], row["include"]
+        paths = tuple(f"{index:05d}/samples/{sample:04d}.png" for sample in range(number))
+        prompts.append(Prompt(_text(row["prompt"]), paths, row))
+    return prompts
+
+
+def _finish_geneval(folder: Path, prompts: Sequence[Prompt]) -> None:
+    from runtime.run_folder import make_folder, write_text
+
+    for index, prompt in enumerate(prompts):
+        make_folder(folder / f"{index:05d}")
+        write_text(folder / f"{index:05d}" / "metadata.jsonl", json.dumps(prompt.data) + "\n")
+
+
+def _dpg(file: Path, number: int) -> list[Prompt]:
+    """From the table of questions, whose rows repeat the prompt, or from one text file a prompt."""
+    if file.is_dir():
+        found = {path.stem: path.read_text("utf-8").strip() for path in sorted(file.glob("*.txt"))}
+        questions: dict[str, list[dict[str, str]]] = {}
+    else:
+        found, questions = {}, {}
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            for row in csv.DictReader(lines):
+                found.setdefault(row["item_id"], _text(row["text"]))
+                questions.setdefault(row["item_id"], []).append(row)
+    return [
+        Prompt(_text(text), (f"{name}.png",), questions.get(name)) for name, text in found.items()
+    ]
+
+
+def _mjhq(file: Path, number: int) -> list[Prompt]:
+    return [
+        Prompt(_text(row["prompt"]), tuple(_numbered(f"{row['category']}/{name}", number)), row)
+        for name, row in _json(file).items()
+    ]
+
+
+def _wise(file: Path, number: int) -> list[Prompt]:
+    files = sorted(file.glob("*.json")) if file.is_dir() else [file]
+    rows = [row for path in files for row in _json(path)]
+    return [
+        Prompt(_text(row["Prompt"]), tuple(_numbered(str(int(row["prompt_id"])), number)), row)
+        for row in sorted(rows, key=lambda row: int(row["prompt_id"]))
+    ]
+
+
+def _compbench(file: Path, number: int) -> list[Prompt]:
+    texts = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    if any(text.startswith(("{", "[")) for text in texts):
+        raise ValueError("JSON, not one prompt a line")
+    if slashed := [text for text in texts if "/" in text]:
+        raise ValueError(f"a slash, which no file name has, in {slashed[0][:60]!r}")
+    return [
+        Prompt(
+            text,
+            tuple(f"samples/{text}_{index * number + place:06d}.png" for place in range(number)),
+        )
+        for index, text in enumerate(texts)
+    ]
+
+
+def _geneval2(file: Path, number: int) -> list[Prompt]:
+    prompts = []
+    for index, row in enumerate(_json_lines(file)):
+        _ = row["vqa_list"]
+        paths = tuple(_numbered(f"images/{index:05d}", number))
+        prompts.append(Prompt(_text(row["prompt"]), paths, row))
+    if len({prompt.text for prompt in prompts}) < len(prompts):
+        raise ValueError("a prompt twice, of which image_paths.json can name one")
+    return prompts
+
+
+def _finish_geneval2(folder: Path, prompts: Sequence[Prompt]) -> None:
+    from runtime.run_folder import write_json
+
+    paths = {prompt.text: str(folder / prompt.paths[0]) for prompt in prompts}
+    write_json(folder / "image_paths.json", paths)
+
+
+def _numbered(stem: str, number: int) -> list[str]:
+    """One file has the bare name that the benchmark wants; more have a number behind it."""
+    if number == 1:
+        return [f"{stem}.png"]
+    return [f"{stem}_{sample}.png" for sample in range(number)]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a prompt that is no text")
+    return value
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
+
+
+def _json_lines(file: Path) -> list[Any]:
+    return [json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip()]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no field {error.args[0]!r}"
+    return " ".join(str(error).split())[:120]
+
+
+def _refuse_bad_paths(file: Path, prompts: Sequence[Prompt]) -> None:
+    seen: dict[str, str] = {}
+    for prompt in prompts:
+        for path in prompt.paths:
+            parts = Path(path).parts
+            if ".." in parts or Path(path).is_absolute() or len(parts) > 3:
+                raise UserError(f"{file} has a name that leads out of the folder: {path!r}.")
+            if len(parts[-1].encode()) > MAX_NAME_BYTES:
+                raise UserError(
+                    f"{file} has a prompt too long for the file name that its layout wants "
+                    f"({len(parts[-1].encode())} bytes, at most {MAX_NAME_BYTES}): "
+                    f"{prompt.text[:80]!r}…"
+                )
+            if path in seen:
+                raise UserError(f"{file} names {path} twice; give the benchmark's own file.")
+            seen[path] = prompt.text
+
+
+LAYOUTS = {
+    "geneval": Layout(
+        _geneval,
+        4,
+        553,
+        finish=_finish_geneval,
+        beside=lambda prompts: [f"{index:05d}/metadata.jsonl" for index in range(len(prompts))],
+    ),
+    "dpg": Layout(_dpg, 4, 1065, grid=True),
+    "mjhq": Layout(_mjhq, 1, 30000),
+    "wise": Layout(_wise, 1, 1000),
+    "t2i-compbench": Layout(_compbench, 10, None),
+    "geneval2": Layout(
+        _geneval2, 1, 800, finish=_finish_geneval2, beside=lambda prompts: ["image_paths.json"]
+    ),
+}
+
+FORMATS = {
+    "geneval": "JSONL with tag, include and prompt (evaluation_metadata.jsonl)",
+    "dpg": "CSV with item_id and text (dpg_bench.csv), or the folder of its text files",
+    "mjhq": "a JSON object of id to category and prompt (meta_data.json)",
+    "wise": "a JSON list with prompt_id and Prompt, or the folder of its three files",
+    "t2i-compbench": "text, one prompt a line",
+    "geneval2": "JSONL with prompt and vqa_list (geneval2_data.jsonl)",
+}

@@ -1,0 +1,4 @@
+"""How well images come back from their codes.
+
+Imports `measures` and `reports`. Begin with `task`.
+"""

@@ -1,1 +1,0 @@
-"""The benchmarks' official rules, one a file; nothing here needs a model."""

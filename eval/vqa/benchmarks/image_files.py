@@ -1,0 +1,72 @@
+"""Finds the images that a benchmark's file names."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from eval.vqa.benchmarks.question_set import QuestionSet
+from runtime.errors import UserError
+
+ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+class ImageFolder:
+    """Images below a folder, by relative path or by name alone, with or without the ending.
+
+    Args:
+        root: searched with all folders in it, but only once a name is not found as a path.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def find(self, name: str) -> Path | None:
+        """The file of a name; None if there is none, or several by that name."""
+        folder, _, file = name.rpartition("/")
+        # MME's categories have their images in a folder of that name, or beside the questions.
+        for place in (self.root / folder, self.root / folder / "images"):
+            for ending in ENDINGS:
+                if (path := place / f"{file}{ending}").is_file():
+                    return path
+        for ending in ENDINGS:
+            if found := self._by_name.get(f"{name}{ending}"):
+                return found[0] if len(found) == 1 else None
+        return None
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        paths: dict[str, list[Path]] = {}
+        for folder, _, files in os.walk(self.root):
+            for file in files:
+                paths.setdefault(file, []).append(Path(folder, file))
+        return paths
+
+
+def attach_images(found: QuestionSet, root: Path, names: Sequence[Sequence[str]]) -> QuestionSet:
+    """Give every question its image files.
+
+    Args:
+        found: questions without images.
+        root: the folder to look in.
+        names: of each question's images.
+
+    Raises:
+        UserError: if any is missing, with the number and the first name.
+    """
+    folder = ImageFolder(root)
+    paths = {name: folder.find(name) for name in dict.fromkeys(n for group in names for n in group)}
+    missing = [name for name, path in paths.items() if path is None]
+    if missing:
+        raise UserError(
+            f"{len(missing):,} of {len(paths):,} images that {found.source} names are not in "
+            f"{root}, such as {missing[0]!r}; give --images the folder that holds them"
+        )
+    return replace(
+        found,
+        questions=[
+            replace(q, images=tuple(path for n in group if (path := paths[n]) is not None))
+            for q, group in zip(found.questions, names, strict=True)
+        ],
+    )

@@ -1,0 +1,99 @@
+"""Finds out what `--task` and `--data` name, and reads it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_pipelines.prepare.run import MANIFEST_NAME
+from eval.vqa.benchmarks.image_files import attach_images
+from eval.vqa.benchmarks.own_lines import read_own_lines
+from eval.vqa.benchmarks.prepared import read_prepared
+from eval.vqa.benchmarks.published import READERS, json_lines
+from eval.vqa.benchmarks.question_set import QuestionSet, check_questions
+from eval.vqa.benchmarks.tables import HUB_COPIES, read_hub, read_mmbench_tsv, read_parquet
+from eval.vqa.scorers.task import Task
+from runtime.errors import UserError, says
+
+
+def open_benchmark(
+    task: Task,
+    data: str | None,
+    images: Path | None = None,
+    split: str | None = None,
+    needs_images: bool = True,
+) -> QuestionSet:
+    """Read and check the questions of a task.
+
+    Args:
+        task: whose rule they are for.
+        data: a prepared folder, the benchmark's published file or folder, parquet files, JSONL with
+            one's own fields, or the name of a data set on the hub; None for the hub's usual copy.
+        images: folder of the images that a file names; by default the file's own.
+        split: of a data set on the hub.
+        needs_images: whether missing images are an error; not where predictions are there already.
+
+    Raises:
+        UserError: if there is no such data, it is not as it should be, or the rule does not fit it.
+    """
+    path = None if data is None else Path(data).expanduser()
+    if path is not None and os.path.exists(path):  # which also takes names that are too long
+        with _laid_out(task, data):
+            found = _read_path(task, path)
+        if needs_images and not all(q.images for q in found.questions):
+            root = images or (path if path.is_dir() else path.parent)
+            found = attach_images(found, root, [[q.image_id] for q in found.questions])
+    elif data is not None and (data.count("/") != 1 or data.startswith((".", "~", "/"))):
+        raise UserError(
+            f"no such folder: {data}"
+            if task.name == "easy-vqa"
+            else f"no such file or folder: {data}"
+        )
+    elif task.name not in HUB_COPIES:
+        raise UserError(f"the task {task.name} needs --data")
+    else:
+        with _laid_out(task, data or HUB_COPIES[task.name].name):
+            found = read_hub(task.name, data, split)
+    check_questions(task, found)
+    return found
+
+
+@contextmanager
+def _laid_out(task: Task, data: str | None) -> Iterator[None]:
+    """Say in one sentence that a field is of another kind than the benchmark's own files have."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{data} is not laid out as the file of {task.name} that its authors publish "
+            f"({says(error)}); give that one"
+        ) from error
+
+
+def _read_path(task: Task, path: Path) -> QuestionSet:
+    if path.is_file() and task.name == "easy-vqa" and path.suffix != ".jsonl":
+        raise UserError(
+            f"{path} is a file; name a folder that `semhitok prepare` wrote, or a --task"
+        )
+    if (path / MANIFEST_NAME).is_file() or (path.is_dir() and task.name == "easy-vqa"):
+        return read_prepared(path)
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
+        return read_parquet(task.name, path)
+    if path.suffix == ".tsv" and task.name == "mmbench":
+        return read_mmbench_tsv(path)
+    if path.suffix == ".jsonl" and not _is_published_pope(task, path):
+        return read_own_lines(path)
+    if task.name not in READERS:
+        raise UserError(
+            f"{path} is nothing that {task.name} is read from; give a prepared folder, JSONL with "
+            "image, question and answers, or parquet files"
+        )
+    return READERS[task.name](path)
+
+
+def _is_published_pope(task: Task, path: Path) -> bool:
+    """POPE's own lines have `text` and `label`, and some copies end in .jsonl."""
+    if task.name != "pope":
+        return False
+    first = next(json_lines(path), None)
+    return isinstance(first, dict) and "label" in first

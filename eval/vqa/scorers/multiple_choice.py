@@ -1,0 +1,158 @@
+"""Questions with lettered options: SEED-Bench and MMBench (MMMU has a file of its own)."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from eval.vqa.scorers.task import BenchmarkQuestion, Judged, Task
+
+BY_LETTER = "Answer with the option's letter from the given choices directly."
+LETTERS = ascii_uppercase
+
+# Spellings of an option that MMBench's matching knows, around its letter, in its order.
+_DRESS = (
+    ("", ""), ("", "."), ("", ","), ("", ":"), ("", ")"), ("", ")."), ("(", ")"), ("(", ")."),
+    (":", ""), (":", ","), (":", "."), (":", ")"), (":", ")."),
+)  # fmt: skip
+_MMBENCH_LETTERS = "ABCDE"
+
+
+def first_letter(prediction: str) -> str:
+    """SEED-Bench as it is scored on generated answers: the first character, whatever its case."""
+    return prediction.strip()[:1].upper()
+
+
+def judge_first_letter(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
+    """Whether the answer begins with the right letter."""
+    letter = first_letter(prediction)
+    read = letter if letter in LETTERS[: len(question.options)] else ""
+    return read, float(bool(read) and read == question.answers[0])
+
+
+def mmbench_option(prediction: str, options: Sequence[str]) -> str:
+    """The option that MMBench's own matching finds in an answer without the help of GPT.
+
+    One letter out of A to E as a word of its own, bare or with a bracket, period, comma or colon; a
+    bare "A" among more than three words is an article. Else the one option whose text stands in the
+    answer, whatever its case.
+
+    Returns:
+        The letter, or "" where none or several fit.
+    """
+    words = [word.strip() for word in prediction.split()]
+    for before, after in _DRESS:
+        found = [x for x in _MMBENCH_LETTERS if before + x + after in words]
+        article = not before and not after and "A" in words and len(words) > 3
+        if len(found) == 1 and not article:
+            return found[0]
+    answer = prediction.lower()
+    named = [x for x, text in zip(LETTERS, options, strict=False) if text.lower() in answer]
+    return named[0] if len(named) == 1 else ""
+
+
+def judge_mmbench(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
+    """Whether the option that is found in the answer is the right one."""
+    read = mmbench_option(prediction, question.options)
+    return read, float(bool(read) and read == question.answers[0])
+
+
+def circular_figures(judged: Sequence[Judged]) -> dict[str, Any]:
+    """MMBench's circular accuracy: an item counts where every rotation of its options is right.
+
+    Items of which the set holds one order alone count by that; `num_rotated_items` says how many
+    have more.
+    """
+    items: dict[str, list[Judged]] = defaultdict(list)
+    for entry in judged:
+        items[entry.question.group or entry.question.question_id].append(entry)
+    right = {name: all(e.score == 1 for e in entries) for name, entries in items.items()}
+    by_category: dict[str, list[bool]] = defaultdict(list)
+    for name, entries in items.items():
+        by_category[entries[0].question.category].append(right[name])
+    return {
+        "circular_accuracy": sum(right.values()) / len(right),
+        "num_items": len(items),
+        "num_rotated_items": sum(len(entries) > 1 for entries in items.values()),
+        "circular_by_category": {
+            name: sum(outcomes) / len(outcomes) for name, outcomes in sorted(by_category.items())
+        },
+        **unread_figures(judged),
+    }
+
+
+def rotations(question: BenchmarkQuestion) -> list[BenchmarkQuestion]:
+    """The question once for each cyclic shift of its options, as MMBench's circular files hold it.
+
+    Shift k has the id of the question + k · 10⁶ where that is a number, and the answer's letter
+    moves with its text.
+    """
+    from dataclasses import replace
+
+    number = len(question.options)
+    right = LETTERS.index(question.answers[0])
+    numeric = question.question_id.isdigit()
+    turned = []
+    for shift in range(number):
+        key = (
+            str(int(question.question_id) + shift * 10**6)
+            if numeric
+            else f"{question.question_id}+{shift}"
+        )
+        turned.append(
+            replace(
+                question,
+                question_id=key,
+                group=question.group or question.question_id,
+                options=question.options[shift:] + question.options[:shift],
+                answers=(LETTERS[(right - shift) % number],),
+            )
+        )
+    return turned
+
+
+def unread_figures(judged: Sequence[Judged]) -> dict[str, Any]:
+    """How many answers named no option; they count as wrong."""
+    return {"num_without_option": sum(not entry.read_as for entry in judged)}
+
+
+def letter_complaint(question: BenchmarkQuestion) -> str | None:
+    """Why a question cannot be scored by the letter of its option, or None."""
+    allowed = LETTERS[: len(question.options)]
+    if not 2 <= len(question.options) <= len(LETTERS):
+        return f"has {len(question.options)} options"
+    if len(question.answers) != 1 or question.answers[0] not in list(allowed):
+        return f"has the answer {', '.join(question.answers)!r} where its options are {allowed}"
+    return None
+
+
+def random_letter(question: BenchmarkQuestion, seed: int = 42) -> str:
+    """A guess that depends on the question alone."""
+    letters = LETTERS[: len(question.options)]
+    return random.Random(f"{seed} {question.question_id}").choice(letters)
+
+
+def _mmbench_complaint(question: BenchmarkQuestion) -> str | None:
+    if len(question.options) > len(_MMBENCH_LETTERS):
+        return f"has {len(question.options)} options where MMBench has at most 5"
+    return letter_complaint(question)
+
+
+SEED_BENCH = Task(
+    name="seedbench",
+    rule="SEED-Bench by the option's letter: the answer's first character",
+    judge=judge_first_letter,
+    complaint=letter_complaint,
+    figures=unread_figures,
+    instruction=BY_LETTER,
+)
+MMBENCH = Task(
+    name="mmbench",
+    rule="MMBench: the one option named in the answer, by letter or text, without GPT's help; "
+    "circular accuracy wants all rotations of an item right",
+    judge=judge_mmbench,
+    complaint=_mmbench_complaint,
+    figures=circular_figures,
+    instruction=BY_LETTER,
+)

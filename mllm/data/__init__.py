@@ -1,0 +1,4 @@
+"""Records and codes become packed sequences of token ids and labels.
+
+Imports `model`. Begin with `sequences`.
+"""

@@ -1,0 +1,185 @@
+"""Draw several candidates and give the one in which the model itself best sees the prompt.
+
+DALL·E ranks its candidates by CLIP (arXiv 2102.12092, section 2.6). Here the finished picture goes
+through the image tokenizer again, and what counts is how much more probable the prompt makes the
+semantic codes that the teacher sees in it: log p(codes | prompt) − log p(codes).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mllm.drawing.engine import DrawingEngine
+from mllm.drawing.job import ImageJob, make_jobs
+from mllm.model.sampler import Sampler
+
+if TYPE_CHECKING:
+    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+
+# What transformers' pipelines give every model that generates.
+OF_TEXT = {
+    "generation_config", "max_new_tokens", "max_length", "min_new_tokens", "tokenizer",
+    "assistant_model", "assistant_tokenizer", "use_cache", "pixel_values",
+    "return_dict_in_generate",
+}  # fmt: skip
+
+
+def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tuple[int, Tensor]]:
+    """`DrawingEngine.draw`, of `sampler.num_candidates` drawings each the best.
+
+    Candidates of a job are ranked together and apart from other jobs, so that the choice depends on
+    nothing else. A job that leaves nothing to draw has one candidate.
+
+    Raises:
+        ValueError: if there is more than one candidate and a job has no `negative_ids`.
+    """
+    num_candidates = engine.sampler.num_candidates
+    if num_candidates == 1:
+        yield from engine.draw(jobs)
+        return
+    waiting: dict[int, tuple[ImageJob, dict[int, Tensor]]] = {}
+
+    def candidates() -> Iterator[ImageJob]:
+        for number, job in enumerate(jobs):
+            if job.negative_ids is None:
+                raise ValueError(
+                    "Ranking needs unconditional_ids (negative_ids of a job): let the processor "
+                    "make them."
+                )
+            waiting[number] = (job, {})
+            yield from (replace(job, candidate=c) for c in range(num_candidates))
+
+    for place, codes in engine.draw(candidates()):
+        number, candidate = divmod(place, num_candidates)
+        job, drawn = waiting[number]
+        drawn[candidate] = codes
+        if len(drawn) == num_candidates:
+            del waiting[number]
+            yield number, _best(engine.model, job, torch.stack([drawn[c] for c in sorted(drawn)]))
+
+
+@torch.no_grad()
+def _best(model: "UnifiedForConditionalGeneration", job: ImageJob, image_codes: Tensor) -> Tensor:
+    """(N,) of the (candidates, N) image codes; the first of equals."""
+    token_ids = model.vocabulary.token_ids(image_codes.to(model.device))
+    seen = model.get_image_tokens(model.decode_image_tokens(token_ids))
+    assert job.negative_ids is not None
+    likelihoods = [
+        semantic_log_likelihood(
+            model, torch.tensor(prompt, device=seen.device).expand(len(seen), -1), None, seen
+        )
+        for prompt in (job.prompt_ids, job.negative_ids)
+    ]
+    return image_codes[int((likelihoods[0] - likelihoods[1]).argmax())]
+
+
+def draw_best(
+    model: "UnifiedForConditionalGeneration",
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    unconditional_ids: Tensor | None = None,
+    unconditional_mask: Tensor | None = None,
+    seeds: list[int] | None = None,
+    sampler: Sampler | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Draw one image per prompt, the best of `sampler.num_candidates`.
+
+    Args:
+        input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
+        attention_mask: (B, L), 0 at padding.
+        unconditional_ids: (B, L') the same without a prompt, or with a negative one; needed unless
+            the guidance scale is 1.
+        unconditional_mask: (B, L').
+        seeds: one a picture; 0, 1, 2, … by default.
+        sampler: see `Sampler`; by default the one in the model's config.
+        batch_size: the most images, candidates among them, that are drawn together.
+
+    Returns:
+        (B, N) image token ids.
+
+    Raises:
+        ValueError: if there is more than one candidate and no `unconditional_ids`.
+    """
+    jobs = make_jobs(input_ids, attention_mask, unconditional_ids, unconditional_mask, seeds)
+    sampler = sampler or Sampler(**model.config.image_sampler)
+    batch_size = min(batch_size, len(jobs) * sampler.num_candidates)
+    codes = dict(draw_best_of(DrawingEngine(model, sampler, batch_size), jobs))
+    drawn = torch.stack([codes[number] for number in range(len(jobs))])
+    return model.vocabulary.token_ids(drawn).to(input_ids.device)
+
+
+def generate_images(
+    model: "UnifiedForConditionalGeneration",
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    sampler: Sampler | None = None,
+    end_of_image: bool = False,
+    **options: Any,
+) -> Tensor:
+    """`generate(generation_mode="image")`: `draw_best` with the words that transformers has.
+
+    Args: as of `draw_best`, and
+        end_of_image: close each image with the end-of-image token.
+        options: fields of `Sampler`, which go before those of `sampler`; `do_sample=False` draws
+            greedily. What the pipeline adds for text, such as `max_new_tokens`, changes nothing.
+
+    Returns:
+        (B, N) image token ids, or (B, N + 1).
+    """
+    sampler = sampler or Sampler(**model.config.image_sampler)
+    names = {field.name for field in fields(Sampler)}
+    changes = {name: options.pop(name) for name in names & options.keys()}
+    if options.pop("do_sample", True) is False:
+        changes |= {"temperature": 0.0, "pixel_temperature": None}
+    sampler = replace(sampler, **changes)
+    of_drawing = ("unconditional_ids", "unconditional_mask", "seeds", "batch_size")
+    known = {name: options.pop(name) for name in of_drawing if name in options}
+    unknown = options.keys() - OF_TEXT
+    if unknown:
+        raise TypeError(f"generate(generation_mode='image') has no argument {min(unknown)!r}.")
+    begin = input_ids.new_full((len(input_ids), 1), model.config.begin_of_image_token_id)
+    if not bool((input_ids[:, -1:] == begin).all()):  # a prompt for text: the image begins here
+        input_ids = torch.cat([input_ids, begin], dim=1)
+        if attention_mask is not None:
+            attention_mask = torch.cat([attention_mask, torch.ones_like(begin)], dim=1)
+    token_ids = draw_best(model, input_ids, attention_mask, sampler=sampler, **known)
+    if not end_of_image:
+        return token_ids
+    end = token_ids.new_full((len(token_ids), 1), model.config.end_of_image_token_id)
+    return torch.cat([token_ids, end], dim=1)
+
+
+@torch.no_grad()
+def semantic_log_likelihood(
+    model: "UnifiedForConditionalGeneration",
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    image_tokens: Tensor,
+) -> Tensor:
+    """log p(semantic codes | prompt) of whole images, each code given the tokens before it.
+
+    Args:
+        input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
+        attention_mask: (B, L), 0 at padding.
+        image_tokens: (B, N).
+
+    Returns:
+        (B,) in nats.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    attention_mask = torch.cat([attention_mask, torch.ones_like(image_tokens)], dim=1)
+    hidden = model.language_model.get_decoder()(
+        inputs_embeds=model.embed(torch.cat([input_ids, image_tokens], dim=1)),
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(-1) - 1).clamp_min(0),
+    ).last_hidden_state[:, input_ids.shape[1] - 1 : -1]
+    codes = model.vocabulary.image_codes(image_tokens)
+    _, semantic, _ = model.image_head.losses(
+        hidden.flatten(0, 1), codes.flatten(), model.image_tokenizer
+    )
+    return -semantic.view_as(image_tokens).sum(-1)

@@ -1,0 +1,52 @@
+"""Whether a language model is one that this project can extend and train in packed rows."""
+
+import torch
+
+from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.segments import Segments
+from runtime.errors import UserError
+
+LENGTH = 8  # tokens of each document that is tried
+TOLERANCE = 1e-3  # of the largest hidden number; another document's shadow is about as large as it
+
+
+@torch.no_grad()
+def refuse_other_architecture(model: UnifiedForConditionalGeneration) -> None:
+    """Try the language model on two documents in one row.
+
+    It must take embeddings and positions, and attend through transformers' interface: only then
+    does no document see another. Recurrent and encoder models, and those with an attention of their
+    own, don't.
+
+    Raises:
+        UserError: if it cannot be run so, or a document comes out otherwise than alone.
+    """
+    kind = model.config.text_config.model_type
+    rows = model.config.text_config.vocab_size
+    documents = torch.arange(2 * LENGTH).remainder(rows).view(2, LENGTH)
+    positions = torch.arange(LENGTH)
+    was_training = model.training
+    model.eval()
+    try:
+        assert len(model.language_model.get_decoder().layers)
+        alone = model(documents, position_ids=positions.expand(2, -1)).last_hidden_state
+        packed = model(
+            documents.view(1, -1),
+            position_ids=positions.repeat(2)[None],
+            segments=Segments([[LENGTH, LENGTH]], [False], None),
+        ).last_hidden_state
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError,
+            ValueError) as error:  # fmt: skip
+        raise _unknown(kind) from error
+    finally:
+        model.train(was_training)
+    difference = (packed.view_as(alone) - alone).abs().max()
+    if not difference <= TOLERANCE * alone.abs().max():
+        raise _unknown(kind)
+
+
+def _unknown(kind: str) -> UserError:
+    return UserError(
+        f"A language model of the architecture {kind!r} cannot be trained in packed rows: choose a "
+        f"decoder such as Qwen2, Qwen3, Llama, SmolLM2, Gemma or Mistral."
+    )

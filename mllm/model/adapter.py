@@ -1,0 +1,106 @@
+"""How image tokens enter the language model: through their frozen code vectors, or as plain rows.
+
+Both also know where in its image a token stands, if they are asked to.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mllm.model.configuration_unified import UnifiedConfig
+from tokenizer.model.modeling_semhitok import ImageCodes, SemHiTokModel
+
+
+def make_adapter(config: UnifiedConfig) -> "DualMLPAdapter | PlainRows":
+    """The untrained way in that a model's config asks for."""
+    image, width = config.image_tokenizer_config, config.text_config.hidden_size
+    grid_size = image.grid_size if config.image_positions == "grid" else None
+    if config.image_input == "rows":
+        return PlainRows(image.num_image_codes, width, grid_size)
+    return DualMLPAdapter(image.semantic_code_dim, image.pixel_code_dim, width, grid_size)
+
+
+class GridPositions(nn.Module):
+    """Learned embeddings of the row and the column of a place, which are added.
+
+    A small model from nothing learns shapes from them that it would hardly learn from the place in
+    the sequence alone.
+
+    Args:
+        width: D.
+        grid_size: rows and columns of an image; None adds nothing, as in the paper.
+    """
+
+    def __init__(self, width: int, grid_size: int | None):
+        super().__init__()
+        self.grid_size = grid_size
+        if grid_size is not None:
+            self.rows = nn.Embedding(grid_size, width)
+            self.columns = nn.Embedding(grid_size, width)
+
+    def add_places(self, embeddings: Tensor, places: Tensor) -> Tensor:
+        """Add those of `places` (n,), row-major from 0, to (n, D)."""
+        if self.grid_size is None:
+            return embeddings
+        rows = places.div(self.grid_size, rounding_mode="floor") % self.grid_size
+        return embeddings + self.rows(rows) + self.columns(places % self.grid_size)
+
+
+class PlainRows(GridPositions):
+    """A trained row for each of the K·M flat codes, to compare the adapter with.
+
+    Args:
+        num_image_codes: K·M.
+        width: of the language model.
+        grid_size: see `GridPositions`.
+    """
+
+    def __init__(self, num_image_codes: int, width: int, grid_size: int | None = None):
+        super().__init__(width, grid_size)
+        self.codes = nn.Embedding(num_image_codes, width)
+
+    def forward(self, image_codes: Tensor, _: SemHiTokModel, places: Tensor) -> Tensor:
+        """See `DualMLPAdapter`."""
+        return self.add_places(self.codes(image_codes), places)
+
+
+class DualMLPAdapter(GridPositions):
+    """One MLP on the semantic code vector, one on the pixel code vector, concatenated.
+
+    Args:
+        semantic_dim, pixel_dim: widths of the code vectors.
+        width: of the language model; each branch gives half.
+        grid_size: see `GridPositions`.
+    """
+
+    def __init__(self, semantic_dim: int, pixel_dim: int, width: int, grid_size: int | None = None):
+        super().__init__(width, grid_size)
+        semantic_width = width // 2
+        self.semantic = _mlp(semantic_dim, semantic_width)
+        self.pixel = _mlp(pixel_dim, width - semantic_width)
+
+    def forward(
+        self, image_codes: Tensor, image_tokenizer: SemHiTokModel, places: Tensor
+    ) -> Tensor:
+        """Embed flat image codes.
+
+        Args:
+            image_codes: (n,) flat codes.
+            image_tokenizer: holds the code vectors.
+            places: (n,) place of each token in its image, row-major from 0.
+
+        Returns:
+            (n, width).
+        """
+        codes = ImageCodes.from_flat(image_codes, image_tokenizer.config.num_pixel_codes)
+        vectors = image_tokenizer.code_vectors(codes)
+        dtype = next(self.parameters()).dtype
+        semantic_dim = image_tokenizer.config.semantic_code_dim
+        semantic, pixel = vectors.to(dtype).split(
+            [semantic_dim, vectors.shape[-1] - semantic_dim], -1
+        )
+        embeddings = torch.cat([self.semantic(semantic), self.pixel(pixel)], dim=-1)
+        return self.add_places(embeddings, places)
+
+
+def _mlp(in_dim: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))

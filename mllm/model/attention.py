@@ -1,0 +1,152 @@
+"""Attention that never crosses documents of a packed row, in three ways.
+
+`sdpa`: each document by itself, by PyTorch's own kernels. Work grows with the sum of the documents'
+    squared lengths, not with the row's; on a CPU nothing here is faster.
+`flex`: one kernel for the batch that skips empty blocks of its mask (PyTorch's FlexAttention); on a
+    GPU for training, since it has no backward pass on a CPU.
+`flash`: FlashAttention over documents laid end to end, in bfloat16 on a GPU; it knows no branches,
+    so several questions about an image must be turns of one conversation.
+
+A batch without `Segments`, as in generation, is attended to as transformers' SDPA does it.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from mllm.model.segments import Segments
+from runtime.errors import UserError
+
+PREFIX = "documents_by_"
+
+
+def choose_attention(decoder: Any, way: str) -> None:
+    """Let a decoder attend in one of the ways of this module, from now on.
+
+    Args:
+        decoder: of the language model.
+        way: "sdpa", "flex" or "flash".
+    """
+    decoder.config._attn_implementation = PREFIX + way
+
+
+def has_choice(decoder: Any) -> bool:
+    """Whether `choose_attention` was called."""
+    return str(decoder.config._attn_implementation).startswith(PREFIX)
+
+
+def refuse_attention(way: str, on_gpu: bool, bf16: bool, has_branches: bool) -> None:
+    """Raise a UserError where a run could not attend in this way.
+
+    Args:
+        way: "sdpa", "flex" or "flash".
+        on_gpu: train on a CUDA device.
+        bf16: train in bfloat16.
+        has_branches: questions about an image are branches of one document.
+    """
+    if way != "sdpa" and not on_gpu:
+        raise UserError(f"attention {way} trains only on a GPU: set attention to sdpa.")
+    if way == "flash" and not bf16:
+        raise UserError("attention flash computes in bfloat16: set bf16, or attention to sdpa.")
+    if way == "flash" and has_branches:
+        raise UserError(
+            "attention flash knows no branches: set mixture.several_questions to turns, or "
+            "attention to sdpa or flex."
+        )
+
+
+def _by_sdpa(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, segments: Segments, **kwargs: Any
+) -> Tensor:
+    """(B, heads, L, D) → (B, L, heads, D)."""
+    window = kwargs.pop("sliding_window", None)
+    rows = []
+    tensors = (query.split(1), key.split(1), value.split(1))
+    for row, (lengths, parts) in enumerate(
+        zip(segments.lengths, zip(*tensors, strict=True), strict=True)
+    ):
+        outputs, start = [], 0
+        # Split, not sliced: the gradients of slices would each be as large as the row.
+        documents = list(zip(*(part.split(lengths, 2) for part in parts), strict=True))
+        for number, (q, k, v) in enumerate(documents):
+            if segments.padded[row] and number == len(lengths) - 1:
+                outputs.append(torch.zeros_like(q).transpose(1, 2))
+                continue
+            mask = segments.mask(row, start, lengths[number], window)
+            mask = None if mask is None else mask.to(q.device)
+            outputs.append(sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0])
+            start += lengths[number]
+        rows.append(torch.cat(outputs, 1))
+    return torch.cat(rows)
+
+
+def _by_flex(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, segments: Segments, **kwargs: Any
+) -> Tensor:
+    mask = segments.block_mask(kwargs.get("sliding_window"), query.device)
+    call: Any = _compiled_flex() if query.is_cuda else flex_attention
+    output = call(
+        query, key, value, block_mask=mask, scale=kwargs.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return output.transpose(1, 2)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    """Not compiled, flex attention would make the scores of whole rows."""
+    return torch.compile(flex_attention)
+
+
+def _by_flash(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, segments: Segments, **kwargs: Any
+) -> Tensor:
+    starts, longest = segments.boundaries(query.device)
+    window = kwargs.get("sliding_window")
+    # (B, heads, L, D) → (B·L, heads, D), the rows end to end.
+    q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+    output = varlen_attn(
+        q, k, v, starts, starts, longest, longest, scale=kwargs.get("scaling"),
+        window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    assert isinstance(output, Tensor)
+    return output.unflatten(0, (query.shape[0], -1))
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {"sdpa": _by_sdpa, "flex": _by_flex, "flash": _by_flash}
+
+
+def _interface(way: str) -> Callable[..., tuple[Tensor, None]]:
+    def attend(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        segments: Segments | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        if kwargs.get("softcap") is not None:
+            raise ValueError("This attention does not cap its scores, as the model wants it to.")
+        if segments is None:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        kept = {name: kwargs.get(name) for name in ("scaling", "sliding_window")}
+        output = WAYS[way](
+            module, query, key, value, segments, dropout=kwargs.get("dropout", 0.0), **kept
+        )
+        return output.contiguous(), None
+
+    return attend
+
+
+for _way in WAYS:
+    AttentionInterface.register(PREFIX + _way, _interface(_way))
+    AttentionMaskInterface.register(PREFIX + _way, sdpa_mask)

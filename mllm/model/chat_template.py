@@ -1,0 +1,196 @@
+"""Questions and drawings as token ids, through the chat template of the language model itself."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from data_pipelines.records import IMAGE_MARK
+from runtime.errors import UserError
+from runtime.files import is_whole_text
+
+BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE = "<|image_begin|>", "<|image_end|>", "<|image|>"
+IMAGE_TOKENS = (BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE)
+
+# For language models built from nothing; a pre-trained one brings its own.
+USER, ASSISTANT = "<|user|>", "<|assistant|>"
+PLAIN_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% elif message['role'] == 'system' %}{{ message['content'] }}"
+    "{% else %}<|assistant|>{{ message['content'] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@dataclass
+class ChatEncoder:
+    """Renders chats to token ids; image positions stay placeholders until codes are put in.
+
+    Attributes:
+        text_tokenizer: of the language model, with a chat template and the image tokens.
+        num_image_positions: N, placeholders per image.
+    """
+
+    text_tokenizer: PreTrainedTokenizerBase
+    num_image_positions: int
+    _render: Callable[[str, str | None], tuple[int, ...]] = field(init=False, repr=False)
+    _control: tuple[str, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Data sets repeat few questions often; rendering a template costs 0.1 ms each time.
+        self._render = lru_cache(maxsize=100_000)(self._render_uncached)
+        convert = self.text_tokenizer.convert_tokens_to_ids
+        self.begin_of_image_id, self.end_of_image_id, self.image_id = convert(list(IMAGE_TOKENS))
+        self._control = control_tokens(self.text_tokenizer)
+
+    def _render_uncached(self, user: str, assistant: str | None) -> tuple[int, ...]:
+        messages = [{"role": "user", "content": user}]
+        if assistant is not None:
+            messages.append({"role": "assistant", "content": assistant})
+        return tuple(self._ids(messages, assistant is None))
+
+    def _ids(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
+        text = self.text_tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        if not is_whole_text(text):
+            raise UserError("The text holds half a character, which is none: write it anew.")
+        token_ids: list[int] = self.text_tokenizer(text, add_special_tokens=False)["input_ids"]
+        return token_ids
+
+    @staticmethod
+    def _refuse_rewriting(prompt: list[int], whole: list[int]) -> None:
+        if whole[: len(prompt)] != prompt:
+            raise ValueError(
+                "The chat template writes a question with an answer otherwise than the question "
+                "alone, so answers cannot be told from prompts: use another template."
+            )
+
+    def _expand(self, token_ids: Iterable[int]) -> list[int]:
+        expanded: list[int] = []
+        for token_id in token_ids:
+            repeats = self.num_image_positions if token_id == self.image_id else 1
+            expanded += [token_id] * repeats
+        return expanded
+
+    def question(self, question: str) -> list[int]:
+        """Prompt of a question about one image: the image first, then the text."""
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        return self._expand(self._render(image + clean(question, self._control), None))
+
+    def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Prompt of a conversation that the assistant goes on with.
+
+        Args:
+            messages: "role" (system, user or assistant) and "content", with an `<image>` wherever
+                an image is shown.
+        """
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        rendered = [
+            {
+                "role": message["role"],
+                "content": clean(message["content"], self._control).replace(IMAGE_MARK, image),
+            }
+            for message in messages
+        ]
+        template = self.text_tokenizer.chat_template or ""
+        if rendered[0]["role"] == "system" and "system" not in template and len(rendered) > 1:
+            # A template without a system turn: what it would say goes before the first question.
+            first, second = rendered[:2]
+            both = f"{first['content']}\n{second['content']}"
+            rendered[:2] = [{"role": second["role"], "content": both}]
+        return self._expand(self._ids(rendered, True))
+
+    def answer(self, question: str, answer: str) -> list[int]:
+        """What the assistant writes after `question`, up to and with the token that ends it."""
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        prompt = self._render(image + clean(question, self._control), None)
+        whole = self._render(image + clean(question, self._control), clean(answer, self._control))
+        self._refuse_rewriting(list(prompt), list(whole))
+        return self._until_end(list(whole[len(prompt) :]))
+
+    def conversation(self, messages: list[tuple[str, str]]) -> list[tuple[list[int], bool]]:
+        """Several turns, as they follow one another.
+
+        Args:
+            messages: (role, content), with `IMAGE_MARK` where an image stands; nothing after the
+                last answer is read.
+
+        Returns:
+            Token ids and whether the assistant says them, in order; answers end with the token that
+            ends a turn. Where the template writes an earlier turn otherwise once another follows
+            (Qwen3 drops what was thought), that turn is part of a prompt like any other.
+        """
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        said = [
+            {"role": role, "content": clean(content, self._control).replace(IMAGE_MARK, image)}
+            for role, content in messages
+        ]
+        pieces: list[tuple[list[int], bool]] = []
+        done: list[int] = []
+        for turn, message in enumerate(said):
+            if message["role"] != "assistant":
+                continue
+            prompt, whole = self._ids(said[:turn], True), self._ids(said[: turn + 1], False)
+            self._refuse_rewriting(prompt, whole)
+            if prompt[: len(done)] != done:
+                pieces, done = [], []
+            answer = self._until_end(whole[len(prompt) :])
+            pieces += [(self._expand(prompt[len(done) :]), False), (self._expand(answer), True)]
+            done = prompt + answer
+        return pieces
+
+    def text(self, text: str) -> list[int]:
+        """Plain text as the language model was pre-trained on it, up to and with its end."""
+        end = self.text_tokenizer.eos_token_id
+        token_ids: list[int] = self.text_tokenizer(clean(text, self._control))["input_ids"]
+        return token_ids if token_ids[-1:] == [end] else [*token_ids, end]
+
+    def is_rendered(self, text: str) -> bool:
+        """Whether a text has control tokens of its own: a whole prompt, not what a user says."""
+        return any(token in text for token in self._control)
+
+    def rendered(self, text: str) -> list[int]:
+        """Ids of a prompt that is rendered already, with the places of its images."""
+        return self._expand(self.text_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def content(self, content: str | Sequence[dict]) -> str:
+        """One message's content, cleaned, with the marks of its images."""
+        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
+        if isinstance(content, str):
+            return clean(content, self._control)
+        return "".join(
+            image if part["type"] == "image" else clean(part["text"], self._control)
+            for part in content
+        )
+
+    def drawing(self, caption: str) -> list[int]:
+        """Prompt of a drawing, up to and with the begin-of-image token; "" for no caption."""
+        return [*self._render(clean(caption, self._control), None), self.begin_of_image_id]
+
+    def drawing_end(self) -> list[int]:
+        """What closes a drawing: the end-of-image token and the end of the turn."""
+        return [self.end_of_image_id, self.text_tokenizer.eos_token_id]
+
+    def _until_end(self, token_ids: list[int]) -> list[int]:
+        end = self.text_tokenizer.eos_token_id
+        # Templates may add a line break after the end of a turn, which no answer needs to learn.
+        return token_ids[: token_ids.index(end) + 1] if end in token_ids else [*token_ids, end]
+
+
+def control_tokens(text_tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Spellings that mean something else than themselves: ends of turns, roles, images."""
+    added = text_tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special}
+    return tuple(sorted({*special, *text_tokenizer.all_special_tokens, *IMAGE_TOKENS}))
+
+
+def clean(text: str, control: tuple[str, ...] = IMAGE_TOKENS) -> str:
+    """User text without control tokens: text cannot forge an image, nor somebody else's turn."""
+    while any(token in text for token in control):  # "<|im<|image|>age|>" hides another
+        for token in control:
+            text = text.replace(token, "")
+    return text.strip()

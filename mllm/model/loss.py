@@ -1,0 +1,232 @@
+"""Weighted cross entropy of a linear layer's scores, a bounded number of scores at a time.
+
+The scores of 8,192 labels over 348,544 rows take 11.4 GB in float32, and training holds them more
+than once. Here a chunk of labels is scored, reduced to its losses and to its share of the gradients
+at once, and dropped. No score is made twice: torch's own `linear_cross_entropy` scores again in its
+backward pass when each label has a weight of its own, which costs a third more time.
+
+Shapes: n labels, D width, V rows.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import ceil
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+# 268 MB of float32: 192 labels over 348,544 rows. What fits into one chunk goes through the head as
+# any layer does.
+CHUNK_SCORES = 2**26
+# On a CPU the softmax goes over a few labels at a time, whose scores stay in the cache: 2 MB.
+CACHED_SCORES = 2**19
+
+
+def weighted_loss(
+    head: nn.Module,
+    num_rows: int,
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Weighted negative log-likelihoods of labels under the scores `head(hidden)`.
+
+    Args:
+        head: linear layer, or a wrapper of one, such as PEFT's.
+        num_rows: V, which a weight that ZeRO-3 has cut up doesn't tell.
+        hidden: (n, D) states that predict the labels.
+        labels: (n,) in [0, V).
+        weights: (n,) of the labels; they take no gradient.
+        z_weight: of (log Z)² beside each label's loss, Z the sum of the exponentiated scores.
+
+    Returns:
+        Σ weight · (-log p(label) + z_weight · (log Z)²), a scalar with gradients; and -log p(label)
+        of each, (n,), in nats, without.
+    """
+    weights = weights.detach().float()
+    if not any(hasattr(parameter, "ds_id") for parameter in head.parameters(recurse=False)):
+        return _chunked(head, head, num_rows, hidden, labels, weights, z_weight)
+
+    # ZeRO-3 gathers the weight at each call of the head, on all ranks at once. Ranks have other
+    # numbers of labels, so all their chunks are one call, of the head with another forward pass.
+    def inside(states: Tensor) -> tuple[Tensor, Tensor]:
+        score = partial(_plain_scores, head)
+        return _chunked(head, score, num_rows, states, labels, weights, z_weight)
+
+    head.forward = inside
+    try:
+        return head(hidden)
+    finally:
+        del head.forward
+
+
+def _plain_scores(head: nn.Module, hidden: Tensor) -> Tensor:
+    """What the head computes, without the hooks around it."""
+    scores = type(head).forward(head, hidden)
+    return scores if _stand_in(head) is None else _stand_in(head)(head, (hidden,), scores)
+
+
+def _stand_in(head: nn.Module) -> Any:
+    """What `lora.NewRows` puts in place of some scores of a head; None for a plain one."""
+    return vars(head).get("stand_in")
+
+
+def _chunked(
+    head: nn.Module,
+    score: Callable[[Tensor], Tensor],
+    num_rows: int,
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float,
+) -> tuple[Tensor, Tensor]:
+    chunk = max(1, CHUNK_SCORES // num_rows)
+    if len(labels) <= chunk:
+        return _whole(score, hidden, labels, weights, z_weight)
+    # Its `weight` alone may not be what it computes.
+    if type(head) is not nn.Linear or _stand_in(head) is not None:
+        return _through_module(score, hidden, labels, weights, z_weight, chunk)
+    weight: Tensor = head.weight
+    bias: Tensor | None = head.bias
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    with torch.autocast(device, enabled=False):
+        total, losses = _FusedCrossEntropy.apply(
+            hidden, weight, bias, labels, weights, z_weight, chunk, torch.is_grad_enabled()
+        )
+    return total, losses
+
+
+def _whole(
+    score: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float,
+) -> tuple[Tensor, Tensor]:
+    scores = score(hidden).float()
+    losses = F.cross_entropy(scores, labels, reduction="none")
+    total = (losses * weights).sum()
+    if z_weight:
+        total = total + z_weight * (scores.logsumexp(-1).square() * weights).sum()
+    return total, losses.detach()
+
+
+def _through_module(
+    score: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    z_weight: float,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """The same by activation checkpointing, which makes a weight gradient for each chunk."""
+    pieces = zip(hidden.split(chunk), labels.split(chunk), weights.split(chunk), strict=True)
+    parts = [checkpoint(_whole, score, *piece, z_weight, use_reentrant=False) for piece in pieces]
+    return torch.stack([part[0] for part in parts]).sum(), torch.cat([part[1] for part in parts])
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    """Loss and gradients of `chunk` labels at a time, in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        weights: Tensor,
+        z_weight: float,
+        chunk: int,
+        wants_gradients: bool,
+    ) -> tuple[Tensor, Tensor]:
+        wants = [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
+        by_hidden = torch.empty_like(hidden) if wants[0] else None
+        # Sums over chunks are kept in float32, whatever the dtype of the product.
+        by_weight = torch.empty_like(weight, dtype=torch.float32) if wants[1] else None
+        by_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None  # type: ignore[arg-type]
+        losses = torch.empty_like(weights)
+        total = weights.new_zeros(())
+        # Of equal size: a small last chunk would add to the whole weight gradient for few labels.
+        chunk = ceil(len(labels) / ceil(len(labels) / chunk))
+        # One buffer for all chunks: fresh pages for each would cost more than their softmax.
+        buffer = hidden.new_empty(min(chunk, len(labels)), weight.shape[0])
+        for start in range(0, len(labels), chunk):
+            part = slice(start, start + chunk)
+            scores = buffer[: len(labels[part])]
+            if bias is None:
+                torch.mm(hidden[part], weight.T, out=scores)
+            else:
+                torch.addmm(bias, hidden[part], weight.T, out=scores)
+            scores = scores.float()
+            log_z, losses[part] = _to_gradient(scores, labels[part], weights[part], z_weight)
+            total += (weights[part] * (losses[part] + z_weight * log_z.square())).sum()
+            if not any(wants):
+                continue
+            if by_bias is not None:
+                by_bias += scores.sum(0)
+            scores = scores.to(hidden.dtype)
+            if by_hidden is not None:
+                torch.mm(scores, weight, out=by_hidden[part])
+            if by_weight is not None:
+                _add_product(by_weight, scores, hidden[part], first=start == 0)
+        ctx.gradients = (by_hidden, by_weight, by_bias)
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        ctx.mark_non_differentiable(losses)
+        return total, losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple:
+        # Handed over, not kept: what autograd alone holds becomes `.grad` without a copy.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("The gradients of this loss are gone: call backward once.")
+        scaled = [
+            None if part is None else part.mul_(gradient).to(dtype)
+            for part, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        return (*scaled, None, None, None, None, None)
+
+
+def _add_product(sums: Tensor, scores: Tensor, hidden: Tensor, first: bool) -> None:
+    """sums (V, D) += scoresᵀ (V, c) · hidden (c, D); the first product needs no zeros to add to."""
+    if hidden.dtype == torch.float32:
+        torch.addmm(sums, scores.T, hidden, beta=0 if first else 1, out=sums)
+    elif first:
+        sums.copy_(scores.T @ hidden)
+    else:
+        sums += scores.T @ hidden
+
+
+def _to_gradient(
+    scores: Tensor, labels: Tensor, weights: Tensor, z_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Turn scores (c, V), in place, into the gradients of the weighted loss by them.
+
+    Returns:
+        log Z and -log p(label), each (c,).
+    """
+    step = max(1, CACHED_SCORES // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    log_z, losses = torch.empty_like(weights), torch.empty_like(weights)
+    for start in range(0, len(scores), step):
+        part = slice(start, start + step)
+        few, label, weight = scores[part], labels[part, None], weights[part, None]
+        at_label = few.gather(1, label)
+        highest = few.amax(1, keepdim=True)
+        total = few.sub_(highest).exp_().sum(1, keepdim=True)
+        log = total.log() + highest
+        # d loss / d score = p - [is the label], d (log Z)² / d score = 2 log Z · p.
+        few.mul_(weight * (1 + 2 * z_weight * log) / total)
+        few.scatter_add_(1, label, -weight)
+        log_z[part], losses[part] = log.squeeze(1), (log - at_label).squeeze(1)
+    return log_z, losses

@@ -1,0 +1,137 @@
+"""A training phase with LoRA: which rows are new, how it goes on, and the 4-bit base of QLoRA."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, set_seed
+
+from mllm.model.chat_template import ASSISTANT, BEGIN_OF_IMAGE, END_OF_IMAGE, USER
+from mllm.model.lora import add_lora
+from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.phase.settings import LoRAConfig
+from mllm.saved.load import load_model
+from runtime.errors import UserError
+
+# What no 4-bit matrix may hold: the frozen tokenizer's fingerprint is of its exact weights, and the
+# others train.
+_WHOLE = ["image_tokenizer", "adapter", "image_head", "lm_head", r".*\.lora_[AB]"]
+
+
+def load_for_lora(
+    folder: Path,
+    lora: LoRAConfig | None,
+    text_tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+) -> UnifiedForConditionalGeneration:
+    """The model that a phase trains, with LoRA layers where the phase or the model has them.
+
+    Raises:
+        UserError: if the layers of `folder` are not those of `lora`, or a target is not there, or
+            4 bits are asked for without bitsandbytes.
+    """
+    if lora is None or not lora.load_in_4bit:
+        model = load_model(folder)
+    else:
+        model = load_model(folder, quantization_config=_four_bits())
+    set_seed(seed)  # loading draws as it likes, under ZeRO-3 otherwise than without
+    put_lora(model, lora, new_token_ids(text_tokenizer), folder)
+    _as_zero_3_has_it(model)
+    return model
+
+
+def _as_zero_3_has_it(model: UnifiedForConditionalGeneration) -> None:
+    """Give what was put into a model that ZeRO-3 has cut up the precision of its pieces.
+
+    DeepSpeed asks for one, and keeps float32 copies of what trains by itself.
+    """
+    embedding = model.get_input_embeddings().get_parameter("weight")
+    if hasattr(embedding, "ds_id"):
+        for parameter in model.parameters():
+            if not hasattr(parameter, "ds_id"):
+                parameter.data = parameter.data.to(embedding.dtype)
+
+
+def put_lora(
+    model: UnifiedForConditionalGeneration,
+    lora: LoRAConfig | None,
+    token_ids: list[int],
+    folder: Path,
+) -> None:
+    """Give a model the LoRA layers that a phase asks for, in place, unless it has them.
+
+    Args:
+        model: to be trained.
+        lora: of the phase.
+        token_ids: whose rows are new to the language model.
+        folder: of the model, for messages.
+
+    Raises:
+        UserError: if the model has other layers than those of `lora`, or a target is not there.
+    """
+    has = model.config.lora
+    if lora is None:
+        if has is not None:
+            raise UserError(
+                f"The model in {folder} has LoRA layers: give a lora section to train them, or "
+                f"merge them first with `semhitok merge-lora`."
+            )
+        return
+    settings = {
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "targets": list(lora.targets),
+        "token_ids": token_ids,
+    }
+    if has is None:
+        try:
+            add_lora(model, settings)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    elif has != settings:
+        other = next(name for name in settings if has.get(name) != settings[name])
+        raise UserError(
+            f"The model in {folder} has LoRA layers with {other} {has.get(other)}, not "
+            f"{settings[other]}: give those settings, or merge the layers first with "
+            f"`semhitok merge-lora`."
+        )
+
+
+def new_token_ids(text_tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that the language model has not had."""
+    vocabulary = text_tokenizer.get_vocab()
+    # Images are told to the language model by the tokens around them; roles are new to those that
+    # had no chat template. The placeholder of an image position is never read or written.
+    tokens = (BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT)
+    return [vocabulary[token] for token in tokens if token in vocabulary]
+
+
+def _four_bits() -> BitsAndBytesConfig:
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            "lora.load_in_4bit needs the package bitsandbytes, which is not installed: "
+            "`pip install bitsandbytes`, or set lora.load_in_4bit to false."
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",  # QLoRA (arXiv 2305.14314)
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=_WHOLE,
+    )
+
+
+@contextmanager
+def trainable_over_four_bits(model: UnifiedForConditionalGeneration) -> Iterator[None]:
+    """Within it the Trainer sees that a 4-bit model has LoRA layers, which it knows PEFT's by."""
+    if not getattr(model, "is_quantized", False):
+        yield
+        return
+    model._hf_peft_config_loaded = True
+    try:
+        yield
+    finally:
+        model._hf_peft_config_loaded = False

@@ -1,0 +1,186 @@
+"""A unified model as a plain causal LM that any server loads: one table of rows, one head.
+
+    semhitok export-llm --model DIR --out DIR
+
+The adapter is a function of the image code alone, so its values become rows of the embedding; the
+rows of a flat head follow the text rows of the LM's head. Text ids stay, image code h is token id
+`image_token_offset + h`. The plain model chooses among all rows at once; the unified model looks at
+the text rows or at the image rows, and a server restores that by masking the others.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from mllm.model.adapter import make_adapter
+from mllm.model.configuration_unified import UnifiedConfig
+from mllm.saved.load import load_processor
+from mllm.saved.saved_weights import Weights
+from runtime.errors import UserError
+from runtime.files import write_json
+from tokenizer.model.modeling_semhitok import SemHiTokModel
+from tokenizer.saved.model_folder import one_line, whole_folder
+
+CHUNK = 8192  # image codes folded at once
+SHARD_BYTES = 5 * 10**9  # as transformers cuts its own files
+
+
+def export_llm(model: Path, out: Path) -> Path:
+    """Write the plain causal LM of a unified model; memory holds one shard and two tensors at most.
+
+    Args:
+        model: folder of a unified model with a flat head and no grid positions.
+        out: folder to write: weights in shards, config, text tokenizer, and `image_tokens.json`,
+            which says where the image ids lie.
+
+    Raises:
+        UserError: if the model holds something that a plain LM has no place for.
+    """
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    if not isinstance(config, UnifiedConfig):
+        raise UserError(
+            f"{model} holds a {config.model_type!r} model, not a unified one: give the `model` "
+            f"folder that `train mllm` wrote."
+        )
+    _refuse_what_cannot_be_folded(model, config)
+    processor = load_processor(model)
+    image, offset = config.image_tokenizer_config, config.image_token_offset
+    plain_config = plain_config_of(config)
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(plain_config)
+    plain_config.architectures = [type(plain).__name__]
+    names = {id(module): name for name, module in plain.named_modules()}
+    ends = [names[id(m)] for m in (plain.get_input_embeddings(), plain.get_output_embeddings())]
+    try:
+        with whole_folder(out) as unfinished:
+            weights = Weights(model)
+            _write_shards(_tensors(weights, config, *ends), unfinished)
+            plain_config.save_pretrained(unfinished)
+            GenerationConfig.from_pretrained(model).save_pretrained(unfinished)
+            processor.tokenizer.save_pretrained(unfinished)
+            write_json(
+                unfinished / "image_tokens.json",
+                {
+                    "image_token_offset": offset,
+                    "num_semantic_codes": image.num_semantic_codes,
+                    "num_pixel_codes": image.num_pixel_codes,
+                    "num_image_positions": config.num_image_positions,
+                    "begin_of_image_token_id": config.begin_of_image_token_id,
+                    "end_of_image_token_id": config.end_of_image_token_id,
+                },
+            )
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"The weights in {model} cannot be exported: {one_line(error)}") from error
+    return out
+
+
+def plain_config_of(config: UnifiedConfig) -> Any:
+    """The language model's own config, with a row for each image code behind the text rows."""
+    plain_config = type(config.text_config)(**config.text_config.to_dict())
+    plain_config.vocab_size = config.image_token_offset + (
+        config.image_tokenizer_config.num_image_codes
+    )
+    plain_config.tie_word_embeddings = False  # an image code is read by one row, written by another
+    return plain_config
+
+
+def _refuse_what_cannot_be_folded(model: Path, config: UnifiedConfig) -> None:
+    if config.lora is not None:
+        raise UserError(
+            f"The model in {model} has LoRA layers beside its matrices: merge them first with "
+            f"`semhitok merge-lora`."
+        )
+    if config.image_head != "flat":
+        raise UserError(
+            f"The {config.image_head} image head of {model} is two decisions, for which a plain "
+            f"language model has no place: train a model with image_head: flat (init-mllm)."
+        )
+    if config.image_positions != "none":
+        raise UserError(
+            f"{model} adds the place in the {config.image_positions} to its image tokens, which no "
+            f"row can hold: train a model with image_positions: none (init-mllm)."
+        )
+    with torch.device("meta"):
+        embedding = AutoModelForCausalLM.from_config(config.text_config).get_input_embeddings()
+    if type(embedding) is not nn.Embedding:
+        raise UserError(
+            f"A {config.text_config.model_type!r} model scales its rows as it reads them, but "
+            f"image tokens are not scaled: train on Qwen, Llama or Mistral to export a plain model."
+        )
+
+
+def _tensors(
+    weights: Weights, config: UnifiedConfig, embedding: str, head: str
+) -> Iterator[tuple[str, Tensor]]:
+    """The plain model's tensors one by one, by name."""
+    prefix = "language_model."
+    for name in weights.names(prefix):
+        if name not in (f"{prefix}{embedding}.weight", f"{prefix}{head}.weight"):
+            tensor = weights[name]
+            if name == f"{prefix}{head}.bias":  # image codes have none
+                tensor = F.pad(tensor, (0, config.image_tokenizer_config.num_image_codes))
+            yield name.removeprefix(prefix), tensor
+    rows = f"{prefix}{embedding}.weight"
+    # A tied head has no weights of its own on disk.
+    head_rows = f"{prefix}{head}.weight" if weights.names(f"{prefix}{head}.weight") else rows
+    yield f"{embedding}.weight", _with_folded_adapter(weights[rows], weights, config)
+    yield f"{head}.weight", torch.cat([weights[head_rows], weights["image_head.rows.weight"]])
+
+
+@torch.no_grad()
+def _with_folded_adapter(text_rows: Tensor, weights: Weights, config: UnifiedConfig) -> Tensor:
+    """(text vocabulary + K·M, D): the text rows, then what the adapter makes of each code."""
+    image = config.image_tokenizer_config
+    image_tokenizer = SemHiTokModel(image).eval()
+    image_tokenizer.load_state_dict(weights.below("image_tokenizer."))
+    adapter = make_adapter(config)
+    adapter.load_state_dict(weights.below("adapter."))
+    rows = text_rows.new_empty(len(text_rows) + image.num_image_codes, text_rows.shape[1])
+    rows[: len(text_rows)] = text_rows
+    for first in range(0, image.num_image_codes, CHUNK):
+        codes = torch.arange(first, min(first + CHUNK, image.num_image_codes))
+        place = len(text_rows) + first
+        rows[place : place + len(codes)] = adapter(codes, image_tokenizer, codes)
+    return rows
+
+
+def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+    """Safetensors files of `SHARD_BYTES` and the index that servers look for."""
+    shards: list[list[str]] = []
+    shard: dict[str, Tensor] = {}
+    size = total = 0
+
+    def flush() -> None:
+        save_file(shard, folder / f"shard-{len(shards)}.safetensors", metadata={"format": "pt"})
+        shards.append(list(shard))
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            flush()
+            size = 0
+        shard[name] = tensor.contiguous()
+        size += tensor.nbytes
+        total += tensor.nbytes
+    flush()
+    # The number of files is part of their names, and known only now.
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        (folder / f"shard-{number}.safetensors").rename(folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(folder / "model.safetensors.index.json", index)
+
+
+def command(args: argparse.Namespace) -> Path:
+    """`semhitok export-llm`."""
+    return export_llm(args.model, args.out)

@@ -1,0 +1,36 @@
+"""Load a saved unified model, with one sentence instead of a traceback where there is none."""
+
+from pathlib import Path
+from typing import Any
+
+from mllm.model.configuration_unified import UnifiedConfig
+from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.processing_unified import UnifiedProcessor
+from runtime.errors import UserError
+from tokenizer.saved.model_folder import load_whole, one_line, read_config
+
+_WRITTEN_BY = "`train mllm` wrote, such as runs/quickstart/mllm/model"
+
+
+def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGeneration:
+    """The model of a folder written by `init-mllm` or `train mllm`.
+
+    Args:
+        folder: of the model.
+        options: of transformers' `from_pretrained`, such as `quantization_config`.
+    """
+    return load_whole(
+        folder, UnifiedForConditionalGeneration, "a unified one", _WRITTEN_BY, **options
+    )
+
+
+def load_processor(folder: Path | str) -> UnifiedProcessor:
+    """The processor of a model folder."""
+    read_config(Path(folder), UnifiedConfig, "a unified one", _WRITTEN_BY)
+    try:
+        return UnifiedProcessor.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder} has no processor (text tokenizer and image processor): copy those files of "
+            f"the model folder as well ({one_line(error)})."
+        ) from error

@@ -1,0 +1,174 @@
+"""A conversation in the terminal, with images in both directions: `semhitok chat`."""
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from torch import Tensor
+from transformers import TextStreamer
+
+from data_pipelines.images import open_image
+from data_pipelines.records import IMAGE_MARK
+from mllm.drawing.drawer import Drawer, DrawingJob
+from mllm.drawing.generate import default_sampler
+from mllm.model.sampler import Sampler
+from mllm.serving.answering import Answerer
+from runtime.errors import UserError
+from runtime.files import write_bytes
+from runtime.run_folder import make_folder
+
+HELP = """\
+  /image FILE    show an image; the next question is about it
+  /draw PROMPT   draw one, which is then the image
+  /new           forget the conversation and its images
+  /help          this
+  /quit          leave; so does Ctrl-D"""
+
+
+class ChatSession:
+    """What has been said and shown.
+
+    Args:
+        answerer: the model.
+        drawer: of the same model.
+        out: folder for drawings, made with the first one.
+        history: whether the model sees the turns before; else the last images and the question.
+        max_new_tokens: longest answer.
+        seed: of the first drawing.
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        drawer: Drawer,
+        out: Path,
+        history: bool = True,
+        max_new_tokens: int = 256,
+        seed: int = 0,
+    ):
+        self.answerer, self.drawer, self.out = answerer, drawer, out
+        self.history, self.max_new_tokens, self.seed = history, max_new_tokens, seed
+        self.messages: list[dict[str, str]] = []
+        self.images: list[Tensor] = []  # of the messages, in order
+        self.shown: list[Tensor] = []  # that the next question is about
+        self.fresh = False  # whether a question came since they were shown
+
+    def take(self, line: str) -> bool:
+        """Do what a line says; False to leave.
+
+        Raises:
+            UserError: for what cannot be done; the conversation is as it was.
+        """
+        word, _, rest = line.strip().partition(" ")
+        rest = rest.strip()
+        if not word:
+            return True
+        if word == "/quit":
+            return False
+        if word == "/help":
+            print(HELP)
+        elif word == "/new":
+            self.messages, self.images, self.shown = [], [], []
+        elif word == "/image":
+            self._show(self._read(rest))
+            print(f"(sees {rest})")
+        elif word == "/draw":
+            self._draw(rest)
+        elif word.startswith("/"):
+            raise UserError(f"There is no {word}: /help lists what there is.")
+        else:
+            self._ask(line.strip())
+        return True
+
+    def _read(self, name: str) -> Tensor:
+        if not name:
+            raise UserError("Name the file: /image FILE.")
+        return self.answerer.image_tokens([open_image(Path(name).expanduser())])[0]
+
+    def _show(self, tokens: Tensor) -> None:
+        # Images given one after another are asked about together; after a question, anew.
+        self.shown = [*self.shown, tokens] if self.fresh else [tokens]
+        self.fresh = True
+
+    def _draw(self, prompt: str) -> None:
+        if not prompt:
+            raise UserError("Say what to draw: /draw PROMPT.")
+        [(_, codes)] = self.drawer.draw([DrawingJob(prompt, self.seed)])
+        self.seed += 1
+        make_folder(self.out)
+        buffer = io.BytesIO()
+        self.drawer.pictures(codes.unsqueeze(0))[0].save(buffer, "PNG")
+        numbers = (self.out / f"drawing-{number:03d}.png" for number in range(10**6))
+        path = write_bytes(next(p for p in numbers if not p.exists()), buffer.getvalue())
+        self._show(self.drawer.model.vocabulary.token_ids(codes))
+        print(f"(drew {path})")
+
+    def _ask(self, question: str) -> None:
+        question = question.replace(IMAGE_MARK, "")
+        if self.history:
+            new = self.shown if self.fresh else []
+            before, images = self.messages, [*self.images, *new]
+        else:
+            new, before, images = self.shown, [], self.shown
+        asked = [*before, {"role": "user", "content": IMAGE_MARK * len(new) + question}]
+        try:
+            [answer] = self.answerer.answer(
+                [self.answerer.prompt(asked)],
+                [images],
+                self.max_new_tokens,
+                TextStreamer(
+                    self.answerer.processor.tokenizer, skip_prompt=True, skip_special_tokens=True
+                ),
+            )
+        except UserError as error:
+            raise UserError(f"{str(error).rstrip('.')}, or begin anew with /new.") from error
+        self.fresh = False
+        if self.history:
+            self.messages = [*asked, {"role": "assistant", "content": answer}]
+            self.images = images
+
+
+def lines() -> Iterator[str]:
+    """What is typed, or piped in, line by line.
+
+    Raises:
+        UserError: if what is piped in is no text.
+    """
+    if not sys.stdin.isatty():
+        try:
+            yield from sys.stdin
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input is not UTF-8 text: {error}") from error
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - `input` edits its line through it
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+
+
+def command(args: argparse.Namespace) -> None:
+    """`semhitok chat`."""
+    answerer = Answerer.load(args.model)
+    overrides = {field.name: getattr(args, field.name, None) for field in fields(Sampler)}
+    sampler = default_sampler(answerer.model, **overrides)
+    drawer = Drawer(answerer.model, answerer.processor, sampler, sampler.num_candidates)
+    session = ChatSession(
+        answerer, drawer, Path(args.out), args.history, args.max_new_tokens, args.seed
+    )
+    if sys.stdin.isatty():
+        print(HELP)
+    for line in lines():
+        try:
+            if not session.take(line):
+                return
+        except UserError as error:
+            print(f"({' '.join(str(error).split())})")
+        sys.stdout.flush()

@@ -1,0 +1,203 @@
+"""A folder of drawn images: each file whole or absent, and saying itself what it was drawn from.
+
+NAME-00.png          text chunks: prompt, negative_prompt, seed, settings (JSON), model
+images.jsonl         file, id, prompt, negative_prompt, seed of each, in the list's order
+settings.json        sampler, model fingerprint, what was kept of an image
+contact-sheet.png    the first of them on one page
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from mllm.serving.prompts import Prompt, PromptList
+from runtime.errors import UserError
+from runtime.files import delete_temporaries, write_bytes, write_json, write_parts
+
+INDEX, SETTINGS, SHEET = "images.jsonl", "settings.json", "contact-sheet.png"
+SHEET_IMAGES, SHEET_COLUMNS, SHEET_CELL = 100, 10, 128
+
+
+class Picture(NamedTuple):
+    """One image to draw: image `number` of a prompt."""
+
+    prompt: Prompt
+    number: int
+
+    @property
+    def seed(self) -> int:
+        """Its own seed."""
+        return self.prompt.seed + self.number
+
+    @property
+    def file(self) -> str:
+        """Its file's name."""
+        return f"{self.prompt.name}-{self.number:02d}.png"
+
+
+def pictures(prompts: PromptList, num_images: int) -> Iterator[Picture]:
+    """Every image of a list, those of one prompt one after another."""
+    for prompt in prompts:
+        for number in range(num_images):
+            yield Picture(prompt, number)
+
+
+class Gallery:
+    """Where a list is drawn to.
+
+    Args:
+        folder: exists.
+        settings: of every image: sampler, what is kept.
+        fingerprint: of the model.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], fingerprint: str):
+        self.folder, self.settings, self.fingerprint = folder, settings, fingerprint
+        self._settings_text = json.dumps(settings, sort_keys=True)
+
+    def text(self, picture: Picture) -> dict[str, str]:
+        """What an image says of itself."""
+        return {
+            "prompt": picture.prompt.text,
+            "negative_prompt": picture.prompt.negative,
+            "seed": str(picture.seed),
+            "settings": self._settings_text,
+            "model": self.fingerprint,
+        }
+
+    def remains(self) -> dict[str, list[Path]]:
+        """Half-written files of earlier runs, by the name of the image that they were to become."""
+        found: dict[str, list[Path]] = {}
+        for path in self.folder.glob(".*.png.*.tmp"):
+            found.setdefault(path.name[1:].rsplit(".", 2)[0], []).append(path)
+        return found
+
+    def delete_half_an_index(self) -> None:
+        """Delete what a run has left that was killed while it wrote what stands by the images."""
+        for name in (INDEX, SETTINGS, SHEET):
+            delete_temporaries(self.folder / name)
+
+    def holds(self, picture: Picture) -> bool:
+        """Whether a picture is there, whole, and drawn from the same.
+
+        Raises:
+            UserError: if it is whole, and another one: it is not ours to overwrite.
+        """
+        path = self.folder / picture.file
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        if (text := _whole_png_text(data)) is None:
+            return False
+        expected = self.text(picture)
+        other = [key for key, value in expected.items() if text.get(key) != value]
+        if other:
+            raise UserError(
+                f"{path} was drawn from another {other[0].replace('_', ' ')} than it would be now: "
+                f"choose another folder, or give --overwrite."
+            )
+        return True
+
+    def write(self, picture: Picture, image: Image.Image) -> None:
+        """Write one image.
+
+        Raises:
+            UserError: if the folder cannot be written, or the disk is full.
+        """
+        chunks = PngInfo()
+        for key, value in self.text(picture).items():
+            chunks.add_itxt(key, value)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", pnginfo=chunks)
+        write_bytes(self.folder / picture.file, buffer.getvalue())
+
+    def finish(self, prompts: PromptList, num_images: int) -> bool:
+        """Write index and contact sheet, if every image is there: with ranks, the last one does."""
+        for picture in pictures(prompts, num_images):
+            if not (self.folder / picture.file).is_file():
+                return False
+        write_json(self.folder / SETTINGS, {**self.settings, "model_fingerprint": self.fingerprint})
+        lines = (_index_line(picture) for picture in pictures(prompts, num_images))
+        write_parts(self.folder / INDEX, lines)
+        sheet = contact_sheet(self.folder, pictures(prompts, num_images))
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        write_bytes(self.folder / SHEET, buffer.getvalue())
+        return True
+
+
+def _index_line(picture: Picture) -> bytes:
+    prompt = picture.prompt
+    entry = {
+        "file": picture.file,
+        "id": prompt.name,
+        "prompt": prompt.text,
+        "negative_prompt": prompt.negative,
+        "seed": picture.seed,
+    }
+    return (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _whole_png_text(data: bytes) -> dict[str, str] | None:
+    """The text chunks of a PNG whose checksums are right up to its end; None if it is not whole."""
+    if not data.rstrip(b"\0").endswith(b"IEND\xaeB`\x82"):
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.load()
+            text = {key: str(value) for key, value in image.text.items()}  # type: ignore[attr-defined]
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.verify()  # checksums of all chunks; leaves the image unusable
+    except Exception:  # whatever damage does to the parser, the image is drawn again
+        return None
+    return text
+
+
+@lru_cache
+def _font_of_all() -> ImageFont.FreeTypeFont:
+    import matplotlib  # late: most prompts need no more than Pillow's own
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 11)
+
+
+def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which has the letters of ASCII alone, or one of many alphabets."""
+    return ImageFont.load_default(size=11) if text.isascii() else _font_of_all()
+
+
+def contact_sheet(folder: Path, shown: Iterator[Picture]) -> Image.Image:
+    """The first hundred images on one page, each over the beginning of its prompt."""
+    cells: list[Image.Image] = []
+    for picture in shown:
+        if len(cells) == SHEET_IMAGES:
+            break
+        cell = Image.new("RGB", (SHEET_CELL, SHEET_CELL + 18), "white")
+        try:
+            with Image.open(folder / picture.file) as image:
+                size = SHEET_CELL - 8
+                scaled = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+                cell.paste(scaled, (4, 4))
+        except OSError:  # a rank is drawing it again, and makes the sheet when it is done
+            pass
+        line = " ".join(picture.prompt.text.split())
+        font = _font(line)
+        while font.getlength(line) > SHEET_CELL - 8:
+            line = line[: min(len(line) - 1, SHEET_CELL)]
+        ImageDraw.Draw(cell).text((4, SHEET_CELL), line, fill="black", font=font)
+        cells.append(cell)
+    columns = min(SHEET_COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    width, height = SHEET_CELL, SHEET_CELL + 18
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for number, cell in enumerate(cells):
+        sheet.paste(cell, (number % columns * width, number // columns * height))
+    return sheet

@@ -1,0 +1,121 @@
+"""Lists of questions about images, from the command line or JSONL, read one at a time.
+
+    {"id": "7", "image": "a.png", "question": "what color is it?"}
+    {"images": ["a.png", "b.png"], "question": "<image> or <image>?", "options": ["first", "last"]}
+
+Files are looked for beside the list. Images come before the question, unless it says where with
+`<image>`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.records import IMAGE_MARK
+from runtime.errors import UserError
+from runtime.files import parse_object
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question.
+
+    Attributes:
+        name: its id in the list, or its number.
+        images: files, in the order in which they are shown.
+        question: with an `<image>` where each is shown.
+        options: answers to choose from; empty where it is to be written.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    question: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """As a conversation of one turn."""
+        return [{"role": "user", "content": self.question}]
+
+    def record(self) -> dict[str, Any]:
+        """What an answer is written beside."""
+        return {
+            "id": self.name,
+            "images": [str(path) for path in self.images],
+            "question": self.question.replace(IMAGE_MARK, "").strip()
+            if self.question.startswith(IMAGE_MARK * len(self.images))
+            else self.question,
+        }
+
+
+def with_marks(question: str, num_images: int, place: str) -> str:
+    """The question with a mark for each image: before it, unless it has its own.
+
+    Raises:
+        UserError: if it has another number of marks.
+    """
+    found = question.count(IMAGE_MARK)
+    if found == 0:
+        return IMAGE_MARK * num_images + question
+    if found != num_images:
+        raise UserError(
+            f"{place} shows {found} images with {IMAGE_MARK}, and names {num_images}: make them as "
+            f"many."
+        )
+    return question
+
+
+def asked_each(
+    images: list[Path], questions: list[str], options: list[str] | None, together: bool
+) -> Iterator[Asked]:
+    """Every question about every image, or about all of them together."""
+    groups = [tuple(images)] if together else [(image,) for image in images]
+    number = 0
+    for group in groups:
+        for question in questions:
+            text = with_marks(question, len(group), "The question")
+            yield Asked(str(number), group, text, tuple(options or ()))
+            number += 1
+
+
+def read_questions(path: Path, options: list[str] | None = None) -> Iterator[Asked]:
+    """The questions of a JSONL file.
+
+    Args:
+        path: of the file.
+        options: of the questions that bring none.
+
+    Raises:
+        UserError: for a file that cannot be read, and at a line that asks nothing.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # Windows marks the beginning
+            number = 0
+            for line_number, line in enumerate(file, 1):
+                if line.strip():
+                    place = f"line {line_number} of {path}"
+                    yield _asked(line, place, number, path.parent, tuple(options or ()))
+                    number += 1
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _asked(line: str, place: str, number: int, beside: Path, options: tuple[str, ...]) -> Asked:
+    entry = parse_object(line, place, '{"image": ..., "question": ...}')
+    question, images = entry.get("question"), entry.get("images", entry.get("image"))
+    if not isinstance(question, str) or not question.replace(IMAGE_MARK, "").strip():
+        raise UserError(f"{place} has no question: write at least one word.")
+    images = [images] if isinstance(images, str) else images or []
+    if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+        raise UserError(f"{place} names its images in another way than as file names.")
+    own = entry.get("options") or options
+    if not isinstance(own, list | tuple) or not all(
+        isinstance(text, str) and text.strip() for text in own
+    ):
+        raise UserError(f"{place} has options that are not a list of texts.")
+    if len({text.strip() for text in own}) != len(own) or len(own) == 1:
+        raise UserError(f"{place} has no two different options to choose from.")
+    question = with_marks(question.strip(), len(images), place)
+    name = str(entry.get("id", entry.get("question_id", number)))
+    return Asked(name, tuple(beside / image for image in images), question, tuple(own))

@@ -1,0 +1,120 @@
+"""Which checkpoint a run goes on from: the newest that was written to its end, never half of one.
+
+A checkpoint is whole once `whole.json` lies in it, which rank 0 writes after every rank has
+finished; it lists the files with their sizes, so that a cut copy is found out too. While a
+checkpoint is being written or deleted it holds `unfinished.json`: a run killed there leaves nothing
+to mend, and the next one goes on from the checkpoint before.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.files import read_json, write_json
+
+WHOLE, UNFINISHED = "whole.json", "unfinished.json"
+
+
+@dataclass
+class Checkpoint:
+    """A whole one.
+
+    Attributes:
+        folder: `checkpoint-N`.
+        step: N, optimiser steps done.
+        num_ranks: of the run that wrote it.
+    """
+
+    folder: Path
+    step: int
+    num_ranks: int
+
+
+def begin(folder: Path) -> None:
+    """Mark a checkpoint that is about to be written; what a killed run left there is deleted."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(folder / UNFINISHED, {"step": _step(folder)})
+
+
+def finish(folder: Path, num_ranks: int) -> None:
+    """Mark a checkpoint that every rank has written, and delete the ones before it."""
+    files = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != UNFINISHED
+    }
+    whole = {"step": _step(folder), "num_ranks": num_ranks, "files": files}
+    write_json(folder / WHOLE, whole)
+    (folder / UNFINISHED).unlink()
+    for other in _folders(folder.parent):
+        if other != folder:
+            _delete(other)
+
+
+def delete_all(root: Path) -> None:
+    """Delete the checkpoints of a finished run; a kill on the way damages none."""
+    for folder in _folders(root):
+        _delete(folder)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def newest(root: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of `root`; None where no run has come to its first.
+
+    Raises:
+        UserError: if there are checkpoints, none of them whole, and one that is neither marked as
+            being written: it was copied or deleted in part.
+    """
+    damaged: list[str] = []
+    for folder in reversed(_folders(root)):
+        problem = _problem(folder)
+        if problem is None:
+            whole = read_json(folder / WHOLE)
+            return Checkpoint(folder, whole["step"], whole["num_ranks"])
+        if not (folder / UNFINISHED).is_file():
+            damaged.append(f"{folder.name}: {problem}")
+    if damaged:
+        raise UserError(
+            f"{root} holds no whole checkpoint ({damaged[0]}), so there is nothing to go on from: "
+            f"restore its files, or delete {root} to start anew."
+        )
+    return None
+
+
+def _problem(folder: Path) -> str | None:
+    """Why a checkpoint cannot be gone on from; None where it can."""
+    if (folder / UNFINISHED).is_file():
+        return "it was not written to its end"
+    if not (folder / WHOLE).is_file():
+        return f"no {WHOLE}"
+    try:
+        whole = read_json(folder / WHOLE)
+        files = whole["files"]
+        if whole["step"] != _step(folder):
+            return f"it was written as step {whole['step']}"
+    except (UserError, KeyError, TypeError):
+        return f"{WHOLE} cannot be read"
+    for name, size in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+    return None
+
+
+def _folders(root: Path) -> list[Path]:
+    """Checkpoints by step, whole or not."""
+    return sorted((p for p in root.glob("checkpoint-*") if p.is_dir()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _delete(folder: Path) -> None:
+    write_json(folder / UNFINISHED, {"step": _step(folder)})
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,128 @@
+"""What a run says of itself: a progress bar, metrics.jsonl and TensorBoard."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from mllm.model.segments import Segments
+from mllm.phase.parameter_groups import PARTS
+from runtime.metrics_log import MetricsLog
+from runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from mllm.training.train import UnifiedTrainer
+
+LOSSES = {"text_loss": "num_text_labels", "semantic_loss": "num_image_labels"}
+LOSSES |= {"pixel_loss": "num_image_labels"}
+COUNTS = ("num_tokens", "num_places", "num_text_labels", "num_image_labels", *LOSSES)
+# These depend on the machine, so a resumed run has others.
+UNSTEADY = ("tokens_per_second", "mfu")
+
+
+class Tally:
+    """Sums over micro-batches since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.sums = dict.fromkeys(COUNTS, 0.0)
+        self.since = time.perf_counter()
+
+    def add(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Count one micro-batch."""
+        for name in ("num_text_labels", "num_image_labels", *LOSSES):
+            self.sums[name] += float(outputs[name])
+        segments = inputs.get("segments")
+        if isinstance(segments, Segments):
+            self.sums["num_tokens"] += segments.num_tokens
+            self.sums["num_places"] += inputs["input_ids"].numel()
+
+    def take(self, flops_per_token: float, peak_flops: float | None) -> dict[str, float]:
+        """Means over all ranks since the last call, which every rank makes at the same step.
+
+        Args:
+            flops_per_token: forward and backward, nothing computed twice.
+            peak_flops: of one device, in a second.
+
+        Returns:
+            Losses in nats a label, `tokens_per_second` and `padding_share` of all ranks, and with
+            `peak_flops` the share of it that useful tokens take, `mfu` (PaLM, arXiv 2204.02311,
+            appendix B).
+        """
+        seconds, num_ranks = time.perf_counter() - self.since, 1
+        sums = torch.tensor([self.sums[name] for name in COUNTS], dtype=torch.float64)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            num_ranks = torch.distributed.get_world_size()
+            if torch.distributed.get_backend() == "nccl":
+                sums = sums.float().cuda()
+            torch.distributed.all_reduce(sums)
+        total = dict(zip(COUNTS, sums.tolist(), strict=True))
+        self.__init__()  # type: ignore[misc]
+        values = {name: total[name] / max(1.0, total[count]) for name, count in LOSSES.items()}
+        if total["num_places"]:
+            values["padding_share"] = 1 - total["num_tokens"] / total["num_places"]
+        values["tokens_per_second"] = total["num_tokens"] / seconds
+        if peak_flops is not None:
+            rate = values["tokens_per_second"] / num_ranks
+            values["mfu"] = rate * flops_per_token / peak_flops
+        return values
+
+
+class Reporter(TrainerCallback):
+    """Progress bar and metrics, in the words of the other phases.
+
+    Args:
+        trainer: whose tally is written.
+        out: the run's folder.
+        flops_per_token: see `Tally.take`.
+    """
+
+    def __init__(self, trainer: "UnifiedTrainer", out: Path, flops_per_token: float):
+        self.trainer = trainer
+        self.out = out
+        self.flops_per_token = flops_per_token
+        self.progress: Progress | None = None
+        self.log: MetricsLog | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.progress = Progress(state.max_steps, "mllm", initial=state.global_step).__enter__()
+        self.trainer.tally = Tally()
+        if state.is_world_process_zero:
+            tensorboard = self.trainer.config.tensorboard
+            self.log = MetricsLog(self.out, state.global_step, tensorboard)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        assert self.progress is not None
+        self.progress.update(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "loss" not in logs:
+            return
+        assert self.progress is not None
+        config = self.trainer.config
+        names = ("loss", "grad_norm", "learning_rate")
+        values = {name: float(logs[name]) for name in names if name in logs}
+        if "learning_rate" in values:
+            # The schedule scales all groups alike, and the Trainer logs the first group's.
+            values["learning_rate"] /= self.trainer.first_rate
+            values |= _rates(values["learning_rate"], vars(config.rates))
+        peak = None if config.peak_tflops is None else config.peak_tflops * 1e12
+        values |= self.trainer.tally.take(self.flops_per_token, peak)
+        if self.log is not None:
+            self.log.write(state.global_step, **values)
+        self.progress.update(0, loss=values["loss"])
+
+    def on_train_end(self, args, state, control, **kwargs):
+        assert self.progress is not None
+        self.progress.__exit__(None, None, None)
+        if self.log is not None:
+            self.log.close()
+
+
+def _rates(learning_rate: float, rates: dict[str, float]) -> dict[str, float]:
+    """The learning rate of each part, where they are not all the same."""
+    if len(set(rates.values())) == 1:
+        return {}
+    return {f"learning_rate_{part}": learning_rate * rates[part] for part in PARTS}

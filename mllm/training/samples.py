@@ -1,0 +1,159 @@
+"""What the model draws and answers while it trains, as pictures and text in the run's folder.
+
+samples/000500.png          drawings of a few captions of the data, side by side
+samples/000500.json         those captions; a few questions, what was answered, and the truth
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from mllm.data.rows import TrainingRows
+from mllm.data.sequences import fill_image
+from mllm.model.lora import whole_parameters
+from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.processing_unified import UnifiedProcessor
+from mllm.model.sampler import Sampler
+from runtime.files import write_json
+
+if TYPE_CHECKING:
+    from mllm.training.report import Reporter
+
+NUM_SAMPLES = 4
+MAX_NEW_TOKENS = 32
+
+
+class Samples(TrainerCallback):
+    """Draws and answers every few steps; training goes on as if nothing had been asked.
+
+    Args:
+        reporter: of the run, whose TensorBoard shows the samples too.
+        model: that trains, not its wrapper.
+        processor: of the model.
+        rows: of the run; captions and questions are the first of its records.
+        every: steps.
+    """
+
+    def __init__(
+        self,
+        reporter: "Reporter",
+        model: UnifiedForConditionalGeneration,
+        processor: UnifiedProcessor,
+        rows: TrainingRows,
+        every: int,
+    ):
+        self.reporter = reporter
+        self.model = model
+        self.processor = processor
+        self.captions = rows.some_captions(NUM_SAMPLES)
+        self.questions = rows.some_questions(NUM_SAMPLES)
+        self.every = every
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every:
+            return
+        # Under ZeRO-3 each rank holds a piece of every matrix, so all must run the model.
+        if not state.is_world_process_zero and not is_deepspeed_zero3_enabled():
+            return
+        with undisturbed(self.model), whole_model(self.reporter.trainer.model_wrapped):
+            picture = self._draw() if self.captions else None
+            answers = self._answer() if self.questions else []
+        if state.is_world_process_zero:
+            self._write(state.global_step, picture, answers)
+
+    def _draw(self) -> Image.Image:
+        sampler = replace(Sampler(**self.model.config.image_sampler), num_candidates=1)
+        inputs = self.processor.drawings(self.captions)
+        tokens = self.model.generate(
+            generation_mode="image",
+            **self._placed(inputs),
+            seeds=list(range(len(self.captions))),
+            sampler=sampler,
+        )
+        pictures = self.processor.pictures(self.model.decode_image_tokens(tokens).float().cpu())
+        width, height = pictures[0].size
+        sheet = Image.new("RGB", (width * len(pictures), height))
+        for place, picture in enumerate(pictures):
+            sheet.paste(picture, (place * width, 0))
+        return sheet
+
+    def _answer(self) -> list[dict[str, str]]:
+        chat = self.processor.chat
+        prompts = [fill_image(chat, chat.question(q), image) for q, _, image in self.questions]
+        inputs = self.processor.pad(prompts)
+        token_ids = self.model.generate(
+            **self._placed(inputs),
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+        )
+        texts = self.processor.answers(token_ids, inputs["input_ids"].shape[1])
+        return [
+            {"question": question, "answer": text, "truth": truth}
+            for (question, truth, _), text in zip(self.questions, texts, strict=True)
+        ]
+
+    def _placed(self, inputs: Any) -> dict[str, Any]:
+        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+
+    def _write(self, step: int, picture: Image.Image | None, answers: list[dict]) -> None:
+        folder = self.reporter.out / "samples"
+        folder.mkdir(exist_ok=True)
+        log = self.reporter.log
+        if picture is not None:
+            picture.save(folder / f"{step:06}.png")
+            if log is not None:
+                log.write_image(step, "drawings", np.asarray(picture))
+        write_json(folder / f"{step:06}.json", {"captions": self.captions, "answers": answers})
+        if log is not None:
+            lines = [f"{a['question']} **{a['answer']}** ({a['truth']})" for a in answers]
+            log.write_text(step, "answers", "\n\n".join(lines))
+
+
+@contextmanager
+def whole_model(engine: Any) -> Iterator[None]:
+    """Within it every rank holds the whole model, which ZeRO-3 had cut up.
+
+    Drawing reads weights where no module is called, so DeepSpeed's hooks would not gather them; and
+    gathering each layer for each token would take longer than training.
+
+    Args:
+        engine: DeepSpeed's, or any model, which is left alone.
+    """
+    offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
+    if offload is None:
+        yield
+        return
+    parameters = list(engine.parameters())
+    with whole_parameters(parameters):
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.clear()
+        offload._remove_module_hooks()  # they would cut each layer up again after its call
+        offload.forward_hooks, offload.backward_hooks = [], []
+        try:
+            yield
+        finally:
+            offload.setup_zero_stage3_hooks()
+
+
+@contextmanager
+def undisturbed(model: Any) -> Iterator[None]:
+    """Within it the model may be asked; its mode and every random state are as before after."""
+    was_training = model.training
+    states = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+        random.setstate(states[0])
+        np.random.set_state(states[1])

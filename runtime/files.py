@@ -1,0 +1,157 @@
+"""Files that are either whole or absent: atomic writes, and JSON with errors that can be mended."""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 `text`; see `write_bytes`."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write `data` so that no reader, and no crash, ever sees half of it.
+
+    Raises:
+        UserError: if the folder is missing or cannot be written, or the disk is full.
+    """
+    return write_parts(path, (data,))
+
+
+def write_parts(path: str | Path, parts: Iterable[bytes]) -> Path:
+    """The same for what is too large to hold at once.
+
+    Raises:
+        UserError: as `write_bytes`; what else `parts` raises passes through, and nothing is left.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path)
+    try:
+        with open(temporary, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        mend = "free some space" if error.errno in FULL else "choose a folder that can be written"
+        raise UserError(f"cannot write {path}: {error.strerror}; {mend}") from error
+    return path
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name to write a file under before it is renamed to `path`.
+
+    Beside the target, since a rename is atomic only within one file system; a random name, since
+    ranks on different hosts may share both the folder and the process id. `tempfile` would leave
+    the file readable by its owner alone.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def delete_temporaries(path: Path) -> None:
+    """Delete what killed writers of `path` have left, and what others are still writing."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented JSON, atomically.
+
+    Paths become strings, numpy and torch scalars numbers, and non-finite numbers null, since
+    standard JSON has neither NaN nor infinity.
+    """
+    return write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: if it is missing, unreadable or broken; a broken file is named with its line.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON: line {error.lineno}, {error.msg.lower()}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: it is not UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_object(line: str, place: str, example: str) -> dict[str, Any]:
+    """The JSON object of one line of a user's list.
+
+    Args:
+        line: its text.
+        place: where it stands, for errors: "line 7 of FILE".
+        example: what it should look like.
+
+    Raises:
+        UserError: if it is no JSON, or no object, or holds half a character.
+    """
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:  # the latter for thousands of brackets
+        raise UserError(f"{place} is not valid JSON: write one object a line.") from error
+    if not isinstance(entry, dict):
+        raise UserError(f"{place} is not an object: write it as {example}.")
+    if "\\u" in line and not is_whole_text(json.dumps(entry, ensure_ascii=False)):
+        raise UserError(
+            f"{place} holds half a character, one of \\ud800 to \\udfff without the other: write "
+            f"both or neither."
+        )
+    return entry
+
+
+def is_whole_text(text: str) -> bool:
+    """Whether UTF-8 can write it: JSON and arguments may hold halves of characters, models not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """`value` with everything that JSON cannot hold turned into what it can."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch, without importing either
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,122 @@
+"""The metrics of a run, one JSON object a line: `{"step": 20, "loss": 0.41}`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+from runtime.files import write_text
+from runtime.ranks import is_main_rank
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl` in a run's folder; ranks other than 0 write nothing.
+
+    Args:
+        folder: the run's folder; it must exist.
+        resume_step: the step of the checkpoint that a run goes on from. Lines after it are dropped,
+            for those steps are about to be run again. None starts a new log in place of any old.
+        tensorboard: also write TensorBoard events into `folder/tensorboard`.
+    """
+
+    def __init__(
+        self, folder: str | Path, resume_step: int | None = None, tensorboard: bool = False
+    ):
+        self.path = Path(folder) / FILE_NAME
+        self._file = None
+        self._board = None
+        if not is_main_rank():
+            return
+        _keep_until(self.path, resume_step)
+        # Line-buffered: a killed run loses at most the line that it was writing.
+        self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        if tensorboard:
+            self._board = _open_board(self.path.parent / "tensorboard", resume_step)
+
+    def write(self, step: int, **values: Any) -> None:
+        """Record values under their names; each is a number or anything `float` accepts."""
+        if self._file is None:
+            return
+        numbers = {name: _number(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        if self._board is not None:
+            for name, number in numbers.items():
+                self._board.add_scalar(name, number, step)
+
+    def write_image(self, step: int, name: str, image: Any) -> None:
+        """Show an (H, W, 3) array of 8-bit levels on TensorBoard, where it is on."""
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Show Markdown on TensorBoard, where it is on."""
+        if self._board is not None:
+            self._board.add_text(name, text, step)
+
+    def close(self) -> None:
+        """Finish the files; writing after this does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a metrics file, or of the one in a run's folder, in the order written.
+
+    A half-written last line, left by a killed run, is passed over.
+
+    Raises:
+        UserError: if there is no such file, or a line before the last is broken.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file():
+        raise UserError(f"no such metrics file: {path}")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path} is damaged: line {number} is not valid JSON") from error
+        records.append(record)
+    return records
+
+
+def _keep_until(path: Path, last_step: int | None) -> None:
+    """Rewrite the log with the whole lines up to `last_step`; with none of them for None."""
+    kept = []
+    if last_step is not None and path.exists():
+        kept = [record for record in read_metrics(path) if record["step"] <= last_step]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _number(value: Any) -> int | float:
+    """A plain number; a diverged loss stays visible, as the NaN that Python's JSON can read."""
+    return value if isinstance(value, int) else float(value)
+
+
+def _open_board(folder: Path, resume_step: int | None) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # imports torch: only when asked for
+    except ImportError as error:
+        raise UserError(
+            'TensorBoard is not installed: run `pip install "semhitok[tensorboard]"`, '
+            "or switch the TensorBoard log off"
+        ) from error
+    purge_step = None if resume_step is None else resume_step + 1
+    return SummaryWriter(str(folder), purge_step=purge_step)

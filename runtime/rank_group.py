@@ -1,0 +1,90 @@
+"""The ranks of a launch as one group that agrees and shares small objects."""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from runtime.errors import UserError
+
+T = TypeVar("T")
+
+# A rank may be done hours before the others; a lost one is noticed at once, by its connection.
+_PATIENCE = timedelta(days=7)
+
+
+class RankGroup:
+    """What `torchrun` (or `accelerate launch`, or `deepspeed`) has started; else one rank alone.
+
+        with RankGroup() as ranks:
+            plan = ranks.from_main(make_plan)
+
+    Messages go over the CPU, since they are names and counts. A group that is there already is used
+    and left as it is.
+
+    Attributes:
+        rank, world_size: of all ranks.
+        local_rank, local_world_size: of those on this node.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._is_ours = False
+
+    def __enter__(self) -> "RankGroup":
+        if self.world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+            self._is_ours = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_ours:
+            dist.destroy_process_group()
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns on rank 0; where it fails the other ranks leave without a word."""
+        if self.world_size == 1:
+            return make()
+        made: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                made = [("made", make())]
+            except UserError:
+                self._broadcast([("failed", None)])
+                raise
+        self._broadcast(made)
+        outcome, value = made[0]
+        if outcome == "failed":
+            sys.exit(2)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, in order, on every rank.
+
+        Raises:
+            UserError: if a rank is lost; it has told why itself.
+        """
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        try:
+            dist.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise _lost() from error
+        return values
+
+    def _broadcast(self, objects: list[Any]) -> None:
+        try:
+            dist.broadcast_object_list(objects, src=0)
+        except RuntimeError as error:
+            raise _lost() from error
+
+
+def _lost() -> UserError:
+    return UserError("another rank has stopped, see above for its reason; run the command again.")

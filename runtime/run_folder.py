@@ -1,0 +1,131 @@
+"""The run directory: what a run writes about itself, so that it can be told from any other run."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from runtime.config import save_config, to_dict
+from runtime.errors import UserError
+from runtime.files import file_sha256, read_json, write_json, write_text
+from runtime.ranks import is_main_rank
+
+__all__ = ["RunDirectory", "file_sha256", "read_json", "write_json", "write_text"]
+
+RECORDED_PACKAGES = (
+    "semhitok",
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "datasets",
+    "sentencepiece",
+)
+
+
+class RunDirectory:
+    """A folder that holds one run: its resolved config, its environment, and what it writes.
+
+    Attributes:
+        path: the folder; it exists after `start`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def start(self, config: Any, command: str) -> "RunDirectory":
+        """Make the folder and write `config.yaml` and `environment.json` into it.
+
+        Every rank may call this; rank 0 writes. A resumed run writes both files anew.
+
+        Args:
+            config: the resolved config, a dataclass instance or a mapping of plain values.
+            command: what was run, as it could be typed again.
+
+        Raises:
+            UserError: if the folder cannot be made or written.
+        """
+        make_folder(self.path)
+        if is_main_rank():
+            save_config(config, self.path / "config.yaml")
+            record = describe_environment() | {
+                "seed": _find_seed(to_dict(config)),
+                "command": command,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            write_json(self.path / "environment.json", record)
+        return self
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and its parents, if they are not there.
+
+    Raises:
+        UserError: if a file is in the way, or the place cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        in_the_way = next(p for p in (path, *path.parents) if p.exists() and not p.is_dir())
+        raise UserError(f"{in_the_way} is a file, not a folder; choose another folder") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {path}: {error.strerror}; choose a place that can be written"
+        ) from error
+    return path
+
+
+def describe_environment() -> dict[str, Any]:
+    """Code version, interpreter, machine and package versions; nothing heavy is imported."""
+    versions: dict[str, str | None] = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "git": _git_state(Path(__file__).resolve().parents[1]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": usable_cpus(),
+        "packages": versions,
+    }
+
+
+def usable_cpus() -> int | None:
+    """Cores this process may use, which on a shared machine can be fewer than it has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _git_state(root: Path) -> dict[str, Any] | None:
+    """Commit of the code at `root` and whether it has changes; None outside a checkout."""
+    # An installed copy may lie inside somebody else's repository, whose commit would mislead.
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):  # no git, no commit yet, or a very slow disk
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    finished = subprocess.run(
+        ["git", *arguments], cwd=root, check=True, capture_output=True, text=True, timeout=10
+    )
+    return finished.stdout.strip()
+
+
+def _find_seed(values: dict[str, Any]) -> int | None:
+    """The seed of a plain config: its own, else the first one found in a section."""
+    if "seed" in values:
+        return values["seed"]
+    sections = (value for value in values.values() if isinstance(value, dict))
+    return next((seed for section in sections if (seed := _find_seed(section)) is not None), None)

@@ -1,0 +1,419 @@
+import argparse
+import hashlib
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_pipelines.images import open_image
+from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.prepare import part as prepare_part
+from data_pipelines.prepare import run as prepare_module
+from data_pipelines.prepare.run import command, prepare
+from data_pipelines.records import (
+    IMAGE_MARK,
+    SCHEMA,
+    Conversation,
+    Message,
+    Record,
+    record_to_row,
+)
+from runtime.errors import UserError
+from runtime.ranks import rank_and_world
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Seven good images, one cut short, one whose caption is no UTF-8."""
+    root = tmp_path / "images"
+    root.mkdir()
+    for number in range(7):
+        path = root / f"{number}.png"
+        Image.new("RGB", (8 + number, 8), (number, 0, 0)).save(path)
+        path.with_suffix(".txt").write_text(f"picture {number}\n")
+    (root / "3b.png").write_bytes((root / "3.png").read_bytes()[:50])
+    (root / "5b.png").write_bytes((root / "5.png").read_bytes())
+    (root / "5b.txt").write_bytes(b"\xff")
+    return root
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_the_manifest_tells_what_is_there(folder, tmp_path):
+    out = prepare([str(folder)], tmp_path / "out", shard_size=3)
+    manifest = json.loads((out / "manifest.json").read_text())
+
+    assert manifest["counts"] == {
+        "records": 7, "images": 7, "captions": 7, "questions": 0, "conversations": 0, "texts": 0,
+        "rejects": 2,
+    }  # fmt: skip
+    assert manifest["image_width"] == {"min": 8, "max": 14}
+    assert manifest["image_height"] == {"min": 8, "max": 8}
+    assert manifest["sources"] == [str(folder)]
+    assert manifest["schema_version"] == 2
+    assert [shard["rows"] for shard in manifest["shards"]] == [3, 2, 2]
+    for shard in manifest["shards"]:
+        data = (out / shard["file"]).read_bytes()
+        assert shard["bytes"] == len(data)
+        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+    assert sorted(contents(out)) == [
+        *(f"data-0000{i}.parquet" for i in range(3)),
+        "manifest.json",
+        "quarantine.jsonl",
+    ]
+
+
+def test_rejects_go_to_quarantine_with_their_reason(folder, tmp_path):
+    out = prepare([str(folder)], tmp_path / "out")
+    lines = (out / "quarantine.jsonl").read_text().splitlines()
+    damaged, no_text = map(json.loads, lines)
+    assert (damaged["id"], damaged["source"]) == ("3b.png", str(folder))
+    assert "damaged" in damaged["reason"]
+    assert no_text["id"] == "5b.png"
+    assert "not UTF-8" in no_text["reason"]
+
+
+def test_the_same_input_gives_the_same_bytes(folder, tmp_path):
+    first = prepare([str(folder)], tmp_path / "first", shard_size=3)
+    second = prepare([str(folder)], tmp_path / "second", shard_size=3)
+    assert contents(first) == contents(second)
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 4, 7])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, num_done):
+    expected = contents(prepare([str(folder)], tmp_path / "undisturbed", shard_size=3))
+    out = tmp_path / "out"
+    check, calls = prepare_part.decode_record, []
+
+    def check_until_killed(record):
+        calls.append(record)
+        if len(calls) > num_done:
+            raise KeyboardInterrupt
+        return check(record)
+
+    monkeypatch.setattr(prepare_part, "decode_record", check_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([str(folder)], out, shard_size=3)
+    monkeypatch.undo()
+    assert not (out / "manifest.json").exists()
+    # What a kill in the middle of a write leaves behind.
+    (out / "data-00009.parquet").write_bytes(b"half a shard")
+    (out / ".manifest.json.0a1b2c3d.tmp").write_bytes(b"{")
+
+    assert contents(prepare([str(folder)], out, shard_size=3)) == expected
+
+
+def test_a_kill_before_anything_was_written_is_no_obstacle(folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".in_progress.json.0a1b2c3d.tmp").write_bytes(b"{")
+    prepare([str(folder)], out)
+    assert not list(out.glob(".*"))
+
+
+def test_a_finished_folder_is_left_as_it_is(folder, tmp_path, monkeypatch, capsys):
+    out = prepare([str(folder)], tmp_path / "out")
+    assert "finished already" not in capsys.readouterr().err
+    monkeypatch.setattr(prepare_module, "open_source", lambda name: pytest.fail("read again"))
+    assert prepare([str(folder)], out) == out
+    assert "finished already, and left as it is; delete it" in capsys.readouterr().err
+
+
+def test_a_lost_shard_is_made_again(folder, tmp_path):
+    out = prepare([str(folder)], tmp_path / "out", shard_size=3)
+    expected = contents(out)
+    (out / "data-00001.parquet").unlink()
+    prepare([str(folder)], out, shard_size=3)
+    assert contents(out) == expected
+
+
+def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
+    out = prepare([str(folder)], tmp_path / "out")
+    before = contents(out)
+    with pytest.raises(UserError, match="was prepared with sources"):
+        prepare(["easy-vqa-test"], out)
+    with pytest.raises(UserError, match="was prepared with shard_size 2000, not 5"):
+        prepare([str(folder)], out, shard_size=5)
+    assert contents(out) == before
+    with pytest.raises(UserError, match="not empty"):
+        prepare([str(folder)], folder)
+    with pytest.raises(UserError, match="is a file"):
+        prepare([str(folder)], folder / "0.png")
+
+
+@pytest.mark.parametrize("kind", ["", "folder:"])
+def test_a_folder_inside_a_source_is_refused(folder, tmp_path, kind):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for out in (folder / "out", folder / "a" / "b", link / "out"):
+        with pytest.raises(UserError, match=r"lies inside .*images.*choose a folder outside it"):
+            prepare([f"{kind}{folder}"], out)
+        assert not out.exists()
+    prepare([f"{kind}{link}"], tmp_path / "images-prepared")
+
+
+def test_a_source_inside_the_folder_to_write_is_refused(folder):
+    with pytest.raises(UserError, match="is not empty and was not written by prepare"):
+        prepare([str(folder)], folder.parent)
+
+
+def test_a_reason_is_one_line_that_a_terminal_can_show(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+
+    def check(record):
+        if record.text == "b":
+            raise ValueError("first line\n  second \x1b[31mline \udcff")
+
+    monkeypatch.setattr(prepare_part, "decode_record", check)
+    out = prepare([f"jsonl:{path}"], tmp_path / "out")
+    (line,) = (out / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == r"first line second \x1b[31mline \udcff"
+    told = capsys.readouterr().err
+    assert "1 × first line second" in told and "\x1b" not in told
+
+
+def test_too_many_rejects_stop_the_run(folder, tmp_path):
+    with pytest.raises(UserError, match=r"more than 1 records were rejected .*5b\.png"):
+        prepare([str(folder)], tmp_path / "strict", max_rejects=1)
+    assert not (tmp_path / "strict" / "manifest.json").exists()
+    prepare([str(folder)], tmp_path / "lenient", max_rejects=2)
+
+
+def test_nothing_usable_is_no_data_set(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    (root / "bad.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no record could be used.*bad\.png"):
+        prepare([str(root)], tmp_path / "out")
+
+
+def test_an_unknown_source_is_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(UserError, match="easy-vqa-train, easy-vqa-test, or the path"):
+        prepare(["easy-vqa"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_records_of_one_name_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "again")
+    with pytest.raises(UserError, match=r"two records are called 0\.png"):
+        prepare([str(folder), str(tmp_path / "again")], tmp_path / "out")
+
+
+def test_two_sources_of_one_name_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match=r"images is named twice"):
+        prepare([str(folder), str(folder)], tmp_path / "out")
+
+
+def test_the_command_passes_its_arguments_on(folder, tmp_path):
+    args = argparse.Namespace(
+        sources=[str(folder)], out=tmp_path / "out", max_rejects=None, shard_size=4,
+        num_workers=1, drop_duplicates=False, test_share=0.0,
+    )  # fmt: skip
+    assert command(args) == tmp_path / "out"
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["shard_size"] == 4
+
+
+@pytest.fixture
+def repeated(tmp_path) -> Path:
+    """Forty pictures; 30 … 39 are 0 … 9 again, in another format with the same pixels."""
+    root = tmp_path / "repeated"
+    root.mkdir()
+    for number in range(40):
+        suffix = ".bmp" if number >= 30 else ".png"
+        image = Image.new("RGB", (8, 8), (number % 30, 0, 0))
+        image.save(root / f"{number:02d}{suffix}")
+        (root / f"{number:02d}.txt").write_text(f"picture {number}\n")
+    return root
+
+
+def test_images_that_come_twice_are_counted_or_dropped(repeated, tmp_path):
+    kept = prepare([str(repeated)], tmp_path / "kept", shard_size=7)
+    manifest = json.loads((kept / "manifest.json").read_text())
+    assert (manifest["counts"]["records"], manifest["duplicate_images"]) == (40, 10)
+    first = json.loads((kept / "duplicates.jsonl").read_text().splitlines()[0])
+    assert first == {"id": "30.bmp", "of": "00.png"}
+
+    dropped = prepare([str(repeated)], tmp_path / "dropped", shard_size=7, drop_duplicates=True)
+    manifest = json.loads((dropped / "manifest.json").read_text())
+    assert (manifest["counts"]["records"], manifest["counts"]["rejects"]) == (30, 10)
+    assert PreparedDataset(dropped).ids == [f"{number:02d}.png" for number in range(30)]
+    lines = (dropped / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["reason"] == "its image is the same as that of 00.png"
+    assert manifest["rejects_by_reason"] == {"its image is the same as that of": 10}
+
+
+def test_a_test_split_shares_no_image_with_the_rest(repeated, tmp_path):
+    out = prepare([str(repeated)], tmp_path / "out", shard_size=7, test_share=0.3)
+    sides = [PreparedDataset(out / side) for side in ("train", "test")]
+    pixels = [{open_image(record.image).tobytes() for record in side} for side in sides]
+    assert not pixels[0] & pixels[1]
+    assert sum(map(len, sides)) == 40
+    assert 0.1 < len(sides[1]) / 40 < 0.5
+    twice = {record.record_id for side in sides for record in side}
+    assert len(twice) == 40
+    assert prepare([str(repeated)], out, shard_size=7, test_share=0.3) == out  # finished
+    with pytest.raises(UserError, match=r"prepared with test_share 0.3, not 0.2"):
+        prepare([str(repeated)], out, shard_size=7, test_share=0.2)
+    with pytest.raises(UserError, match=r"prepared with test_share 0.3, not 0.0"):
+        prepare([str(repeated)], out, shard_size=7)
+
+
+def test_a_conversation_goes_where_its_images_are(repeated, tmp_path):
+    turns = [{"from": "human", "value": "<image><image>?"}, {"from": "gpt", "value": "yes"}]
+    entries = [
+        {"image": [f"{a:02d}.png", f"{b:02d}.png"], "conversations": turns}
+        for a in range(12)
+        for b in range(a)
+    ]
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps(entries))
+    source = f"llava:{path},images={repeated}"
+    out = prepare([source], tmp_path / "out", shard_size=7, test_share=0.3)
+    num_conversations = 0
+    for side in ("train", "test"):
+        dataset = PreparedDataset(out / side)
+        for record in dataset.texts():
+            num_conversations += len(record.conversations)
+            for conversation in record.conversations:
+                assert set(conversation.images) <= set(dataset.ids)
+    lines = list(map(json.loads, (out / "quarantine.jsonl").read_text().splitlines()))
+    assert num_conversations and lines
+    assert {line["reason"] for line in lines} == {
+        "a conversation shows images of both sides of the split"
+    }
+    assert num_conversations + len(lines) == len(entries)
+
+
+def spoken(record_id: str, colour: int | None, *shown: str) -> Record:
+    """A record, with an image unless there is no colour, whose conversation shows others'."""
+    image = None
+    if colour is not None:
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), (colour, 0, 0)).save(buffer, "PNG")
+        image = buffer.getvalue()
+    messages = [Message("user", IMAGE_MARK * len(shown)), Message("assistant", "yes")]
+    said = [Conversation(messages, list(shown))] if shown else []
+    return Record(record_id, image, conversations=said)
+
+
+def table_of(path: Path, *records: Record) -> str:
+    """A source of these records."""
+    rows = [record_to_row(record) for record in records]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    return f"parquet:{path}"
+
+
+@pytest.mark.parametrize("shard_size", [1, 10])
+def test_what_shows_the_image_of_a_refused_record_is_refused_too(tmp_path, shard_size):
+    source = table_of(
+        tmp_path / "chain.parquet",
+        spoken("first", 1, "second"),
+        spoken("second", 2, "third"),
+        spoken("third", 3, "nowhere"),
+        spoken("alone", None, "first", "fine"),
+        spoken("fine", 4),
+        spoken("good", None, "fine"),
+    )
+    out = prepare([source], tmp_path / "out", shard_size=shard_size)
+    assert PreparedDataset(out).ids == ["fine", "good"]
+    lines = list(map(json.loads, (out / "quarantine.jsonl").read_text().splitlines()))
+    lacking = {line["id"]: line["reason"].split()[6] for line in lines}
+    assert lacking == {
+        "first": "second,", "second": "third,", "third": "nowhere,", "alone": "first,",
+    }  # fmt: skip
+
+
+def test_what_a_rejected_second_record_shows_is_not_the_firsts(tmp_path):
+    source = table_of(
+        tmp_path / "twice.parquet", spoken("a", 1), spoken("a", None, "nowhere"), spoken("b", 2)
+    )
+    out = prepare([source], tmp_path / "out")
+    assert PreparedDataset(out).ids == ["a", "b"]
+
+
+def test_a_second_record_of_one_id_in_one_source_is_rejected(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "a", "text": "one"}\n{"id": "a", "text": "two"}\n')
+    out = prepare([f"jsonl:{path}"], tmp_path / "out")
+    assert [record.text for record in PreparedDataset(out)] == ["one"]
+    assert "another record of this id" in (out / "quarantine.jsonl").read_text()
+
+
+def test_an_object_store_takes_a_prepared_folder_and_gives_it_back(folder, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"memory://semhitok-{tmp_path.name}/data"
+    assert prepare([str(folder)], url, shard_size=3) == url
+    local = prepare([str(folder)], tmp_path / "local", shard_size=3)
+    stored = fsspec.filesystem("memory")
+    names = [path.rsplit("/", 1)[-1] for path in stored.find(url.removeprefix("memory:/"))]
+    assert sorted(names) == sorted(contents(local))
+    for name in names:
+        assert stored.cat_file(f"{url.removeprefix('memory:/')}/{name}") == contents(local)[name]
+    assert list(PreparedDataset(url)) == list(PreparedDataset(local))
+    assert prepare([str(folder)], url, shard_size=3) == url  # finished
+    with pytest.raises(UserError, match="prepared with shard_size 3, not 4"):
+        prepare([str(folder)], url, shard_size=4)
+    with pytest.raises(UserError, match="cannot be opened"):
+        prepare([str(folder)], "nonsense://bucket/data")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "2", "WORLD_SIZE": "4"}, (2, 4)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "3",
+                "SLURM_ARRAY_TASK_MIN": "1",
+                "SLURM_ARRAY_TASK_COUNT": "8",
+            },
+            (2, 8),
+        ),
+        (
+            {  # --array 1-9:4
+                "SLURM_ARRAY_TASK_ID": "9",
+                "SLURM_ARRAY_TASK_MIN": "1",
+                "SLURM_ARRAY_TASK_MAX": "9",
+                "SLURM_ARRAY_TASK_STEP": "4",
+                "SLURM_ARRAY_TASK_COUNT": "3",
+            },
+            (2, 3),
+        ),
+    ],
+)
+def test_a_process_knows_its_rank(monkeypatch, environment, expected):
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert rank_and_world() == expected
+
+
+@pytest.mark.parametrize("task", ["1", "3", "7"])
+def test_every_task_of_an_array_with_gaps_is_refused(monkeypatch, task):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+    for name, value in {"MIN": "1", "MAX": "7", "STEP": "1", "COUNT": "3"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    with pytest.raises(UserError, match="have gaps"):
+        rank_and_world()
+
+
+def test_ranks_that_do_not_fit_are_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="rank 4 is not in a world of 4"):
+        rank_and_world()

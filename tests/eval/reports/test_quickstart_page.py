@@ -1,0 +1,135 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from eval.reports.quickstart_page import summarize, write_report
+from runtime.errors import UserError
+
+REQUIRED_KEYS = {
+    "seconds",
+    "peak_memory_gb",
+    "vqa.accuracy",
+    "vqa.open_accuracy",
+    "vqa.question_only_baseline",
+    "reconstruction.psnr",
+    "reconstruction.ssim",
+    "codebook.semantic_usage",
+    "codebook.pixel_usage",
+    "drawing.accuracy",
+}
+
+
+VOID_TAGS = {"meta", "img", "link", "br"}
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, the ids, and checks that tags are balanced."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.ids, self.open, self.num_images = [], [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+        self.num_images += tag == "img"
+        assert tag not in ("script", "link")
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open = self.open if tag in VOID_TAGS else self.open[:-1]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def read_page(run):
+    text = write_report(run).read_text()
+    page = Page(text)
+    assert page.open == []
+    return text, page
+
+
+def test_report_loads_nothing_from_elsewhere(finished_run):
+    text, page = read_page(finished_run)
+    assert page.num_images > 12 * 4 + 48  # pairs with their maps, drawings, questions
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_report_of_a_finished_run_leaves_nothing_out(finished_run):
+    summarize(finished_run, seconds=300.0, peak_memory_gb=2.5)
+    text, _ = read_page(finished_run)
+    assert "Left out" not in text
+    assert "question only" in text and "mean image" in text and "4.2 % chance" in text
+    assert text.index("Answered wrong") < text.index("Answered right")
+    assert "≥ 90 %" in text and "≤ 10 min" in text
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "eval/reconstruction",
+        "eval/vqa",
+        "eval/generation",
+        "eval/reconstruction/codes.npz",
+        "eval",
+        "mllm",
+        "teacher/metrics.jsonl",
+        "environment.json",
+        "config.yaml",
+        "timings.json",
+    ],
+)
+def test_a_missing_part_is_said_and_left_out(finished_run, missing, monkeypatch):
+    monkeypatch.setattr(
+        "eval.reports.quickstart_page.training_curves", lambda rows, svg_id: "<svg></svg>"
+    )
+    monkeypatch.setattr("eval.reports.quickstart_page.code_frequencies", lambda *_: "<svg></svg>")
+    path = finished_run / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "Left out" in read_page(finished_run)[0]
+
+
+def test_report_of_an_empty_folder_stands(tmp_path):
+    text, page = read_page(tmp_path)
+    assert text.count("Left out") >= 10 and page.num_images == 0
+
+
+def test_a_run_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no run"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_text_of_the_data_is_escaped(finished_run):
+    path = finished_run / "eval" / "vqa" / "examples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["prediction"] = "<script>alert(1)</script>"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "<script" not in read_page(finished_run)[0]
+
+
+def test_summary_has_the_public_keys_flat(finished_run):
+    summary = summarize(finished_run, seconds=300.0, peak_memory_gb=2.5)
+    saved = json.loads((finished_run / "summary.json").read_text())
+    assert saved == summary
+    assert set(summary) >= REQUIRED_KEYS
+    assert all(isinstance(summary[key], int | float) for key in REQUIRED_KEYS)
+    assert not any(isinstance(value, dict | list) for value in summary.values())
+
+
+def test_summary_of_an_unfinished_run_has_the_same_keys(finished_run, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    finished = summarize(finished_run, seconds=1.0, peak_memory_gb=1.0)
+    assert summarize(empty, seconds=None, peak_memory_gb=None) == dict.fromkeys(finished)

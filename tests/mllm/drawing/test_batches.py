@@ -1,0 +1,190 @@
+"""An image depends on its job alone: not on its batch, nor on what else is drawn or when."""
+
+import pytest
+import torch
+
+from benchmarks.generate_model import make_model
+from mllm.drawing.best_of import draw_best_of
+from mllm.drawing.cpu import batch_invariance as passes
+from mllm.drawing.editing import keep_first_rows
+from mllm.drawing.engine import DrawingEngine
+from mllm.drawing.job import ImageJob
+from mllm.model.sampler import Sampler
+
+N = 16
+
+
+@pytest.fixture(scope="module", params=["hierarchical", "flat"])
+def small(request):
+    """The quickstart's size, where matrix libraries do change kernels with the batch."""
+    return make_model("quickstart", request.param, N)
+
+
+def make_jobs(count, high=1000):
+    """Prompts of 2 to 60 tokens; every fifth image goes on from its first row."""
+    generator = torch.Generator().manual_seed(0)
+    jobs = []
+    for seed in range(count):
+        lengths = torch.randint(2, 60, (2,), generator=generator).tolist()
+        words = [tuple(torch.randint(4, high, (n,), generator=generator).tolist()) for n in lengths]
+        kept = (None, None)
+        if seed % 5 == 4:
+            codes = torch.randint(0, 1024, (N,), generator=generator)
+            kept = keep_first_rows(codes, 1 + seed % 3, 8)
+        jobs.append(ImageJob(words[0], words[1], seed, 0, *kept))
+    return jobs
+
+
+def draw_all(model, jobs, batch_size, sampler):
+    engine = DrawingEngine(model, sampler, batch_size)
+    drawn = list(engine.draw(iter(jobs)))
+    assert sorted(number for number, _ in drawn) == list(range(len(jobs)))
+    return torch.stack([codes for _, codes in sorted(drawn, key=lambda pair: pair[0])])
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_an_image_is_the_same_alone_and_in_batches_of_2_7_and_32(small, scale):
+    jobs, sampler = make_jobs(33), Sampler(guidance_scale=scale, temperature=1.2)
+    together = draw_all(small, jobs, 32, sampler)
+    for batch_size in (2, 7):
+        assert torch.equal(draw_all(small, jobs, batch_size, sampler), together)
+    for number in range(0, 33, 5):
+        assert torch.equal(draw_all(small, [jobs[number]], 1, sampler)[0], together[number])
+    assert len(together.unique(dim=0)) == 33  # not vacuous
+
+
+@pytest.mark.slow
+def test_hundreds_of_images_are_the_same_in_any_batch(small):
+    jobs, sampler = make_jobs(300), Sampler(guidance_scale=2.0)
+    together = draw_all(small, jobs, 32, sampler)
+    backwards = draw_all(small, jobs[::-1], 7, sampler).flip(0)
+    assert torch.equal(backwards, together)
+    for number in range(0, 300, 6):
+        assert torch.equal(draw_all(small, [jobs[number]], 1, sampler)[0], together[number])
+
+
+@torch.no_grad()
+def test_the_states_are_equal_bit_by_bit_whatever_shares_the_pass(small):
+    """Stronger than equal codes, which hide what changes in the last bit."""
+    engine = DrawingEngine(small, Sampler(), 8)
+    sizes = engine.passes.sizes
+    states = torch.randn(64, 128, generator=torch.Generator().manual_seed(3))
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(4))
+    smallest = [torch.cat(p) for p in zip(*map(engine._probe, states.split(sizes[0])), strict=True)]
+    for size in sizes:
+        parts = [engine._probe(part) for part in states[order].split(size)]
+        if len(states) % size:
+            parts = parts[:-1]
+        for level, expected in enumerate(smallest):
+            mixed = torch.cat([part[level] for part in parts])
+            assert torch.equal(mixed, expected[order][: len(mixed)])
+
+
+def test_where_no_sizes_agree_images_go_one_by_one(small, monkeypatch):
+    jobs, sampler = make_jobs(6), Sampler()
+    expected = draw_all(small, jobs, 1, sampler)
+    monkeypatch.setattr(passes, "_known", passes.weakref.WeakKeyDictionary())
+    monkeypatch.setattr(passes, "agreeing_sizes", lambda width, run: (1,))
+    engine = DrawingEngine(small, sampler, 6)
+    assert engine.slots_a_pass == 1
+    alone = draw_all(small, jobs, 1, sampler)
+    assert torch.equal(draw_all(small, jobs, 6, sampler), alone)
+    assert (alone == expected).float().mean() > 0.9  # another kernel, the same distribution
+    monkeypatch.undo()
+
+
+def test_sizes_that_disagree_are_found_out():
+    def honest(rows):
+        return [rows * 2]
+
+    def by_number(rows):
+        return [rows * (1 + (len(rows) >= 24) * 2**-22)]
+
+    def from_sixteen(rows):  # as with AVX-512
+        return [rows * (1 + (len(rows) >= 16) * 2**-22)]
+
+    def by_place(rows):
+        return [rows * (1 + (torch.arange(len(rows)) == 1).unsqueeze(1) * 2**-22)]
+
+    assert passes.agreeing_sizes(8, honest) == passes.SIZES
+    assert passes.agreeing_sizes(8, by_number) == (2, 4, 8, 12, 16)
+    assert passes.agreeing_sizes(8, from_sixteen) == (16, 24, 32, 48, 64)
+    assert passes.agreeing_sizes(8, by_place) == (1,)
+
+
+def test_prompts_are_read_once_for_all_their_images(small, monkeypatch):
+    engine = DrawingEngine(small, Sampler(guidance_scale=2.0), 16)
+    jobs = [ImageJob((5, 6, 7), (5, 7), seed) for seed in range(16)]
+    engine._prefixes.clear()
+    seen = []
+    read = engine.step.read
+    monkeypatch.setattr(engine.step, "read", lambda rows: (seen.append(1), read(rows))[1])
+    list(engine.draw(jobs))
+    assert len(seen) == 2
+
+
+@torch.no_grad()
+def test_no_guidance_computes_half_the_rows(small, monkeypatch):
+    for scale, rows in ((1.0, 16), (3.0, 32)):
+        engine = DrawingEngine(small, Sampler(guidance_scale=scale), 16)
+        seen = []
+        step = engine.step
+
+        def spy(embeddings, places, cache, step=step, seen=seen):
+            seen.append(len(embeddings))
+            return step(embeddings, places, cache)
+
+        spy.pads_products_alone, spy.read = True, step.read
+        engine.step = spy
+        list(engine.draw([ImageJob((5, 6), (7,), seed) for seed in range(16)]))
+        assert set(seen) == {rows} and len(seen) == N - 1
+
+
+def test_the_iterable_is_read_no_further_than_the_batch(small):
+    read = []
+
+    def endless():
+        seed = 0
+        while True:
+            read.append(seed)
+            yield ImageJob((5, 6), (7,), seed)
+            seed += 1
+
+    images = DrawingEngine(small, Sampler(guidance_scale=1.0), 4).draw(endless())
+    first = [next(images)[0] for _ in range(4)]
+    assert first == [0, 1, 2, 3] and len(read) == 4
+    next(images)
+    assert len(read) == 8
+
+
+def test_ranked_candidates_do_not_depend_on_the_batch(hierarchical_model, processor):
+    model, chat = hierarchical_model, processor.chat
+    sampler = Sampler(guidance_scale=1.5, temperature=1.5, num_candidates=3)
+    prompts = ["a red bar", "a blue box", "a very long prompt about a green box"] * 3
+    jobs = [
+        ImageJob(tuple(chat.drawing(prompt)), tuple(chat.drawing("")), seed)
+        for seed, prompt in enumerate(prompts)
+    ]
+    together = dict(draw_best_of(DrawingEngine(model, sampler, 27), jobs))
+    by_four = dict(draw_best_of(DrawingEngine(model, sampler, 4), jobs))
+    assert all(torch.equal(together[number], by_four[number]) for number in range(9))
+
+
+@pytest.mark.slow
+def test_ten_thousand_tokens_under_hostile_settings_are_all_in_range():
+    model = make_model("quickstart", "hierarchical", 64)
+    vocabulary, end = model.vocabulary, model.config.end_of_image_token_id
+    prompts = torch.randint(4, 1000, (160, 5), generator=torch.Generator().manual_seed(0))
+    for top_k, top_p in ((1, 0.0), (1, 1.0), (0, 0.0)):
+        drawn = model.generate(
+            input_ids=prompts[: 160 if top_k and not top_p else 16],
+            unconditional_ids=prompts[: 160 if top_k and not top_p else 16, :2],
+            generation_mode="image", end_of_image=True, batch_size=64,
+            temperature=5.0, top_k=top_k, top_p=top_p, guidance_scale=3.0,
+        )  # fmt: skip
+        assert drawn.shape[1] == 65 and (drawn[:, -1] == end).all()
+        tokens = drawn[:, :-1]
+        assert tokens.min() >= vocabulary.offset and tokens.max() < vocabulary.size
+        assert vocabulary.is_image(tokens).all()
+        if top_k and not top_p:
+            assert tokens.numel() >= 10_000

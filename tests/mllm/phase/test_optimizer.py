@@ -1,0 +1,80 @@
+import copy
+
+import pytest
+import torch
+
+from mllm.phase.optimizer import MuonWithAdamW
+from tests.mllm.tiny import make_model
+
+
+@pytest.fixture
+def unified(world):
+    return make_model(world, "hierarchical")
+
+
+def optimizer_of(model):
+    return MuonWithAdamW(model, model.language_model, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+
+
+def step(optimizer, model):
+    """Gradients that depend on the weights, so that a difference would grow."""
+    for number, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        parameter.grad = noise + parameter.detach()
+    optimizer.step()
+
+
+def test_muon_moves_the_layers_matrices_and_nothing_else(unified):
+    optimizer = optimizer_of(unified)
+    names = {id(parameter): name for name, parameter in unified.named_parameters()}
+    groups = [{names[id(p)] for p in group["params"]} for group in optimizer.param_groups]
+    muon, matrices, vectors = groups
+    trainable = {name for name, p in unified.named_parameters() if p.requires_grad}
+    assert muon | matrices | vectors == trainable
+    assert len(muon) + len(matrices) + len(vectors) == len(trainable)
+    num_layers = unified.config.text_config.num_hidden_layers
+    assert len(muon) == 7 * num_layers  # q, k, v, o, gate, up, down
+    assert all(".layers." in name and name.endswith("_proj.weight") for name in muon)
+    assert any("embed_tokens" in name for name in matrices)
+    assert all(name.endswith("bias") or "norm" in name for name in vectors)
+
+
+def test_a_schedule_reaches_both_parts(unified):
+    optimizer = optimizer_of(unified)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+    before = [p.detach().clone() for p in unified.parameters()]
+    step(optimizer, unified)
+    assert all(torch.equal(*pair) for pair in zip(before, unified.parameters(), strict=True))
+    scheduler.base_lrs = [0.01] * len(optimizer.param_groups)
+    scheduler.lr_lambdas = [lambda step: 1.0] * len(optimizer.param_groups)
+    scheduler.step()
+    step(optimizer, unified)
+    moved = [
+        not torch.equal(old, new)
+        for old, new in zip(before, unified.parameters(), strict=True)
+        if new.requires_grad
+    ]
+    assert all(moved)
+
+
+def test_a_restored_optimizer_goes_on_alike(unified, world):
+    other = make_model(world, "hierarchical")
+    other.load_state_dict(unified.state_dict())
+    first, second = optimizer_of(unified), optimizer_of(other)
+    for _ in range(3):
+        step(first, unified)
+    other.load_state_dict(unified.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for group in second.param_groups:  # the groups still belong to the two parts
+        group["lr"] = 0.02
+    for group in first.param_groups:
+        group["lr"] = 0.02
+    step(first, unified)
+    step(second, other)
+    for name, parameter in unified.named_parameters():
+        assert torch.equal(parameter, other.get_parameter(name)), name
+
+
+def test_muon_with_deepspeed_is_one_sentence(world, tmp_path):
+    with pytest.raises(ValueError, match="set optimizer to adamw"):
+        world.phase(tmp_path, optimizer="muon", deepspeed=tmp_path / "zero2.json")

@@ -1,0 +1,23 @@
+import pytest
+
+from runtime.errors import UserError
+from runtime.json_lines import append_rows, cut_torn_line, whole_lines
+
+
+def test_rows_come_after_those_that_are_there_and_half_a_line_goes(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    cut_torn_line(path)  # nothing there yet
+    assert whole_lines(path) == []
+    append_rows(path, [{"a": "één\u2028"}, {"a": 2}])
+    with open(path, "ab") as file:
+        file.write(b'{"a": 3')  # as a kill leaves it
+    assert len(whole_lines(path)) == 2
+    cut_torn_line(path)
+    append_rows(path, [{"a": 4}])
+    # A line separator inside of a text ends no line.
+    assert whole_lines(path) == ['{"a": "één\u2028"}'.encode(), b'{"a": 2}', b'{"a": 4}']
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*goes on after it"):
+        append_rows(tmp_path / "nowhere" / "rows.jsonl", [])

@@ -1,0 +1,45 @@
+import pytest
+from PIL import Image
+
+from runtime.errors import UserError
+from tokenizer.extraction.reconstruct import reconstruct
+from tokenizer.saved.model_folder import save_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(tiny_model(), folder)
+    return folder
+
+
+def test_original_and_reconstruction_stand_side_by_side(tokenizer_folder, image_folder, tmp_path):
+    images = [image_folder / "00.png", image_folder / "01.png"]
+    out = reconstruct(tokenizer_folder, images, tmp_path / "out")
+    assert {path.name for path in out.iterdir()} == {"00.png", "01.png"}
+    with Image.open(out / "00.png") as pair, Image.open(images[0]) as original:
+        assert pair.size == (64, 32)
+        assert pair.crop((0, 0, 32, 32)).tobytes() == original.tobytes()
+
+
+def test_images_of_other_sizes_are_brought_to_the_models(tokenizer_folder, tmp_path):
+    Image.new("L", (100, 50), 90).save(tmp_path / "wide.png")
+    out = reconstruct(tokenizer_folder, [tmp_path / "wide.png"], tmp_path / "out")
+    with Image.open(out / "wide.png") as pair:
+        assert pair.size == (64, 32)
+
+
+def test_another_resolution_than_the_models(tokenizer_folder, image_folder, tmp_path):
+    images = [image_folder / "00.png"]
+    out = reconstruct(tokenizer_folder, images, tmp_path / "out", resolution=48)
+    with Image.open(out / "00.png") as pair:
+        assert pair.size == (96, 48)
+    with pytest.raises(UserError, match=r"resolution 50 is not divisible .* take 48"):
+        reconstruct(tokenizer_folder, images, tmp_path / "refused", resolution=50)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_two_images_of_one_name_are_refused(tokenizer_folder, image_folder, tmp_path):
+    (tmp_path / "00.png").write_bytes((image_folder / "00.png").read_bytes())
+    with pytest.raises(UserError, match="Two images are named '00'"):
+        reconstruct(tokenizer_folder, [image_folder / "00.png", tmp_path / "00.png"], tmp_path)

@@ -1,0 +1,281 @@
+"""Extracted codes on disk: Arrow shards of two bit-packed planes, and a manifest.
+
+A row is one crop of one record; the crops of a record lie side by side, records in the order of
+their data. Columns: record_id string; crop uint16; semantic and pixel: fixed-size binary, N codes
+of the manifest's `semantic_bits` and `pixel_bits` each (see bit_packing.py). Arrow, not parquet,
+since it is read in place: memory-mapped, the processes of a node share its pages.
+
+Shapes: R records, C crops of each, N image positions.
+"""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from runtime.errors import UserError
+from runtime.files import file_sha256, read_json
+from runtime.storage import is_remote, local_copy
+from tokenizer.extraction.bit_packing import bit_width, pack, packed_size, unpack
+
+SCHEMA_VERSION = 2
+MEND = "run `semhitok extract-codes` again with the same arguments, which makes it anew"
+_CONTENT = b"content_sha256"
+
+
+@dataclass(frozen=True)
+class CodesManifest:
+    """What a folder of codes says of itself.
+
+    Attributes:
+        tokenizer_fingerprint: see `tokenizer.saved.fingerprint`.
+        data_fingerprint: of the prepared folder.
+        num_records, num_crops, num_image_positions: R, C, N.
+        num_semantic_codes, num_pixel_codes: K, M.
+        shards: in order, each with `file`, `rows`, `bytes` and `sha256`.
+    """
+
+    tokenizer_fingerprint: str
+    data_fingerprint: str
+    num_records: int
+    num_crops: int
+    num_image_positions: int
+    num_semantic_codes: int
+    num_pixel_codes: int
+    shards: list[dict]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def semantic_bits(self) -> int:
+        return bit_width(self.num_semantic_codes)
+
+    @property
+    def pixel_bits(self) -> int:
+        return bit_width(self.num_pixel_codes)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of a shard."""
+        planes = [("semantic", self.semantic_bits), ("pixel", self.pixel_bits)]
+        sizes = {name: packed_size(self.num_image_positions, bits) for name, bits in planes}
+        return pa.schema(
+            [("record_id", pa.string()), ("crop", pa.uint16())]
+            + [(name, pa.binary(size)) for name, size in sizes.items()]
+        )
+
+    def to_dict(self) -> dict:
+        bits = {"semantic_bits": self.semantic_bits, "pixel_bits": self.pixel_bits}
+        return asdict(self) | bits
+
+
+def read_manifest(folder: Path) -> CodesManifest:
+    """The manifest of a folder of codes."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no codes (no manifest.json): run `semhitok extract-codes` to its end."
+        )
+    fields = read_json(path)
+    if not isinstance(fields, dict) or "tokenizer_fingerprint" not in fields:
+        raise UserError(
+            f"{path} is not a manifest of codes: name a folder that `semhitok extract-codes` wrote."
+        )
+    version = fields.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder} holds codes in the format of version {version}, this program reads version "
+            f"{SCHEMA_VERSION}: extract them again into another folder."
+        )
+    known = CodesManifest.__dataclass_fields__
+    try:
+        return CodesManifest(**{key: value for key, value in fields.items() if key in known})
+    except TypeError as error:
+        raise UserError(f"{path} is incomplete: {MEND}.") from error
+
+
+def write_shard(
+    path: Path, manifest: CodesManifest, ids: list[str], semantic: np.ndarray, pixel: np.ndarray
+) -> dict[str, Any]:
+    """Write (R, C, N) integer codes of R records, whole or not at all.
+
+    Returns:
+        The manifest's entry of the shard.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    rows = len(ids) * manifest.num_crops
+    planes = {
+        "semantic": pack(semantic, manifest.semantic_bits),
+        "pixel": pack(pixel, manifest.pixel_bits),
+    }
+    columns = [
+        pa.array(np.repeat(np.array(ids, dtype=object), manifest.num_crops), pa.string()),
+        pa.array(np.tile(np.arange(manifest.num_crops, dtype=np.uint16), len(ids))),
+    ]
+    for name, packed in planes.items():
+        kind, data = manifest.schema.field(name).type, pa.py_buffer(packed.tobytes())
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, rows, [None, data]))
+    table = pa.table(columns, schema=manifest.schema)
+    table = table.replace_schema_metadata({_CONTENT: _content_sha256(table)})
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"The shard {path} cannot be written ({error.strerror or error}): make room or name "
+            f"another folder, then run the same command again, which keeps the finished shards."
+        ) from error
+    return shard_entry(path, rows)
+
+
+def shard_entry(path: Path, rows: int) -> dict[str, Any]:
+    """What the manifest holds of a shard of so many rows."""
+    size = path.stat().st_size
+    return {"file": path.name, "rows": rows, "bytes": size, "sha256": file_sha256(path)}
+
+
+def is_whole(path: Path, manifest: CodesManifest, ids: list[str]) -> bool:
+    """Whether a shard that an earlier run left holds these records, and the checksum inside it."""
+    try:
+        table = _map(path)
+    except (pa.ArrowException, OSError):
+        return False
+    if not table.schema.equals(manifest.schema):
+        return False
+    if table.column("record_id").to_pylist() != list(np.repeat(ids, manifest.num_crops)):
+        return False
+    return (table.schema.metadata or {}).get(_CONTENT) == _content_sha256(table)
+
+
+def _map(path: Path) -> pa.Table:
+    """A shard's table, memory-mapped; one chunk, as `write_shard` left it."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _content_sha256(table: pa.Table) -> bytes:
+    """Hex digest over the values of every column, however Arrow has laid them out."""
+    digest = hashlib.sha256("\0".join(table.column("record_id").to_pylist()).encode())
+    digest.update(table.column("crop").to_numpy().tobytes())
+    digest.update(_plane(table, "semantic").data)
+    digest.update(_plane(table, "pixel").data)
+    return digest.hexdigest().encode()
+
+
+class CodeStore:
+    """Codes by record id, memory-mapped.
+
+    Args:
+        folder: as written by `extract-codes`; one in an object store is fetched first.
+
+    Raises:
+        UserError: if the manifest is missing or of another version, or a shard is missing, cut
+            short or unreadable. Only `verify` reads every byte.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = (
+            local_copy(str(folder), "manifest.json") if is_remote(folder) else Path(folder)
+        )
+        self.manifest = read_manifest(self.folder)
+        self._semantic: list[np.ndarray] = []  # of each shard, (rows, bytes) uint8
+        self._pixel: list[np.ndarray] = []
+        self._place: dict[str, tuple[int, int]] = {}  # record id → shard, its row of crop 0
+        for number, shard in enumerate(self.manifest.shards):
+            table = self._open(shard)
+            self._semantic.append(_plane(table, "semantic"))
+            self._pixel.append(_plane(table, "pixel"))
+            ids = table.column("record_id").to_pylist()[:: self.num_crops]
+            self._place |= {
+                record_id: (number, row * self.num_crops) for row, record_id in enumerate(ids)
+            }
+
+    @property
+    def num_crops(self) -> int:
+        """C, crops of each record."""
+        return self.manifest.num_crops
+
+    def __len__(self) -> int:
+        """R, records."""
+        return len(self._place)
+
+    def __contains__(self, record_id: str) -> bool:
+        return record_id in self._place
+
+    def planes(self, record_id: str, crop: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Semantic and pixel codes of one crop of a record, each (N,) int64.
+
+        Args:
+            record_id: of the prepared data.
+            crop: in [0, C); 0 is the centre.
+        """
+        shard, row = self._row(record_id, crop)
+        length = self.manifest.num_image_positions
+        return (
+            unpack(self._semantic[shard][row], length, self.manifest.semantic_bits),
+            unpack(self._pixel[shard][row], length, self.manifest.pixel_bits),
+        )
+
+    def flat(self, record_id: str, crop: int = 0) -> np.ndarray:
+        """Flat image codes (N,) int64 of one crop of a record."""
+        semantic, pixel = self.planes(record_id, crop)
+        return semantic * self.manifest.num_pixel_codes + pixel
+
+    def verify(self) -> None:
+        """Read every shard and compare it with its checksum in the manifest.
+
+        Raises:
+            UserError: that names the first shard that has changed.
+        """
+        for shard in self.manifest.shards:
+            path = self.folder / shard["file"]
+            if file_sha256(path) != shard["sha256"]:
+                raise UserError(f"The shard {path} is damaged (its checksum differs): {MEND}.")
+
+    def _row(self, record_id: str, crop: int) -> tuple[int, int]:
+        place = self._place.get(record_id)
+        if place is None:
+            raise UserError(
+                f"{self.folder} has no codes for the record {record_id!r}: extract codes from the "
+                f"same prepared data."
+            )
+        if not 0 <= crop < self.num_crops:
+            raise IndexError(f"crop {crop} of {self.num_crops}")
+        return place[0], place[1] + crop
+
+    def _open(self, shard: dict[str, Any]) -> pa.Table:
+        path = self.folder / shard["file"]
+        if not path.is_file():
+            raise UserError(f"The shard {path} is missing: {MEND}.")
+        size = path.stat().st_size
+        if size != shard["bytes"]:
+            raise UserError(
+                f"The shard {path} is damaged (it has {size:,} bytes, not {shard['bytes']:,}): "
+                f"{MEND}."
+            )
+        try:
+            table = _map(path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"The shard {path} is damaged ({error}): {MEND}.") from error
+        if not table.schema.equals(self.manifest.schema) or table.num_rows != shard["rows"]:
+            raise UserError(f"The shard {path} is not the one in its manifest: {MEND}.")
+        return table
+
+
+def _plane(table: pa.Table, name: str) -> np.ndarray:
+    """The packed rows of a plane, (rows, bytes) uint8; a view of the mapped file."""
+    column = table.column(name)
+    if not table.num_rows:
+        return np.empty((0, column.type.byte_width), np.uint8)
+    (chunk,) = column.chunks
+    return np.frombuffer(chunk.buffers()[1], np.uint8).reshape(table.num_rows, -1)

@@ -1,0 +1,191 @@
+"""Models on disk: a folder is written whole or not at all, and read with errors of one sentence."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from runtime.errors import UserError
+from runtime.files import write_text
+from runtime.ranks import is_main_rank
+from runtime.run_folder import make_folder
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.image_processing_semhitok import SemHiTokImageProcessor
+from tokenizer.model.modeling_semhitok import SemHiTokModel
+from tokenizer.saved.history import add_phase
+from tokenizer.saved.model_card import model_card
+
+_WRITTEN_BY = "a training phase wrote, such as runs/quickstart/decoder/model"
+
+
+def save_tokenizer(
+    model: SemHiTokModel,
+    folder: Path,
+    trained: dict[str, Any] | None = None,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write model, image processor and model card: the folder says what it is, how to feed it.
+
+    Args:
+        model: a whole tokenizer or a half.
+        folder: made where it is missing.
+        trained: `phase_record` of the phase that has just ended.
+        max_shard_size: larger models are written as several safetensors files and their index.
+    """
+    if trained is not None:
+        add_phase(model.config, trained)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished, max_shard_size=max_shard_size)
+        image_processor(model.config).save_pretrained(unfinished)
+        write_text(unfinished / "README.md", model_card(model))
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write a model into; at the end its files go to their place.
+
+    A killed run leaves the old model or the new one, or one without a config.json, which is none.
+    Files in `folder` that are not of a model stay. Every rank may enter; rank 0 moves the files.
+
+    Raises:
+        UserError: if the place cannot be written.
+    """
+    folder = Path(folder)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    if is_main_rank():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    yield make_folder(unfinished)
+    if not is_main_rank():
+        return
+    make_folder(folder)
+    # The config goes first and comes back last: without it the folder is no model.
+    (folder / "config.json").unlink(missing_ok=True)
+    for old in folder.glob("*.safetensors*"):  # shards of another size would be read as well
+        old.unlink()
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():  # further chat templates
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+        os.replace(path, folder / path.name)
+    unfinished.rmdir()
+
+
+def image_processor(config: SemHiTokConfig) -> SemHiTokImageProcessor:
+    """The processor for a model's native size."""
+    size = config.image_size
+    return SemHiTokImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
+
+
+def load_tokenizer(
+    folder: Path | str, needs: Literal["both", "encoder", "decoder"] = "both"
+) -> SemHiTokModel:
+    """A saved SemHiTok model, with one sentence instead of a traceback where there is none.
+
+    Args:
+        folder: as `save_tokenizer` wrote it.
+        needs: what it will be used for; an exported half serves for its own use alone.
+
+    Raises:
+        UserError: if there is no tokenizer, it is damaged, or it is the wrong half.
+    """
+    config = tokenizer_config(folder)
+    if config.half not in ("both", needs):
+        cannot = "decode codes" if config.half == "encoder" else "encode images"
+        raise UserError(
+            f"{folder} holds the {config.half} half of a tokenizer, which cannot {cannot}: give "
+            f"the folder of the whole one."
+        )
+    return load_whole(folder, SemHiTokModel, "an image tokenizer", _WRITTEN_BY)
+
+
+def tokenizer_config(folder: Path | str) -> SemHiTokConfig:
+    """The config of a saved tokenizer, without its weights."""
+    return read_config(Path(folder), SemHiTokConfig, "an image tokenizer", _WRITTEN_BY)
+
+
+def load_whole(
+    folder: Path | str, model_class: Any, kind: str, written_by: str, **options: Any
+) -> Any:
+    """A saved model of one of our classes, with all of its weights and no others.
+
+    Args:
+        folder: where it was saved.
+        model_class: the class, which names its config class.
+        kind: what it is, with its article, for errors.
+        written_by: who writes such folders and an example of one, likewise.
+        options: of `from_pretrained`.
+
+    Raises:
+        UserError: if the folder holds no model, one of another kind, or one that is damaged.
+    """
+    folder = Path(folder)
+    read_config(folder, model_class.config_class, kind, written_by)
+    try:
+        model, found = model_class.from_pretrained(
+            folder,
+            use_safetensors=True,  # pickles are never read
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **options,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"The weights in {folder} do not fit its config.json (another shape, or a broken "
+            f"file): {one_line(error)}"
+        ) from error
+    # transformers only warns of these, and fills the gaps with random weights.
+    misfits = [
+        f"{name} is {tuple(is_)}, not {tuple(wanted)}"
+        for name, is_, wanted in sorted(found["mismatched_keys"])
+    ]
+    misfits += [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    misfits += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
+    if misfits:
+        raise UserError(
+            f"The weights in {folder} do not fit its config.json (another shape): {misfits[0]}."
+        )
+    return model
+
+
+def read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> Any:
+    """The config of a folder, if it is of a class."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no model (no config.json): give the `model` folder that {written_by}."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # strict dataclasses raise their own types, odd JSON a TypeError
+        # A class that is not imported here, as the unified model beside a tokenizer, is not known.
+        model_type = _model_type(folder)
+        if model_type in (None, config_class.model_type):
+            raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
+    else:
+        if isinstance(config, config_class):
+            return config
+        model_type = config.model_type
+    raise UserError(
+        f"{folder} holds a {model_type!r} model, not {kind}: give the `model` folder that "
+        f"{written_by}."
+    )
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What an exception of a library says, as part of one sentence."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

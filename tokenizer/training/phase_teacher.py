@@ -1,0 +1,125 @@
+"""Phase `teacher`: a SigLIP model learns to match images and captions.
+
+Needed only where no pre-trained encoder is at hand; the other phases take any encoder by name.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.fft import dct
+from torch import Tensor, nn
+from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
+
+from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.text_tokenizer import train_text_tokenizer
+from runtime.errors import UserError
+from tokenizer.saved.model_folder import one_line, whole_folder
+from tokenizer.training.settings import TeacherPhaseConfig
+from tokenizer.training.teacher import check_fields
+
+
+@torch.no_grad()
+def start_from_cosines(weight: nn.Parameter) -> None:
+    """Fill a patch embedding with the lowest frequencies of the discrete cosine transform.
+
+    Args:
+        weight: (D, 3, p, p); filter r sees one colour channel at one pair of frequencies.
+    """
+    patch_size = weight.shape[-1]
+    basis = torch.from_numpy(dct(np.eye(patch_size), norm="ortho", axis=0)).to(weight.dtype)
+    frequencies = sorted(
+        (
+            (u, v, channel)
+            for u in range(patch_size)
+            for v in range(patch_size)
+            for channel in range(3)
+        ),
+        key=lambda entry: entry[0] + entry[1],
+    )
+    nn.init.zeros_(weight)
+    for row, (u, v, channel) in zip(weight, frequencies, strict=False):
+        row[channel] = torch.outer(basis[u], basis[v])
+
+
+class TeacherPhase(nn.Module):
+    """Trains a `SiglipModel` with the sigmoid loss (arXiv 2303.15343, eq. 1)."""
+
+    def __init__(self, config: TeacherPhaseConfig, dataset: PreparedDataset):
+        super().__init__()
+        captions = [caption for record in dataset.texts() for caption in record.captions]
+        if not captions:
+            raise UserError(
+                f"{config.data} has no captions, which the teacher learns from: prepare a source "
+                f"with captions, or skip this phase and name a pre-trained encoder."
+            )
+        self.text_tokenizer = train_text_tokenizer(captions, config.vocab_size)
+        text = dict(config.text) | {
+            "vocab_size": len(self.text_tokenizer),
+            "pad_token_id": self.text_tokenizer.pad_token_id,
+            "bos_token_id": self.text_tokenizer.bos_token_id,
+            "eos_token_id": self.text_tokenizer.eos_token_id,
+        }
+        self.model = _new_model(text, config.vision)
+        self.max_length = self.model.config.text_config.max_position_embeddings
+        with torch.no_grad():
+            # The paper's start: temperature 10, and a bias at which nearly every pair is a "no".
+            self.model.logit_scale.fill_(math.log(10.0))
+            self.model.logit_bias.fill_(-10.0)
+        if config.patch_embedding_start == "cosine":
+            start_from_cosines(self.model.vision_model.embeddings.patch_embedding.weight)
+        self.image_size = self.model.config.vision_config.image_size
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """Losses of {"images": (B, 3, H, W) in [-1, 1], "caption": B strings}."""
+        captions = batch["caption"]
+        # Equal captions are one text, and every image that carries it is a positive pair.
+        texts = sorted(set(captions))
+        tokens = self.text_tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        device = batch["images"].device
+        # No attention mask: SigLIP is trained on padded texts, and pools the last position.
+        logits = self.model(
+            input_ids=tokens["input_ids"].to(device), pixel_values=batch["images"]
+        ).logits_per_image
+        index = torch.tensor([texts.index(caption) for caption in captions], device=device)
+        matches = F.one_hot(index, len(texts)) * 2 - 1
+        loss = -F.logsigmoid(matches * logits).sum(-1).mean()
+        accuracy = (logits.argmax(-1) == index).float().mean()
+        return {"loss": loss, "batch_accuracy": accuracy.detach()}
+
+    def after_step(self) -> dict[str, float]:
+        """Nothing moves outside the optimiser."""
+        return {}
+
+    def forget_step(self) -> None:
+        """Nothing is kept of a step."""
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its caption vocabulary."""
+        with whole_folder(folder) as unfinished:
+            self.model.save_pretrained(unfinished)
+            self.text_tokenizer.save_pretrained(unfinished)
+
+
+def _new_model(text: dict, vision: dict) -> SiglipModel:
+    """An untrained model, or one sentence where its sections do not fit."""
+    sections = {"text": (text, SiglipTextConfig), "vision": (vision, SiglipVisionConfig)}
+    for section, (fields, config_class) in sections.items():
+        # transformers keeps unknown fields in silence.
+        check_fields(section, fields, config_class)
+    try:
+        config = SiglipConfig(text_config=text, vision_config=vision)
+        size, patch_size = config.vision_config.image_size, config.vision_config.patch_size
+        if size < patch_size or config.text_config.max_position_embeddings < 1:
+            raise ValueError(f"{size} pixels hold no patch of {patch_size}, or texts no token")
+        return SiglipModel(config)
+    except Exception as error:  # strict dataclasses raise their own types
+        raise UserError(f"The teacher's sections do not fit: {one_line(error)}") from error

@@ -1,0 +1,176 @@
+"""One optimiser step of a phase: micro-batches, both sides of the game, and what to do with NaN."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from data_pipelines.loading.batches import StepBatches
+from data_pipelines.loading.dataset import PreparedDataset
+from runtime.errors import UserError
+from runtime.ranks import is_main_rank
+from runtime.run_folder import write_json
+from tokenizer.training.adversary import Adversary
+from tokenizer.training.schedule import learning_rate
+from tokenizer.training.settings import TrainingConfig
+from tokenizer.training.weight_average import WeightAverage
+
+MOST_BAD_STEPS = 10
+BAD_BATCHES = "nonfinite_batches.json"
+
+
+class TrainStep:
+    """Moves a phase, and its adversary where it has one, by one step.
+
+    Args:
+        phase: bare module, with `after_step`, `forget_step` and what its `forward` returns.
+        wrapped: the same for several ranks.
+        optimizer: of its parameters.
+        adversary, average: None where the phase has none.
+
+    Attributes:
+        bad_steps: the last steps in a row that were skipped.
+    """
+
+    def __init__(
+        self,
+        training: TrainingConfig,
+        accelerator: Accelerator,
+        phase: nn.Module,
+        wrapped: nn.Module,
+        optimizer: Any,
+        adversary: Adversary | None,
+        average: WeightAverage | None,
+    ):
+        self.training = training
+        self.accelerator = accelerator
+        self.phase: Any = phase
+        self.wrapped = wrapped
+        self.optimizer = optimizer
+        self.adversary = adversary
+        self.average = average
+        self.bad_steps: list[int] = []
+        self.parameters = [p for p in phase.parameters() if p.requires_grad]
+
+    def __call__(self, step: int, batch: dict) -> dict[str, Any]:
+        """Do step `step` with this rank's share of its batch.
+
+        Returns:
+            What to log, as numbers or scalar tensors of this rank; `skipped` is 1.0 where a loss or
+            gradient was not finite on any rank, and then nothing has moved on any of them.
+        """
+        rate = learning_rate(self.training, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        adversary = self.adversary
+        if adversary is not None and not adversary.plays(step):
+            adversary = None
+        logged = self._backward(step, batch, adversary)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
+        values: dict[str, Any] = {"grad_norm": norm}
+        if adversary is not None:
+            values["discriminator_grad_norm"] = adversary.clip()
+        finite = self._all_finite([logged["loss"], *values.values()])
+        values["learning_rate"] = rate
+        if not finite:
+            self._skip(step, adversary)
+            return logged | values | {"skipped": 1.0}
+        self.bad_steps.clear()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if adversary is not None:
+            adversary.step(step)
+        values |= self.phase.after_step()
+        if self.average is not None:
+            self.average.update()
+        return logged | values
+
+    def _backward(self, step: int, batch: dict, adversary: Adversary | None) -> dict[str, Tensor]:
+        """Gather the gradients of all micro-batches; the means of what they report."""
+        count = len(batch["images"])
+        size = self.training.micro_batch_size or count
+        logged: dict[str, Tensor] = {}
+        for first in range(0, count, size):
+            part = {key: value[first : first + size] for key, value in batch.items()}
+            share = len(part["images"]) / count
+            is_last = first + size >= count
+            place = self.accelerator.process_index * count + first
+            with self._syncing(is_last):
+                with self.accelerator.autocast():
+                    losses = self.wrapped(part)
+                reconstruction = losses.pop("reconstruction", None)
+                terms = {key: value.detach() for key, value in losses.items()}
+                loss = losses["loss"]
+                if adversary is not None:
+                    term, extra = adversary.generator_loss(
+                        reconstruction, loss, self.phase.last_layer, step, place
+                    )
+                    loss = loss + term
+                    terms |= extra
+                # Multiplying by 1 would still be a kernel and a node of the graph.
+                self.accelerator.backward(loss if share == 1 else loss * share)
+            if adversary is not None:
+                terms |= adversary.backward(
+                    part["images"], reconstruction, step, place, share, is_last
+                )
+            for key, value in terms.items():
+                value = value if share == 1 else value * share
+                logged[key] = logged[key] + value if key in logged else value
+        return logged
+
+    def _syncing(self, is_last: bool) -> AbstractContextManager:
+        """Ranks average their gradients after the last micro-batch alone."""
+        return nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
+
+    def _all_finite(self, values: list[Tensor]) -> bool:
+        finite = torch.stack([torch.isfinite(value).all() for value in values]).all()
+        if self.accelerator.num_processes == 1:
+            return bool(finite)
+        # The loss is this rank's own, and all ranks must decide alike.
+        return bool(self.accelerator.reduce((~finite).float(), reduction="sum") == 0)
+
+    def _skip(self, step: int, adversary: Adversary | None) -> None:
+        self.bad_steps.append(step)
+        self.optimizer.zero_grad()
+        self.phase.forget_step()
+        if adversary is not None:
+            adversary.forget()
+
+
+def report_bad_steps(
+    bad: list[int], dataset: PreparedDataset, training: TrainingConfig, out: Path
+) -> None:
+    """Say that a step was skipped; after too many in a row, save whose batches they were and stop.
+
+    Args:
+        bad: the skipped steps in a row.
+        dataset, training: which fix the records of every step's global batch.
+        out: the run's folder.
+
+    Raises:
+        UserError: that names the file.
+    """
+    if is_main_rank():
+        print(
+            f"step {bad[-1] + 1} skipped: a loss or gradient is not finite ({len(bad)} in a row)",
+            file=sys.stderr,
+            flush=True,
+        )
+    if len(bad) < MOST_BAD_STEPS:
+        return
+    path = out / BAD_BATCHES
+    if is_main_rank():
+        batches = StepBatches(len(dataset), training.global_batch_size, training.seed)
+        rows = [
+            {"step": step + 1, "record_ids": [dataset.ids[i] for i in batches.indices(step)]}
+            for step in bad
+        ]
+        write_json(path, rows)
+    raise UserError(
+        f"{MOST_BAD_STEPS} steps in a row gave a loss or gradient that is not finite; the records "
+        f"of their batches are in {path}: look at those images, or lower training.learning_rate."
+    )
