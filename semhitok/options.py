@@ -1,15 +1,22 @@
-"""The parser class, and the options that several commands share."""
+"""Command-line options made from settings: name, type, range, default and help come from the field.
+
+`num_images: PositiveInt = 1` becomes `--num-images N`. A nested settings class becomes a group of
+options. A truth value becomes a flag. A list takes several values, and may be repeated.
+"""
 
 import argparse
-from typing import Any, NoReturn
+import types
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from runtime import argument_types as cli_types
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
 from runtime.errors import UserError
+from runtime.settings import Option, Settings, explain, nested
 
-# What `semhitok quickstart` leaves, which the examples of the help texts take.
-TOKENIZER = "runs/quickstart/decoder/model"
-MODEL = "runs/quickstart/mllm/model"
-TEST_DATA = "runs/quickstart/data/test"
+S = TypeVar("S", bound=Settings)
+METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,203 +35,115 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
-def add_children(parser: argparse.ArgumentParser, dest: str) -> Any:
-    """A required choice among sub-commands, kept in the arguments as `dest`."""
-    return parser.add_subparsers(dest=dest, metavar=dest.upper(), required=True)
+def add_options(parser: argparse.ArgumentParser, settings_class: type[Settings]) -> None:
+    """Add an option for each setting.
+
+    Args:
+        parser: of one command.
+        settings_class: what the command takes.
+    """
+    group: Any = parser
+    for name, field in settings_class.model_fields.items():
+        inside = nested(field.annotation)
+        if inside is None:
+            _add_option(parser, name, field)
+            continue
+        group = parser.add_argument_group((field.description or name).rstrip("."))
+        for inner_name, inner_field in inside.model_fields.items():
+            _add_option(group, inner_name, inner_field)
 
 
-def add_command(children: Any, name: str, about: str, example: str, target: str = "") -> Parser:
-    """One command; `about` serves the list of commands and its own help alike."""
-    command: Parser = children.add_parser(
-        name, help=about, description=about[0].upper() + about[1:] + ".", example=example
-    )
-    if target:
-        command.set_defaults(target=target)
-    return command
+def read_options(
+    parser: argparse.ArgumentParser, settings_class: type[S], argv: Sequence[str]
+) -> S:
+    """Parse arguments into settings.
+
+    Raises:
+        UserError: for arguments that cannot be right.
+    """
+    given = vars(parser.parse_args(argv))
+    values: dict[str, Any] = {}
+    for name, field in settings_class.model_fields.items():
+        inside = nested(field.annotation)
+        if inside is None:
+            if name in given:
+                values[name] = given[name]
+        else:
+            values[name] = {key: given[key] for key in inside.model_fields if key in given}
+    try:
+        return settings_class.model_validate(values)
+    except ValidationError as error:
+        sentence = explain(error, settings_class, option=True)
+        raise UserError(f"{sentence} (see `{parser.prog} --help`)") from error
 
 
-def add_model(
-    command: argparse.ArgumentParser, option: str, what: str, required: bool = True
-) -> None:
-    """`--tokenizer` or `--model`: a folder with a saved model."""
-    command.add_argument(
-        option,
-        type=cli_types.model_folder,
-        required=required,
-        metavar="DIR",
-        help=f"folder of {what}",
-    )
+class _Once(argparse.Action):
+    """Keeps one value; argparse itself would let the last of several win in silence."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if hasattr(namespace, self.dest):
+            parser.error(f"{option_string} is given twice")
+        setattr(namespace, self.dest, values)
 
 
-def add_data(
-    command: argparse.ArgumentParser, what: str = "folder that `semhitok prepare` wrote, or its URL"
-) -> None:
-    """`--data`: a prepared data set."""
-    command.add_argument(
-        "--data",
-        type=cli_types.existing_place,
-        required=True,
-        metavar="DIR",
-        help=what,
-    )
+def _add_option(group: Any, name: str, field: FieldInfo) -> None:
+    kind, look = _kind_and_look(field)
+    settings: dict[str, Any] = {"help": _help(field, kind), "default": argparse.SUPPRESS}
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        on_and_off = field.default is not False
+        settings["action"] = argparse.BooleanOptionalAction if on_and_off else "store_true"
+        group.add_argument(flag, dest=name, **settings)
+        return
+    settings["metavar"] = look.metavar or METAVARS.get(kind, "VALUE")
+    if get_origin(kind) is Literal:
+        settings["metavar"] = "{" + ",".join(str(choice) for choice in get_args(kind)) + "}"
+    if kind is list and not look.commas:
+        settings["nargs"] = "+" if field.is_required() or not look.positional else "*"
+        if not look.positional:
+            settings["action"] = "extend"
+    elif not look.positional:
+        settings["action"] = _Once
+    if look.positional:
+        group.add_argument(name, **settings)
+    else:
+        group.add_argument(flag, dest=name, required=field.is_required(), **settings)
 
 
-def add_out(command: argparse.ArgumentParser, default: str | None = None) -> None:
-    """`--out`, which may be left away where there is a default."""
-    command.add_argument(
-        "--out",
-        type=cli_types.output_folder,
-        required=default is None,
-        default=default,  # argparse passes a default that is text through `type` as well
-        metavar="DIR",
-        help="folder to write" + (f" (default: {default})" if default else ""),
-    )
+def _kind_and_look(field: FieldInfo) -> tuple[Any, Option]:
+    """The plain type of a field, and how it looks on the command line."""
+    found = list(_parts(field.annotation))
+    looks = [part for part in (*field.metadata, *found) if isinstance(part, Option)]
+    kinds = [part for part in found if not isinstance(part, Option)]
+    kind = kinds[0] if kinds else str
+    own = looks[0] if looks else Option()
+    inner = next((look.metavar for look in looks if look.metavar), None)
+    return kind, Option(inner, own.positional, own.commas)
 
 
-def add_out_place(command: argparse.ArgumentParser) -> None:
-    """`--out` of a command that writes to object stores too."""
-    command.add_argument(
-        "--out",
-        type=cli_types.output_place,
-        required=True,
-        metavar="DIR",
-        help="folder to write, or a URL such as s3://BUCKET/DIR",
-    )
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Plain types and `Option`s of an annotation, outermost first."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        yield from (part for part in metadata if isinstance(part, Option))
+        yield from _parts(inner)
+    elif origin in (Union, types.UnionType):
+        for part in get_args(annotation):
+            if part is not type(None):
+                yield from _parts(part)
+    elif origin in (list, tuple):
+        yield list
+        for part in get_args(annotation):
+            yield from (found for found in _parts(part) if isinstance(found, Option))
+    else:
+        yield annotation
 
 
-def add_config(command: argparse.ArgumentParser, required: bool = True) -> None:
-    """`--config` and the overrides that may stand on either side of it."""
-    command.add_argument(
-        "--config",
-        type=cli_types.config_file,
-        required=required,
-        metavar="FILE",
-        help="the settings, YAML",
-    )
-    command.add_argument(
-        "overrides",
-        nargs="*",
-        type=cli_types.override,
-        metavar="key.sub=value",
-        help="settings in place of the file's",
-    )
-
-
-def add_count(command: argparse.ArgumentParser, option: str, default: int, what: str) -> None:
-    """An option that takes a whole number above 0."""
-    command.add_argument(
-        option,
-        type=cli_types.positive_int,
-        default=default,
-        metavar="N",
-        help=f"{what} (default: {default})",
-    )
-
-
-def add_number(command: argparse.ArgumentParser, option: str, default: int, what: str) -> None:
-    """An option that takes a whole number, 0 or more."""
-    command.add_argument(
-        option,
-        type=cli_types.non_negative_int,
-        default=default,
-        metavar="N",
-        help=f"{what} (default: {default})",
-    )
-
-
-def add_sampler(command: argparse.ArgumentParser) -> None:
-    """Sampling options; what is not given stays as the model's generation config has it."""
-    sampler = command.add_argument_group("sampling (default: the model's generation config)")
-    sampler.add_argument(
-        "--guidance-scale",
-        type=cli_types.non_negative_float,
-        metavar="X",
-        help="how strongly to follow the prompt; 1 is no guidance",
-    )
-    sampler.add_argument(
-        "--temperature",
-        type=cli_types.non_negative_float,
-        metavar="X",
-        help="spread of the choices; 0 always takes the likeliest",
-    )
-    sampler.add_argument(
-        "--pixel-temperature",
-        type=cli_types.non_negative_float,
-        metavar="X",
-        help="the same for pixel codes alone",
-    )
-    sampler.add_argument(
-        "--num-candidates",
-        type=cli_types.positive_int,
-        metavar="N",
-        help="draw N and give the one in which the model itself best sees the prompt",
-    )
-    sampler.add_argument(
-        "--top-k", type=cli_types.positive_int, metavar="N", help="choose among the N likeliest"
-    )
-    sampler.add_argument(
-        "--top-p",
-        type=cli_types.probability,
-        metavar="P",
-        help="choose among the likeliest that together hold probability P",
-    )
-
-
-def add_fine_sampler(command: argparse.ArgumentParser) -> None:
-    """The sampling options that only drawing itself takes."""
-    sampler = command.add_argument_group("sampling, in detail")
-    sampler.add_argument(
-        "--guidance-schedule",
-        choices=("constant", "linear", "cosine"),
-        help="how guidance rises from 1 at the first patch to its scale at the last",
-    )
-    sampler.add_argument(
-        "--min-p",
-        type=cli_types.fraction,
-        metavar="P",
-        help="choose among those at least P times as likely as the likeliest",
-    )
-    for option, kind, metavar in (
-        ("--pixel-top-k", cli_types.positive_int, "N"),
-        ("--pixel-top-p", cli_types.probability, "P"),
-        ("--pixel-min-p", cli_types.fraction, "P"),
-    ):
-        same = option.replace("pixel-", "")
-        sampler.add_argument(
-            option, type=kind, metavar=metavar, help=f"as {same}, for pixel codes alone"
-        )
-
-
-def add_editing(command: argparse.ArgumentParser) -> None:
-    """What stays of an image, and is not drawn."""
-    editing = command.add_argument_group("editing")
-    editing.add_argument(
-        "--image",
-        type=cli_types.existing_file,
-        metavar="FILE",
-        help="the image to draw anew in part",
-    )
-    ways = editing.add_mutually_exclusive_group()
-    ways.add_argument(
-        "--keep-mask",
-        type=cli_types.existing_file,
-        metavar="FILE",
-        help="an image of the same size, white where the other is kept",
-    )
-    ways.add_argument(
-        "--keep-rows",
-        type=cli_types.positive_int,
-        metavar="R",
-        help="keep the first R rows of patches, and go on from them",
-    )
-    ways.add_argument(
-        "--keep",
-        choices=("semantics",),
-        help="keep every semantic code, and draw the pixel codes anew",
-    )
-    editing.add_argument(
-        "--paint-over",
-        action="store_true",
-        help="hide what is drawn anew from the codes that are kept, which have seen all of the "
-        "image",
-    )
+def _help(field: FieldInfo, kind: Any) -> str:
+    text = " ".join((field.description or "").split()).rstrip(".")
+    text = text[:1].lower() + text[1:] if text[1:2].islower() else text
+    has_default = not field.is_required() and field.default not in (None, False, [], ())
+    if has_default and "(default" not in text and kind is not bool:
+        text += f" (default: {field.get_default(call_default_factory=True)})"
+    return text.replace("%", "%%")

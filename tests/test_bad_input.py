@@ -20,7 +20,7 @@ from data_pipelines.records import Question, Record
 from data_pipelines.sources.source import Source
 from mllm.init.build import init_mllm
 from mllm.phase.settings import InitConfig
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from semhitok import main as cli
-from semhitok.commands import build_parser
+from semhitok import old_main as cli
+from semhitok.old_commands import build_parser
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

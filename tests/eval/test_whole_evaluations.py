@@ -20,7 +20,7 @@ from eval.vqa import task as vqa
 from eval.vqa.predictions import read_rows
 from mllm.saved.fingerprint import model_fingerprint
 from runtime.errors import UserError
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tests.mllm.tiny import World, launch
 from tests.ports import free_port
 

@@ -14,7 +14,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from runtime.config import build_config
 from runtime.errors import UserError
 from semhitok import ablate
-from semhitok import main as cli
+from semhitok import old_main as cli
 from semhitok.ablation_plan import AblationConfig, MeasureStep, plan
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 60, 230)}

@@ -10,8 +10,8 @@ import pytest
 
 import semhitok
 from runtime.errors import UserError
-from semhitok import main as cli
-from semhitok.commands import build_parser
+from semhitok import old_main as cli
+from semhitok.old_commands import build_parser
 
 ROOT = Path(semhitok.__file__).parents[1]
 
@@ -80,7 +80,7 @@ def failure(capsys, argv) -> str:
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "mllm", "--help"], ["quickstart"]])
 def test_help_and_parsing_import_nothing_heavy(arguments):
     code = (
-        "import contextlib, io, sys; from semhitok.main import parse\n"
+        "import contextlib, io, sys; from semhitok.old_main import parse\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
         "    parse(sys.argv[1:])\n"
         "print(*{'torch', 'transformers', 'numpy', 'yaml', 'tqdm'} & set(sys.modules))"

@@ -7,7 +7,7 @@ from PIL import Image
 from data_pipelines.loading.inspect_page import write_page
 from data_pipelines.prepare.run import prepare
 from runtime.errors import UserError
-from semhitok import main as cli
+from semhitok import old_main as cli
 
 
 @pytest.fixture

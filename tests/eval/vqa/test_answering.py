@@ -23,7 +23,7 @@ from eval.vqa.scorers.tasks import TASKS
 from mllm.saved.load import load_processor
 from mllm.serving.answering import Answerer
 from runtime.errors import UserError
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tests.mllm.tiny import REPOSITORY, World, launch, make_model, picture
 
 
@@ -193,7 +193,7 @@ def test_sigkill_in_the_middle_and_resume_give_the_same_score(whole, place, tmp_
         "    while len(batches) == 2:\n"
         "        time.sleep(1)\n"
         "AnswerStore.append = until_killed\n"
-        "from semhitok import main as cli\n"
+        "from semhitok import old_main as cli\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     arguments = [

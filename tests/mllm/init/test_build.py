@@ -10,7 +10,7 @@ from mllm.init.build import init_mllm
 from mllm.phase.settings import InitConfig
 from mllm.saved.load import load_model
 from runtime.errors import UserError
-from semhitok import main as cli
+from semhitok import old_main as cli
 
 ARCHITECTURES = {
     "qwen2": {"tie_word_embeddings": True},  # Qwen2.5 too, its large sizes untied

@@ -12,7 +12,7 @@ from mllm.training.train import train_mllm
 from runtime.config import read_values
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tests.mllm.tiny import make_model, write_phase
 from tests.mllm.training.test_train import weights
 

@@ -32,7 +32,7 @@ from mllm.planning.text import print_plan
 from mllm.saved.load import load_model, load_processor
 from runtime.config import load_config
 from runtime.errors import UserError
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tests.mllm.tiny import make_model, write_phase
 from tests.ports import free_port
 

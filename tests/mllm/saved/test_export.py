@@ -12,7 +12,7 @@ from mllm.saved import export
 from mllm.saved.export import export_llm
 from mllm.saved.load import load_model
 from runtime.errors import UserError
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tests.mllm.init.test_build import extend, save_llm
 from tests.mllm.tiny import NUM_PIXEL, NUM_SEMANTIC
 

@@ -23,7 +23,7 @@ from mllm.drawing.generate import load_drawing_model
 from mllm.serving.gallery import Picture
 from mllm.serving.prompts import Prompt, PromptList
 from runtime import files
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tests.mllm.tiny import REPOSITORY, launch, make_model
 
 NUM_PROMPTS = 500
@@ -160,7 +160,7 @@ def test_what_is_finished_is_not_drawn_again_and_what_is_damaged_is(
 MEASURED = """
 import re, sys
 from mllm.serving.gallery import Gallery
-from semhitok import main as cli
+from semhitok import old_main as cli
 write, written = Gallery.write, []
 def measured(*arguments):
     write(*arguments)

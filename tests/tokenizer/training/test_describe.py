@@ -7,7 +7,7 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipVisionConfig
 
 import semhitok
 from runtime.errors import UserError
-from semhitok import main as cli
+from semhitok import old_main as cli
 from tokenizer.saved.model_folder import save_tokenizer
 from tokenizer.training.describe import description, model_of_config, parameters_by_part
 

@@ -8,7 +8,7 @@ import argparse
 from typing import Any
 
 from runtime import argument_types as cli_types
-from semhitok.options import (
+from semhitok.old_options import (
     MODEL,
     add_command,
     add_config,

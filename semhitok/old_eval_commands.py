@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from runtime import argument_types as cli_types
-from semhitok.options import (
+from semhitok.old_options import (
     MODEL,
     TEST_DATA,
     TOKENIZER,
