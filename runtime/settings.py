@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from runtime.errors import UserError, one_line
 from runtime.files import write_text
-from runtime.yaml_values import apply_override, read_values, split_override
+from runtime.yaml_values import apply_override, dump_values, read_values, split_override
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
@@ -142,8 +141,7 @@ def to_dict(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
 
 def save_settings(settings: Settings | Mapping[str, Any], path: str | Path) -> Path:
     """Write YAML that `load_settings` reads back into equal settings."""
-    text = yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True)
-    return write_text(path, text)
+    return write_text(path, dump_values(to_dict(settings)))
 
 
 def nested(annotation: Any) -> type[Settings] | None:

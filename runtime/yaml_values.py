@@ -21,7 +21,7 @@ from runtime.errors import UserError
 class _Loader(yaml.SafeLoader):
     """The core schema of YAML 1.2; a key given twice is refused instead of the last one winning."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own name)
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -34,22 +34,38 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_FLOAT = (
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"
+        r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
+    [*"-+.0123456789"],
+)
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
     ("int", r"[-+]?[0-9]+", [*"-+0123456789"]),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        [*"-+.0123456789"],
-    ),
     ("merge", "<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
     )
+_Loader.add_implicit_resolver(*_FLOAT)
 # PyYAML would read the octal and base-60 numbers of YAML 1.1.
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that either version of YAML would read as something else."""
+
+
+_Dumper.add_implicit_resolver(*_FLOAT)
+
+
+def dump_values(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML that `read_values` reads back."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_values(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Image processor of SemHiTok: RGB, resize, centre crop, [-1, 1]."""
 
 # transformers reads these defaults as class attributes.
-# ruff: noqa: RUF012
 
 from transformers import AutoImageProcessor
 from transformers.image_processing_backends import PilBackend
