@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from runtime.errors import UserError
+from runtime.settings import Settings
+from runtime.settings import to_dict as settings_to_dict
 
 T = TypeVar("T")
 
@@ -38,6 +40,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     Args:
         config: a dataclass instance, or a mapping whose paths and tuples become plain.
     """
+    if isinstance(config, Settings):
+        return settings_to_dict(config)
     if isinstance(config, Mapping):
         return {str(key): _plain(value) for key, value in config.items()}
     return {

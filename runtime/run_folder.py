@@ -43,7 +43,7 @@ class RunDirectory:
         Every rank may call this; rank 0 writes. A resumed run writes both files anew.
 
         Args:
-            config: the resolved config, a dataclass instance or a mapping of plain values.
+            config: the resolved settings, a dataclass instance or a mapping of plain values.
             command: what was run, as it could be typed again.
 
         Raises:
@@ -95,6 +95,12 @@ def describe_environment() -> dict[str, Any]:
         "cpu_count": usable_cpus(),
         "packages": versions,
     }
+
+
+def code_commit() -> str | None:
+    """The commit of the code; None outside a checkout."""
+    state = _git_state(Path(__file__).resolve().parents[1])
+    return None if state is None else state["commit"]
 
 
 def usable_cpus() -> int | None:

@@ -129,7 +129,7 @@ def _output_or_url(place: str) -> str:
     return place if "://" in place else str(_output_folder(Path(place)))
 
 
-def _names(value: Any) -> Any:
+def split_names(value: Any) -> Any:
     """The names in `a,b,c`; a list is taken as it is."""
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if isinstance(names, list) and (not all(names) or len(set(names)) < len(names)):
@@ -171,7 +171,7 @@ PromptsFile = Annotated[Path, _NAMED, AfterValidator(_prompts_file), Option("FIL
 """A file of prompts: parquet, or text that is not blank; "-" is standard input."""
 Text = Annotated[str, AfterValidator(_text), Option("TEXT")]
 """A text that is not blank."""
-Names = Annotated[list[Text], BeforeValidator(_names), Option("NAME,...", commas=True)]
+Names = Annotated[list[Text], BeforeValidator(split_names), Option("NAME,...", commas=True)]
 """Different names; on the command line with commas between them."""
 NumBytes = Annotated[int, BeforeValidator(_num_bytes), Field(gt=0), Option("SIZE")]
 """Bytes, written as 80G or 80GB (10⁹ each) or 80GiB (2³⁰ each); M and MiB likewise."""
