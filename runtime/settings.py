@@ -169,7 +169,7 @@ def _plain(value: Any) -> Any:
 def _explain_one(detail: ErrorDetails, settings_class: type[Settings], option: bool) -> str:
     kind, location, given = detail["type"], detail["loc"], detail["input"]
     key = _dotted(location)
-    name = f"--{key.rpartition('.')[2].replace('_', '-')}" if option and key else f'"{key}"'
+    name = _option_name(settings_class, location) if option and key else f'"{key}"'
     if kind == "missing":
         return f"{name} is required" if option else f"required key {name} is missing"
     if kind == "extra_forbidden":
@@ -185,6 +185,16 @@ def _explain_one(detail: ErrorDetails, settings_class: type[Settings], option: b
     shown = "null" if given is None else one_line(repr(given))[:80]
     expected = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{name} must be {expected.removeprefix('input should be ')}, not {shown}"
+
+
+def _option_name(settings_class: type[Settings], location: Location) -> str:
+    """How the command line calls a field: `--num-images`, or SOURCES for a positional one."""
+    keys = [part for part in location if isinstance(part, str)]
+    field = settings_class.model_fields.get(keys[0])
+    looks = [part for part in (field.metadata if field else ()) if isinstance(part, Option)]
+    if looks and looks[0].positional:
+        return looks[0].metavar or keys[0].upper()
+    return f"--{keys[-1].replace('_', '-')}"
 
 
 def _unknown_key(key: str, settings_class: type[Settings]) -> str:

@@ -6,8 +6,11 @@
 Each is a plain path or text to the code that reads it.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +28,27 @@ def shipped_configs() -> Path:
     return PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else CHECKOUT_CONFIGS
 
 
+_planned: ContextVar[Sequence[Path]] = ContextVar("planned", default=())
+
+
+@contextlib.contextmanager
+def planned(folders: Sequence[Path]) -> Iterator[None]:
+    """Take folders for being there while settings are checked: an earlier step will write them."""
+    token = _planned.set(folders)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+def _is_planned(path: Path) -> bool:
+    return any(path.is_relative_to(folder) for folder in _planned.get())
+
+
 def _file(path: Path) -> Path:
     path = path.expanduser()
+    if _is_planned(path):
+        return path
     if os.path.isdir(path):
         raise ValueError(f"{path} is a folder; name a file")
     if not os.path.isfile(path):
@@ -40,6 +62,8 @@ def _file(path: Path) -> Path:
 
 def _path(path: Path) -> Path:
     path = path.expanduser()
+    if _is_planned(path):
+        return path
     if not os.path.exists(path):
         raise ValueError(f"no such file or folder: {path}")
     return path
@@ -47,6 +71,8 @@ def _path(path: Path) -> Path:
 
 def _folder(path: Path) -> Path:
     path = path.expanduser()
+    if _is_planned(path):
+        return path
     if os.path.isfile(path):
         raise ValueError(f"{path} is a file; name a folder")
     if not os.path.isdir(path):
@@ -56,7 +82,7 @@ def _folder(path: Path) -> Path:
 
 def _model_folder(path: Path) -> Path:
     path = _folder(path)
-    if not (path / "config.json").is_file():
+    if not _is_planned(path) and not (path / "config.json").is_file():
         inside = path / "model"
         hint = f"did you mean {inside}?" if (inside / "config.json").is_file() else "name another"
         raise ValueError(f"{path} holds no model (there is no config.json); {hint}")

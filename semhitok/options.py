@@ -61,7 +61,8 @@ def read_options(
     Raises:
         UserError: for arguments that cannot be right.
     """
-    given = vars(parser.parse_args(argv))
+    # Intermixed: positional arguments may stand between options.
+    given = vars(parser.parse_intermixed_args(list(argv)))
     values: dict[str, Any] = {}
     for name, field in settings_class.model_fields.items():
         inside = nested(field.annotation)

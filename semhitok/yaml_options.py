@@ -38,12 +38,8 @@ def read_yaml_options(parser: Parser, settings_class: type[S], argv: Sequence[st
     Raises:
         UserError: for arguments or settings that cannot be right.
     """
-    arguments, rest = parser.parse_known_args(argv)
-    # argparse takes positional arguments in one run only: of `a=1 --config FILE b=2` it leaves
-    # `b=2` over.
-    overrides = [*arguments.overrides, *(word for word in rest if not word.startswith("-"))]
-    if unknown := [word for word in rest if word.startswith("-")]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments = parser.parse_intermixed_args(list(argv))
+    overrides = arguments.overrides
     for word in overrides:
         if not re.match(r"\s*[^=\s]+\s*=", word):
             parser.error(f"write an override as key.sub=value, not {word!r}")

@@ -81,7 +81,7 @@ def test_every_kind_of_option_is_read(read):
         ("--temperature nan", "--temperature must be a finite number"),
         ("--temperature 2", "--temperature must be less than or equal to 1"),
         ("--num 3", "unrecognized arguments: --num"),
-        ("no.png", "unrecognized arguments: no.png"),
+        ("no.png", "PICTURES: no such file: no.png"),
     ],
 )
 def test_a_slip_is_one_sentence_with_the_name_of_the_option(read, arguments, message):

@@ -1,0 +1,221 @@
+"""Runs the steps of a recipe in order: train, answer, draw, measure, report.
+
+    semhitok run RECIPE.yaml [--out DIR] [key.sub=value ...]
+    semhitok quickstart
+
+Every step is one of the public commands. All steps are checked before the first one starts. A
+finished step leaves a mark and is skipped by the next run; an interrupted training step resumes
+from its checkpoint.
+"""
+
+import json
+import resource
+import secrets
+import shutil
+import sys
+import time
+import webbrowser
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from runtime.errors import UserError
+from runtime.run_folder import RunDirectory, read_json, write_json
+from runtime.settings import Settings, explain, settings_with_overrides, to_dict
+from runtime.value_types import planned, shipped_configs
+from runtime.yaml_values import merge, read_values
+from semhitok.command import Command, load
+from semhitok.commands import COMMANDS
+from semhitok.recipe_settings import QuickstartSettings, Recipe, RunSettings
+
+MARKS = "steps"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command with its settings, ready to run."""
+
+    name: str
+    command: Command
+    settings: Settings
+
+
+def run(settings: RunSettings) -> Path:
+    """Run all steps of a recipe that are not done yet.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: for a step that cannot be right, before any is run, and what the steps raise.
+    """
+    values = read_values(settings.recipe)
+    recipe = settings_with_overrides(Recipe, values, settings.overrides, str(settings.recipe))
+    out = settings.out or recipe.out
+    steps = read_steps(recipe, out, settings.recipe.parent)
+    _require_space(out, recipe.disk_gb)
+    report = out / "report.html"
+    if not (_is_done(out, steps) and report.is_file()):
+        RunDirectory(out).start(to_dict(recipe) | {"out": str(out)}, "semhitok run")
+        _run_steps(out, steps)
+        report = _write_report(out, recipe)
+    for key, value in read_json(out / "summary.json").items():
+        if isinstance(value, float | int):
+            print(f"{key:<40} {value:.4g}")
+    if sys.stdout.isatty() if settings.open is None else settings.open:
+        webbrowser.open(report.resolve().as_uri())
+    return report
+
+
+def quickstart(settings: QuickstartSettings) -> Path:
+    """Run the shipped recipe; arguments and result as `run`."""
+    name = "quickstart" if settings.preset == "short" else "quickstart-long"
+    return run(
+        RunSettings(
+            recipe=shipped_configs() / "recipes" / f"{name}.yaml",
+            overrides=settings.overrides,
+            out=settings.out,
+            open=settings.open,
+        )
+    )
+
+
+def read_steps(recipe: Recipe, out: Path, folder: Path) -> list[Step]:
+    """The steps with all their settings checked.
+
+    Args:
+        recipe: what to run.
+        out: folder of the run, in place of `${out}`.
+        folder: of the recipe file, to which `config` is relative.
+
+    Raises:
+        UserError: naming the step. What an earlier step writes counts as being there.
+    """
+    steps: list[Step] = []
+    written: list[Path] = []
+    for name, entry in recipe.steps.items():
+        values = _with_folder(entry, out)
+        words = values.pop("run", None)
+        command = COMMANDS.get(words) if isinstance(words, str) else None
+        if command is None or words in ("run", "quickstart"):
+            raise UserError(
+                f'step "{name}" of the recipe: "run" must name a command of semhitok, not {words!r}'
+            )
+        if (config := values.pop("config", None)) is not None:
+            values = merge(read_values(folder / config), values)
+        settings_class = load(command.settings)
+        try:
+            with planned(written):
+                text = json.dumps(values)
+                settings = settings_class.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            sentence = explain(error, settings_class)
+            raise UserError(f'step "{name}" of the recipe: {sentence}') from error
+        if (target := getattr(settings, "out", None)) is not None:
+            written.append(Path(target))
+        steps.append(Step(name, command, settings))
+    return steps
+
+
+def forget_accelerators() -> None:
+    """Let the next step choose its own device and precision, which accelerate keeps otherwise."""
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+def _run_steps(out: Path, steps: list[Step]) -> None:
+    marks = out / MARKS
+    marks.mkdir(exist_ok=True)
+    for number, step in enumerate(steps, start=1):
+        if _mark(out, step, steps) is not None:
+            continue
+        print(f"[{number}/{len(steps)}] {step.name}", file=sys.stderr, flush=True)
+        begun = marks / f"{step.name}.begun"
+        resumed = begun.exists()
+        begun.touch()
+        started = time.monotonic()
+        step.command.run(step.settings)
+        forget_accelerators()
+        unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+        write_json(
+            marks / f"{step.name}.json",
+            {
+                "settings": to_dict(step.settings),
+                "after": _done_before(out, step, steps),
+                "id": secrets.token_hex(8),
+                "seconds": time.monotonic() - started,
+                "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30,
+                "resumed": resumed,
+            },
+        )
+        begun.unlink()
+
+
+def _mark(out: Path, step: Step, steps: list[Step]) -> dict[str, Any] | None:
+    """What a finished step has left, or None.
+
+    Raises:
+        UserError: if it was run with other settings, or before an earlier step was run again.
+    """
+    path = out / MARKS / f"{step.name}.json"
+    if not path.is_file():
+        return None
+    mark = read_json(path)
+    again = f"give another --out, or delete {path} and what the step wrote to run it again"
+    now = to_dict(step.settings)
+    for key in sorted(mark["settings"].keys() | now.keys()):
+        if mark["settings"].get(key) != now.get(key):
+            raise UserError(f'step "{step.name}" in {out} was run with another "{key}": {again}')
+    if mark["after"] != _done_before(out, step, steps):
+        raise UserError(f'step "{step.name}" in {out} was run before an earlier one: {again}')
+    return mark
+
+
+def _done_before(out: Path, step: Step, steps: list[Step]) -> dict[str, str]:
+    """The id of each finished step before this one."""
+    ids = {}
+    for earlier in steps[: steps.index(step)]:
+        path = out / MARKS / f"{earlier.name}.json"
+        if path.is_file():
+            ids[earlier.name] = read_json(path)["id"]
+    return ids
+
+
+def _is_done(out: Path, steps: list[Step]) -> bool:
+    return all(_mark(out, step, steps) is not None for step in steps)
+
+
+def _write_report(out: Path, recipe: Recipe) -> Path:
+    from eval.reports.quickstart_page import summarize, write_report
+
+    marks = {name: read_json(out / MARKS / f"{name}.json") for name in recipe.steps}
+    write_json(out / "timings.json", {name: mark["seconds"] for name, mark in marks.items()})
+    # The time of a killed attempt is not known, and then neither is the whole.
+    known = not any(mark["resumed"] for mark in marks.values())
+    seconds = sum(mark["seconds"] for mark in marks.values()) if known else None
+    summarize(out, seconds, max(mark["peak_memory_gb"] for mark in marks.values()))
+    return write_report(out)
+
+
+def _with_folder(value: Any, out: Path) -> Any:
+    """`${out}` replaced in every text of nested values."""
+    if isinstance(value, str):
+        return value.replace("${out}", str(out))
+    if isinstance(value, Mapping):
+        return {key: _with_folder(item, out) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_folder(item, out) for item in value]
+    return value
+
+
+def _require_space(out: Path, needed_gb: float) -> None:
+    folder = next(place for place in (out, *out.absolute().parents) if place.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < needed_gb:
+        raise UserError(f"{folder} has {free:.1f} GB free, and the recipe needs {needed_gb:g} GB")

@@ -1,0 +1,70 @@
+"""What a recipe file holds, and the settings of `semhitok run` and `semhitok quickstart`.
+
+    title: Captioned photographs
+    out: runs/photographs
+    steps:
+      prepare:
+        run: prepare
+        sources: [folder:photos]
+        out: ${out}/data
+      teacher:
+        run: train teacher
+        config: ../quickstart/teacher.yaml
+        data: ${out}/data/train
+        out: ${out}/teacher
+
+Each step is a command of `semhitok` with its settings. `config` names the YAML file of a command
+that reads one, relative to the recipe; the other keys of the step go over it. `${out}` is the
+folder of the run.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import NonNegativeFloat
+
+from runtime.settings import Option, Settings
+from runtime.value_types import ConfigFile, OutputFolder
+
+
+class Recipe(Settings):
+    """Steps that are run in order."""
+
+    title: str
+    """Heading of the report."""
+    out: Path
+    """Folder for everything, unless `--out` names another."""
+    disk_gb: NonNegativeFloat = 0.5
+    """Free space that the run needs, in GB."""
+    targets: dict[str, float] = {}
+    """Keys of `summary.json`, each with the value that it should reach."""
+    limits: dict[str, float] = {}
+    """Keys of `summary.json`, each with the value that it should not exceed."""
+    steps: dict[str, dict[str, Any]]
+    """Name of each step, with `run` (the command) and its settings."""
+
+
+class RunSettings(Settings):
+    """`semhitok run`."""
+
+    recipe: Annotated[ConfigFile, Option("RECIPE.yaml", positional=True)]
+    """The recipe, such as configs/recipes/quickstart.yaml."""
+    overrides: Annotated[list[str], Option("key.sub=value", positional=True)] = []
+    """Values over the recipe's, such as steps.teacher.training.num_steps=100."""
+    out: OutputFolder | None = None
+    """Folder to write (default: the recipe's own)."""
+    open: bool | None = None
+    """Open the report in a browser (default: only when run from a terminal)."""
+
+
+class QuickstartSettings(Settings):
+    """`semhitok quickstart`."""
+
+    overrides: Annotated[list[str], Option("key.sub=value", positional=True)] = []
+    """Values over the recipe's, such as steps.teacher.training.num_steps=100."""
+    out: OutputFolder = Path("runs/quickstart")
+    """Folder to write."""
+    preset: Literal["short", "long"] = "short"
+    """About 10 minutes on two cores, or about 40 for better numbers (default: short)."""
+    open: bool | None = None
+    """Open the report in a browser (default: only when run from a terminal)."""
