@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eval.measures.pretrained import frozen, load_pretrained, short_name
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 
 DEFAULT_SIZE = 224  # pixels; what most vision encoders were trained at
 INCEPTION_SIZE = 299
@@ -146,7 +146,6 @@ def _transformers(name: str) -> FeatureNetwork:
     from transformers import AutoModel
 
     from tokenizer.losses.features import normalisation
-    from tokenizer.saved.model_folder import one_line
 
     mend = (
         "give a folder written by save_pretrained, a hub name that can be downloaded, inception or "
@@ -168,7 +167,7 @@ def _transformers(name: str) -> FeatureNetwork:
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{name!r} is a {type(model).__name__}, which gives no features of an image: name a "
-            f"vision network such as CLIP or DINOv2 ({one_line(error)})."
+            f"vision network such as CLIP or DINOv2 ({says(error)})."
         ) from error
     label = f"{type(model).__name__.removesuffix('Model')} {short_name(name)}"
     return FeatureNetwork(name, label, dim, _fingerprint(network), extract)

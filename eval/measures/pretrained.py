@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 
 
 def load_pretrained(what: str, name: str, mend: str, *classes: Any) -> list[Any]:
@@ -20,13 +20,12 @@ def load_pretrained(what: str, name: str, mend: str, *classes: Any) -> list[Any]
     Raises:
         UserError: if any of them cannot be loaded.
     """
-    from tokenizer.saved.model_folder import one_line
 
     try:
         return [each.from_pretrained(name) for each in classes]
     except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
         raise UserError(
-            f"No {what} can be loaded from {name!r}: {mend} ({one_line(error)})."
+            f"No {what} can be loaded from {name!r}: {mend} ({says(error)})."
         ) from error
 
 

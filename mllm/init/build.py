@@ -36,9 +36,10 @@ from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.phase.settings import InitConfig
 from runtime.config import load_config
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from runtime.run_folder import make_folder
-from tokenizer.saved.model_folder import image_processor, load_tokenizer, one_line, whole_folder
+from tokenizer.model.image_processing_semhitok import image_processor
+from tokenizer.saved.model_folder import load_tokenizer, whole_folder
 
 
 def init_mllm(config: InitConfig) -> Path:
@@ -73,8 +74,7 @@ def init_mllm(config: InitConfig) -> Path:
         model = UnifiedForConditionalGeneration(unified_config)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"No unified model can be built on a {text_config.model_type!r} model: "
-            f"{one_line(error)}"
+            f"No unified model can be built on a {text_config.model_type!r} model: {says(error)}"
         ) from error
     model.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
     if language_model is not None:
@@ -162,7 +162,7 @@ def _new_text_config(
             eos_token_id=text_tokenizer.eos_token_id,
         )
     except ValueError as error:
-        raise UserError(f"text_config does not fit: {one_line(error)}") from error
+        raise UserError(f"text_config does not fit: {says(error)}") from error
     width, num_heads = text_config.hidden_size, text_config.num_attention_heads
     if width % num_heads:
         raise UserError(
@@ -199,7 +199,7 @@ def _pretrained(
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"No causal language model can be loaded from {name!r}: {one_line(error)}"
+            f"No causal language model can be loaded from {name!r}: {says(error)}"
         ) from error
     # The weights of a GGUF file are float32 now; a config that said otherwise forbids training.
     vars(language_model.config).pop("quantization_config", None)

@@ -17,9 +17,8 @@ from mllm.phase.optimizer import MuonWithAdamW
 from mllm.phase.parameter_groups import ParameterGroup, adamw_groups, freeze_parts
 from mllm.phase.settings import InitConfig, MLLMPhaseConfig
 from mllm.saved.load import load_processor
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
-from tokenizer.saved.model_folder import one_line
 
 LORA_LAYERS, NEW_ROWS = "LoRA layers", "rows of new tokens"  # parts that only such a model has
 
@@ -38,7 +37,7 @@ def read_model_config(model: Path, init: InitConfig | None) -> UnifiedConfig:
         try:
             config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         except Exception as error:  # strict dataclasses raise their own types
-            raise UserError(f"{model}/config.json cannot be read: {one_line(error)}") from error
+            raise UserError(f"{model}/config.json cannot be read: {says(error)}") from error
         if not isinstance(config, UnifiedConfig):
             raise UserError(
                 f"{model} holds a {config.model_type!r} model, not a unified one: give the folder "
@@ -78,7 +77,7 @@ def _text_config(init: InitConfig) -> PreTrainedConfig:
     try:
         config = CONFIG_MAPPING[model_type](**fields)
     except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"text_config does not fit: {one_line(error)}") from error
+        raise UserError(f"text_config does not fit: {says(error)}") from error
     refuse_unknown_fields(config, fields)
     config.dtype = torch.float32
     return config
@@ -90,7 +89,7 @@ def _tokenizer_config(init: InitConfig) -> SemHiTokConfig:
     try:
         return SemHiTokConfig(**init.planned_tokenizer)
     except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"planned_tokenizer does not fit: {one_line(error)}") from error
+        raise UserError(f"planned_tokenizer does not fit: {says(error)}") from error
 
 
 def build_on_meta(config: UnifiedConfig) -> UnifiedForConditionalGeneration:
@@ -103,7 +102,7 @@ def build_on_meta(config: UnifiedConfig) -> UnifiedForConditionalGeneration:
         with torch.device("meta"):
             return UnifiedForConditionalGeneration(config)
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise UserError(f"No model can be built of these sizes: {one_line(error)}") from error
+        raise UserError(f"No model can be built of these sizes: {says(error)}") from error
 
 
 def planned_model(

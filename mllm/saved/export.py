@@ -24,10 +24,10 @@ from mllm.model.adapter import make_adapter
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.saved.load import load_processor
 from mllm.saved.saved_weights import Weights
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from runtime.files import write_json
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.model_folder import one_line, whole_folder
+from tokenizer.saved.model_folder import whole_folder
 
 CHUNK = 8192  # image codes folded at once
 SHARD_BYTES = 5 * 10**9  # as transformers cuts its own files
@@ -78,7 +78,7 @@ def export_llm(model: Path, out: Path) -> Path:
                 },
             )
     except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"The weights in {model} cannot be exported: {one_line(error)}") from error
+        raise UserError(f"The weights in {model} cannot be exported: {says(error)}") from error
     return out
 
 

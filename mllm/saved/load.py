@@ -6,8 +6,8 @@ from typing import Any
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.model.processing_unified import UnifiedProcessor
-from runtime.errors import UserError
-from tokenizer.saved.model_folder import load_whole, one_line, read_config
+from runtime.errors import UserError, says
+from tokenizer.saved.model_folder import load_whole, read_config
 
 _WRITTEN_BY = "`train mllm` wrote, such as runs/quickstart/mllm/model"
 
@@ -32,5 +32,5 @@ def load_processor(folder: Path | str) -> UnifiedProcessor:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder} has no processor (text tokenizer and image processor): copy those files of "
-            f"the model folder as well ({one_line(error)})."
+            f"the model folder as well ({says(error)})."
         ) from error

@@ -20,7 +20,7 @@ from mllm.model.lora import add_lora
 from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.phase.settings import MLLMPhaseConfig
 from mllm.saved.load import load_model
-from tokenizer.saved.fingerprint import fingerprint_of_weights
+from tokenizer.model.fingerprint import fingerprint_of_weights
 
 
 class Weights:

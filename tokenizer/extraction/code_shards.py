@@ -32,7 +32,7 @@ class CodesManifest:
     """What a folder of codes says of itself.
 
     Attributes:
-        tokenizer_fingerprint: see `tokenizer.saved.fingerprint`.
+        tokenizer_fingerprint: see `tokenizer.model.fingerprint`.
         data_fingerprint: of the prepared folder.
         num_records, num_crops, num_image_positions: R, C, N.
         num_semantic_codes, num_pixel_codes: K, M.

@@ -34,9 +34,9 @@ from runtime.ranks import rank_and_world
 from runtime.run_folder import make_folder, read_json, usable_cpus, write_json
 from runtime.storage import Storage, is_remote, mirror
 from tokenizer.extraction.code_shards import CodesManifest, is_whole, shard_entry, write_shard
+from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.model.fused import with_fused_linears
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.fingerprint import code_fingerprint
 from tokenizer.saved.history import require_phase
 from tokenizer.saved.model_folder import load_tokenizer
 

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from tokenizer.losses.efficientnet_lite import (
     FEATURE_CHANNELS,
     EfficientNetLite0,
     load_efficientnet_lite0,
 )
-from tokenizer.saved.model_folder import one_line
 
 NUM_LEVELS = 4  # of a transformers encoder: its depth at a quarter, a half, three quarters, the end
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -77,7 +76,7 @@ class EncoderFeatures(FrozenFeatures):
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
                 f"No vision encoder can be loaded from {name!r}: give a folder written by "
-                f"save_pretrained, a hub name, or efficientnet-lite0 ({one_line(error)})."
+                f"save_pretrained, a hub name, or efficientnet-lite0 ({says(error)})."
             ) from error
         network = getattr(model, "vision_model", model)
         mean, std = normalisation(name)
@@ -97,7 +96,7 @@ class EncoderFeatures(FrozenFeatures):
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{name!r} is a {type(network).__name__}, which gives no features of an image: "
-                f"name a vision encoder such as DINOv2 or ConvNeXt ({one_line(error)})."
+                f"name a vision encoder such as DINOv2 or ConvNeXt ({says(error)})."
             ) from error
         super().__init__(network, tuple(state.shape[1] for state in states))
 

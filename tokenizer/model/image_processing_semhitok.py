@@ -26,4 +26,12 @@ class SemHiTokImageProcessor(PilBackend):
     model_input_names = ["pixel_values"]
 
 
+def image_processor(config: SemHiTokConfig) -> SemHiTokImageProcessor:
+    """The processor for a model's native size."""
+    size = config.image_size
+    return SemHiTokImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
+
+
 AutoImageProcessor.register(SemHiTokConfig, slow_image_processor_class=SemHiTokImageProcessor)

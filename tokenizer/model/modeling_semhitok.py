@@ -8,17 +8,25 @@ Shapes: B batch, H·W pixels, N = (H/p)·(W/p) image positions row-major, D widt
 M pixel codes in each sub-codebook.
 """
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 
+from runtime.errors import UserError, says
+from runtime.files import write_text
 from tokenizer.model.codebook import GroupedCodebook
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.image_processing_semhitok import image_processor
 from tokenizer.model.joined_codebook import JoinedCodebook
 from tokenizer.model.layers import GridPositions, Trunk, feature_head
+from tokenizer.model.model_card import model_card
 from tokenizer.model.patch_features import patch_features
 from tokenizer.model.pixel_networks import code_decoder, pixel_encoder
 
@@ -149,11 +157,55 @@ class SemHiTokModel(PreTrainedModel):
             self.teacher.eval()
         return self
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the whole folder, model card and image processor too; see `push_tokenizer`."""
-        from tokenizer.saved.hub import push_tokenizer  # which imports this file
+    def save_pretrained(
+        self, save_directory: str | Path, is_main_process: bool = True, **options: Any
+    ) -> None:
+        """Write weights, config, image processor and model card; see transformers' own."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
+        if is_main_process:
+            image_processor(self.config).save_pretrained(save_directory)
+            write_text(Path(save_directory) / "README.md", model_card(self))
 
-        return push_tokenizer(self, repo_id, **options)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        max_shard_size: str = "5GB",
+        commit_message: str = "Upload SemHiTok tokenizer",
+        **commit: Any,
+    ) -> str:
+        """Upload what `save_pretrained` writes; transformers' own would replace the model card.
+
+        Args:
+            repo_id: NAME or OWNER/NAME; created where it is missing.
+            private: who may see a new repository; None is the owner's default.
+            token: of the hub; by default that of `hf auth login`.
+            max_shard_size: larger models are split into several files.
+            commit_message: of the commit.
+            commit: further options of `HfApi.upload_folder`, such as `revision`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: if the hub cannot be reached or refuses.
+        """
+        api = HfApi(token=token)
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            with TemporaryDirectory() as folder:
+                self.save_pretrained(folder, max_shard_size=max_shard_size)
+                uploaded = api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message=commit_message, **commit
+                )
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise UserError(
+                f"cannot push to {repo_id!r}; log in with `hf auth login`, and name a repository "
+                f"that you may write ({says(error)})"
+            ) from error
+        return str(uploaded)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of image positions of (B, 3, H, W) images."""

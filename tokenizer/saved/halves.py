@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.fingerprint import code_fingerprint
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 
 

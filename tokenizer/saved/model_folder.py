@@ -11,15 +11,12 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
-from runtime.errors import UserError
-from runtime.files import write_text
+from runtime.errors import UserError, says
 from runtime.ranks import is_main_rank
 from runtime.run_folder import make_folder
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
-from tokenizer.model.image_processing_semhitok import SemHiTokImageProcessor
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.history import add_phase
-from tokenizer.saved.model_card import model_card
 
 _WRITTEN_BY = "a training phase wrote, such as runs/quickstart/decoder/model"
 
@@ -30,7 +27,7 @@ def save_tokenizer(
     trained: dict[str, Any] | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Write model, image processor and model card: the folder says what it is, how to feed it.
+    """Write a model folder; see `SemHiTokModel.save_pretrained`.
 
     Args:
         model: a whole tokenizer or a half.
@@ -42,8 +39,6 @@ def save_tokenizer(
         add_phase(model.config, trained)
     with whole_folder(folder) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=max_shard_size)
-        image_processor(model.config).save_pretrained(unfinished)
-        write_text(unfinished / "README.md", model_card(model))
 
 
 @contextmanager
@@ -73,14 +68,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder / path.name, ignore_errors=True)
         os.replace(path, folder / path.name)
     unfinished.rmdir()
-
-
-def image_processor(config: SemHiTokConfig) -> SemHiTokImageProcessor:
-    """The processor for a model's native size."""
-    size = config.image_size
-    return SemHiTokImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-    )
 
 
 def load_tokenizer(
@@ -138,7 +125,7 @@ def load_whole(
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"The weights in {folder} do not fit its config.json (another shape, or a broken "
-            f"file): {one_line(error)}"
+            f"file): {says(error)}"
         ) from error
     # transformers only warns of these, and fills the gaps with random weights.
     misfits = [
@@ -166,7 +153,7 @@ def read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> 
         # A class that is not imported here, as the unified model beside a tokenizer, is not known.
         model_type = _model_type(folder)
         if model_type in (None, config_class.model_type):
-            raise UserError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
+            raise UserError(f"{folder}/config.json cannot be read: {says(error)}") from error
     else:
         if isinstance(config, config_class):
             return config
@@ -183,9 +170,3 @@ def _model_type(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """What an exception of a library says, as part of one sentence."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

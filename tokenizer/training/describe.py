@@ -10,14 +10,14 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from runtime.config import load_config
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
+from tokenizer.model.model_card import parameters_by_part
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.model_folder import one_line, tokenizer_config
+from tokenizer.saved.model_folder import tokenizer_config
 from tokenizer.training.settings import SemanticPhaseConfig
 from tokenizer.training.teacher import model_config
 
@@ -35,17 +35,9 @@ def teacher_config(name: str) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"No config of a vision encoder can be read from {name!r}: give a folder or a hub name "
-            f"as teacher=NAME ({one_line(error)})."
+            f"as teacher=NAME ({says(error)})."
         ) from error
     return getattr(config, "vision_config", config)
-
-
-def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Number of parameters in each direct part, in the order of the model."""
-    return {
-        name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in model.named_children()
-    }
 
 
 def description(model: SemHiTokModel) -> str:
@@ -71,7 +63,7 @@ def _on_meta(config: SemHiTokConfig) -> SemHiTokModel:
         with torch.device("meta"):
             return SemHiTokModel(config)
     except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
-        raise UserError(f"The model section does not fit: {one_line(error)}") from error
+        raise UserError(f"The model section does not fit: {says(error)}") from error
 
 
 def command(args: argparse.Namespace) -> None:

@@ -15,8 +15,8 @@ from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisi
 
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
-from runtime.errors import UserError
-from tokenizer.saved.model_folder import one_line, whole_folder
+from runtime.errors import UserError, says
+from tokenizer.saved.model_folder import whole_folder
 from tokenizer.training.settings import TeacherPhaseConfig
 from tokenizer.training.teacher import check_fields
 
@@ -122,4 +122,4 @@ def _new_model(text: dict, vision: dict) -> SiglipModel:
             raise ValueError(f"{size} pixels hold no patch of {patch_size}, or texts no token")
         return SiglipModel(config)
     except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"The teacher's sections do not fit: {one_line(error)}") from error
+        raise UserError(f"The teacher's sections do not fit: {says(error)}") from error

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.model_folder import one_line
 from tokenizer.training.teacher import check_fields
 
 _KEPT = ("teacher.", "semantic_encoder.", "semantic_codebook.", "semantic_decoder.")
@@ -83,7 +82,7 @@ def _renew(
     try:
         renewed = SemHiTokModel(SemHiTokConfig(**model.config.to_dict() | fields))
     except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"The model section does not fit: {one_line(error)}") from error
+        raise UserError(f"The model section does not fit: {says(error)}") from error
     own = {k: v for k, v in model.state_dict().items() if k.startswith(kept)}
     wanted = {k: v for k, v in renewed.state_dict().items() if k.startswith(kept)}
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted.items()}:

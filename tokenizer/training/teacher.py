@@ -8,11 +8,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.model.patch_features import patch_features
-from tokenizer.saved.model_folder import one_line
 
 _NOT_SET_BY_HAND = {"teacher_config", "half", "code_fingerprint", "training_history"}
 
@@ -35,7 +34,7 @@ def load_teacher(name: str, dtype: str = "auto") -> PreTrainedModel:
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"No vision encoder can be loaded from {name!r}: give a folder written by "
-            f"`train teacher` or by save_pretrained, or a hub name ({one_line(error)})."
+            f"`train teacher` or by save_pretrained, or a hub name ({says(error)})."
         ) from error
     tower = getattr(model, "vision_model", model)
     sizes = [getattr(tower.config, name, None) for name in ("patch_size", "hidden_size")]
@@ -64,7 +63,7 @@ def check_teacher(name: str, teacher: PreTrainedModel, layer: int) -> None:
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"The teacher {name!r} has no patch features: name a vision transformer such as "
-            f"SigLIP, CLIP or DINOv2 ({one_line(error)})."
+            f"SigLIP, CLIP or DINOv2 ({says(error)})."
         ) from error
 
 
@@ -92,7 +91,7 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
     try:
         model = SemHiTokModel(config)
     except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
-        raise UserError(f"The model section does not fit: {one_line(error)}") from error
+        raise UserError(f"The model section does not fit: {says(error)}") from error
     outcome = model.teacher.load_state_dict(teacher.state_dict(), strict=False)
     if outcome.missing_keys:
         raise UserError(
@@ -122,7 +121,7 @@ def model_config(
     try:
         config = SemHiTokConfig(teacher_config=teacher_config, **fields)
     except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"The model section does not fit: {one_line(error)}") from error
+        raise UserError(f"The model section does not fit: {says(error)}") from error
     if teacher_config.patch_size != config.patch_size:
         raise UserError(
             f"The teacher {teacher_name!r} cuts patches of {teacher_config.patch_size} pixels and "

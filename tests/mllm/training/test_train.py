@@ -23,7 +23,7 @@ from tests.mllm.tiny import (
     steady_metrics,
 )
 from tokenizer.extraction.extract import extract_codes
-from tokenizer.saved.fingerprint import code_fingerprint
+from tokenizer.model.fingerprint import code_fingerprint
 
 
 def weights(folder):

@@ -19,7 +19,7 @@ from tests.mllm.tiny import launch
 from tokenizer.extraction import extract
 from tokenizer.extraction.code_shards import CodeStore
 from tokenizer.extraction.extract import extract_codes
-from tokenizer.saved.fingerprint import code_fingerprint
+from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.saved.history import phase_record
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training.settings import SemanticPhaseConfig, TrainingConfig

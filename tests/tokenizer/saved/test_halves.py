@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel
 
 from runtime.errors import UserError
-from tokenizer.saved.fingerprint import code_fingerprint
+from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.saved.halves import half_of, save_half
 from tokenizer.saved.model_folder import load_tokenizer
 

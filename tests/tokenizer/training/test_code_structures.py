@@ -9,9 +9,9 @@ from runtime.config import build_config
 from runtime.errors import UserError
 from tokenizer.codebooks.ema import CodebookEMA
 from tokenizer.model.codebook import GroupedCodebook
+from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.model.joined_codebook import JoinedCodebook
 from tokenizer.model.modeling_semhitok import ImageCodes
-from tokenizer.saved.fingerprint import code_fingerprint
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training import train
 from tokenizer.training.phase_joint import JointPhase

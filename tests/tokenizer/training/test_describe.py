@@ -8,8 +8,9 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipVisionConfig
 import semhitok
 from runtime.errors import UserError
 from semhitok import old_main as cli
+from tokenizer.model.model_card import parameters_by_part
 from tokenizer.saved.model_folder import save_tokenizer
-from tokenizer.training.describe import description, model_of_config, parameters_by_part
+from tokenizer.training.describe import description, model_of_config
 
 CONFIGS = Path(semhitok.__file__).parents[1] / "configs"
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from runtime.config import build_config, load_config, save_config
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
-from tokenizer.saved.fingerprint import code_fingerprint
+from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.saved.model_folder import load_tokenizer
 from tokenizer.training import train
 

@@ -1,10 +1,11 @@
 """The model card (README.md) of a saved tokenizer: what its config and training say, no more."""
 
 from huggingface_hub import ModelCardData
+from torch import nn
+from transformers import PreTrainedModel
 
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
-from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.fingerprint import code_fingerprint
+from tokenizer.model.fingerprint import code_fingerprint
 
 _ABILITY = {
     "both": "encodes images into codes and decodes codes into images",
@@ -19,8 +20,8 @@ _USE = {
 }
 
 
-def model_card(model: SemHiTokModel) -> str:
-    """Front matter and text of README.md."""
+def model_card(model: PreTrainedModel) -> str:
+    """Front matter and text of the README.md of a `SemHiTokModel`."""
     config = model.config
     teachers = [name for entry in config.training_history for name in entry.get("teachers", [])]
     front = ModelCardData(
@@ -40,8 +41,8 @@ def model_card(model: SemHiTokModel) -> str:
         f"model = AutoModel.from_pretrained(FOLDER)\n{_USE[config.half]}\n```",
         "## Sizes",
         _sizes(config),
-        _parts(model),
-        # Codes of another tokenizer are told apart by it.
+        _table(["part", "parameters"], _parts(model)),
+        # It tells codes of different tokenizers apart.
         f"Fingerprint of the codes: `{code_fingerprint(model)}`",
         "## Training",
         _training(config),
@@ -66,12 +67,17 @@ def _sizes(config: SemHiTokConfig) -> str:
     return _table(["", ""], [list(row) for row in rows.items()])
 
 
-def _parts(model: SemHiTokModel) -> str:
-    parts = [
-        [name.replace("_", " "), f"{sum(p.numel() for p in part.parameters()):,}"]
+def parameters_by_part(model: nn.Module) -> dict[str, int]:
+    """Number of parameters in each direct part, in the order of the model."""
+    return {
+        name: sum(parameter.numel() for parameter in part.parameters())
         for name, part in model.named_children()
-    ]
-    return _table(["part", "parameters"], parts)
+    }
+
+
+def _parts(model: nn.Module) -> list[list[str]]:
+    parts = parameters_by_part(model).items()
+    return [[name.replace("_", " "), f"{number:,}"] for name, number in parts]
 
 
 def _training(config: SemHiTokConfig) -> str:

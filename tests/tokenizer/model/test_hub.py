@@ -10,10 +10,10 @@ import torch
 from huggingface_hub import CommitInfo, RepoUrl
 from PIL import Image
 
-import tokenizer.saved.hub
+import tokenizer.model.modeling_semhitok
 from runtime.errors import UserError
-from tokenizer.saved.hub import push_tokenizer
-from tokenizer.saved.model_folder import image_processor, load_tokenizer, save_tokenizer
+from tokenizer.model.image_processing_semhitok import image_processor
+from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 
 SCRIPT = """
 import sys
@@ -68,9 +68,9 @@ class FakeHub:
         self.private = private
         return RepoUrl(f"https://huggingface.co/someone/{repo_id}")
 
-    def upload_folder(self, *, repo_id, folder_path, commit_message, revision, create_pr):
+    def upload_folder(self, *, repo_id, folder_path, commit_message, revision):
         FakeHub.uploaded = {p.name: p.read_bytes() for p in Path(folder_path).iterdir()}
-        FakeHub.pushed = (repo_id, self.private, self.token, commit_message, revision, create_pr)
+        FakeHub.pushed = (repo_id, self.private, self.token, commit_message, revision)
         return CommitInfo(
             commit_url=f"https://huggingface.co/{repo_id}/commit/1",
             commit_message=commit_message,
@@ -80,7 +80,7 @@ class FakeHub:
 
 
 def test_pushing_uploads_the_whole_folder(tiny_model, random_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer.saved.hub, "HfApi", FakeHub)
+    monkeypatch.setattr(tokenizer.model.modeling_semhitok, "HfApi", FakeHub)
     model, images = tiny_model(), random_images()
     address = model.push_to_hub("codes", private=True, token="secret", revision="next")
     assert "someone/codes" in address
@@ -90,7 +90,6 @@ def test_pushing_uploads_the_whole_folder(tiny_model, random_images, tmp_path, m
         "secret",
         "Upload SemHiTok tokenizer",
         "next",
-        False,
     )
     for name, content in FakeHub.uploaded.items():
         (tmp_path / name).write_bytes(content)
@@ -103,7 +102,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(tiny_model, monkeypatch):
         def create_repo(self, *args, **options):
             raise OSError("no route\nto host")
 
-    monkeypatch.setattr(tokenizer.saved.hub, "HfApi", Unreachable)
+    monkeypatch.setattr(tokenizer.model.modeling_semhitok, "HfApi", Unreachable)
     with pytest.raises(UserError, match="hf auth login") as refused:
-        push_tokenizer(tiny_model(), "codes")
+        tiny_model().push_to_hub("codes")
     assert "\n" not in str(refused.value)

@@ -1,10 +1,10 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from tokenizer.saved.fingerprint import code_fingerprint
+from tokenizer.model.fingerprint import code_fingerprint
+from tokenizer.model.model_card import model_card
 from tokenizer.saved.halves import half_of
 from tokenizer.saved.history import add_phase
-from tokenizer.saved.model_card import model_card
 
 RECORD = {
     "phase": "semantic",

@@ -1,13 +1,13 @@
-"""Which tokenizer made a code: a hash over everything that decides it."""
+"""Which tokenizer made a code: a hash of everything that decides it."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
-from tokenizer.model.modeling_semhitok import SemHiTokModel
 
 # The decoders are left out: the Enhance Decoder reads the same codes as the plain one.
 _PARTS = (
@@ -18,7 +18,7 @@ _PARTS = (
     "pixel_sub_codebooks.",
 )
 # What the shapes of the weights do not tell.
-_SETTINGS = (
+_FIELDS = (
     "image_size",
     "patch_size",
     "teacher_layer",
@@ -29,13 +29,13 @@ _SETTINGS = (
     "semantic_attention_heads",
     "pixel_attention_heads",
 )
-# Left out at their defaults, which held before they were settings: older codes stay valid.
-_LATER_SETTINGS = {"code_structure": "hierarchical", "teacher_dtype": "float32"}
-_TEACHER_SETTINGS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+# Left out at their defaults, which held before these fields existed: older codes stay valid.
+_LATER_FIELDS = {"code_structure": "hierarchical", "teacher_dtype": "float32"}
+_TEACHER_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 
-def code_fingerprint(model: SemHiTokModel) -> str:
-    """Hex SHA-256 over the weights, and the settings, that turn images into codes."""
+def code_fingerprint(model: PreTrainedModel) -> str:
+    """Hex SHA-256 of the weights and config fields by which a `SemHiTokModel` encodes images."""
     state = model.state_dict()
     return fingerprint_of_weights(model.config, state, state.__getitem__)
 
@@ -43,22 +43,22 @@ def code_fingerprint(model: SemHiTokModel) -> str:
 def fingerprint_of_weights(
     config: SemHiTokConfig, names: Iterable[str], read: Callable[[str], Tensor]
 ) -> str:
-    """The same of a model that is on disk, or held in another precision than it was saved in.
+    """The same for a model on disk, or one held in another precision than it was saved in.
 
     Args:
         config: of the tokenizer.
         names: of its weights.
-        read: gives the weight of a name.
+        read: returns the weight of a name.
     """
-    if config.half == "decoder":  # has not what decides, and carries the whole's
+    if config.half == "decoder":  # it has no encoder to hash, and carries the whole model's
         return config.code_fingerprint
     digest = hashlib.sha256()
-    settings = [getattr(config, name) for name in _SETTINGS]
-    settings += [getattr(config.teacher_config, name, None) for name in _TEACHER_SETTINGS]
-    for name, default in _LATER_SETTINGS.items():
+    fields = [getattr(config, name) for name in _FIELDS]
+    fields += [getattr(config.teacher_config, name, None) for name in _TEACHER_FIELDS]
+    for name, default in _LATER_FIELDS.items():
         value = getattr(config, name)
-        settings += [value] if value != default else []
-    digest.update(json.dumps(settings).encode())  # a tuple and the list it is saved as read alike
+        fields += [value] if value != default else []
+    digest.update(json.dumps(fields).encode())  # a tuple reads like the list it is saved as
     for name in sorted(names):
         if name.startswith(_PARTS):
             digest.update(name.encode())
