@@ -23,6 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import UserError
+from runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,6 +142,17 @@ def to_pil(tensor: Tensor) -> Image.Image:
         raise ValueError(f"to_pil takes a (3, H, W) tensor, not {tuple(tensor.shape)}")
     scaled = tensor.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
     return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def write_png(image: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        UserError: if the folder cannot be written, or the disk is full.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return write_bytes(path, buffer.getvalue())
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:

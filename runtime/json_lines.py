@@ -1,16 +1,54 @@
-"""A file of JSON objects, one a line, that grows as work is done.
+"""Files of JSON, one value a line: written at once, read from a user, or growing as work is done.
 
-A kill in the middle of writing leaves half a line at the end. It is no line: reading passes it by,
-and it is cut off before the file grows again.
+A kill in the middle of writing leaves half a line at the end of a growing file. It is no line:
+reading passes it by, and it is cut off before the file grows again.
 """
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.files import is_whole_text, write_text
+
+
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a line for each object, atomically.
+
+    Raises:
+        UserError: as `write_text`.
+    """
+    return write_text(path, "".join(map(_line, rows)))
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The objects of a file that this program wrote; none where there is no file."""
+    path = Path(path)
+    return [row for _, row in json_values(path)] if path.is_file() else []
+
+
+def json_values(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """The values of a file with one JSON value a line, each with the number of its line.
+
+    Lines end at a newline alone, since JSON leaves characters such as U+2028 in a text; a
+    byte-order mark at the start is passed over, and so are blank lines.
+
+    Raises:
+        UserError: naming the line that is not JSON.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:  # the latter for thousands of brackets
+                said = error.msg.lower() if isinstance(error, json.JSONDecodeError) else error
+                raise UserError(f"line {number} of {path} is not valid JSON: {said}") from error
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -35,7 +73,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         UserError: if the file cannot be written; what is in it stays.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(map(_line, rows))
     try:
         with open(path, "ab") as file:
             file.write(text.encode())
@@ -46,3 +84,9 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             f"cannot write {path}: {error.strerror}; what is in it is kept, and the same command "
             "goes on after it"
         ) from error
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """Readable in every script; half a character, which UTF-8 cannot hold, stays an escape."""
+    text = json.dumps(row, ensure_ascii=False)
+    return (text if is_whole_text(text) else json.dumps(row)) + "\n"
