@@ -8,13 +8,15 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEMPORARY = ".tmp"
+"""How the name of a file that is still being written ends."""
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -35,40 +37,42 @@ def write_parts(path: str | Path, parts: Iterable[bytes]) -> Path:
     """The same for what is too large to hold at once.
 
     Raises:
-        UserError: as `write_bytes`; what else `parts` raises passes through, and nothing is left.
+        UserError: as `write_bytes`.
+    """
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(parts)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A path to write a file under, which becomes `path` when the block ends without an error.
+
+    It lies beside the target, since a rename is atomic only within one file system. Its name is
+    random, since ranks on different hosts may share both the folder and the process id. (`tempfile`
+    would leave the file readable by its owner alone.) After an error nothing is left of it.
+
+    Raises:
+        UserError: if the folder is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = temporary_beside(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        with open(temporary, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except OSError as error:
+        hint = "free some space" if error.errno in FULL else "choose a folder that can be written"
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {hint}") from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if not isinstance(error, OSError):
-            raise
-        mend = "free some space" if error.errno in FULL else "choose a folder that can be written"
-        raise UserError(f"cannot write {path}: {error.strerror}; {mend}") from error
-    return path
-
-
-def temporary_beside(path: Path) -> Path:
-    """A new name to write a file under before it is renamed to `path`.
-
-    Beside the target, since a rename is atomic only within one file system; a random name, since
-    ranks on different hosts may share both the folder and the process id. `tempfile` would leave
-    the file readable by its owner alone.
-    """
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def delete_temporaries(path: Path) -> None:
     """Delete what killed writers of `path` have left, and what others are still writing."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
         left.unlink(missing_ok=True)
 
 
@@ -140,6 +144,14 @@ def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(parts: Iterable[str | bytes | memoryview]) -> str:
+    """The SHA-256 of all parts, one after another, as 64 hexadecimal digits; texts in UTF-8."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

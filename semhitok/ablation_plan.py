@@ -4,7 +4,6 @@ A step is known by what decides its result: the phase's settings and the step be
 begin alike share their first steps, and a step with other settings is another step.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from runtime.config import load_config, to_dict
 from runtime.errors import UserError
+from runtime.files import fingerprint
 
 
 @dataclass
@@ -172,7 +172,7 @@ def _train_step(
     known = {key: value for key, value in resolved.items() if key not in fixed}
     known |= {"source": config.train_source, "teacher": config.teacher}
     known |= {"after": last.folder.name if last else None}
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]
+    digest = fingerprint([json.dumps(known, sort_keys=True)])[:10]
     folder = folder.with_name(f"{folder.name}-{digest}")
     overrides += [f"out={json.dumps(str(folder))}"]
     after = last.folder if last else None
@@ -181,7 +181,7 @@ def _train_step(
 
 def _measure_step(config: AblationConfig, name: str, seed: int, last: TrainStep) -> MeasureStep:
     known = [last.folder.name, config.test_source, config.probes]
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]
+    digest = fingerprint([json.dumps(known, sort_keys=True)])[:10]
     return MeasureStep(
         variant=name,
         seed=seed,

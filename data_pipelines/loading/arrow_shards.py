@@ -7,7 +7,6 @@ however large the data are; the processes of a node share its pages. Pyarrow alo
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runtime.errors import UserError
-from runtime.files import delete_temporaries, temporary_beside
+from runtime.files import delete_temporaries, whole_file
 from runtime.run_folder import make_folder
 
 BATCH_ROWS = 100
@@ -81,22 +80,19 @@ class ArrowShards:
         The first to be done deletes what the others have, or what a killed one has left.
         """
         make_folder(self.cache)
-        temporary = temporary_beside(path)
         try:
             with (
+                whole_file(path) as temporary,
                 pq.ParquetFile(self.folder / self.names[shard]) as file,
                 pa.ipc.new_file(str(temporary), file.schema_arrow) as writer,
             ):
                 for batch in file.iter_batches(BATCH_ROWS):
                     writer.write_batch(batch)
-            os.replace(temporary, path)
-        except OSError as error:
+        except UserError as error:
             if path.is_file():  # another process was done before
                 return
             raise UserError(
                 f"no Arrow copy of {self.folder / self.names[shard]} can be written to "
-                f"{self.cache} ({error.strerror or error}): make room there"
+                f"{self.cache} ({error}): make room there"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         delete_temporaries(path)

@@ -40,10 +40,11 @@ from data_pipelines.records import SCHEMA_VERSION
 from data_pipelines.sources.rows import Rows, Streams
 from data_pipelines.sources.source import Source, folder_of, open_source
 from runtime.errors import UserError
+from runtime.files import TEMPORARY
 from runtime.progress import Progress
 from runtime.ranks import is_main_rank, rank_and_world
 from runtime.run_folder import usable_cpus
-from runtime.storage import TEMPORARY, Storage, is_remote
+from runtime.storage import Storage, is_remote
 
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"

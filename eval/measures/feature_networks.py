@@ -6,7 +6,6 @@ another. So a score carries its network's name, and only Inception's may be call
 Shapes: B batch, H·W pixels, D features.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from eval.measures.pretrained import frozen, load_pretrained, short_name
 from runtime.errors import UserError, says
+from runtime.files import fingerprint
 
 DEFAULT_SIZE = 224  # pixels; what most vision encoders were trained at
 INCEPTION_SIZE = 299
@@ -197,8 +197,8 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _fingerprint(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
+    return fingerprint(
+        part
+        for key, tensor in sorted(network.state_dict().items())
+        for part in (key, tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    )[:12]

@@ -5,7 +5,6 @@ for folders is ADM's, by which the field measures reconstruction on ImageNet's 5
 images; prepared sets keep the rule that training has.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from data_pipelines.images import open_image, resize_and_crop, to_tensor
 from data_pipelines.loading.transforms import centre_crop_adm
 from data_pipelines.prepare.run import MANIFEST_NAME
 from runtime.errors import UserError
+from runtime.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,10 @@ class EvaluationImages:
         if self.is_prepared:
             whole = str(self._images.fingerprint)
         else:
-            digest = hashlib.sha256()
-            for path in self._images:
-                name = path.relative_to(self.path).as_posix()
-                digest.update(f"{name} {path.stat().st_size}\n".encode("utf-8", "backslashreplace"))
-            whole = digest.hexdigest()
+            whole = fingerprint(
+                f"{path.relative_to(self.path).as_posix()} {path.stat().st_size}\n".encode(
+                    "utf-8", "backslashreplace"
+                )
+                for path in self._images
+            )
         return whole if len(self) == len(self._images) else f"{whole}, {len(self)} evenly spaced"

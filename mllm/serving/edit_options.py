@@ -11,7 +11,6 @@ codes are taken.
 """
 
 import argparse
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from data_pipelines.images import open_image, resize_and_crop
 from mllm.drawing.drawer import Drawer
 from mllm.drawing.editing import grid_mask, keep_first_rows, keep_semantics, keep_where
 from runtime.errors import UserError
+from runtime.files import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,5 +115,5 @@ def kept_from_arguments(drawer: Drawer, args: argparse.Namespace) -> Kept:
         raise UserError(
             "An --image needs one of --keep-mask FILE, --keep-rows R and --keep semantics."
         )
-    digest = hashlib.sha256(torch.stack([semantic, pixel]).numpy().tobytes()).hexdigest()
+    digest = fingerprint([torch.stack([semantic, pixel]).numpy().tobytes()])
     return Kept(semantic, pixel, {"what": what, "codes": digest[:16]})

@@ -8,8 +8,6 @@ since it is read in place: memory-mapped, the processes of a node share its page
 Shapes: R records, C crops of each, N image positions.
 """
 
-import hashlib
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from runtime.errors import UserError
-from runtime.files import file_sha256, read_json
+from runtime.files import file_sha256, fingerprint, read_json, whole_file
 from runtime.storage import is_remote, local_copy
 from tokenizer.extraction.bit_packing import bit_width, pack, packed_size, unpack
 
@@ -122,19 +120,8 @@ def write_shard(
         columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, rows, [None, data]))
     table = pa.table(columns, schema=manifest.schema)
     table = table.replace_schema_metadata({_CONTENT: _content_sha256(table)})
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"The shard {path} cannot be written ({error.strerror or error}): make room or name "
-            f"another folder, then run the same command again, which keeps the finished shards."
-        ) from error
+    with whole_file(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table)
     return shard_entry(path, rows)
 
 
@@ -165,11 +152,9 @@ def _map(path: Path) -> pa.Table:
 
 def _content_sha256(table: pa.Table) -> bytes:
     """Hex digest over the values of every column, however Arrow has laid them out."""
-    digest = hashlib.sha256("\0".join(table.column("record_id").to_pylist()).encode())
-    digest.update(table.column("crop").to_numpy().tobytes())
-    digest.update(_plane(table, "semantic").data)
-    digest.update(_plane(table, "pixel").data)
-    return digest.hexdigest().encode()
+    ids = "\0".join(table.column("record_id").to_pylist())
+    planes = [_plane(table, name).data for name in ("semantic", "pixel")]
+    return fingerprint([ids, table.column("crop").to_numpy().tobytes(), *planes]).encode()
 
 
 class CodeStore:

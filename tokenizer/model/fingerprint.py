@@ -1,12 +1,13 @@
 """Which tokenizer made a code: a hash of everything that decides it."""
 
-import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from runtime.files import fingerprint
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 
 # The decoders are left out: the Enhance Decoder reads the same codes as the plain one.
@@ -52,15 +53,16 @@ def fingerprint_of_weights(
     """
     if config.half == "decoder":  # it has no encoder to hash, and carries the whole model's
         return config.code_fingerprint
-    digest = hashlib.sha256()
     fields = [getattr(config, name) for name in _FIELDS]
     fields += [getattr(config.teacher_config, name, None) for name in _TEACHER_FIELDS]
     for name, default in _LATER_FIELDS.items():
         value = getattr(config, name)
         fields += [value] if value != default else []
-    digest.update(json.dumps(fields).encode())  # a tuple reads like the list it is saved as
-    for name in sorted(names):
-        if name.startswith(_PARTS):
-            digest.update(name.encode())
-            digest.update(read(name).detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    weights = (
+        part
+        for name in sorted(names)
+        if name.startswith(_PARTS)
+        for part in (name, read(name).detach().cpu().float().contiguous().numpy().tobytes())
+    )
+    # As JSON, in which a tuple reads like the list that it is saved as.
+    return fingerprint(itertools.chain([json.dumps(fields)], weights))

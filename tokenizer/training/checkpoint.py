@@ -1,7 +1,5 @@
 """One file from which a killed phase goes on to the identical result."""
 
-import hashlib
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +10,7 @@ from torch import nn
 
 from runtime.config import build_config, to_dict
 from runtime.errors import UserError
+from runtime.files import delete_temporaries, fingerprint, whole_file
 
 _ALWAYS = {"step", "config", "phase", "torch_rng", "cuda_rng"}  # in every checkpoint
 # Of a phase's teachers, which never change: a gigabyte at the paper's size, too much to read anew
@@ -47,11 +46,9 @@ def save_checkpoint(
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    delete_temporaries(path)  # a killed run may have left as much as a whole checkpoint
+    with whole_file(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config: Any) -> int:
@@ -144,12 +141,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _digest_of_teachers(phase: nn.Module) -> str:
     """Hex SHA-256 of the frozen weights that a checkpoint leaves out."""
     if phase not in _digests:
-        digest = hashlib.sha256()
-        for name, value in sorted(phase.state_dict().items()):
-            if _is_frozen(name):
-                digest.update(name.encode())
-                digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        _digests[phase] = digest.hexdigest()
+        frozen = [item for item in sorted(phase.state_dict().items()) if _is_frozen(item[0])]
+        _digests[phase] = fingerprint(
+            part
+            for name, value in frozen
+            for part in (name, value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        )
     return _digests[phase]
 
 

@@ -1,6 +1,5 @@
 """A whole benchmark in memory, checked before anything is answered or scored."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 from eval.vqa.scorers.task import BenchmarkQuestion, Task
 from runtime.errors import UserError
+from runtime.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class QuestionSet:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over everything that is asked and scored; images by their names."""
-        digest = hashlib.sha256()
-        for q in self.questions:
-            parts = [q.question_id, q.question, *q.answers, "", *q.options, ""]
-            digest.update(json.dumps([*parts, q.category, q.group, q.image_id]).encode())
-        return digest.hexdigest()
+        return fingerprint(
+            json.dumps([q.question_id, q.question, *q.answers, "", *q.options, "", *about])
+            for q in self.questions
+            for about in [(q.category, q.group, q.image_id)]
+        )
 
 
 def check_questions(task: Task, found: QuestionSet) -> None:

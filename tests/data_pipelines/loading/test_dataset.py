@@ -87,7 +87,7 @@ def test_what_a_killed_copy_has_left_goes_and_one_that_is_done_meanwhile_will_do
         real(temporary, path)
         real(temporary, path)  # ours is gone
 
-    monkeypatch.setattr("data_pipelines.loading.arrow_shards.os.replace", another_is_first)
+    monkeypatch.setattr("runtime.files.os.replace", another_is_first)
     assert dataset[800] == expected[800]
 
 

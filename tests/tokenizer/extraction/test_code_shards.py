@@ -134,8 +134,6 @@ def test_a_full_disk_is_one_sentence(tmp_path, codes, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(
-        UserError, match=r"cannot be written \(No space left on device\): make room"
-    ):
+    with pytest.raises(UserError, match=r"cannot write .*: No space left on device; free some"):
         write_shard(tmp_path / "codes-00000.arrow", make_manifest(), IDS, *codes)
     assert not (tmp_path / "codes-00000.arrow").exists()
