@@ -25,7 +25,7 @@ from benchmarks.generate_model import SIZES, make_model
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.job import ImageJob
 from mllm.model.heads import FlatHead
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler
 from mllm.saved.export import plain_config_of
 from tokenizer.model.modeling_semhitok import ImageCodes
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 @torch.no_grad()
-def plain_model(model: UnifiedForConditionalGeneration) -> nn.Module:
+def plain_model(model: UnifiedModel) -> nn.Module:
     """The unified model as a plain causal LM, in memory: `mllm.saved.export` without the folder."""
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(plain_config_of(model.config))
@@ -157,7 +157,7 @@ def alternative(
     return drawn[:, prompts.shape[1] :], clock
 
 
-def make_jobs(model: UnifiedForConditionalGeneration, count: int) -> list[ImageJob]:
+def make_jobs(model: UnifiedModel, count: int) -> list[ImageJob]:
     """Prompts of random text, each its own."""
     generator = torch.Generator().manual_seed(0)
     high = model.vocabulary.offset
@@ -168,8 +168,8 @@ def make_jobs(model: UnifiedForConditionalGeneration, count: int) -> list[ImageJ
 
 def _against(
     plain: nn.Module,
-    model: UnifiedForConditionalGeneration,
-    other: UnifiedForConditionalGeneration,
+    model: UnifiedModel,
+    other: UnifiedModel,
     sampler: Sampler,
     batch_size: int,
     arguments: argparse.Namespace,
@@ -229,9 +229,7 @@ def _seconds_of(engine: DrawingEngine, jobs: list[ImageJob]) -> float:
     return seconds
 
 
-def _breakdown(
-    model: UnifiedForConditionalGeneration, sampler: Sampler, batch_size: int
-) -> dict[str, Any]:
+def _breakdown(model: UnifiedModel, sampler: Sampler, batch_size: int) -> dict[str, Any]:
     """Seconds of the parts of the first tokens of ours; `rest` is the loop between them."""
     engine = DrawingEngine(model, sampler, batch_size)
     jobs = make_jobs(model, batch_size)
@@ -286,7 +284,7 @@ def _breakdown(
     }
 
 
-def _sharing(model: UnifiedForConditionalGeneration, sampler: Sampler, count: int = 16) -> dict:
+def _sharing(model: UnifiedModel, sampler: Sampler, count: int = 16) -> dict:
     """Prefilling for `count` images of one prompt: shared, and for each anew."""
     engine = DrawingEngine(model, sampler, count)
     job = make_jobs(model, 1)[0]

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 
 # Language model as in configs/quickstart and of SmolLM2-135M; K, M and the width of a code vector.
 SIZES: dict[str, dict[str, Any]] = {

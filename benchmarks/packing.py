@@ -24,7 +24,7 @@ from benchmarks import protocol
 from mllm.data.packing import pack, plan_rows
 from mllm.data.sequences import Document
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 
 NUM_IMAGE_TOKENS = 256
 TEXT_ROWS, NUM_CODES = 1000, 64 * 4
@@ -110,9 +110,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def make_model(width: int, layers: int, context: int) -> UnifiedForConditionalGeneration:
+def make_model(width: int, layers: int, context: int) -> UnifiedModel:
     """A small language model with a small image vocabulary, of random weights."""
-    return UnifiedForConditionalGeneration(
+    return UnifiedModel(
         UnifiedConfig(
             text_config={
                 "model_type": "qwen2", "vocab_size": TEXT_ROWS, "hidden_size": width,
@@ -177,7 +177,7 @@ def packed(documents: list[Document], row_length: int) -> list[dict[str, Any]]:
 
 
 def train(
-    model: UnifiedForConditionalGeneration,
+    model: UnifiedModel,
     batches: list[dict[str, Any]],
     way: str,
     device: torch.device,

@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mllm.drawing.public_model import UnifiedForConditionalGeneration
     from mllm.model.configuration_unified import UnifiedConfig
-    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
     from mllm.model.processing_unified import UnifiedProcessor
 
 _HOMES = {
     "UnifiedConfig": "mllm.model.configuration_unified",
-    "UnifiedForConditionalGeneration": "mllm.model.modeling_unified",
+    "UnifiedForConditionalGeneration": "mllm.drawing.public_model",
     "UnifiedProcessor": "mllm.model.processing_unified",
 }
 

@@ -120,8 +120,8 @@ def evaluate(settings: SensitivitySettings, out_dir: Path | str) -> dict[str, An
         UserError: if there are too few images or no questions, or a path holds no model or data.
     """
     from data_pipelines.loading.dataset import PreparedDataset
-    from mllm.drawing.generate import load_drawing_model
     from mllm.saved.fingerprint import model_fingerprint
+    from mllm.saved.load import load_for_inference
     from runtime.run_folder import describe_environment, make_folder, write_json
 
     out_dir = Path(out_dir)
@@ -129,7 +129,7 @@ def evaluate(settings: SensitivitySettings, out_dir: Path | str) -> dict[str, An
     chosen = np.unique(
         np.linspace(0, len(dataset) - 1, min(settings.max_images, len(dataset))).astype(int)
     ).tolist()
-    model, processor = load_drawing_model(settings.model)
+    model, processor = load_for_inference(settings.model)
     asked = [(place, q) for place, i in enumerate(chosen) for q in dataset[i].questions]
     if not asked:
         raise UserError(f"{settings.data} has no questions, so there is nothing to answer.")

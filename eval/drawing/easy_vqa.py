@@ -125,15 +125,16 @@ def evaluate(
     Raises:
         UserError: if `num_seeds` is below 1, or `model_dir` holds no model.
     """
-    from mllm.drawing.generate import default_sampler, draw, load_drawing_model
+    from mllm.drawing.generate import default_sampler, draw
     from mllm.saved.fingerprint import model_fingerprint
+    from mllm.saved.load import load_for_inference
     from runtime.errors import UserError
     from runtime.run_folder import describe_environment, make_folder, write_json, write_text
 
     if num_seeds < 1:
         raise UserError(f"The drawing task needs at least 1 seed per prompt, not {num_seeds}.")
     out_dir = Path(out_dir)
-    model, processor = load_drawing_model(model_dir)
+    model, processor = load_for_inference(model_dir)
     # The settings in full, the model's own where none are given, for the record beside the score.
     settings = default_sampler(model, **(sampler or {}))
     prompts = [prompt for prompt in drawing_prompts() for _ in range(num_seeds)]

@@ -51,12 +51,13 @@ def export(
     Raises:
         UserError: if the folder was drawn with other settings, or `model_dir` holds no model.
     """
-    from mllm.drawing.generate import default_sampler, draw, load_drawing_model
+    from mllm.drawing.generate import default_sampler, draw
     from mllm.saved.fingerprint import model_fingerprint
+    from mllm.saved.load import load_for_inference
 
     out_dir = Path(out_dir)
     folder = out_dir / EXPORT
-    model, processor = load_drawing_model(model_dir)
+    model, processor = load_for_inference(model_dir)
     settings = default_sampler(model, **(sampler or {}))
     record: dict[str, Any] = {
         "task": task,

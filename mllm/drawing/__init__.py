@@ -1,4 +1,4 @@
 """Draws image codes token by token: engine, cache, best of several candidates, editing.
 
-Imports `saved` and `model`. Begin with `engine`.
+Imports `model`. Begin with `engine`; `public_model` has what `mllm` exports.
 """

@@ -6,25 +6,15 @@ semantic codes that the teacher sees in it: log p(codes | prompt) − log p(code
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.job import ImageJob, make_jobs
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler
-
-if TYPE_CHECKING:
-    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
-
-# What transformers' pipelines give every model that generates.
-OF_TEXT = {
-    "generation_config", "max_new_tokens", "max_length", "min_new_tokens", "tokenizer",
-    "assistant_model", "assistant_tokenizer", "use_cache", "pixel_values",
-    "return_dict_in_generate",
-}  # fmt: skip
 
 
 def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tuple[int, Tensor]]:
@@ -62,7 +52,7 @@ def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tu
 
 
 @torch.no_grad()
-def _best(model: "UnifiedForConditionalGeneration", job: ImageJob, image_codes: Tensor) -> Tensor:
+def _best(model: UnifiedModel, job: ImageJob, image_codes: Tensor) -> Tensor:
     """(N,) of the (candidates, N) image codes; the first of equals."""
     token_ids = model.vocabulary.token_ids(image_codes.to(model.device))
     seen = model.get_image_tokens(model.decode_image_tokens(token_ids))
@@ -77,7 +67,7 @@ def _best(model: "UnifiedForConditionalGeneration", job: ImageJob, image_codes: 
 
 
 def draw_best(
-    model: "UnifiedForConditionalGeneration",
+    model: UnifiedModel,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     unconditional_ids: Tensor | None = None,
@@ -112,50 +102,9 @@ def draw_best(
     return model.vocabulary.token_ids(drawn).to(input_ids.device)
 
 
-def generate_images(
-    model: "UnifiedForConditionalGeneration",
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    sampler: Sampler | None = None,
-    end_of_image: bool = False,
-    **options: Any,
-) -> Tensor:
-    """`generate(generation_mode="image")`: `draw_best` with the words that transformers has.
-
-    Args: as of `draw_best`, and
-        end_of_image: close each image with the end-of-image token.
-        options: fields of `Sampler`, which go before those of `sampler`; `do_sample=False` draws
-            greedily. What the pipeline adds for text, such as `max_new_tokens`, changes nothing.
-
-    Returns:
-        (B, N) image token ids, or (B, N + 1).
-    """
-    sampler = sampler or Sampler(**model.config.image_sampler)
-    names = {field.name for field in fields(Sampler)}
-    changes = {name: options.pop(name) for name in names & options.keys()}
-    if options.pop("do_sample", True) is False:
-        changes |= {"temperature": 0.0, "pixel_temperature": None}
-    sampler = replace(sampler, **changes)
-    of_drawing = ("unconditional_ids", "unconditional_mask", "seeds", "batch_size")
-    known = {name: options.pop(name) for name in of_drawing if name in options}
-    unknown = options.keys() - OF_TEXT
-    if unknown:
-        raise TypeError(f"generate(generation_mode='image') has no argument {min(unknown)!r}.")
-    begin = input_ids.new_full((len(input_ids), 1), model.config.begin_of_image_token_id)
-    if not bool((input_ids[:, -1:] == begin).all()):  # a prompt for text: the image begins here
-        input_ids = torch.cat([input_ids, begin], dim=1)
-        if attention_mask is not None:
-            attention_mask = torch.cat([attention_mask, torch.ones_like(begin)], dim=1)
-    token_ids = draw_best(model, input_ids, attention_mask, sampler=sampler, **known)
-    if not end_of_image:
-        return token_ids
-    end = token_ids.new_full((len(token_ids), 1), model.config.end_of_image_token_id)
-    return torch.cat([token_ids, end], dim=1)
-
-
 @torch.no_grad()
 def semantic_log_likelihood(
-    model: "UnifiedForConditionalGeneration",
+    model: UnifiedModel,
     input_ids: Tensor,
     attention_mask: Tensor | None,
     image_tokens: Tensor,

@@ -20,7 +20,7 @@ from mllm.model.sampler import Sampler
 from tokenizer.model.modeling_semhitok import ImageCodes
 
 if TYPE_CHECKING:
-    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+    from mllm.model.modeling_unified import UnifiedModel
     from mllm.model.processing_unified import UnifiedProcessor
 
 
@@ -56,7 +56,7 @@ class Drawer:
 
     def __init__(
         self,
-        model: "UnifiedForConditionalGeneration",
+        model: "UnifiedModel",
         processor: "UnifiedProcessor",
         sampler: Sampler | None = None,
         batch_size: int = 16,

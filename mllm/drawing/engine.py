@@ -28,7 +28,7 @@ from mllm.model.heads import FlatHead
 from mllm.model.sampler import Sampler, noise
 
 if TYPE_CHECKING:
-    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+    from mllm.model.modeling_unified import UnifiedModel
 
 MAX_PREFIXES = 64  # remembered at once: of a list, the last prompts and the empty one
 
@@ -49,7 +49,7 @@ class DrawingEngine:
 
     def __init__(
         self,
-        model: "UnifiedForConditionalGeneration",
+        model: "UnifiedModel",
         sampler: Sampler | None = None,
         batch_size: int = 16,
         compile_step: bool = False,

@@ -2,22 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 
-import torch
 from PIL import Image
 
 from mllm.drawing.drawer import Drawer, DrawingJob
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler
-from mllm.saved.load import load_model, load_processor
 from runtime.errors import UserError
 from runtime.progress import Progress
 
 
 def draw(
-    model: UnifiedForConditionalGeneration,
+    model: UnifiedModel,
     processor: UnifiedProcessor,
     prompts: list[str],
     seeds: list[int],
@@ -27,7 +24,7 @@ def draw(
     """Draw a list of prompts, with a progress bar.
 
     Args:
-        model, processor: see `load_drawing_model`.
+        model, processor: see `mllm.saved.load.load_for_inference`.
         prompts: texts.
         seeds: one for each.
         sampler: see `default_sampler`.
@@ -52,15 +49,7 @@ def draw(
                 next_number += 1
 
 
-def load_drawing_model(
-    folder: Path | str,
-) -> tuple[UnifiedForConditionalGeneration, UnifiedProcessor]:
-    """A unified model, on the GPU if there is one, with its processor."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(folder).to(device).eval(), load_processor(folder)
-
-
-def default_sampler(model: UnifiedForConditionalGeneration, **overrides: float | None) -> Sampler:
+def default_sampler(model: UnifiedModel, **overrides: float | None) -> Sampler:
     """The sampler of the model's config, with what is not None in `overrides` put in its place.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import torch
 
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.segments import Segments
 from runtime.errors import UserError
 
@@ -11,7 +11,7 @@ TOLERANCE = 1e-3  # of the largest hidden number; another document's shadow is a
 
 
 @torch.no_grad()
-def refuse_other_architecture(model: UnifiedForConditionalGeneration) -> None:
+def refuse_other_architecture(model: UnifiedModel) -> None:
     """Try the language model on two documents in one row.
 
     It must take embeddings and positions, and attend through transformers' interface: only then

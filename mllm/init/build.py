@@ -28,11 +28,11 @@ from transformers import (
 
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.init.architecture import refuse_other_architecture
 from mllm.init.start_from_codebooks import start_from_codebooks
 from mllm.model.chat_template import ASSISTANT, IMAGE_TOKENS, PLAIN_CHAT_TEMPLATE, USER
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.phase.settings import InitConfig
 from runtime.config import load_config

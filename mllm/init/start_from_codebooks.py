@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm.model.adapter import DualMLPAdapter, PlainRows
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 from tokenizer.model.modeling_semhitok import ImageCodes
 
 CHUNK = 8192  # codes at once
@@ -23,7 +23,7 @@ PROBED = 64  # tokens whose hidden states say how large those are
 
 
 @torch.no_grad()
-def start_from_codebooks(model: UnifiedForConditionalGeneration, seed: int) -> None:
+def start_from_codebooks(model: UnifiedModel, seed: int) -> None:
     """Set the adapter and the rows of the image head, in place.
 
     Args:
@@ -44,9 +44,7 @@ def start_from_codebooks(model: UnifiedForConditionalGeneration, seed: int) -> N
     _project(model, model.image_head.rows.weight, SPREAD / _hidden_length(model), seed + 1)
 
 
-def _project(
-    model: UnifiedForConditionalGeneration, rows: Tensor, spread: float, seed: int
-) -> None:
+def _project(model: UnifiedModel, rows: Tensor, spread: float, seed: int) -> None:
     """Write rows (K·M or K, D) that are a random projection of the vectors of their codes.
 
     Distances between rows are those between code vectors (Johnson and Lindenstrauss, 1984).
@@ -69,7 +67,7 @@ def _project(
         rows[first : first + CHUNK] = spread * (vectors @ projection)
 
 
-def _vectors(model: UnifiedForConditionalGeneration, codes: Tensor, flat: bool) -> Tensor:
+def _vectors(model: UnifiedModel, codes: Tensor, flat: bool) -> Tensor:
     """(n, D_semantic + D_pixel) vectors of flat codes, or (n, D_semantic) of semantic ones."""
     image_tokenizer = model.image_tokenizer
     if not flat:
@@ -78,7 +76,7 @@ def _vectors(model: UnifiedForConditionalGeneration, codes: Tensor, flat: bool) 
     return image_tokenizer.code_vectors(ImageCodes.from_flat(codes, num_pixel_codes))
 
 
-def _widths(model: UnifiedForConditionalGeneration, vectors: Tensor) -> Tensor:
+def _widths(model: UnifiedModel, vectors: Tensor) -> Tensor:
     """The spread of each half of the vectors, at each of its places, so that both count alike."""
     dim = model.config.image_tokenizer_config.semantic_code_dim
     halves = [half for half in (vectors[:, :dim], vectors[:, dim:]) if half.shape[1]]
@@ -91,9 +89,7 @@ def _some(number: int) -> Tensor:
     return torch.linspace(0, number - 1, min(number, MEASURED)).long()
 
 
-def _fit(
-    model: UnifiedForConditionalGeneration, adapter: DualMLPAdapter, mean: Tensor, spread: Tensor
-) -> None:
+def _fit(model: UnifiedModel, adapter: DualMLPAdapter, mean: Tensor, spread: Tensor) -> None:
     """Let each branch's layers see numbers of unit size, and give them as text rows have them.
 
     As LSUV (Mishkin and Matas, arXiv 1511.06422), with all codes for a batch.
@@ -121,7 +117,7 @@ def _fit_layer(layer: nn.Linear, inputs: Tensor, mean: Tensor, spread: Tensor) -
     layer.bias.copy_(mean - scale * centre)
 
 
-def _hidden_length(model: UnifiedForConditionalGeneration) -> float:
+def _hidden_length(model: UnifiedModel) -> float:
     """|h|, the length of the hidden states that heads score, over a row of text tokens."""
     was_training = model.training
     model.eval()

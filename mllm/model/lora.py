@@ -11,13 +11,11 @@ under ZeRO-3 needs a GPU; here they are looked up beside the matrix.
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from transformers import PreTrainedModel
 
 
 class NewRows(nn.Module):
@@ -95,7 +93,7 @@ def whole_parameters(parameters: list[nn.Parameter]) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(parameters)
 
 
-def add_lora(model: "UnifiedForConditionalGeneration", settings: dict[str, Any]) -> None:
+def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Put LoRA layers into a model, in place; they change nothing until they are trained.
 
     Args:
@@ -145,14 +143,14 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's
 
 
-def freeze(model: "UnifiedForConditionalGeneration") -> None:
+def freeze(model: PreTrainedModel) -> None:
     """Leave trainable what LoRA trains: its layers, and whatever the language model has not had."""
     for name, parameter in model.language_model.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
 
 @torch.no_grad()
-def merge(model: "UnifiedForConditionalGeneration") -> None:
+def merge(model: PreTrainedModel) -> None:
     """Fold the LoRA layers and the new rows into the plain matrices, in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -8,12 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
-    GenerationMixin,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, is_torchvision_available
 
@@ -52,8 +47,10 @@ class UnifiedOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
 
 
-class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class UnifiedModel(PreTrainedModel):
     """Any Hugging Face causal LM, with image codes as a second vocabulary.
+
+    The public class, which also generates, is `mllm.UnifiedForConditionalGeneration`.
 
     Text rows are the language model's own and are never resized; image tokens enter through the
     dual-MLP adapter (or rows of their own) and leave through an image head of their own. Text is
@@ -285,38 +282,3 @@ class UnifiedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_text_labels=is_text.sum(),
             num_image_labels=is_image.sum(),
         )
-
-    @torch.no_grad()
-    def generate(
-        self, inputs: Tensor | None = None, generation_mode: str = "text", **kwargs: Any
-    ) -> Any:
-        """Answer in text, or draw.
-
-        Args:
-            inputs: (B, L) prompt token ids; `input_ids=` works too.
-            generation_mode: "text" for transformers' own `generate`; "image" for exactly N image
-                tokens a prompt (see `best_of.draw_best` for its arguments; fields of `Sampler`
-                such as `guidance_scale` are taken by name, what only text has is not looked at).
-
-        Returns:
-            "text": (B, L + new) token ids. "image": (B, N) image token ids; with
-            `end_of_image=True` (B, N + 1), closed by the end-of-image token.
-        """
-        input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
-        if generation_mode == "image":
-            from mllm.drawing.best_of import generate_images
-
-            assert input_ids is not None
-            return generate_images(self, input_ids, **kwargs)
-        if generation_mode != "text":
-            raise ValueError(f"generation_mode must be 'text' or 'image', not {generation_mode!r}.")
-        for of_images_alone in ("unconditional_ids", "unconditional_mask"):
-            kwargs.pop(of_images_alone, None)
-        pixel_values = kwargs.pop("pixel_values", None)
-        if pixel_values is not None:
-            assert input_ids is not None
-            input_ids = self.fill_image_tokens(input_ids, pixel_values)
-        return super().generate(inputs=input_ids, **kwargs)
-
-
-AutoModelForMultimodalLM.register(UnifiedConfig, UnifiedForConditionalGeneration)

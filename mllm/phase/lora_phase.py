@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, set_seed
 
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.chat_template import ASSISTANT, BEGIN_OF_IMAGE, END_OF_IMAGE, USER
 from mllm.model.lora import add_lora
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.phase.settings import LoRAConfig
 from mllm.saved.load import load_model
 from runtime.errors import UserError

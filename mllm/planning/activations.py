@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 
 _NAME = "saved_by_a_fused_kernel"
 
@@ -35,9 +35,7 @@ class Activations:
     mask: int
 
 
-def activations(
-    model: UnifiedForConditionalGeneration, row_length: int, dtype: torch.dtype
-) -> Activations:
+def activations(model: UnifiedModel, row_length: int, dtype: torch.dtype) -> Activations:
     """Measure one row.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.phase.deepspeed_config import zero_of
 from mllm.phase.settings import MLLMPhaseConfig
 from mllm.planning.model import optimizer_groups, parts, planned_model
@@ -71,9 +71,7 @@ def _distribution(config: MLLMPhaseConfig) -> str:
 
 
 @torch.no_grad()
-def _shapes(
-    model: UnifiedForConditionalGeneration, micro_batch_size: int, row_length: int
-) -> dict[str, torch.Size]:
+def _shapes(model: UnifiedModel, micro_batch_size: int, row_length: int) -> dict[str, torch.Size]:
     """Shapes that the decoder and the heads make of one micro-batch, on the meta device."""
     width = model.config.text_config.hidden_size
     embedded = torch.empty(micro_batch_size, row_length, width, device="meta")

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from mllm.init.build import refuse_unknown_fields
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.phase.lora_phase import new_token_ids, put_lora
 from mllm.phase.optimizer import MuonWithAdamW
 from mllm.phase.parameter_groups import ParameterGroup, adamw_groups, freeze_parts
@@ -92,7 +92,7 @@ def _tokenizer_config(init: InitConfig) -> SemHiTokConfig:
         raise UserError(f"planned_tokenizer does not fit: {says(error)}") from error
 
 
-def build_on_meta(config: UnifiedConfig) -> UnifiedForConditionalGeneration:
+def build_on_meta(config: UnifiedConfig) -> UnifiedModel:
     """The model with shapes and no memory.
 
     Raises:
@@ -100,14 +100,12 @@ def build_on_meta(config: UnifiedConfig) -> UnifiedForConditionalGeneration:
     """
     try:
         with torch.device("meta"):
-            return UnifiedForConditionalGeneration(config)
+            return UnifiedModel(config)
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
         raise UserError(f"No model can be built of these sizes: {says(error)}") from error
 
 
-def planned_model(
-    config: MLLMPhaseConfig, init: InitConfig | None
-) -> UnifiedForConditionalGeneration:
+def planned_model(config: MLLMPhaseConfig, init: InitConfig | None) -> UnifiedModel:
     """The model that a phase trains, with shapes and no memory: LoRA layers where it asks for them.
 
     Args:
@@ -129,9 +127,7 @@ def planned_model(
     return model
 
 
-def in_four_bits(
-    model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig
-) -> list[nn.Parameter]:
+def in_four_bits(model: UnifiedModel, config: MLLMPhaseConfig) -> list[nn.Parameter]:
     """The matrices that QLoRA holds in 4 bits: those of the decoder's linear maps."""
     if config.lora is None or not config.lora.load_in_4bit:
         return []
@@ -143,7 +139,7 @@ def in_four_bits(
     ]
 
 
-def parts(model: UnifiedForConditionalGeneration) -> dict[str, int]:
+def parts(model: UnifiedModel) -> dict[str, int]:
     """Number of parameters by part; they sum to the whole. A head tied to its rows counts once."""
     language_model = model.language_model
     rows = language_model.get_input_embeddings().weight
@@ -168,9 +164,7 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def optimizer_groups(
-    model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig
-) -> list[ParameterGroup]:
+def optimizer_groups(model: UnifiedModel, config: MLLMPhaseConfig) -> list[ParameterGroup]:
     """The groups that training makes, by the same code; parts that do not train are frozen."""
     freeze_parts(model, config.rates)
     if config.optimizer != "muon":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mllm.model.loss import CHUNK_SCORES
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.phase.deepspeed_config import zero_of
 from mllm.phase.parameter_groups import ParameterGroup
 from mllm.phase.settings import InitConfig, LoRAConfig, MLLMPhaseConfig, load_phase
@@ -177,9 +177,7 @@ def make_plan(
     )
 
 
-def flops(
-    model: UnifiedForConditionalGeneration, config: MLLMPhaseConfig, recompute: bool | None = None
-) -> int:
+def flops(model: UnifiedModel, config: MLLMPhaseConfig, recompute: bool | None = None) -> int:
     """FLOPs of one row, forward and backward; see `flops_of_a_row`.
 
     Args:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.model.processing_unified import UnifiedProcessor
 from runtime.errors import UserError, says
 from tokenizer.saved.model_folder import load_whole, read_config
@@ -22,6 +24,19 @@ def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGener
     return load_whole(
         folder, UnifiedForConditionalGeneration, "a unified one", _WRITTEN_BY, **options
     )
+
+
+def load_for_inference(
+    folder: Path | str, device: str | None = None
+) -> tuple[UnifiedForConditionalGeneration, UnifiedProcessor]:
+    """A unified model in eval mode, with its processor.
+
+    Args:
+        folder: of the model.
+        device: "cpu", "cuda" or such; by default a GPU where there is one.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(folder).to(device).eval(), load_processor(folder)
 
 
 def load_processor(folder: Path | str) -> UnifiedProcessor:

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.lora import add_lora
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.phase.settings import MLLMPhaseConfig
 from mllm.saved.load import load_model
 from tokenizer.model.fingerprint import fingerprint_of_weights

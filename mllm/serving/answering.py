@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipelines.images import resize_and_crop, to_tensor
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.processing_unified import UnifiedProcessor
-from mllm.saved.load import load_model, load_processor
+from mllm.saved.load import load_for_inference
 from runtime.errors import UserError
 
 
@@ -54,8 +54,7 @@ class Answerer:
         Raises:
             UserError: if the folder holds no whole model.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(load_model(folder).to(device).eval(), load_processor(folder))
+        return cls(*load_for_inference(folder, device))
 
     @property
     def device(self) -> torch.device:

@@ -21,9 +21,10 @@ from typing import Any
 from torch import Tensor
 
 from mllm.drawing.drawer import Drawer, DrawingJob
-from mllm.drawing.generate import default_sampler, load_drawing_model
+from mllm.drawing.generate import default_sampler
 from mllm.model.sampler import Sampler
 from mllm.saved.fingerprint import model_fingerprint
+from mllm.saved.load import load_for_inference
 from mllm.serving.edit_options import NOTHING_KEPT, Kept, kept_from_arguments
 from mllm.serving.gallery import Gallery, Picture, pictures
 from mllm.serving.prompts import PromptList
@@ -65,7 +66,7 @@ def draw_list(
     """
     count = prompts.check() * num_images
     make_folder(out)
-    model, processor = load_drawing_model(folder)
+    model, processor = load_for_inference(folder)
     chosen = default_sampler(model, **(sampler or {}))
     drawer = Drawer(model, processor, chosen, batch_size, compiled)
     kept = kept_from_arguments(drawer, edit) if edit is not None else NOTHING_KEPT

@@ -28,8 +28,9 @@ from PIL import Image
 from data_pipelines.images import MAX_FILE_SIZE, open_image, resize_and_crop
 from mllm.drawing.drawer import Drawer, DrawingJob
 from mllm.drawing.editing import keep_semantics
-from mllm.drawing.generate import default_sampler, load_drawing_model
+from mllm.drawing.generate import default_sampler
 from mllm.model.sampler import Sampler
+from mllm.saved.load import load_for_inference
 from mllm.serving.answering import Answerer
 from mllm.serving.code_maps import code_map
 from runtime.errors import UserError
@@ -47,7 +48,7 @@ class Studio:
     """
 
     def __init__(self, folder: Path | str):
-        self.model, self.processor = load_drawing_model(folder)
+        self.model, self.processor = load_for_inference(folder)
         self.lock = threading.Lock()
         self._drawer = lru_cache(maxsize=4)(self._make_drawer)
 

@@ -18,8 +18,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from mllm.data.rows import TrainingRows
 from mllm.data.sequences import fill_image
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.lora import whole_parameters
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler
 from runtime.files import write_json

@@ -119,7 +119,7 @@ def stand_ins():
         patch.setattr("mllm.saved.fingerprint.model_fingerprint", lambda folder: "fabricated")
         patch.setattr("mllm.drawing.generate.draw", fake_drawings)
         model = SimpleNamespace(config=FAKE_CONFIG)
-        patch.setattr("mllm.drawing.generate.load_drawing_model", lambda folder: (model, None))
+        patch.setattr("mllm.saved.load.load_for_inference", lambda folder: (model, None))
         yield
 
 

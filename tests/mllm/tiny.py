@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from data_pipelines.prepare import run as prepare_module
 from data_pipelines.records import Question, Record
 from data_pipelines.sources.source import Source
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.init.build import init_mllm
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.phase.settings import InitConfig, MixtureConfig, MLLMPhaseConfig
 from mllm.training.report import UNSTEADY
 from runtime.metrics_log import read_metrics

@@ -21,7 +21,7 @@ from mllm.model.heads import FlatHead, HierarchicalHead
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 
 if TYPE_CHECKING:
-    from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+    from mllm.model.modeling_unified import UnifiedModel
 
 MAX_NUMBERS = 2**22  # 16 MB in float32
 MAX_UNROLLED = 32  # terms of a sum written out for a compiler
@@ -31,7 +31,7 @@ class EmbeddingTable:
     """The adapter's values: of each code, and of each place."""
 
     @torch.no_grad()
-    def __init__(self, model: "UnifiedForConditionalGeneration"):
+    def __init__(self, model: "UnifiedModel"):
         adapter, device = model.adapter, model.device
         codes = torch.arange(model.vocabulary.num_image_codes, device=device)
         first = torch.zeros_like(codes)
@@ -51,7 +51,7 @@ class EmbeddingTable:
         return embeddings + self.places.index_select(0, places)
 
 
-def make_table(model: "UnifiedForConditionalGeneration") -> EmbeddingTable | None:
+def make_table(model: "UnifiedModel") -> EmbeddingTable | None:
     """None where the table would be large."""
     numbers = model.vocabulary.num_image_codes * model.config.text_config.hidden_size
     return EmbeddingTable(model) if numbers <= MAX_NUMBERS else None
@@ -136,7 +136,7 @@ def _summed(scores: Sequence[Tensor]) -> Tensor:
 
 
 def ready_head(
-    model: "UnifiedForConditionalGeneration", packed: bool = False, compiled: bool = False
+    model: "UnifiedModel", packed: bool = False, compiled: bool = False
 ) -> FlatHead | HierarchicalHead | ReadyHead | PackedFlatHead:
     """The model's head in the quickest form that its size allows.
 

@@ -87,7 +87,7 @@ def fake_draw(monkeypatch):
 
     model = SimpleNamespace(config=SimpleNamespace(image_sampler={"top_k": 7}))
     monkeypatch.setattr("mllm.drawing.generate.draw", draw)
-    monkeypatch.setattr("mllm.drawing.generate.load_drawing_model", lambda folder: (model, None))
+    monkeypatch.setattr("mllm.saved.load.load_for_inference", lambda folder: (model, None))
     return drawn
 
 

@@ -6,10 +6,10 @@ from transformers import AutoConfig
 
 from mllm.data.packing import pack, plan_rows
 from mllm.data.sequences import Document, drawing_document, question_document
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model import attention
 from mllm.model.attention import choose_attention
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
 from mllm.model.segments import Segments, visibility
 from tests.mllm.tiny import TEXT_CONFIG, make_model
 

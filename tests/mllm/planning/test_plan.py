@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 import semhitok
-from mllm.model.modeling_unified import UnifiedForConditionalGeneration
+from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.phase.lora_phase import load_for_lora
 from mllm.phase.optimizer import MuonWithAdamW
 from mllm.phase.parameter_groups import adamw_groups

@@ -6,10 +6,10 @@ import torch
 from transformers import AutoConfig, AutoProcessor
 
 from mllm import UnifiedForConditionalGeneration, UnifiedProcessor
-from mllm.drawing.generate import draw, load_drawing_model
+from mllm.drawing.generate import draw
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.sampler import Sampler
-from mllm.saved.load import load_model, load_processor
+from mllm.saved.load import load_for_inference, load_model, load_processor
 from runtime.errors import UserError
 from tests.mllm.tiny import change_config, make_model, picture
 
@@ -97,7 +97,7 @@ def test_the_python_use_of_the_readme(folder):
 
 def test_drawings_of_a_list_do_not_depend_on_the_batch_size(folder):
     prompts = ["a red bar", "a blue box", "a green bar"]
-    loaded = load_drawing_model(folder)
+    loaded = load_for_inference(folder)
     one, all_at_once = (
         [image.tobytes() for image in draw(*loaded, prompts, [0, 1, 2], Sampler(), size)]
         for size in (1, 3)
@@ -107,7 +107,7 @@ def test_drawings_of_a_list_do_not_depend_on_the_batch_size(folder):
 
 def test_a_prompt_beyond_the_context_is_one_sentence(folder):
     with pytest.raises(UserError, match="at most 128: shorten the prompt"):
-        list(draw(*load_drawing_model(folder), ["red " * 10_000], [0], Sampler()))
+        list(draw(*load_for_inference(folder), ["red " * 10_000], [0], Sampler()))
 
 
 def test_a_folder_without_a_model_is_one_sentence(tmp_path):

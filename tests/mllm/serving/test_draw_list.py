@@ -19,7 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mllm.drawing.drawer import Drawer, DrawingJob
-from mllm.drawing.generate import load_drawing_model
+from mllm.saved.load import load_for_inference
 from mllm.serving.gallery import Picture
 from mllm.serving.prompts import Prompt, PromptList
 from runtime import files
@@ -92,7 +92,7 @@ def test_an_image_tells_what_it_was_drawn_from_and_is_what_python_draws(
 
     from mllm.drawing.generate import default_sampler
 
-    model, processor = load_drawing_model(folder)
+    model, processor = load_for_inference(folder)
     drawer = Drawer(model, processor, default_sampler(model, **sampler))
     [(_, codes)] = drawer.draw([DrawingJob("a red bar", 9, "blue")])
     assert drawer.pictures(codes[None])[0].tobytes() == drawn
