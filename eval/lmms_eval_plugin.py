@@ -120,7 +120,7 @@ class SemHiTok(lmms):
         with Progress(len(requests), "weigh", "answer") as progress:
             for start in range(0, len(requests), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                weighed = self.answerer.weigh(prompts[part], images[part], endings[part])
+                weighed = self.answerer.loglikelihood(prompts[part], images[part], endings[part])
                 pairs: list[Any] = [
                     (-w.log_likelihood / w.num_tokens, w.is_greedy) for w in weighed
                 ]

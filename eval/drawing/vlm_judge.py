@@ -93,4 +93,4 @@ class SelfJudge:
     def log_likelihood(self, image: Image.Image, question: str, answer: str) -> float:
         prompt = self.answerer.processor.chat.question(question)
         tokens = self.answerer.image_tokens([image.convert("RGB")])
-        return self.answerer.weigh([prompt], [[tokens[0]]], [answer])[0].log_likelihood
+        return self.answerer.loglikelihood([prompt], [[tokens[0]]], [answer])[0].log_likelihood

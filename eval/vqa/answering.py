@@ -140,7 +140,7 @@ def _answer_batch(
         return [Answer(text) for text in texts]
     options = [candidates(question, asking) for question in asked]
     flat = [(row, text) for row, texts in enumerate(options) for text in texts]
-    weighed = answerer.weigh(
+    weighed = answerer.loglikelihood(
         [prompts[row] for row, _ in flat],
         [images[row] for row, _ in flat],
         [text for _, text in flat],

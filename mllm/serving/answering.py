@@ -1,10 +1,10 @@
-"""A loaded model that answers questions and weighs given answers, in batches.
+"""A loaded model that answers questions about images: one, a batch, or a list in batches.
 
 Shapes: B prompts, L longest prompt, N positions of an image.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,26 @@ from mllm.model.processing_unified import UnifiedProcessor
 from mllm.saved.load import load_for_inference
 from runtime.errors import UserError
 
+REMEMBERED_IMAGES = 4096  # questions about one image often follow one another
+
 
 @dataclass(frozen=True)
-class Weighed:
+class Question:
+    """What the model is asked.
+
+    Attributes:
+        prompt: token ids with N placeholders for each image.
+        images: a key for each image, by which it is read.
+        options: texts whose likelihood is wanted; empty where an answer is to be written.
+    """
+
+    prompt: Sequence[int]
+    images: tuple[Hashable, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Likelihood:
     """How likely a given answer is."""
 
     log_likelihood: float
@@ -29,11 +46,19 @@ class Weighed:
     num_tokens: int
     """Its length."""
     is_greedy: bool
-    """Whether every token is the likeliest at its place."""
+    """Whether every token is the likeliest at its position."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says to a `Question`: a written text, or the likelihoods of its options."""
+
+    text: str = ""
+    likelihoods: tuple[Likelihood, ...] = ()
 
 
 class Answerer:
-    """Answers greedily, and scores answers by their likelihood.
+    """Answers greedily, and scores given answers by their likelihood.
 
     Args:
         model: in eval mode.
@@ -57,17 +82,6 @@ class Answerer:
         return cls(*load_for_inference(folder, device))
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return torch.device(self.model.device)
-
-    @property
-    def image_size(self) -> int:
-        """Pixels of a side that the image tokenizer takes."""
-        size: int = self.model.config.image_tokenizer_config.image_size
-        return size
-
-    @property
     def context_length(self) -> int:
         """Most tokens that the model reads, images and answer included."""
         return self.model.config.context_length or sys.maxsize
@@ -75,47 +89,112 @@ class Answerer:
     @torch.no_grad()
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures, scaled and cut at the centre → (images, N) token ids on the CPU."""
-        size = self.image_size
+        size = self.model.config.image_tokenizer_config.image_size
         pixels = torch.stack([to_tensor(resize_and_crop(image, size)) for image in images])
-        return self.model.get_image_tokens(pixels.to(self.device)).cpu()
+        return self.model.get_image_tokens(pixels.to(self.model.device)).cpu()
+
+    def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation that the assistant continues; see `ChatEncoder.prompt`."""
+        return self.processor.chat.prompt(messages)
 
     def ask(
-        self,
-        images: Sequence[Image.Image],
-        questions: Sequence[str],
-        max_new_tokens: int = 16,
+        self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = 16
     ) -> list[str]:
-        """Greedy answers to one question about each RGB image.
+        """Greedy answers to one question about each RGB image, in one batch.
 
         Raises:
             UserError: as `answer`.
         """
         prompts = [self.processor.chat.question(question) for question in questions]
-        tokens = [[one] for one in self.image_tokens(images)]
-        return self.answer(prompts, tokens, max_new_tokens)
+        return self.answer(prompts, [[one] for one in self.image_tokens(images)], max_new_tokens)
 
-    def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation that the assistant goes on with; see `ChatEncoder.prompt`."""
-        return self.processor.chat.prompt(messages)
+    def answer_list(
+        self,
+        questions: Sequence[Question],
+        batches: Iterable[list[int]],
+        read_images: Callable[[list[Any]], Sequence[Tensor]],
+        max_new_tokens: int = 16,
+        batch_size: int = 16,
+        **sampling: Any,
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Answer a list batch by batch.
+
+        Args:
+            questions: the list.
+            batches: indices of the questions that share a batch; see `plan_batches`.
+            read_images: (N,) token ids for each of the keys that it is given; called with the
+                images of a batch that were not among the last ones seen.
+            max_new_tokens: longest written answer.
+            batch_size: most options in a pass.
+            sampling: see `answer`.
+
+        Yields:
+            Each batch with its answers.
+
+        Raises:
+            UserError: as `answer`, or as `read_images` raises.
+        """
+        known: dict[Hashable, Tensor] = {}
+        for batch in batches:
+            asked = [questions[i] for i in batch]
+            new = dict.fromkeys(key for q in asked for key in q.images if key not in known)
+            if new:
+                known |= zip(new, read_images(list(new)), strict=True)
+            images = [[known[key] for key in q.images] for q in asked]
+            yield batch, self._answer_batch(asked, images, max_new_tokens, batch_size, sampling)
+            for key in list(known)[: max(0, len(known) - REMEMBERED_IMAGES)]:
+                del known[key]
+
+    def _answer_batch(
+        self,
+        asked: Sequence[Question],
+        images: Sequence[Sequence[Tensor]],
+        max_new_tokens: int,
+        batch_size: int,
+        sampling: dict[str, Any],
+    ) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+        written = [i for i, question in enumerate(asked) if not question.options]
+        if written:
+            texts = self.answer(
+                [asked[i].prompt for i in written],
+                [images[i] for i in written],
+                max_new_tokens,
+                **sampling,
+            )
+            answers |= {i: Answer(text) for i, text in zip(written, texts, strict=True)}
+        pairs = [(i, option) for i, question in enumerate(asked) for option in question.options]
+        found: dict[int, list[Likelihood]] = {}
+        for start in range(0, len(pairs), batch_size):
+            part = pairs[start : start + batch_size]
+            likelihoods = self.loglikelihood(
+                [asked[i].prompt for i, _ in part],
+                [images[i] for i, _ in part],
+                [option for _, option in part],
+            )
+            for (i, _), likelihood in zip(part, likelihoods, strict=True):
+                found.setdefault(i, []).append(likelihood)
+        answers |= {i: Answer(likelihoods=tuple(each)) for i, each in found.items()}
+        return [answers[i] for i in range(len(asked))]
 
     @torch.no_grad()
     def answer(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Sequence[int]],
         images: Sequence[Sequence[Tensor]],
         max_new_tokens: int = 16,
         streamer: Any = None,
         do_sample: bool = False,
         **sampling: Any,
     ) -> list[str]:
-        """Answers, greedy unless asked otherwise.
+        """Answers of one batch, greedy unless asked otherwise.
 
         Args:
             prompts: token ids with N placeholders for each image.
             images: for each prompt, the (N,) token ids of its images in order.
             max_new_tokens: longest answer.
             streamer: of transformers, told of the tokens of one prompt as they come.
-            do_sample: draw the tokens by chance.
+            do_sample: draw the tokens at random.
             sampling: further settings of transformers' `generate`, such as `temperature`.
 
         Raises:
@@ -134,13 +213,13 @@ class Answerer:
         return self.processor.answers(token_ids, input_ids.shape[1])
 
     @torch.no_grad()
-    def weigh(
+    def loglikelihood(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Sequence[int]],
         images: Sequence[Sequence[Tensor]],
         answers: Sequence[str],
-    ) -> list[Weighed]:
-        """How likely each answer is after its prompt, among all texts.
+    ) -> list[Likelihood]:
+        """How likely each answer is after its prompt, among all texts; in one batch.
 
         Args:
             prompts: token ids with N placeholders for each image, one for each answer.
@@ -153,8 +232,8 @@ class Answerer:
         tokenizer = self.processor.tokenizer
         endings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers]
         if not all(endings):
-            raise UserError("an answer to weigh has no token; give texts that are not empty")
-        whole = [prompt + ending for prompt, ending in zip(prompts, endings, strict=True)]
+            raise UserError("a given answer has no token; give texts that are not empty")
+        whole = [[*prompt, *ending] for prompt, ending in zip(prompts, endings, strict=True)]
         input_ids, mask = self._batch(whole, images)
         self.check_length(input_ids.shape[1])
         longest = max(len(ending) for ending in endings)
@@ -164,41 +243,59 @@ class Answerer:
             position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
             logits_to_keep=longest + 1,
         ).logits
-        # Padding stands on the left: the last places of every row are its answer's. Texts are
-        # weighed among text tokens alone, as the loss has it.
+        # Padding stands on the left, so each answer ends with its row. Its probability is among
+        # text tokens alone, as in the loss.
         scores = logits[:, :-1, : self.model.vocabulary.offset].float().log_softmax(-1)
-        weighed = []
+        likelihoods = []
         for row, ending in enumerate(endings):
             ids = torch.tensor(ending, device=scores.device)
             own = scores[row, -len(ending) :]
             chosen = own.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
             greedy = bool((own.argmax(-1) == ids).all())
-            weighed.append(Weighed(float(chosen.double().sum()), len(ending), greedy))
-        return weighed
+            likelihoods.append(Likelihood(float(chosen.double().sum()), len(ending), greedy))
+        return likelihoods
 
     def _batch(
-        self, prompts: Sequence[list[int]], images: Sequence[Sequence[Tensor]]
+        self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Tensor]]
     ) -> tuple[Tensor, Tensor]:
         """Left-padded (B, L) token ids with the images put in, and their mask."""
-        inputs = self.processor.pad(list(prompts))
-        input_ids = inputs["input_ids"].to(self.device)
-        places = input_ids == self.model.config.image_token_id
+        inputs = self.processor.pad([list(prompt) for prompt in prompts])
+        input_ids = inputs["input_ids"].to(self.model.device)
+        is_placeholder = input_ids == self.model.config.image_token_id
         pictures = [tokens for group in images for tokens in group]
-        if int(places.sum()) != sum(len(tokens) for tokens in pictures):
-            raise ValueError(f"{int(places.sum())} places for {len(pictures)} images.")
+        if int(is_placeholder.sum()) != sum(len(tokens) for tokens in pictures):
+            raise ValueError(f"{int(is_placeholder.sum())} places for {len(pictures)} images.")
         if pictures:
-            tokens = torch.cat(pictures).to(input_ids)
-            input_ids = input_ids.masked_scatter(places, tokens)
-        return input_ids, inputs["attention_mask"].to(self.device)
+            input_ids = input_ids.masked_scatter(is_placeholder, torch.cat(pictures).to(input_ids))
+        return input_ids, inputs["attention_mask"].to(self.model.device)
 
     def check_length(self, length: int) -> None:
-        """Refuse so many tokens, of a question with its images and answer, if they are too many.
+        """Check the tokens of a question with its images and answer against the context.
 
         Raises:
-            UserError: then.
+            UserError: if they are too many.
         """
         if length > self.context_length:
             raise UserError(
                 f"The question with its images and answer takes {length} tokens, and the model "
                 f"reads at most {self.context_length}: shorten the question."
             )
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, window: int = 1) -> list[list[int]]:
+    """Indices of questions by batch.
+
+    Args:
+        lengths: of the prompts, in the order of the questions.
+        batch_size: questions in a batch; the last one of a window may have fewer.
+        window: batches among whose questions those of like length are put together. More than one
+            computes less padding, and answers then come out of order.
+    """
+    batches: list[list[int]] = []
+    size = window * batch_size
+    for start in range(0, len(lengths), size):
+        indices = list(range(start, min(start + size, len(lengths))))
+        if window > 1:
+            indices.sort(key=lambda i: lengths[i])
+        batches += [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    return batches

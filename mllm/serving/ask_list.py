@@ -12,8 +12,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,11 @@ from transformers import TextStreamer
 from data_pipelines.images import open_image
 from mllm.model.chat_template import clean
 from mllm.saved.fingerprint import model_fingerprint
-from mllm.serving.answering import Answerer
+from mllm.serving.answering import Answer, Answerer, Question, plan_batches
 from mllm.serving.questions import Asked, asked_each, read_questions
 from runtime.errors import UserError
 from runtime.json_lines import append_rows, cut_torn_line, whole_lines
 from runtime.progress import Progress
-
-REMEMBERED_IMAGES = 4096  # token ids of that many: questions about one image often come together
 
 
 class Asking:
@@ -43,69 +40,57 @@ class Asking:
 
     def __init__(self, answerer: Answerer, batch_size: int = 16, max_new_tokens: int = 16):
         self.answerer, self.batch_size, self.max_new_tokens = answerer, batch_size, max_new_tokens
-        self._tokens = lru_cache(REMEMBERED_IMAGES)(self._read_image)
-
-    def _read_image(self, path: Path) -> Tensor:
-        return self.answerer.image_tokens([open_image(path)])[0]
 
     def check(self, one: Asked) -> None:
-        """Refuse a question that is longer than the context with its images and answer.
+        """Check that a question with its images and answer fits into the context.
 
         Raises:
-            UserError: then.
+            UserError: if it does not.
         """
         tokenizer = self.answerer.processor.tokenizer
         answers = [len(tokenizer(o, add_special_tokens=False)["input_ids"]) for o in one.options]
         longest = max(answers) + 1 if answers else self.max_new_tokens
         self.answerer.check_length(len(self.answerer.prompt(one.messages)) + longest)
 
-    def answers(self, asked: list[Asked]) -> list[dict[str, Any]]:
-        """One dict for each question: answer and, where there were options, log_likelihoods.
+    def answers(self, asked: list[Asked]) -> Iterator[list[dict[str, Any]]]:
+        """Batch by batch, a dict for each question: answer and, of options, log_likelihoods.
 
         Raises:
             UserError: if an image cannot be read, or a question is longer than the context.
         """
-        found: dict[int, dict[str, Any]] = {}
-        written = [number for number, one in enumerate(asked) if not one.options]
-        for start in range(0, len(written), self.batch_size):
-            part = written[start : start + self.batch_size]
-            texts = self.answerer.answer(
-                *self._inputs([asked[n] for n in part]), self.max_new_tokens
-            )
-            found |= {n: {"answer": text} for n, text in zip(part, texts, strict=True)}
-        pairs = [(n, option) for n, one in enumerate(asked) for option in one.options]
-        scores: dict[int, dict[str, float]] = {}
-        for start in range(0, len(pairs), self.batch_size):
-            chosen = pairs[start : start + self.batch_size]
-            for (n, option), value in zip(chosen, self._weigh(asked, chosen), strict=True):
-                scores.setdefault(n, {})[option] = value
-        for n, of_options in scores.items():
-            best = max(of_options, key=lambda option: of_options[option])
-            found[n] = {"answer": best, "log_likelihoods": of_options}
-        return [found[n] for n in range(len(asked))]
+        questions = [self._question(one) for one in asked]
+        batches = plan_batches([len(q.prompt) for q in questions], self.batch_size)
+        for batch, answers in self.answerer.answer_list(
+            questions, batches, self._read_images, self.max_new_tokens, self.batch_size
+        ):
+            yield [_found(asked[i], answer) for i, answer in zip(batch, answers, strict=True)]
 
-    def _weigh(self, asked: list[Asked], pairs: list[tuple[int, str]]) -> list[float]:
-        """Log-likelihood of each option as the whole answer, the end of the turn included.
-
-        Without the end, "red" could never be less likely than "red box".
-        """
+    def _question(self, one: Asked) -> Question:
+        # An option is a text whatever it spells; only the end of the turn behind it is a token.
+        # Without the end, "red" could never be less likely than "red box".
         tokenizer = self.answerer.processor.tokenizer
-        # What an option spells is a text; only the end that is put behind it is a token.
         control = tuple(tokenizer.all_special_tokens)
-        texts = [clean(option, control) + tokenizer.eos_token for _, option in pairs]
-        weighed = self.answerer.weigh(*self._inputs([asked[n] for n, _ in pairs]), texts)
-        return [one.log_likelihood for one in weighed]
+        options = [clean(option, control) + tokenizer.eos_token for option in one.options]
+        return Question(self.answerer.prompt(one.messages), one.images, tuple(options))
 
-    def _inputs(self, asked: list[Asked]) -> tuple[list[list[int]], list[list[Tensor]]]:
-        prompts = [self.answerer.prompt(one.messages) for one in asked]
-        return prompts, [[self._tokens(path) for path in one.images] for one in asked]
+    def _read_images(self, paths: list[Path]) -> Sequence[Tensor]:
+        return [self.answerer.image_tokens([open_image(path)])[0] for path in paths]
 
-    def stream(self, asked: Asked) -> None:
+    def stream(self, one: Asked) -> None:
         """Write an answer to standard output word by word."""
         streamer = TextStreamer(
             self.answerer.processor.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
-        self.answerer.answer(*self._inputs([asked]), self.max_new_tokens, streamer)
+        prompt, images = self.answerer.prompt(one.messages), self._read_images(list(one.images))
+        self.answerer.answer([prompt], [images], self.max_new_tokens, streamer)
+
+
+def _found(one: Asked, answer: Answer) -> dict[str, Any]:
+    if not one.options:
+        return {"answer": answer.text}
+    values = [likelihood.log_likelihood for likelihood in answer.likelihoods]
+    scores = dict(zip(one.options, values, strict=True))
+    return {"answer": max(scores, key=lambda option: scores[option]), "log_likelihoods": scores}
 
 
 def answer_file(asking: Asking, asked: list[Asked], out: Path, fingerprint: str) -> Path:
@@ -119,12 +104,12 @@ def answer_file(asking: Asking, asked: list[Asked], out: Path, fingerprint: str)
     cut_torn_line(out)
     append_rows(out, ())  # a file that cannot be written is told of before the work
     with Progress(len(asked), "ask", unit="question", initial=done) as progress:
-        for part in _batches(asked[done:], asking.batch_size):
-            answers = zip(part, asking.answers(part), strict=True)
+        rest = iter(asked[done:])
+        for answers in asking.answers(asked[done:]):
             append_rows(
-                out, [one.record() | said | {"model": fingerprint} for one, said in answers]
+                out, [next(rest).record() | found | {"model": fingerprint} for found in answers]
             )
-            progress.update(len(part))
+            progress.update(len(answers))
     return out
 
 
@@ -145,12 +130,6 @@ def _answered(out: Path, asked: list[Asked], fingerprint: str) -> int:
                 f"or is of another model: choose another file."
             )
     return len(lines)
-
-
-def _batches(asked: list[Asked], size: int) -> Iterator[list[Asked]]:
-    rest = iter(asked)
-    while part := list(itertools.islice(rest, size)):
-        yield part
 
 
 def _print_answer(one: Asked, found: dict[str, Any], several: bool) -> None:
@@ -194,7 +173,7 @@ def command(args: argparse.Namespace) -> Path | None:
     if len(asked) == 1 and not asked[0].options and sys.stdout.isatty():
         asking.stream(asked[0])
         return None
-    for part in _batches(asked, args.batch_size):
-        for one, found in zip(part, asking.answers(part), strict=True):
-            _print_answer(one, found, len(asked) > 1)
+    answers = itertools.chain.from_iterable(asking.answers(asked))
+    for one, found in zip(asked, answers, strict=True):
+        _print_answer(one, found, len(asked) > 1)
     return None

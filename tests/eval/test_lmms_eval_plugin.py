@@ -107,7 +107,7 @@ def place(tmp_path_factory):
         asked = message(BenchmarkQuestion("0", row["question"], ("",)), asking)
         prompt = answerer.prompt([{"role": "user", "content": asked}])
         (said,) = answerer.answer([prompt], [[image]], 6)
-        weighed = answerer.weigh([prompt] * 4, [[image]] * 4, row["options"])
+        weighed = answerer.loglikelihood([prompt] * 4, [[image]] * 4, row["options"])
         means = [w.log_likelihood / w.num_tokens for w in weighed]
         best = row["options"][means.index(max(means))]
         wrong = int(row["question_id"]) % 3 == 0

@@ -122,7 +122,7 @@ def test_a_likelihood_is_the_sum_of_the_tokens_log_probabilities(answerer):
         for text in ("<image>what color is it?", "<image>is it not a blue box, or is it?")
     ]
     images = [list(answerer.image_tokens([picture("red", "bar")])) for _ in prompts]
-    weighed = answerer.weigh(prompts, images, ["red", "a blue box"])
+    weighed = answerer.loglikelihood(prompts, images, ["red", "a blue box"])
     assert weighed[0].num_tokens < weighed[1].num_tokens
     for prompt, image, text, found in zip(
         prompts, images, ["red", "a blue box"], weighed, strict=True

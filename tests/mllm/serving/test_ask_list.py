@@ -61,9 +61,9 @@ def write_list(folder, name="list.jsonl", count=7):
 
 def test_a_batch_answers_and_weighs_like_one_at_a_time(answerer, folder):
     asked = list(read_questions(write_list(folder)))
-    together = Asking(answerer, 5, 6).answers(asked)
+    together = [found for part in Asking(answerer, 5, 6).answers(asked) for found in part]
     for one, found in zip(asked, together, strict=True):
-        [alone] = Asking(answerer, 1, 6).answers([one])
+        [[alone]] = Asking(answerer, 1, 6).answers([one])
         assert alone["answer"] == found["answer"]
         for option, value in found.get("log_likelihoods", {}).items():
             assert alone["log_likelihoods"][option] == pytest.approx(value, abs=1e-4)
@@ -73,7 +73,7 @@ def test_a_batch_answers_and_weighs_like_one_at_a_time(answerer, folder):
 
 def test_the_likelihood_of_an_option_is_that_of_its_tokens_and_the_end(answerer, folder):
     question = Asked("0", (folder / "red.png",), "<image>what color is it?", tuple(COLOURS))
-    [found] = Asking(answerer).answers([question])
+    [[found]] = Asking(answerer).answers([question])
     tokenizer, model = answerer.processor.tokenizer, answerer.model
     image = answerer.image_tokens([picture("red", "box")])[0].tolist()
     for option, value in found["log_likelihoods"].items():
@@ -94,7 +94,7 @@ def test_the_likelihood_of_an_option_is_that_of_its_tokens_and_the_end(answerer,
 
 def test_one_question_prints_its_answer_and_several_print_jsonl(ask, folder, answerer):
     code, printed, _ = ask("--image", folder / "red.png", "--question", "what color is it?")
-    [expected] = Asking(answerer).answers(
+    [[expected]] = Asking(answerer).answers(
         [Asked("0", (folder / "red.png",), "<image>what color is it?")]
     )
     assert (code, printed) == (0, expected["answer"] + "\n")
