@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from runtime.errors import UserError
-from runtime.settings import Settings
+from runtime.settings import Settings, build_settings
 from runtime.settings import to_dict as settings_to_dict
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) or isinstance(value, Settings):
         return to_dict(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -101,6 +101,13 @@ class _Builder:
             section = f'"{path}": ' if path else ""
             raise UserError(f"{self.where}: {section}{error}") from error
 
+    def settings(self, hint: type[Settings], value: Any, path: str) -> Settings:
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise self.wrong_type(path, f"a mapping of {hint.__name__} settings", value)
+        return build_settings(hint, value, f"{self.where}: {path}")
+
     def convert(self, hint: Any, value: Any, path: str) -> Any:
         """`value` as the annotation `hint` wants it."""
         try:
@@ -114,6 +121,8 @@ class _Builder:
             return value
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self.dataclass(hint, value, path)
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            return self.settings(hint, value, path)
         if origin in (Union, types.UnionType):
             return self.union(arguments, value, path)
         if origin is Literal:

@@ -112,7 +112,7 @@ def test_every_json_is_a_deepspeed_config(path):
         ("pixel", "tokeniser: here", "tokenizer"),
         ("decoder", "training: {num_step: 1}", "training.num_steps"),
         ("init_mllm", "text_conf: {}", "text_config"),
-        ("init_mllm", "sampler: {topk: 1}", "sampler.top_k"),
+        ("init_mllm", "sampler: {topk: 1}", "top_k"),
         ("mllm", "learnig_rate: 1", "learning_rate"),
         ("mllm", "mixture: {shares: {questions: 1}}", "mixture.shares.question"),
         ("quickstart-short", "train_sorce: x", "train_source"),

@@ -10,7 +10,7 @@ Example:
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,7 @@ def evaluate(
     from mllm.saved.load import load_for_inference
     from runtime.errors import UserError
     from runtime.run_folder import describe_environment, make_folder, write_json, write_text
+    from runtime.settings import to_dict
 
     if num_seeds < 1:
         raise UserError(f"The drawing task needs at least 1 seed per prompt, not {num_seeds}.")
@@ -151,9 +152,8 @@ def evaluate(
             {"prompt": prompt.text, "seed": seed, "image": path, **judge(drawing, prompt)}
         )
     if settings.num_candidates > 1:
-        alone = draw(
-            model, processor, texts, seeds, replace(settings, num_candidates=1), batch_size
-        )
+        one = settings.model_copy(update={"num_candidates": 1})
+        alone = draw(model, processor, texts, seeds, one, batch_size)
         for row, prompt, drawing in zip(judged, prompts, alone, strict=True):
             row["first_candidate_correct"] = judge(drawing, prompt)["correct"]
 
@@ -168,7 +168,7 @@ def evaluate(
         "seeds": f"0 to {seeds[-1]}, one per drawing",
         "prompts_rewritten": False,
         "guidance_convention": "u + s·(c - u): c conditional, u unconditional, s the scale",
-        "sampler": asdict(settings),
+        "sampler": to_dict(settings),
         "resolution": list(drawing.size),
         "batch_size": batch_size,
         "model": str(model_dir),

@@ -5,7 +5,6 @@ changes a picture.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from runtime.errors import UserError
 from runtime.files import file_sha256, read_json, write_json
 from runtime.rank_group import RankGroup
 from runtime.run_folder import describe_environment, make_folder
+from runtime.settings import to_dict
 
 EXPORT = "export"
 """Below the output: nothing lies in it but what the benchmark's scorer wants."""
@@ -64,7 +64,7 @@ def export(
         **describe_prompts(task, prompts, prompt_file),
         "prompts_rewritten": False,
         "guidance_convention": "u + s·(c - u): c conditional, u unconditional, s the scale",
-        "sampler": asdict(settings),
+        "sampler": to_dict(settings),
         "seed": seed,
         "model": str(model_dir),
     }

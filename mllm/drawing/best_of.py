@@ -14,7 +14,7 @@ from torch import Tensor
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.job import ImageJob, make_jobs
 from mllm.model.modeling_unified import UnifiedModel
-from mllm.model.sampler import Sampler
+from mllm.model.sampler import Sampler, model_sampler
 
 
 def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tuple[int, Tensor]]:
@@ -95,7 +95,7 @@ def draw_best(
         ValueError: if there is more than one candidate and no `unconditional_ids`.
     """
     jobs = make_jobs(input_ids, attention_mask, unconditional_ids, unconditional_mask, seeds)
-    sampler = sampler or Sampler(**model.config.image_sampler)
+    sampler = sampler or model_sampler(model.config.image_sampler)
     batch_size = min(batch_size, len(jobs) * sampler.num_candidates)
     codes = dict(draw_best_of(DrawingEngine(model, sampler, batch_size), jobs))
     drawn = torch.stack([codes[number] for number in range(len(jobs))])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mllm.drawing.choice import choose, guidance_scales, noise
 from mllm.drawing.cpu.batch_invariance import Passes, find_passes
 from mllm.drawing.cpu.compiled_pass import CompiledPass
 from mllm.drawing.cpu.prepacked import pays, with_packed_linears
@@ -25,7 +26,7 @@ from mllm.drawing.slot_cache import PLACES, Prefix, SlotCache
 from mllm.drawing.slots import Slots
 from mllm.drawing.step import LeanStep, make_step
 from mllm.model.heads import FlatHead
-from mllm.model.sampler import Sampler, noise
+from mllm.model.sampler import Sampler, model_sampler
 
 if TYPE_CHECKING:
     from mllm.model.modeling_unified import UnifiedModel
@@ -55,7 +56,7 @@ class DrawingEngine:
         compile_step: bool = False,
     ):
         self.model = model
-        self.sampler = sampler or Sampler(**model.config.image_sampler)
+        self.sampler = sampler or model_sampler(model.config.image_sampler)
         self.pixel_sampler = self.sampler.for_pixels()
         self.num_positions = model.config.num_image_positions
         self.greedy = self.sampler.temperature == 0 == self.pixel_sampler.temperature
@@ -68,7 +69,7 @@ class DrawingEngine:
         self.step = make_step(model.language_model.get_decoder(), packed, compile_step)
         self.table = make_table(model)
         self.compiled = CompiledPass(self) if compile_step else None
-        self.scales = self.sampler.scales(self.num_positions).to(model.device)
+        self.scales = guidance_scales(self.sampler, self.num_positions).to(model.device)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         width = model.config.text_config.hidden_size
         self.passes, self.slots_a_pass = Passes(), batch_size
@@ -245,13 +246,14 @@ class DrawingEngine:
         if kept is not None and semantics_kept:
             semantic = kept[:, 0].clamp_min(0)
         else:
-            semantic = self.sampler.choose(self._semantic_scores(hidden, scales), uniform[:, 0])
+            scores = self._semantic_scores(hidden, scales)
+            semantic = choose(self.sampler, scores, uniform[:, 0])
             if kept is not None:
                 semantic = torch.where(kept[:, 0] >= 0, kept[:, 0], semantic)
         scores = self.head.pixel_scores(
             hidden, self._each_row(semantic), self.model.image_tokenizer
         )
-        pixel = self.pixel_sampler.choose(self._guide(scores, scales), uniform[:, 1])
+        pixel = choose(self.pixel_sampler, self._guide(scores, scales), uniform[:, 1])
         if kept is not None:
             pixel = torch.where(kept[:, 1] >= 0, kept[:, 1], pixel)
         return semantic * self.model.vocabulary.num_pixel_codes + pixel

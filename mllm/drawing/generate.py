@@ -1,15 +1,14 @@
 """Draw images from prompts, from Python; `draw_list` is the command around it."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from typing import Any
 
 from PIL import Image
 
 from mllm.drawing.drawer import Drawer, DrawingJob
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.processing_unified import UnifiedProcessor
-from mllm.model.sampler import Sampler
-from runtime.errors import UserError
+from mllm.model.sampler import Sampler, model_sampler
 from runtime.progress import Progress
 
 
@@ -49,19 +48,11 @@ def draw(
                 next_number += 1
 
 
-def default_sampler(model: UnifiedModel, **overrides: float | None) -> Sampler:
+def default_sampler(model: UnifiedModel, **overrides: Any) -> Sampler:
     """The sampler of the model's config, with what is not None in `overrides` put in its place.
 
     Raises:
-        UserError: if the config, which may be written by hand, has settings that are none.
+        UserError: as `model_sampler`.
     """
-    known = {field.name for field in fields(Sampler)}
-    if unknown := model.config.image_sampler.keys() - known:
-        raise UserError(
-            f"The model's config.json has the image_sampler setting {min(unknown)!r}, which is "
-            f"none: leave it out, or choose of {', '.join(sorted(known))}."
-        )
-    settings = dict(model.config.image_sampler) | {
-        key: value for key, value in overrides.items() if value is not None
-    }
-    return Sampler(**settings)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return model_sampler(model.config.image_sampler, Sampler(**given))

@@ -1,6 +1,5 @@
 """The public model class: the network of `mllm.model`, which answers and draws in `generate`."""
 
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from transformers import AutoModelForMultimodalLM, GenerationMixin
 from mllm.drawing.best_of import draw_best
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.modeling_unified import UnifiedModel
-from mllm.model.sampler import Sampler
+from mllm.model.sampler import Sampler, model_sampler
 
 # What transformers' pipelines give every model that generates.
 OF_TEXT = {
@@ -71,9 +70,8 @@ class UnifiedForConditionalGeneration(UnifiedModel, GenerationMixin):
         Returns:
             (B, N) image token ids, or (B, N + 1).
         """
-        sampler = sampler or Sampler(**self.config.image_sampler)
-        names = {field.name for field in fields(Sampler)}
-        changes = {name: options.pop(name) for name in names & options.keys()}
+        sampler = sampler or model_sampler(self.config.image_sampler)
+        changes = {name: options.pop(name) for name in Sampler.model_fields if name in options}
         if options.pop("do_sample", True) is False:
             changes |= {"temperature": 0.0, "pixel_temperature": None}
         of_drawing = (*OF_IMAGES, "seeds", "batch_size")
@@ -85,7 +83,7 @@ class UnifiedForConditionalGeneration(UnifiedModel, GenerationMixin):
             input_ids = torch.cat([input_ids, begin], dim=1)
             if attention_mask is not None:
                 attention_mask = torch.cat([attention_mask, torch.ones_like(begin)], dim=1)
-        sampler = replace(sampler, **changes)
+        sampler = Sampler(**(sampler.model_dump() | changes))
         token_ids = draw_best(self, input_ids, attention_mask, sampler=sampler, **known)
         if not end_of_image:
             return token_ids

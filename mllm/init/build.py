@@ -9,7 +9,6 @@ which begin from the codebooks.
 
 import argparse
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from mllm.phase.settings import InitConfig
 from runtime.config import load_config
 from runtime.errors import UserError, says
 from runtime.run_folder import make_folder
+from runtime.settings import to_dict
 from tokenizer.model.image_processing_semhitok import image_processor
 from tokenizer.saved.model_folder import load_tokenizer, whole_folder
 
@@ -67,7 +67,7 @@ def init_mllm(config: InitConfig) -> Path:
         image_head=config.image_head,
         image_positions=config.image_positions,
         z_loss_weight=config.z_loss_weight,
-        image_sampler=asdict(config.sampler),
+        image_sampler=to_dict(config.sampler),
         tie_word_embeddings=text_config.tie_word_embeddings,
     )
     try:

@@ -5,7 +5,6 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from torch import Tensor
@@ -157,7 +156,7 @@ def lines() -> Iterator[str]:
 def command(args: argparse.Namespace) -> None:
     """`semhitok chat`."""
     answerer = Answerer.load(args.model)
-    overrides = {field.name: getattr(args, field.name, None) for field in fields(Sampler)}
+    overrides = {name: getattr(args, name, None) for name in Sampler.model_fields}
     sampler = default_sampler(answerer.model, **overrides)
     drawer = Drawer(answerer.model, answerer.processor, sampler, sampler.num_candidates)
     session = ChatSession(

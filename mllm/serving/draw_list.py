@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from mllm.serving.prompts import PromptList
 from runtime.errors import UserError
 from runtime.progress import Progress
 from runtime.run_folder import make_folder
+from runtime.settings import to_dict
 
 MAX_WAITING = 64  # drawn images that may wait for the writing thread
 
@@ -70,7 +70,7 @@ def draw_list(
     chosen = default_sampler(model, **(sampler or {}))
     drawer = Drawer(model, processor, chosen, batch_size, compiled)
     kept = kept_from_arguments(drawer, edit) if edit is not None else NOTHING_KEPT
-    settings: dict[str, Any] = {"sampler": asdict(chosen), "kept": kept.record}
+    settings: dict[str, Any] = {"sampler": to_dict(chosen), "kept": kept.record}
     if drawer.engine.compiled is not None:
         settings["compiled_for"] = batch_size
     gallery = Gallery(out, settings, model_fingerprint(folder))
@@ -173,7 +173,7 @@ def command(args: argparse.Namespace) -> Path:
     if args.prompt is None and args.prompts is None and args.image is None:
         raise UserError("Nothing to draw: give --prompt, --prompts, or an --image to edit.")
     prompts = PromptList(args.prompts, args.prompt, args.negative_prompt or "", args.seed)
-    overrides = {field.name: getattr(args, field.name, None) for field in fields(Sampler)}
+    overrides = {name: getattr(args, name, None) for name in Sampler.model_fields}
     edit = args if args.image is not None else None
     if edit is None and (args.keep_mask or args.keep_rows or args.keep or args.paint_over):
         raise UserError("Nothing to keep from: give the --image that is to be edited.")

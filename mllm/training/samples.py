@@ -7,7 +7,6 @@ samples/000500.json         those captions; a few questions, what was answered, 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from mllm.data.sequences import fill_image
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.lora import whole_parameters
 from mllm.model.processing_unified import UnifiedProcessor
-from mllm.model.sampler import Sampler
+from mllm.model.sampler import Sampler, model_sampler
 from runtime.files import write_json
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class Samples(TrainerCallback):
             self._write(state.global_step, picture, answers)
 
     def _draw(self) -> Image.Image:
-        sampler = replace(Sampler(**self.model.config.image_sampler), num_candidates=1)
+        sampler = model_sampler(self.model.config.image_sampler, Sampler(num_candidates=1))
         inputs = self.processor.drawings(self.captions)
         tokens = self.model.generate(
             generation_mode="image",

@@ -1,5 +1,4 @@
 import json
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +9,7 @@ from eval.drawing import easy_vqa as generation
 from eval.drawing.report import report_drawings
 from mllm.model.sampler import Sampler
 from runtime.errors import UserError
+from runtime.settings import to_dict
 
 
 def test_prompts_are_the_24_pairs_in_the_captions_wording():
@@ -63,7 +63,7 @@ def test_the_report_has_wrong_drawings_first(tmp_path, fake_models):
 def test_given_settings_win_over_the_models_own(tmp_path, fake_models):
     given = {"guidance_scale": 2.0, "temperature": None}
     sampler = generation.evaluate("mllm", tmp_path, 1, sampler=given)["sampler"]
-    assert sampler == asdict(Sampler(guidance_scale=2.0, temperature=1.0, top_k=40, top_p=1.0))
+    assert sampler == to_dict(Sampler(guidance_scale=2.0, temperature=1.0, top_k=40, top_p=1.0))
 
 
 def test_first_candidates_are_judged_beside_the_chosen_ones(tmp_path, fake_models):

@@ -1,12 +1,11 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
 from mllm.drawing.best_of import draw_best, semantic_log_likelihood
+from mllm.drawing.choice import noise
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.job import make_jobs
-from mllm.model.sampler import Sampler, noise
+from mllm.model.sampler import Sampler
 from tests.mllm.tiny import NUM_PIXEL
 
 PROMPTS = ["a red bar", "a very long prompt about a green box and a red bar", "a box"]
@@ -37,7 +36,9 @@ def gain(model, processor, prompt, token_ids):
 
 def test_the_best_candidate_of_each_prompt_is_given(model, processor):
     inputs, seeds = processor.drawings(PROMPTS), [3, 4, 5]
-    best = draw_best(model, **inputs, seeds=seeds, sampler=replace(SAMPLER, num_candidates=5))
+    best = draw_best(
+        model, **inputs, seeds=seeds, sampler=SAMPLER.model_copy(update={"num_candidates": 5})
+    )
     chosen, spreads = set(), []
     for row, prompt in enumerate(PROMPTS):
         alone = processor.drawings([prompt])
@@ -80,4 +81,4 @@ def test_the_likelihood_does_not_depend_on_padding(model, processor):
 def test_ranking_without_an_unconditional_prompt_is_an_error(model, processor):
     input_ids = processor.drawings(["a red bar"])["input_ids"]
     with pytest.raises(ValueError, match="Ranking needs unconditional_ids"):
-        draw_best(model, input_ids, sampler=replace(SAMPLER, num_candidates=2))
+        draw_best(model, input_ids, sampler=SAMPLER.model_copy(update={"num_candidates": 2}))

@@ -7,6 +7,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from benchmarks.generate import alternative, plain_model
 from benchmarks.generate_model import make_model
+from mllm.drawing.choice import choose, guidance_scales
 from mllm.drawing.editing import grid_mask, keep_first_rows, keep_semantics, keep_where
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.job import ImageJob
@@ -218,10 +219,10 @@ def test_a_mask_picture_keeps_the_patches_that_are_white():
 
 def test_schedules_rise_from_the_conditional_model_to_the_whole_scale():
     for schedule in ("linear", "cosine"):
-        scales = Sampler(guidance_scale=5.0, guidance_schedule=schedule).scales(9)
+        scales = guidance_scales(Sampler(guidance_scale=5.0, guidance_schedule=schedule), 9)
         assert scales[0] == 1 and scales[-1] == 5 and (scales.diff() > 0).all()
-    assert (Sampler(guidance_scale=5.0).scales(9) == 5).all()
-    assert Sampler(guidance_scale=5.0, guidance_schedule="cosine").scales(9)[4] == 3
+    assert (guidance_scales(Sampler(guidance_scale=5.0), 9) == 5).all()
+    assert guidance_scales(Sampler(guidance_scale=5.0, guidance_schedule="cosine"), 9)[4] == 3
 
 
 def test_the_schedule_is_followed():
@@ -240,7 +241,7 @@ def test_min_p_and_the_cuts_of_each_level():
     scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(4000, -1)
     uniform = torch.rand(4000, generator=torch.Generator().manual_seed(0)).double()
     for min_p, kept in ((0.0, 4), (0.29, 3), (0.31, 2), (0.61, 1), (1.0, 1)):
-        assert len(Sampler(min_p=min_p).choose(scores, uniform).unique()) == kept
+        assert len(choose(Sampler(min_p=min_p), scores, uniform).unique()) == kept
     both = Sampler(top_k=9, top_p=0.9, min_p=0.1, temperature=0.7)
     assert both.for_pixels() == both
     own = Sampler(top_k=9, pixel_top_k=2, pixel_top_p=0.5, pixel_min_p=0.3, pixel_temperature=2.0)

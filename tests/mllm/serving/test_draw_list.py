@@ -279,7 +279,8 @@ def test_a_sampler_of_the_config_that_there_is_not_is_one_sentence(folder, tmp_p
     (copy / "config.json").write_text(json.dumps(config))
     arguments = ["generate", "--model", copy, "--prompt", "a bar", "--out", tmp_path / "out"]
     assert cli.main([str(argument) for argument in arguments]) == 2
-    assert "the image_sampler setting 'temprature'" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert 'image_sampler in the model\'s config.json: unknown key "temprature"' in said
 
 
 def test_letters_on_the_contact_sheet_are_not_all_the_same_box(generate, tmp_path) -> None:
