@@ -1,15 +1,14 @@
 """Images per second from prepared shards to both views of a batch, memory, and start-up.
 
-Measures the stream (decode, crop, uint8 batches, then both normalisations of the whole batch)
-against the plain way, `datasets` with a transform on the fly (its decoded image, the same crop,
+Measures the trainers' way (decode, crop, bytes, then both normalisations of the whole batch)
+against the plain one: `datasets` with a transform on the fly (its decoded image, the same crop,
 both normalisations of each image) in torch's loader, shuffled alike, in turn in one process, for
 several numbers of workers. The pictures are JPEGs, 640 x 480 by default, made from photographs
-where scikit-image is installed, else from coloured noise of all scales. `ours` gives the same
-pixels but for one value in 10,000, rounded to its neighbour; `fast` decodes large JPEGs at a
-fraction of their size, where the shorter side is still enough at a half.
+where scikit-image is installed, else from coloured noise. Both ways give the same pixels, but for
+one value in 10,000, rounded to its neighbour.
 
 Then the memory that 200,000 records leave behind, and the seconds from opening a folder whose
-manifest lists 1,000,000 records to the first record of a shuffled stream.
+manifest lists 1,000,000 records to the first record of a shuffled order.
 """
 
 import argparse
@@ -19,47 +18,44 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks import protocol
-from data_pipelines.images import to_tensor
+from data_pipelines.images import scale_pixels, to_tensor
+from data_pipelines.loading.batches import StepBatches
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.loading.stream import CaptionedImage, Stream, StreamSource
-from data_pipelines.loading.transforms import ImageTransform, Normalisation, two_views
-from data_pipelines.records import SCHEMA, SCHEMA_VERSION, Record, record_to_row
-from runtime.files import file_sha256, write_json
+from data_pipelines.loading.image_dataset import PreparedImages
+from data_pipelines.manifest import MANIFEST_NAME
+from data_pipelines.records import SCHEMA_VERSION, Record, record_to_row
+from data_pipelines.shards import writing_shard
+from runtime.files import write_json
+from runtime.storage import Storage
 
 SIZE = 256
 BATCH_SIZE = 32
-TEACHER = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Normalisation of the teacher's view."""
+
 STARTUP = """
 import json, sys, time
 started = time.perf_counter()
+from data_pipelines.loading.batches import StepBatches
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.loading.mixture import Mixture, MixtureSource
 imported = time.perf_counter()
 data = PreparedDataset(sys.argv[1])
-draw = next(Mixture([MixtureSource("data", len(data))]))
-record = data[draw.index]
+record = data[StepBatches(len(data), 1, seed=0).indices(0)[0]]
 ended = time.perf_counter()
 assert len(data) == int(sys.argv[2]) and record.record_id
 print(json.dumps({"import": imported - started, "open": ended - imported}))
-"""
-
-MEMORY = """
-import json, sys
-from pathlib import Path
-from benchmarks.data import epoch_memory
-print(json.dumps(epoch_memory(Path(sys.argv[1]), int(sys.argv[2]))))
 """
 
 
@@ -78,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = _time_images(work, arguments)
         memory = _memory(work, arguments.num_records)
         startup = _startup(work, arguments.num_listed)
-    names = list(rows[0])
-    protocol.print_table(names, [[row[name] for name in names] for row in rows])
+    protocol.print_table(list(rows[0]), [list(row.values()) for row in rows])
     print(
         f"memory of its own after {memory['early']:,} and {arguments.num_records:,} records: "
         f"{memory['early_mb']:.0f} and {memory['late_mb']:.0f} MB"
@@ -100,34 +95,38 @@ def _time_images(work: Path, arguments: argparse.Namespace) -> list[dict[str, An
     folder = write_prepared(work / "photos", records, rows_per_shard=100)
     rows = []
     for num_workers in arguments.workers:
-        ways: dict[str, Callable[[], Any]] = {
-            "plain": lambda n=num_workers: plain(folder, n),  # type: ignore[misc]
-            "ours": lambda n=num_workers: ours(folder, n),  # type: ignore[misc]
-            "fast": lambda n=num_workers: ours(folder, n, fast=True),  # type: ignore[misc]
-        }
+        ways = {way.__name__: partial(way, folder, num_workers) for way in (plain, ours)}
         seconds = protocol.seconds_in_turn(ways, arguments.repeats)
         medians = {name: protocol.median(values) for name, values in seconds.items()}
         rows.append(
             {"workers": num_workers}
             | {f"{name}/s": len(records) / value for name, value in medians.items()}
-            | {
-                "ratio": medians["plain"] / medians["ours"],
-                "fast ratio": medians["plain"] / medians["fast"],
-            }
+            | {"ratio": medians["plain"] / medians["ours"]}
         )
     return rows
 
 
-def ours(folder: Path, num_workers: int, fast: bool = False) -> int:
-    """One epoch of the stream; returns its images."""
-    source = StreamSource("photos", PreparedDataset(folder, images_only=True), epochs=1)
-    item = CaptionedImage(ImageTransform(SIZE), fast_jpeg=fast)
+def ours(folder: Path, num_workers: int) -> int:
+    """One epoch as the trainers read it; returns its images."""
     count = 0
-    for batch in Stream([source], item, BATCH_SIZE, num_workers=num_workers):
-        teacher, pixels = two_views(batch["pixels"], TEACHER)
-        assert teacher.shape == pixels.shape
+    for batch in _epoch(PreparedImages(PreparedDataset(folder), SIZE), BATCH_SIZE, num_workers):
+        pixels = scale_pixels(batch["pixels"].flatten(0, 1))
+        assert teacher_view(pixels).shape == pixels.shape
         count += len(pixels)
     return count
+
+
+def _epoch(images: PreparedImages, batch_size: int, num_workers: int) -> Iterator[dict[str, Any]]:
+    """The whole batches of one shuffled epoch, and what is left of it."""
+    order = StepBatches(len(images), 1, seed=0)
+    indices = [order.indices(step)[0] for step in range(len(images))]
+    return iter(DataLoader(images, batch_size, sampler=indices, num_workers=num_workers))
+
+
+def teacher_view(pixels: Tensor) -> Tensor:
+    """(..., 3, H, W) in [-1, 1] as a teacher wants it."""
+    mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    return pixels.mul(0.5 / std).add_((0.5 - mean) / std)
 
 
 def plain(folder: Path, num_workers: int) -> int:
@@ -135,8 +134,9 @@ def plain(folder: Path, num_workers: int) -> int:
     import datasets
 
     datasets.disable_progress_bars()
-    files = sorted(str(path) for path in folder.glob("*.parquet"))
-    table = datasets.Dataset.from_parquet(files, cache_dir=str(folder / "datasets"))
+    files = sorted(str(path) for path in folder.glob("*.arrow"))
+    cache = str(folder / "datasets")
+    table = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=cache)
     table = table.select_columns(["image", "captions"]).cast_column("image", datasets.Image())
     loader = DataLoader(
         table.with_transform(_plain_transform),
@@ -148,11 +148,10 @@ def plain(folder: Path, num_workers: int) -> int:
 
 
 def _plain_transform(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    mean, std = (torch.tensor(each)[:, None, None] for each in (TEACHER.mean, TEACHER.std))
     views = [to_tensor(_plain_square(image.convert("RGB"))) for image in rows["image"]]
     return {
         "pixels": views,
-        "teacher": [((view + 1) / 2 - mean) / std for view in views],
+        "teacher": [teacher_view(view) for view in views],
         "caption": [captions[0] for captions in rows["captions"]],
     }
 
@@ -168,49 +167,45 @@ def _plain_square(image: Image.Image) -> Image.Image:
 
 def _memory(work: Path, num_records: int) -> dict[str, Any]:
     """A new process's own memory early in an epoch of many small images, and at its end."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(buffer, "PNG")
-    records = [Record(f"r{i:07d}", buffer.getvalue(), ["a square"]) for i in range(num_records)]
+    image = _encoded(Image.new("RGB", (8, 8), "teal"), "PNG")
+    records = [Record(f"r{i:07d}", image, ["a square"]) for i in range(num_records)]
     folder = write_prepared(work / "many", records, rows_per_shard=10_000)
     early = max(1, num_records // 10)
-    return {"early": early, **_in_new_process(MEMORY, str(folder), str(early))}
+    code = "import sys, benchmarks.data as data; data.print_memory(sys.argv[1], int(sys.argv[2]))"
+    return {"early": early, **_in_new_process(code, str(folder), str(early))}
 
 
-def epoch_memory(folder: Path, early: int) -> dict[str, float]:
-    """Read one epoch; the process's own memory after `early` records and after all."""
-    source = StreamSource("many", PreparedDataset(folder), epochs=1)
+def print_memory(folder: str, early: int) -> None:
+    """Read one epoch; print the process's own memory after `early` records and after all."""
+    images = PreparedImages(PreparedDataset(folder), 8)
     seen, measured = 0, {}
-    for batch in Stream([source], CaptionedImage(ImageTransform(8)), 500):
+    for batch in _epoch(images, 500, num_workers=0):
         before, seen = seen, seen + len(batch["caption"])
         if before < early <= seen:
             measured["early_mb"] = _own_megabytes()
-    assert seen == len(source.records)
-    return {**measured, "late_mb": _own_megabytes()}
-
-
-def _in_new_process(code: str, *arguments: str) -> dict[str, float]:
-    """What a Python process prints as JSON; this one's memory is full of other measurements."""
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        check=True, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    found: dict[str, float] = json.loads(ended.stdout)
-    return found
+    assert seen == len(images)
+    print(json.dumps({**measured, "late_mb": _own_megabytes()}))
 
 
 def _own_megabytes() -> float:
     """Memory of the process that is no file's, so without the mapped shards."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status tells no RssAnon")
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("RssAnon:") + 1]) / 1024
+
+
+def _in_new_process(code: str, *arguments: str) -> dict[str, float]:
+    """What a Python process prints as JSON; this one's memory is full of other measurements."""
+    command = [sys.executable, "-c", code, *arguments]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    found: dict[str, float] = json.loads(ended.stdout)
+    return found
 
 
 def _startup(work: Path, num_listed: int) -> dict[str, float]:
     """Seconds of a new process to its first record; the median of three."""
     records = [Record(f"r{i:04d}", None, text="a text") for i in range(2000)]
     folder = write_prepared(work / "listed", records, 2000, copies=-(-num_listed // 2000))
-    count = json.loads((folder / "manifest.json").read_text())["counts"]["records"]
+    count = json.loads((folder / MANIFEST_NAME).read_text())["counts"]["records"]
     runs = [_in_new_process(STARTUP, str(folder), str(count)) for _ in range(3)]
     return {name: protocol.median([run[name] for run in runs]) for name in runs[0]}
 
@@ -218,71 +213,50 @@ def _startup(work: Path, num_listed: int) -> dict[str, float]:
 def write_prepared(
     folder: Path, records: list[Record], rows_per_shard: int, copies: int = 1
 ) -> Path:
-    """A folder as `prepare` writes it, without its checks.
-
-    Args:
-        folder: to write.
-        records: what it holds.
-        rows_per_shard: records of a shard.
-        copies: times that the shards are listed, each as a file of its own name.
-    """
+    """A folder as `prepare` writes it, without its checks; its shards are listed `copies` times."""
     folder.mkdir()
     shards: list[dict[str, Any]] = []
-    for copy in range(copies):
-        for start in range(0, len(records), rows_per_shard):
-            rows = records[start : start + rows_per_shard]
-            path = folder / f"data-{len(shards):05d}.parquet"
-            if copy:
-                path.hardlink_to(folder / shards[start // rows_per_shard]["file"])
-                shards.append(shards[start // rows_per_shard] | {"file": path.name})
-                continue
-            table = pa.Table.from_pylist([record_to_row(row) for row in rows], schema=SCHEMA)
-            pq.write_table(table, path, compression="zstd")
-            size = path.stat().st_size
-            digest = file_sha256(path)
-            shards.append({"file": path.name, "rows": len(rows), "bytes": size, "sha256": digest})
+    for start in range(0, len(records), rows_per_shard):
+        with writing_shard(Storage(folder), f"data-{len(shards):05d}.arrow") as shard:
+            for record in records[start : start + rows_per_shard]:
+                shard.add(record_to_row(record))
+        shards.append(shard.entry)
+    written = list(shards)
+    for number in range(len(written), len(written) * copies):
+        original = written[number % len(written)]
+        shards.append(original | {"file": f"data-{number:05d}.arrow"})
+        (folder / shards[-1]["file"]).hardlink_to(folder / original["file"])
     images = sum(record.image is not None for record in records)
-    write_json(
-        folder / "manifest.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "licences": [],
-            "counts": {"records": len(records) * copies, "images": images * copies},
-            "shards": shards,
-        },
-    )
+    counts = {"records": len(records) * copies, "images": images * copies}
+    manifest = {"schema_version": SCHEMA_VERSION, "counts": counts, "shards": shards}
+    write_json(folder / MANIFEST_NAME, manifest)
     return folder
 
 
 def _photographs(count: int, seed: int, width: int = 640) -> list[bytes]:
     """JPEGs of `width` pixels, three quarters as high."""
-    draw = random.Random(seed)
-    originals = _originals()
-    found = []
-    for _ in range(count):
-        image = draw.choice(originals)
-        left, top = (draw.uniform(0, side / 4) for side in image.size)
-        box = (left, top, left + image.width * 0.75, top + image.height * 0.75)
-        buffer = io.BytesIO()
-        size = (width, width * 3 // 4)
-        image.resize(size, Image.Resampling.BICUBIC, box=box).save(buffer, "JPEG", quality=90)
-        found.append(buffer.getvalue())
-    return found
-
-
-def _originals() -> list[Image.Image]:
-    """Photographs, or noise of all scales."""
+    rng = random.Random(seed)
     try:
         from skimage import data
 
-        return [Image.fromarray(each()) for each in (data.astronaut, data.coffee, data.chelsea)]
+        originals = [Image.fromarray(each()) for each in (data.astronaut, data.coffee)]
     except ImportError:
-        draw = np.random.default_rng(0)
-        noise = np.zeros((480, 640, 3))
-        for scale in (4, 16, 64, 240):
-            small = draw.integers(0, 256, (scale, scale, 3), np.uint8)
-            noise += np.asarray(Image.fromarray(small).resize((640, 480))) / 4
-        return [Image.fromarray(noise.astype(np.uint8))]
+        noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+        originals = [Image.fromarray(noise).resize((640, 480))]
+    found = []
+    for _ in range(count):
+        image = rng.choice(originals)
+        left, top = (rng.uniform(0, side / 4) for side in image.size)
+        box = (left, top, left + image.width * 0.75, top + image.height * 0.75)
+        size = (width, width * 3 // 4)
+        found.append(_encoded(image.resize(size, Image.Resampling.BICUBIC, box=box), "JPEG"))
+    return found
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=90)
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 from benchmarks import protocol
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.prepare.run import prepare
+from data_pipelines.prepare.settings import PrepareSettings
 from runtime.argument_types import existing_folder, model_folder
 from runtime.config import load_config
 from runtime.rank_group import RankGroup
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         tokenizer = arguments.tokenizer or _random_tokenizer(work / "tokenizer")
-        data = arguments.data or prepare(["easy-vqa-test"], work / "data")
+        data = arguments.data or Path(
+            prepare(PrepareSettings(sources=["easy-vqa-test"], out=str(work / "data")))
+        )
         _compare(arguments, device, tokenizer, data, work)
 
 

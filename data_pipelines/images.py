@@ -1,4 +1,4 @@
-"""Files to pictures to tensors and back: safe decoding and the exact transforms.
+"""Files to pictures to tensors and back: safe decoding, crops and the exact transforms.
 
 What becomes of the odd kinds of image, so that one file always gives the same pixels:
 
@@ -14,6 +14,8 @@ What becomes of the odd kinds of image, so that one file always gives the same p
 from __future__ import annotations
 
 import io
+import itertools
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import UserError
-from runtime.files import write_bytes
+from runtime.files import fingerprint, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +43,10 @@ MAX_PIXELS_OF = {"WEBP": 16_000_000}
 MAX_FILE_SIZE = 64 * 1024 * 1024
 """Largest encoded file, in bytes."""
 
+MAX_ZOOM = 1.1
+"""LlamaGen cuts its ten crops from an image 1.1 times the size. There is no mirroring: a caption or
+a question may speak of left and right."""
+
 ROWS_OF_STRIP = 256
 """Rows of a large image that are copied at a time."""
 
@@ -54,7 +60,6 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     max_file_size: int = MAX_FILE_SIZE,
     name: str | None = None,
-    at_least: int | None = None,
 ) -> Image.Image:
     """Decode an image after checking that it is safe to.
 
@@ -63,8 +68,6 @@ def open_image(
         max_pixels: largest width x height that the header may declare; `MAX_PIXELS_OF` lowers it.
         max_file_size: largest size of the encoded file in bytes.
         name: what to call the image in an error; the path by default.
-        at_least: where given, a JPEG may be decoded at a half, a quarter or an eighth of its size,
-            as long as neither side falls below so many pixels.
 
     Returns:
         An upright picture of mode RGB.
@@ -92,8 +95,6 @@ def open_image(
                         f"{label} declares {width:,} x {height:,} pixels; "
                         f"the limit is {limit:,} in all"
                     )
-                if at_least is not None and image.format == "JPEG":
-                    image.draft("RGB", (at_least, at_least))
                 image.load()
                 if image.fp is not None:
                     image.fp.close()  # where Pillow's WebP keeps every pixel once more
@@ -171,7 +172,7 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     if image.size == (size, size):
         return image
     if min(image.size) == size:
-        return cut_middle(image, size)
+        return _cut_middle(image, size)
     # What the whole picture would be scaled to; max() guards the longer side against rounding.
     whole = [max(size, round(size * side / min(image.size))) for side in image.size]
     # The square in it, as a box in the picture: products before quotients, so that edges are exact.
@@ -183,13 +184,60 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
 
-def cut_middle(image: Image.Image, size: int) -> Image.Image:
+def _cut_middle(image: Image.Image, size: int) -> Image.Image:
     """The central square; where pixels are left over on both sides, an odd one stays at the end."""
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
 
-def strips(image: Image.Image) -> Iterator[Image.Image]:
+def numbered_crop(image: Image.Image, size: int, number: int, name: str) -> Image.Image:
+    """Cut one of an image's crops, the same on every machine and in every run.
+
+    Codes are extracted once and trained on for many epochs; with several crops of each image the
+    model need not see the same pixels each time (LlamaGen extracts ten).
+
+    Crop 0 is `resize_and_crop`'s, the centre, which every model sees when it is asked. The others
+    are squares whose side is the image's shorter one, divided by 1 … `MAX_ZOOM`, anywhere in the
+    image.
+
+    Args:
+        image: RGB.
+        size: pixels of the result.
+        number: of the crop, from 0.
+        name: of the image; name and number alone decide the position.
+    """
+    if number == 0:
+        return resize_and_crop(image, size)
+    rng = random.Random(f"{name} {number}")
+    side = min(image.size) / rng.uniform(1.0, MAX_ZOOM)
+    left, top = (rng.uniform(0.0, length - side) for length in image.size)
+    # Rounding must not carry the box over the edge, which Pillow refuses.
+    box = (left, top, min(left + side, image.width), min(top + side, image.height))
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def centre_crop_adm(image: Image.Image, size: int) -> Image.Image:
+    """The centre crop of ADM (Dhariwal and Nichol, 2021), which its FID references are made with.
+
+    `center_crop_arr` of guided-diffusion's image_datasets.py: halves by averaging 2 x 2 pixels
+    while the shorter side is at least twice `size`, scales the rest of the way bicubically, and
+    cuts the middle.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    return _cut_middle(image.resize((width, height), Image.Resampling.BICUBIC), size)
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Names a picture by what is seen: the same pixels in another format have the same digest."""
+    size = f"{image.width} {image.height} "
+    # In strips, since the bytes of all at once are two copies.
+    return fingerprint(itertools.chain([size], (part.tobytes() for part in _strips(image))))[:32]
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
     """The image from top to bottom, `ROWS_OF_STRIP` rows at a time, each a copy."""
     for top in range(0, image.height, ROWS_OF_STRIP):
         yield image.crop((0, top, image.width, min(top + ROWS_OF_STRIP, image.height)))
@@ -237,7 +285,7 @@ def _by_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image])
     """What `to_rgb` makes of an image, strip by strip, since each of its steps makes a copy."""
     result = Image.new("RGB", image.size)
     top = 0
-    for strip in strips(image):
+    for strip in _strips(image):
         result.paste(to_rgb(strip), (0, top))
         top += strip.height
     return result

@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
-"""Raised whenever a column changes its name, type or meaning."""
+SCHEMA_VERSION = 3
+"""Raised whenever a column changes its name, type or meaning, or shards their format."""
 
 IMAGE_MARK = "<image>"
 """Stands in a message where an image is shown."""

@@ -1,12 +1,9 @@
 """What a record must be before anything trains on it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from PIL import Image
-
-from data_pipelines.images import open_image
+from data_pipelines.images import open_image, pixel_digest
 from data_pipelines.records import IMAGE_MARK, ROLES, Conversation, Record
 
 MAX_TEXT_LENGTH = 20_000
@@ -16,25 +13,29 @@ MAX_DOCUMENT_LENGTH = 1_000_000
 """Longest plain text or message, in characters."""
 
 
-def check_record(record: Record) -> tuple[int, int] | None:
-    """Look at a record as `decode_record` does; return its image's (width, height) alone."""
-    image = decode_record(record)
-    return None if image is None else image.size
+class ImageFacts(NamedTuple):
+    """What decoding tells of an image."""
+
+    digest: str
+    """A hash of its upright pixels: equal pictures in different formats have the same."""
+    size: tuple[int, int]
+    """Width and height in pixels."""
 
 
-def decode_record(record: Record) -> Image.Image | None:
-    """Decode the image and look at every text.
+def check_record(record: Record) -> ImageFacts | None:
+    """Decode the image and check every text.
 
     An image without any text is fine: a tokenizer trains on images alone.
 
     Returns:
-        The upright image, RGB; None where there is none.
+        The facts of the image; None where there is none. (The picture itself is let go of in here:
+        a large one beside the next would be too much memory.)
 
     Raises:
         ImageError: if the image is not safe or not whole.
         ValueError: if a text is empty, too long, not UTF-8 or holds a NUL; if a question has no
-            answer; if a conversation's turns or marks are out of order; or if what speaks of an
-            image has none.
+            answer; if a conversation's turns or marks are out of order; or if a text is about an
+            image and the record has none.
     """
     for kind, text, limit in _texts(record):
         _check_text(kind, text, limit)
@@ -44,7 +45,8 @@ def decode_record(record: Record) -> Image.Image | None:
     for conversation in record.conversations:
         _check_conversation(conversation, has_image=record.image is not None)
     if record.image is not None:
-        return open_image(record.image, name="the image")
+        image = open_image(record.image, name="the image")
+        return ImageFacts(pixel_digest(image), image.size)
     if record.captions or record.questions:
         raise ValueError("a caption or question, but no image that it is about")
     if record.text is None and not record.conversations:

@@ -141,7 +141,8 @@ def _text(text: str) -> str:
 
 
 def _named(value: Any) -> Any:
-    """Refuse an empty name, which `Path` would read as the working folder."""
+    """Refuse an empty name, which `Path` would read as the working folder; a path becomes text."""
+    value = str(value) if isinstance(value, Path) else value
     if isinstance(value, str) and not value.strip():
         raise ValueError("the name is empty; name a file or folder")
     return value

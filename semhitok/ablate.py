@@ -97,7 +97,9 @@ def _share_cores(jobs: int) -> None:
 
 
 def _prepare(config: AblationConfig) -> None:
-    from data_pipelines.prepare.run import MANIFEST_NAME, prepare
+    from data_pipelines.manifest import MANIFEST_NAME
+    from data_pipelines.prepare.run import prepare
+    from data_pipelines.prepare.settings import PrepareSettings
 
     for split, source in (("train", config.train_source), ("test", config.test_source)):
         folder = config.out / "data" / split
@@ -105,7 +107,7 @@ def _prepare(config: AblationConfig) -> None:
         whole = mark.is_file() and (folder / MANIFEST_NAME).is_file()
         if whole and read_json(mark) == {"source": source}:
             continue
-        prepare([source], folder)
+        prepare(PrepareSettings(sources=[source], out=str(folder)))
         write_json(mark, {"source": source})
 
 

@@ -64,8 +64,6 @@ def build_parser() -> Parser:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = add_children(parser, "command")
     _add_quickstart(commands)
-    _add_prepare(commands)
-    _add_data(commands)
     _add_train(commands)
     _add_extract_codes(commands)
     _add_reconstruct(commands)
@@ -99,77 +97,6 @@ def _add_quickstart(commands: Any) -> None:
         "--open",
         action=argparse.BooleanOptionalAction,
         help="open the report in a browser (default: only when run from a terminal)",
-    )
-
-
-def _add_prepare(commands: Any) -> None:
-    command = add_command(
-        commands,
-        "prepare",
-        "validate raw images, captions, questions, conversations and texts into shards",
-        "semhitok prepare easy-vqa-test --out runs/prepared-test",
-        "data_pipelines.prepare.run:command",
-    )
-    command.add_argument(
-        "sources",
-        nargs="+",
-        type=cli_types.data_source,
-        metavar="SOURCE",
-        help="easy-vqa-train, easy-vqa-test, a folder of images, or KIND:PATH[,key=value...], such "
-        "as llava:chat.json,images=DIR; kinds: folder, llava, parquet, arrow, webdataset, hub, "
-        "vqav2, gqa, textvqa, jsonl, emoji (see docs/data.md)",
-    )
-    add_out_place(command)
-    command.add_argument(
-        "--num-workers",
-        type=cli_types.positive_int,
-        metavar="N",
-        help="processes (default: as many as there are cores)",
-    )
-    command.add_argument(
-        "--test-share",
-        type=cli_types.share,
-        default=0.0,
-        metavar="P",
-        help="share of the images to hold out in DIR/test; the rest goes to DIR/train (default: 0)",
-    )
-    command.add_argument(
-        "--drop-duplicates",
-        action="store_true",
-        help="reject a record whose image came before (default: only count them)",
-    )
-    command.add_argument(
-        "--max-rejects",
-        type=cli_types.non_negative_int,
-        metavar="N",
-        help="stop when more records than this are unusable (default: no limit)",
-    )
-    add_count(command, "--shard-size", 2000, "records read for a shard")
-
-
-def _add_data(commands: Any) -> None:
-    example = f"semhitok data inspect {TEST_DATA}"
-    children = add_children(
-        add_command(commands, "data", "look at prepared data", example), "subcommand"
-    )
-    command = add_command(
-        children,
-        "inspect",
-        "counts, lengths, sizes, a contact sheet and rejects of prepared data, as one HTML page",
-        f"semhitok data inspect {TEST_DATA} --out runs/inspect.html",
-        "data_pipelines.loading.inspect_page:command",
-    )
-    command.add_argument(
-        "data",
-        type=cli_types.existing_folder,
-        metavar="DIR",
-        help="folder that `semhitok prepare` wrote",
-    )
-    command.add_argument(
-        "--out",
-        type=cli_types.new_file,
-        metavar="FILE",
-        help="page to write (default: DIR/inspect.html)",
     )
 
 

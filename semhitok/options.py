@@ -117,9 +117,9 @@ def _kind_and_look(field: FieldInfo) -> tuple[Any, Option]:
     looks = [part for part in (*field.metadata, *found) if isinstance(part, Option)]
     kinds = [part for part in found if not isinstance(part, Option)]
     kind = kinds[0] if kinds else str
-    own = looks[0] if looks else Option()
-    inner = next((look.metavar for look in looks if look.metavar), None)
-    return kind, Option(inner, own.positional, own.commas)
+    metavar = next((look.metavar for look in looks if look.metavar), None)
+    positional = any(look.positional for look in looks)
+    return kind, Option(metavar, positional, any(look.commas for look in looks))
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -91,9 +91,10 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
 
     def prepare() -> None:
         from data_pipelines.prepare.run import prepare as prepare_source
+        from data_pipelines.prepare.settings import PrepareSettings
 
-        prepare_source([config.train_source], data / "train")
-        prepare_source([config.test_source], data / "test")
+        for split, source in (("train", config.train_source), ("test", config.test_source)):
+            prepare_source(PrepareSettings(sources=[source], out=str(data / split)))
         _write_examples(data / "test", out / "images")
 
     def train(phase: str, **paths: Path) -> Callable[[], Any]:

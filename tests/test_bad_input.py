@@ -15,12 +15,11 @@ from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 from transformers.utils import logging
 
-from data_pipelines.prepare.run import prepare
 from data_pipelines.records import Question, Record
-from data_pipelines.sources.source import Source
 from mllm.init.build import init_mllm
 from mllm.phase.settings import InitConfig
 from semhitok import old_main as cli
+from tests.prepared import prepare_records, prepare_sources
 from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
@@ -61,7 +60,7 @@ def place(tmp_path_factory):
     for number in range(4):
         Image.effect_noise((16, 16), 50).convert("RGB").save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text("a grey picture of noise and nothing else\n")
-    prepare([str(pictures)], root / "no-questions")
+    prepare_sources(pictures, root / "no-questions")
     _prepare_questions(pictures, root / "data")
 
     torch.manual_seed(0)
@@ -126,10 +125,7 @@ def _prepare_questions(pictures: Path, out: Path) -> None:
         Record(path.name, path.read_bytes(), ["noise"], [Question("what?", ["noise"], path.stem)])
         for path in sorted(pictures.glob("*.png"))
     ]
-    source = Source("noise", "CC0-1.0", "made here", len(records), iter(records))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipelines.prepare.run.open_source", lambda name: source)
-        prepare(["noise"], out)
+    prepare_records(records, out)
 
 
 def _write_phases(root: Path) -> None:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipelines.loading.transforms import speaks_of_sides
+SIDES = ("left", "right")
 
 
 def augment(
@@ -38,7 +38,12 @@ def augment(
         padded, offsets, mirrored, captions, strict=True
     ):
         image = image[:, top : top + height, left : left + width]
-        if flip and mirror and not speaks_of_sides([caption]):
+        if flip and mirror and not _speaks_of_sides(caption):
             image = image.flip(-1)
         augmented.append(image)
     return torch.stack(augmented)
+
+
+def _speaks_of_sides(caption: str) -> bool:
+    """Whether a text would be wrong beside the mirrored image."""
+    return any(side in caption.lower() for side in SIDES)

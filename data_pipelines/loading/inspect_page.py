@@ -5,7 +5,6 @@ semhitok data inspect data/train        # writes data/train/inspect.html
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -17,8 +16,8 @@ from typing import Any
 
 from data_pipelines.images import open_image
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.prepare.finish import reason_kind
-from data_pipelines.prepare.run import MANIFEST_NAME, QUARANTINE_NAME
+from data_pipelines.loading.settings import InspectSettings
+from data_pipelines.manifest import MANIFEST_NAME, QUARANTINE_NAME, reason_kind
 from data_pipelines.records import RecordText
 from runtime.errors import UserError
 from runtime.files import write_text
@@ -35,29 +34,27 @@ THUMBNAIL = 160
 SHOWN_CHARACTERS = 300
 
 
-def write_page(folder: Path, out: Path | None = None, seed: int = 0) -> Path:
+def inspect_data(settings: InspectSettings) -> Path:
     """Write the page of a prepared folder.
 
-    Args:
-        folder: with a manifest.
-        out: the file; `inspect.html` in the folder by default.
-        seed: decides which records are shown.
-
     Returns:
-        The file.
+        The page.
 
     Raises:
         UserError: if the folder holds no prepared data, or holds a split with two.
     """
     import jinja2
 
+    folder = settings.data
     if not (folder / MANIFEST_NAME).is_file() and (folder / "train" / MANIFEST_NAME).is_file():
         raise UserError(f"{folder} holds a split; name {folder / 'train'} or {folder / 'test'}")
     dataset = PreparedDataset(folder)
     lengths, texts = _read_texts(dataset.texts())
     pictures = PreparedDataset(folder, images_only=True)
-    sample = random.Random(seed).sample(range(len(pictures)), min(len(pictures), NUM_SIZED))
-    sizes, sheet = _look(pictures, sorted(sample), random.Random(seed))
+    rng = random.Random(settings.seed)
+    sample = sorted(rng.sample(range(len(pictures)), min(len(pictures), NUM_SIZED)))
+    chosen = set(rng.sample(sample, min(len(sample), NUM_PICTURES)))
+    sizes, sheet = _look(pictures, sample, chosen)
     quarantine = next(
         (p for p in (folder / QUARANTINE_NAME, folder.parent / QUARANTINE_NAME) if p.is_file()),
         None,
@@ -91,17 +88,12 @@ def write_page(folder: Path, out: Path | None = None, seed: int = 0) -> Path:
         sources=manifest["licences"],
         sizes_note=f"Sizes are those of {len(sample):,} images, lengths of all records.",
         charts=[chart for chart in charts if chart],
-        sheet_note=f"{len(sheet)} images chosen by chance, with their first caption or question.",
+        sheet_note=f"{len(sheet)} images chosen at random, with their first caption or question.",
         sheet=sheet,
         texts=texts,
         reasons=reasons,
     )
-    return write_text(out or folder / PAGE_NAME, page)
-
-
-def command(args: argparse.Namespace) -> Path:
-    """`semhitok data inspect`."""
-    return write_page(Path(args.data), args.out)
+    return write_text(settings.out or folder / PAGE_NAME, page)
 
 
 def _read_texts(records: Iterator[RecordText]) -> tuple[dict[str, Counter], list[dict[str, str]]]:
@@ -129,11 +121,10 @@ def _read_texts(records: Iterator[RecordText]) -> tuple[dict[str, Counter], list
 
 
 def _look(
-    pictures: PreparedDataset, sample: list[int], draw: random.Random
+    pictures: PreparedDataset, sample: list[int], chosen: set[int]
 ) -> tuple[dict[str, Counter], list[dict[str, str]]]:
     """Sizes of some images, counted, and thumbnails of a few of them."""
     sizes: dict[str, Counter] = {name: Counter() for name in ("width", "height", "aspect")}
-    chosen = set(draw.sample(sample, min(len(sample), NUM_PICTURES)))
     sheet = []
     for index in sample:
         record = pictures[index]

@@ -1,248 +1,193 @@
-"""The end of `prepare`: what only all parts together tell, and the folder as it will be read.
+"""The end of `prepare`: the shards as they will be read, the quarantine, and the manifest last.
 
-Ids that come twice, images that come twice, conversations that name images which are not there,
-and which side of a held-out split a record falls on. It reads accounts, not images, and may be
-broken off and done again at any moment.
+A shard whose records all stay is given its final name as it is. Only one that loses records, or
+gets a text about images of the other side, is written again. All of this may be interrupted and
+done again at any moment.
 """
 
-from __future__ import annotations
-
-import hashlib
 import json
-import re
-from collections import Counter, deque
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from data_pipelines.prepare.part import Account, Part, refusal
-from data_pipelines.records import SCHEMA
+from data_pipelines.manifest import (
+    DUPLICATES_NAME,
+    MANIFEST_NAME,
+    QUARANTINE_NAME,
+    count_reasons,
+)
+from data_pipelines.prepare.decide import Decision
+from data_pipelines.prepare.part import SIDES, Account, Part
+from data_pipelines.shards import map_batches, writing_shard
+from data_pipelines.sources.source import Source
 from runtime.errors import UserError
-from runtime.files import file_sha256
+from runtime.files import TEMPORARY
 from runtime.storage import Storage
 
-COUNTED = ("records", "images", "captions", "questions", "conversations", "texts", "rejects")
-"""Keys of the manifest's counts."""
+COUNTED = ("captions", "questions", "conversations", "texts")
+"""Keys of the manifest for the counts of an entry."""
 
 
-@dataclass
-class Outcome:
-    """What becomes of every record."""
+def check_rejects(rejects: list[dict[str, str]], limit: int | None, storage: Storage) -> None:
+    """Stop a run with too many rejects, and leave them to be looked at."""
+    if limit is None or len(rejects) <= limit:
+        return
+    storage.write(QUARANTINE_NAME, _lines(rejects))
+    last = rejects[-1]
+    raise UserError(
+        f"more than {limit} records were rejected (see {storage.place}/{QUARANTINE_NAME}), "
+        f"the last one {last['id']!r}: {last['reason']}"
+    )
 
-    sides: list[list[str | None]]
-    """Of each part, of each record: "train", "test", or None for a reject."""
-    rejects: list[dict[str, str]]
-    """All rejects, part by part."""
-    duplicates: list[dict[str, str]] = field(default_factory=list)
-    """`id` and the id it is the same image `of`, for each record whose image came before."""
+
+def split_folders(storage: Storage, test_fraction: float) -> list[tuple[Storage, str]]:
+    """The folders of manifests, and the side that each holds."""
+    if not test_fraction:
+        return [(storage, SIDES[0])]
+    return [(storage / side, side) for side in SIDES]
 
 
-def decide(
+def write_prepared(
+    storage: Storage,
+    staging: Storage,
+    request: dict[str, Any],
+    sources: list[Source],
     parts: list[Part],
     accounts: list[Account],
-    sources: list[str],
-    drop_duplicates: bool,
-    test_share: float,
-) -> Outcome:
-    """Settle what becomes of every record.
+    decision: Decision,
+) -> None:
+    """Write everything but the parts, and say what was rejected.
 
     Args:
+        storage: the folder to write.
+        staging: where the parts are.
+        request: what was asked for, which the manifest repeats.
+        sources: that were read.
         parts, accounts: in order.
-        sources: their names.
-        drop_duplicates: reject a record whose image came before, with its text.
-        test_share: share of the images that goes to the test side, by their pixels, so that
-            equal images are on one side; a record without an image goes by what its
-            conversations show, else by its id.
+        decision: what becomes of every record.
 
     Raises:
-        UserError: if records of two sources share an id.
+        UserError: if no record passed, or none fell on one side.
     """
-    outcome = Outcome([], [])
-    seen: dict[str, tuple[int, str]] = {}  # id -> its source, its side
-    first: dict[str, str] = {}  # pixels -> id
-    late: list[list[dict[str, str]]] = []
-    for part, account in zip(parts, accounts, strict=True):
-        sides: list[str | None] = []
-        refused: list[dict[str, str]] = []
-        for record_id, pixels, shown in zip(
-            account.ids, account.pixels, account.shown, strict=True
-        ):
-            reason = ""
-            if record_id in seen:
-                if seen[record_id][0] != part.source:
-                    raise UserError(
-                        f"two records are called {record_id}, one of {sources[seen[record_id][0]]} "
-                        f"and one of {sources[part.source]}; rename one, or prepare the sources "
-                        "into separate folders, which training mixes"
-                    )
-                reason = "another record of this id came before"
-            elif pixels is not None and pixels in first:
-                outcome.duplicates.append({"id": record_id, "of": first[pixels]})
-                if drop_duplicates:
-                    reason = f"its image is the same as that of {first[pixels]}"
-            if reason:
-                refused.append(refusal(record_id, sources[part.source], reason))
-                sides.append(None)
-                continue
-            if pixels is not None:
-                first.setdefault(pixels, record_id)
-            by = pixels or (f"image of {shown[0]}" if shown else record_id)
-            side = _side(by, test_share)
-            seen[record_id] = (part.source, side)
-            sides.append(side)
-        outcome.sides.append(sides)
-        late.append(refused)
-    _follow_references(parts, accounts, sources, outcome, seen, late)
-    for account, refused in zip(accounts, late, strict=True):
-        outcome.rejects += account.rejects + refused
-    return outcome
+    storage.write(QUARANTINE_NAME, _lines(decision.rejects))
+    storage.delete(DUPLICATES_NAME)
+    if decision.duplicates:
+        storage.write(DUPLICATES_NAME, _lines(decision.duplicates))
+    licences = [
+        {"source": source.name, "licence": source.licence, "origin": source.origin}
+        for source in sources
+    ]
+    folders = split_folders(storage, request["test_fraction"])
+    manifests = []
+    for folder, side in folders:
+        folder.make()
+        shards = _write_shards(
+            staging, parts, accounts, decision.sides, side, request["test_fraction"], folder
+        )
+        if not shards:
+            _refuse_nothing(decision, side)
+        facts = _facts(accounts, decision, side)
+        manifests.append({**request, "licences": licences, **facts, "shards": shards})
+        for name in set(folder.names()) - {shard["file"] for shard in shards}:
+            if name.startswith("data-"):
+                folder.delete(name)
+    # What killed runs were writing; beside two sides, the folder itself holds the quarantine.
+    for folder in (storage, *(folder for folder, _ in folders)):
+        for name in folder.names():
+            if name.endswith(TEMPORARY):
+                folder.delete(name)
+    for (folder, _), manifest in zip(folders, manifests, strict=True):
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        folder.write(MANIFEST_NAME, f"{text}\n".encode())
+    _report(decision, storage)
 
 
-def _follow_references(
-    parts: list[Part],
-    accounts: list[Account],
-    sources: list[str],
-    outcome: Outcome,
-    seen: dict[str, tuple[int, str]],
-    late: list[list[dict[str, str]]],
-) -> None:
-    """Put conversations on the side of the images they show, and refuse those that lack one."""
-    has_image = {
-        record_id
-        for account, sides in zip(accounts, outcome.sides, strict=True)
-        for record_id, pixels, side in zip(account.ids, account.pixels, sides, strict=True)
-        if pixels is not None and side is not None
-    }
-    waiting = deque(
-        (number, row, shown)
-        for number, account in enumerate(accounts)
-        for row, shown in enumerate(account.shown)
-        if shown is not None
-    )
-    shown_by: dict[str, list[tuple[int, int, list[str]]]] = {}
-    for each in waiting:
-        for name in set(each[2]):
-            shown_by.setdefault(name, []).append(each)
-    while waiting:
-        number, row, shown = waiting.popleft()
-        account, sides = accounts[number], outcome.sides[number]
-        if sides[row] is None:
-            continue
-        missing = [name for name in shown if name not in has_image]
-        if missing:
-            reason = f"a conversation shows the image of {missing[0]}, which is not there"
-        else:
-            theirs = {seen[name][1] for name in shown}
-            if account.pixels[row] is not None:
-                theirs.add(str(sides[row]))
-            if len(theirs) == 1:
-                sides[row] = theirs.pop()
-                continue
-            reason = "a conversation shows images of both sides of the split"
-        record_id = account.ids[row]
-        late[number].append(refusal(record_id, sources[parts[number].source], reason))
-        sides[row] = None
-        if record_id in has_image:  # its own image is gone too, and who shows it lacks it now
-            has_image.remove(record_id)
-            waiting.extend(shown_by.get(record_id, []))
-
-
-def write_side(
-    parts: list[Part],
-    accounts: list[Account],
-    outcome: Outcome,
-    side: str,
+def _write_shards(
     staging: Storage,
-    out: Storage,
-) -> dict[str, Any]:
-    """Write the shards of one side.
-
-    Returns:
-        What the manifest says of them: counts, image sizes and shards.
-    """
+    parts: list[Part],
+    accounts: list[Account],
+    sides: list[list[str | None]],
+    side: str,
+    test_fraction: float,
+    folder: Storage,
+) -> list[dict[str, Any]]:
+    """Write the shards of one side; return what the manifest says of them."""
     shards: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
-    widths: list[int] = []
-    heights: list[int] = []
-    for part, account, sides in zip(parts, accounts, outcome.sides, strict=True):
-        rows = [row for row, each in enumerate(sides) if each == side]
-        if not rows:
+    for part, account, final in zip(parts, accounts, sides, strict=True):
+        if side not in final:
             continue
-        name = f"data-{len(shards):05d}.parquet"
-        if len(rows) == len(sides):
-            staging.copy(part.table, out, name)
-        else:
-            _copy_rows(staging, part.table, rows, out, name)
-        with out.reading(name) as path:
-            shards.append(
-                {
-                    "file": name,
-                    "rows": len(rows),
-                    "bytes": path.stat().st_size,
-                    "sha256": file_sha256(path),
-                }
-            )
-        sizes = [size for row in rows if (size := account.sizes[row]) is not None]
-        widths = _bounds(widths + [width for width, _ in sizes])
-        heights = _bounds(heights + [height for _, height in sizes])
-        counts["records"] += len(rows)
-        counts["images"] += len(sizes)
-        for kind in ("captions", "questions", "conversations", "texts"):
-            counts[kind] += sum(getattr(account, kind)[row] for row in rows)
-    counts["rejects"] = len(outcome.rejects)
+        name = f"data-{len(shards):05d}.arrow"
+        first = [entry.first_side(test_fraction) for entry in account.entries]
+        if all((a == side) == (b == side) for a, b in zip(first, final, strict=True)):
+            staging.copy(part.shard(side), folder, name)
+            shards.append(account.shards[side] | {"file": name})
+            continue
+        with ExitStack() as stack:
+            rows = {
+                each: _rows(stack.enter_context(staging.reading(part.shard(each))))
+                for each in account.shards
+            }
+            shard = stack.enter_context(writing_shard(folder, name))
+            for a, b in zip(first, final, strict=True):
+                row = next(rows[a])
+                if b == side:
+                    shard.add(row)
+        shards.append(shard.entry)
+    return shards
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a shard, a record batch in memory at a time."""
+    for batch in map_batches(path):
+        yield from batch.to_pylist()
+
+
+def _facts(accounts: list[Account], decision: Decision, side: str) -> dict[str, Any]:
+    """What the manifest says of the records of one side."""
+    kept = [
+        entry
+        for account, sides in zip(accounts, decision.sides, strict=True)
+        for entry, each in zip(account.entries, sides, strict=True)
+        if each == side
+    ]
+    sizes = [entry.size for entry in kept if entry.size is not None]
+    counts = {"records": len(kept), "images": len(sizes)}
+    for number, kind in enumerate(COUNTED):
+        counts[kind] = sum(entry.counts[number] for entry in kept)
+    widths, heights = zip(*sizes, strict=True) if sizes else ((), ())
     return {
-        "counts": dict(counts),
-        "image_width": {"min": widths[0], "max": widths[1]} if widths else None,
-        "image_height": {"min": heights[0], "max": heights[1]} if heights else None,
-        "duplicate_images": len(outcome.duplicates),
-        "rejects_by_reason": count_reasons(outcome.rejects),
-        "shards": shards,
+        "counts": counts | {"rejects": len(decision.rejects)},
+        "image_width": {"min": min(widths), "max": max(widths)} if sizes else None,
+        "image_height": {"min": min(heights), "max": max(heights)} if sizes else None,
+        "duplicate_images": len(decision.duplicates),
+        "rejects_by_reason": count_reasons(reject["reason"] for reject in decision.rejects),
     }
 
 
-def count_reasons(rejects: list[dict[str, str]]) -> dict[str, int]:
-    """How many records were rejected for what, the most frequent first; names and numbers left out."""  # noqa: E501
-    kinds = Counter(reason_kind(reject["reason"]) for reject in rejects)
-    return dict(sorted(kinds.items(), key=lambda entry: (-entry[1], entry[0])))
+def _refuse_nothing(decision: Decision, side: str) -> None:
+    if any(side for sides in decision.sides for side in sides):
+        raise UserError(f"no record fell into the {side} split; give another --test-fraction")
+    last = decision.rejects[-1] if decision.rejects else {"id": "none", "reason": "no record"}
+    raise UserError(f"no record could be used, the last one {last['id']!r}: {last['reason']}")
 
 
-def lines(entries: list[dict[str, str]]) -> bytes:
+def _report(decision: Decision, storage: Storage) -> None:
+    """Say what did not pass, the most frequent reasons first."""
+    if decision.duplicates:
+        print(f"{len(decision.duplicates):,} images come more than once", file=sys.stderr)
+    if decision.rejects:
+        reasons = list(count_reasons(reject["reason"] for reject in decision.rejects).items())
+        told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons[:5])
+        more = f"; and {len(reasons) - 5} more kinds" if len(reasons) > 5 else ""
+        print(
+            f"{len(decision.rejects):,} records rejected, see {storage.place}/{QUARANTINE_NAME}: "
+            f"{told}{more}",
+            file=sys.stderr,
+        )
+
+
+def _lines(entries: list[dict[str, str]]) -> bytes:
     """Entries as JSONL, in ASCII: an id with a lone surrogate must not break the file."""
     return "".join(json.dumps(entry) + "\n" for entry in entries).encode("ascii")
-
-
-def reason_kind(reason: str) -> str:
-    """A reason without what differs from record to record."""
-    without = re.sub(r" ?\(.*\)|'[^']*'|\S+\.\w{2,4}\b", "", reason)
-    return " ".join(re.sub(r"\d[\d,]*", "N", without).split())
-
-
-def _side(by: str, test_share: float) -> str:
-    """The side that a digest of anything falls on."""
-    if not test_share:
-        return "train"
-    point = int.from_bytes(hashlib.sha256(by.encode("utf-8", "replace")).digest()[:8], "big")
-    return "test" if point < test_share * 2**64 else "train"
-
-
-def _copy_rows(staging: Storage, table: str, rows: list[int], out: Storage, name: str) -> None:
-    """Write some rows of a staged table, a row group at a time."""
-    with (
-        staging.reading(table) as source,
-        pq.ParquetFile(source) as file,
-        out.writing(name) as target,
-        pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer,
-    ):
-        first = 0
-        for number in range(file.num_row_groups):
-            group = file.read_row_group(number)
-            wanted = [row - first for row in rows if first <= row < first + group.num_rows]
-            first += group.num_rows
-            if wanted:
-                writer.write_table(group.take(wanted).cast(SCHEMA))
-
-
-def _bounds(values: list[int]) -> list[int]:
-    """[smallest, largest], or nothing of nothing."""
-    return [min(values), max(values)] if values else []

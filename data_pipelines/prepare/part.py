@@ -1,47 +1,30 @@
-"""One part of a source: read, checked, and written as one parquet file with an account of it.
+"""One part of a source: read, checked, and written as shards with an account of them.
 
 A part is a range of a source's records, or one of its streams. What it becomes depends on nothing
-else, so parts may be made in any order by any process of any machine, and one that is there need
-not be made again.
+else: any process of any machine may make it, in any order, and one that is there need not be made
+again.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-
-from data_pipelines.images import strips
-from data_pipelines.records import SCHEMA, Record, Reject, record_to_row
-from data_pipelines.sources.rows import Rows, Streams, guarded
+from data_pipelines.records import Record, Reject, record_to_row
+from data_pipelines.shards import ShardWriter, writing_shard
+from data_pipelines.sources.rows import Streams, guarded
 from data_pipelines.sources.source import Source
-from data_pipelines.validate import decode_record
+from data_pipelines.validate import ImageFacts, check_record
 from runtime.errors import UserError, one_line
 from runtime.storage import Storage
 
-ROWS_AT_ONCE = 500
-"""Records in a row group, and held in memory, unless their images are large."""
-BYTES_AT_ONCE = 64 * 1024 * 1024
-"""Bytes of images after which a row group ends."""
+SIDES = ("train", "test")
+"""Of a split; without one, everything is on the first."""
 
 
-class Seen(NamedTuple):
-    """What is noted of an upright picture."""
-
-    digest: str
-    """Of its size and pixels."""
-    size: tuple[int, int]
-    """(width, height)."""
-
-
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Which records of which source."""
 
     number: int
@@ -54,33 +37,56 @@ class Part:
     """Of rows: the one after the last; of streams: unused."""
 
     @property
-    def table(self) -> str:
-        """Name of its parquet file."""
-        return f"part-{self.number:06d}.parquet"
+    def size(self) -> int:
+        """Records; 1 for a stream, whose length only reading tells."""
+        return max(1, self.stop - self.start)
 
     @property
     def account(self) -> str:
         """Name of its account, which is written last."""
         return f"part-{self.number:06d}.json"
 
+    def shard(self, side: str) -> str:
+        """Name of its shard of one side."""
+        return f"part-{self.number:06d}-{side}.arrow"
+
+
+class Entry(NamedTuple):
+    """What is noted of an accepted record."""
+
+    record_id: str
+    digest: str | None
+    """Of the image's pixels; None without an image."""
+    size: tuple[int, int] | None
+    """Width and height of the image."""
+    counts: tuple[int, int, int, int]
+    """Captions, questions, conversations and plain texts."""
+    shown: list[str] | None
+    """Ids of the records whose images its conversations name; None where they name none."""
+
+    def first_side(self, test_fraction: float) -> str:
+        """The side that the record is written to.
+
+        An image goes by its pixels, so that equal ones are on one side, and a text by its id. A
+        text about other records' images stays in the training set until they are all known.
+        """
+        by = self.digest or self.record_id
+        if not test_fraction or (self.digest is None and self.shown):
+            return SIDES[0]
+        point = int.from_bytes(hashlib.sha256(by.encode("utf-8", "replace")).digest()[:8], "big")
+        return SIDES[point < test_fraction * 2**64]
+
 
 @dataclass
 class Account:
-    """What the end of `prepare` must know of a part; the lists have an entry a record."""
+    """What the end of `prepare` must know of a part."""
 
-    ids: list[str] = field(default_factory=list)
-    pixels: list[str | None] = field(default_factory=list)
-    """Digest of the upright image's size and pixels; None without an image."""
-    sizes: list[tuple[int, int] | None] = field(default_factory=list)
-    """(width, height)."""
-    captions: list[int] = field(default_factory=list)
-    questions: list[int] = field(default_factory=list)
-    conversations: list[int] = field(default_factory=list)
-    texts: list[int] = field(default_factory=list)
-    shown: list[list[str] | None] = field(default_factory=list)
-    """Ids of the records whose images its conversations show; None where they name none."""
+    entries: list[Entry] = field(default_factory=list)
+    """Of each accepted record, in order."""
     rejects: list[dict[str, str]] = field(default_factory=list)
     """`id`, `source` and `reason` of each."""
+    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the manifest would say of the shard of each side that has one."""
 
 
 def make_parts(sources: list[Source], shard_size: int) -> list[Part]:
@@ -90,56 +96,54 @@ def make_parts(sources: list[Source], shard_size: int) -> list[Part]:
         if isinstance(source.records, Streams):
             bounds = [(number, number) for number in range(len(source.records.opened))]
         else:
-            assert isinstance(source.records, (Rows, list))
             count = len(source.records)
             bounds = [(at, min(at + shard_size, count)) for at in range(0, count, shard_size)]
         parts += [Part(len(parts) + i, index, *bound) for i, bound in enumerate(bounds)]
     return parts
 
 
-def write_part(source: Source, part: Part, staging: Storage) -> Account:
+def write_part(source: Source, part: Part, staging: Storage, test_fraction: float) -> Account:
     """Read a part's records, check them, and write those that pass.
 
     Args:
         source: the part's.
         part: which records.
-        staging: the folder for the table, if any record passes, and the account.
+        staging: the folder for its shards, if any record passes, and the account.
+        test_fraction: fraction of the images that goes to the test side.
     """
     account = Account()
-    rows: list[dict[str, Any]] = []
-    size = 0
-    items = _items(source, part)
-    with (
-        staging.writing(part.table) as path,
-        pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
-    ):
-        for item in items:
-            checked = _check(item)
-            if isinstance(checked, Reject):
-                account.rejects.append(refusal(checked.record_id, source.name, checked.reason))
+    shards: dict[str, ShardWriter] = {}
+    with ExitStack() as stack:
+        for item in _items(source, part):
+            if not isinstance(item, Reject):
+                try:
+                    facts = check_record(item)
+                except (UserError, ValueError) as error:
+                    item = Reject(item.record_id, str(error))
+            if isinstance(item, Reject):
+                account.rejects.append(refusal(item.record_id, source.name, item.reason))
                 continue
-            record, seen = checked
-            _note(account, record, seen)
-            rows.append(record_to_row(record))
-            size += len(record.image or b"")
-            if len(rows) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
-                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-                rows, size = [], 0
-        if rows:
-            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            entry = _entry(item, facts)
+            account.entries.append(entry)
+            side = entry.first_side(test_fraction)
+            if side not in shards:
+                shards[side] = stack.enter_context(writing_shard(staging, part.shard(side)))
+            shards[side].add(record_to_row(item))
+    account.shards = {side: shard.entry for side, shard in shards.items()}
     # ASCII: an id with a lone surrogate must not break the file.
-    staging.write(part.account, json.dumps(asdict(account)).encode("ascii"))
+    staging.write(part.account, json.dumps(vars(account)).encode("ascii"))
     return account
 
 
 def read_account(part: Part, staging: Storage) -> Account | None:
     """The account of a part that is there; None of one still to be made."""
-    if staging.size(part.account) is None or staging.size(part.table) is None:
+    if staging.size(part.account) is None:
         return None
-    try:
-        return Account(**json.loads(staging.read(part.account)))
-    except TypeError:  # of another version of this program
+    account = Account(**json.loads(staging.read(part.account)))
+    if any(staging.size(shard["file"]) != shard["bytes"] for shard in account.shards.values()):
         return None
+    account.entries = [Entry(*entry) for entry in account.entries]
+    return account
 
 
 def refusal(record_id: str, source: str, reason: str) -> dict[str, str]:
@@ -153,39 +157,21 @@ def _items(source: Source, part: Part) -> Iterator[Record | Reject]:
     if isinstance(records, Streams):
         yield from records.opened[part.start]()
         return
-    assert isinstance(records, (Rows, list))
     for index in range(part.start, part.stop):
         yield guarded(source.name, index, lambda index=index: records[index])  # type: ignore[misc]
 
 
-def _check(item: Record | Reject) -> Reject | tuple[Record, Seen | None]:
-    """A record with what is noted of its picture, or why it is not accepted."""
-    if isinstance(item, Reject):
-        return item
-    try:
-        image = decode_record(item)
-    except (UserError, ValueError) as error:
-        return Reject(item.record_id, str(error))
-    # The picture stays in here: a large one beside the next would be too much memory.
-    return item, None if image is None else Seen(_digest(image), image.size)
-
-
-def _note(account: Account, record: Record, seen: Seen | None) -> None:
-    """Enter one accepted record."""
-    account.ids.append(record.record_id)
-    account.pixels.append(None if seen is None else seen.digest)
-    account.sizes.append(None if seen is None else seen.size)
-    account.captions.append(len(record.captions))
-    account.questions.append(len(record.questions))
-    account.conversations.append(len(record.conversations))
-    account.texts.append(int(record.text is not None))
+def _entry(record: Record, facts: ImageFacts | None) -> Entry:
     named = [name for conversation in record.conversations for name in conversation.images]
-    account.shown.append(named or None)
-
-
-def _digest(image: Image.Image) -> str:
-    """Names a picture by what is seen: the same pixels in another format have the same digest."""
-    digest = hashlib.sha256(f"{image.width} {image.height} ".encode())
-    for strip in strips(image):  # the bytes of all at once are two copies
-        digest.update(strip.tobytes())
-    return digest.hexdigest()[:32]
+    return Entry(
+        record_id=record.record_id,
+        digest=None if facts is None else facts.digest,
+        size=None if facts is None else facts.size,
+        counts=(
+            len(record.captions),
+            len(record.questions),
+            len(record.conversations),
+            int(record.text is not None),
+        ),
+        shown=named or None,
+    )

@@ -20,19 +20,8 @@ from typing import Any
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import IMAGE_MARK, Conversation, Message, Question, Record
 from data_pipelines.safe_files import read_named
+from data_pipelines.sources.spec import USUAL
 from runtime.errors import UserError
-
-USUAL = {
-    "id": ("id", "record_id"),
-    "image": ("image", "file_name", "jpg", "png", "webp"),
-    "caption": ("caption", "captions"),
-    "question": ("question",),
-    "answer": ("answer", "answers"),
-    "question_id": ("question_id",),
-    "conversations": ("conversations", "messages"),
-    "text": ("text",),
-}
-"""Keys of a mapping, and the columns they take when they are not given."""
 
 SPEAKERS = {
     "human": "user",

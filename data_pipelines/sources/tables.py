@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.records import SCHEMA, Record, Reject, record_from_row
 from data_pipelines.safe_files import short_names
+from data_pipelines.shards import map_batches
 from data_pipelines.sources.columns import choose_columns, record_of_row
 from data_pipelines.sources.rows import Rows, guarded
 from runtime.errors import UserError, says
@@ -36,7 +37,7 @@ class _Table:
                 self.sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
                 self.group: Callable[[int], pa.Table] = self._row_group
             else:
-                self._batches = _record_batches(path)
+                self._batches = map_batches(path)
                 self.schema = self._batches[0].schema if self._batches else pa.schema([])
                 self.sizes = [batch.num_rows for batch in self._batches]
                 self.group = lambda number: pa.Table.from_batches([self._batches[number]])
@@ -56,16 +57,6 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
         return
     with reading(path) as file, pq.ParquetFile(file) as table:
         yield table
-
-
-def _record_batches(path: str) -> list[pa.RecordBatch]:
-    """Memory-mapped batches of an Arrow file or, as `datasets` writes them, an Arrow stream."""
-    with pa.memory_map(path) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-        except pa.ArrowInvalid:
-            return list(pa.ipc.open_stream(source))
-        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
 
 def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, str]) -> Rows:

@@ -14,9 +14,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from data_pipelines.images import open_image, resize_and_crop, to_tensor
-from data_pipelines.loading.transforms import centre_crop_adm
-from data_pipelines.prepare.run import MANIFEST_NAME
+from data_pipelines.images import centre_crop_adm, open_image, resize_and_crop, to_tensor
+from data_pipelines.manifest import MANIFEST_NAME
 from runtime.errors import UserError
 from runtime.files import fingerprint
 

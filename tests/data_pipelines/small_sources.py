@@ -10,12 +10,16 @@ from data_pipelines.records import Record, Reject
 from data_pipelines.sources.source import open_source
 
 
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    """The file of a picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
 def picture(number: int, size: int = 8) -> bytes:
     """A PNG of its own colour."""
-    buffer = io.BytesIO()
-    colour = (number % 256, number // 256, 90)
-    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (size, size), (number % 256, number // 256, 90)))
 
 
 def read(source: str) -> list[Record | Reject]:

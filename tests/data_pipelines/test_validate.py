@@ -16,11 +16,11 @@ def good_record() -> Record:
 
 
 def test_a_good_record_gives_its_image_size():
-    assert check_record(good_record()) == (6, 4)
+    assert check_record(good_record()).size == (6, 4)
 
 
 def test_an_image_alone_is_enough():
-    assert check_record(replace(good_record(), captions=[], questions=[])) == (6, 4)
+    assert check_record(replace(good_record(), captions=[], questions=[])).size == (6, 4)
 
 
 def talk(*turns: tuple[str, str], images: tuple[str, ...] = ()) -> Conversation:

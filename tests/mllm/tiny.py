@@ -9,20 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from data_pipelines.prepare import run as prepare_module
 from data_pipelines.records import Question, Record
-from data_pipelines.sources.source import Source
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.init.build import init_mllm
 from mllm.phase.settings import InitConfig, MixtureConfig, MLLMPhaseConfig
 from mllm.training.report import UNSTEADY
 from runtime.metrics_log import read_metrics
 from tests.ports import free_port
+from tests.prepared import prepare_records
 from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
@@ -59,14 +57,6 @@ def make_records() -> list[Record]:
                 questions = [Question(q, [a], f"{name}-{i}") for i, (q, a) in enumerate(asked)]
                 records.append(Record(name, buffer.getvalue(), [f"a {colour} {shape}"], questions))
     return records
-
-
-def prepare_records(records: list[Record], out: Path) -> Path:
-    """A prepared folder of hand-made records."""
-    source = Source("hand-made", "CC0-1.0", "this test", len(records), iter(records))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "open_source", lambda name: source)
-        return prepare_module.prepare(["hand-made"], out)
 
 
 def save_tiny_tokenizer(out: Path, seed: int = 0) -> Path:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from transformers import SiglipVisionConfig
 
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.prepare.run import prepare
+from tests.prepared import prepare_sources
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 
@@ -101,7 +101,7 @@ def image_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def prepared(image_folder, tmp_path_factory):
     """The images above as `semhitok prepare` writes them."""
-    return prepare([str(image_folder)], tmp_path_factory.mktemp("prepared") / "data")
+    return prepare_sources(image_folder, tmp_path_factory.mktemp("prepared") / "data")
 
 
 @pytest.fixture(scope="session")

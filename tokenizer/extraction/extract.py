@@ -25,8 +25,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_pipelines.images import scale_pixels
-from data_pipelines.loading.crops import ImageCrops
 from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.loading.image_dataset import PreparedImages
 from runtime.errors import UserError
 from runtime.progress import Progress
 from runtime.rank_group import RankGroup
@@ -66,7 +66,7 @@ def extract_codes(
         batch_size: images per forward pass.
         shard_size: records per shard.
         device: "auto", "cpu", "cuda", ...
-        num_crops: crops of each image, see `data_pipelines.loading.crops`; the first is the centre.
+        num_crops: crops of each image, see `numbered_crop`; the first is the centre.
         num_workers: processes that decode images, of each rank; by default none where the model
             itself needs the cores, else as many as there are, up to `MAX_WORKERS`.
 
@@ -160,7 +160,7 @@ def encode_shards(
         for start in range(0, len(rows), num_records)
     ]
     loader = DataLoader(
-        ImageCrops(dataset, model.config.image_size, num_crops),
+        PreparedImages(dataset, model.config.image_size, num_crops),
         batch_sampler=batches,  # type: ignore[arg-type]  # ranges are as good as lists
         num_workers=num_workers,
         pin_memory=model.device.type == "cuda",
@@ -169,7 +169,8 @@ def encode_shards(
     for rows in shards:
         semantic, pixel = [], []
         for _ in range(0, len(rows), num_records):
-            images = next(loaded).to(model.device, non_blocking=True)  # (records, C, H, W, 3)
+            images = next(loaded)["pixels"]  # (records, C, H, W, 3)
+            images = images.to(model.device, non_blocking=True)
             codes = model.encode(scale_pixels(images.flatten(0, 1)))
             semantic.append(codes.semantic.cpu().unflatten(0, images.shape[:2]))
             pixel.append(codes.pixel.cpu().unflatten(0, images.shape[:2]))

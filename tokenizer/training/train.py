@@ -19,10 +19,11 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data_pipelines.images import scale_pixels
 from data_pipelines.loading.augment import augment
 from data_pipelines.loading.batches import StepBatches
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.loading.image_dataset import ImageTensors
+from data_pipelines.loading.image_dataset import PreparedImages
 from runtime.config import load_config
 from runtime.errors import UserError
 from runtime.metrics_log import MetricsLog, read_metrics
@@ -128,7 +129,7 @@ def train_phase(name: str, config: Any) -> Path:
             if step and hasattr(config, "codebook") and step == config.codebook.warmup_steps:
                 phase.start(_start_batches(dataset, phase.image_size, config, accelerator))
             images = augment(
-                batch["images"],
+                scale_pixels(batch.pop("pixels").flatten(0, 1)),
                 batch["caption"],
                 training.max_shift,
                 training.flip,
@@ -201,7 +202,7 @@ def _batches(
     )
     return iter(
         DataLoader(
-            ImageTensors(dataset, image_size),
+            PreparedImages(dataset, image_size),
             batch_sampler=sampler,
             num_workers=training.num_workers,
             generator=torch.Generator(),  # the global one's state is part of a checkpoint

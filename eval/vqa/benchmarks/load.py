@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_pipelines.prepare.run import MANIFEST_NAME
+from data_pipelines.manifest import MANIFEST_NAME
 from eval.vqa.benchmarks.image_files import attach_images
 from eval.vqa.benchmarks.own_lines import read_own_lines
 from eval.vqa.benchmarks.prepared import read_prepared

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from data_pipelines.loading.augment import augment
@@ -39,3 +40,17 @@ def test_flip_mirrors_about_half_and_never_where_a_caption_names_a_side():
     assert all(m != k for m, k in zip(mirrored, kept, strict=True))
     assert 30 <= sum(mirrored[::2]) <= 70
     assert not any(mirrored[1::2])
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("", False), ("a cat", False), ("the Left one", True), ("a RIGHT turn", True),
+        ("a bright day", True),  # rather too careful than wrong
+    ],
+)  # fmt: skip
+def test_a_caption_that_speaks_of_sides_keeps_its_image_as_it_is(caption, expected):
+    batch = images(40)
+    flipped = augment(batch, [caption] * 40, 0, True, seed=(3,))
+    mirrored = sum(not torch.equal(a, b) for a, b in zip(batch, flipped, strict=True))
+    assert mirrored == 0 if expected else 10 < mirrored < 30

@@ -8,21 +8,22 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.images import ImageError, open_image, to_tensor
+from data_pipelines.images import ImageError, open_image, scale_pixels, to_tensor
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.loading.image_dataset import ImageTensors
-from data_pipelines.prepare.run import prepare
+from data_pipelines.loading.image_dataset import PreparedImages
 from data_pipelines.records import Record
 from data_pipelines.sources.easy_vqa import read_records
-from data_pipelines.sources.source import Source
 from runtime.errors import UserError
 from runtime.storage import Storage
+from tests.prepared import prepare_records, prepare_sources
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     """The whole easy-VQA test split in three shards."""
-    return prepare(["easy-vqa-test"], tmp_path_factory.mktemp("data") / "test", shard_size=400)
+    return prepare_sources(
+        "easy-vqa-test", tmp_path_factory.mktemp("data") / "test", shard_size=400
+    )
 
 
 @pytest.fixture
@@ -43,7 +44,8 @@ def test_records_come_back_as_the_source_gave_them(prepared):
     assert dataset.ids == [record.record_id for record in expected]
     for index in (0, 399, 400, 999, -1):
         assert dataset[index] == expected[index]
-        assert dataset.image(index) == (expected[index].record_id, expected[index].image)
+        record = expected[index]
+        assert dataset.image(index) == (record.record_id, record.image, record.captions[0])
     with pytest.raises(IndexError):
         dataset.image(1000)
     assert list(dataset) == expected  # ends with IndexError, as iteration by index must
@@ -58,45 +60,32 @@ def test_image_tensors_are_the_pixels_at_their_own_size_and_squares_at_any(prepa
     assert resized.abs().max() <= 1.0
 
 
-def test_a_shard_is_copied_into_the_folder_when_it_is_first_read(copy):
+def test_reading_writes_nothing_and_a_worker_maps_shards_for_itself(copy):
     dataset = PreparedDataset(copy)
-    assert not (copy / ".arrow").exists()
     assert dataset[0].record_id == "easy-vqa-test-000000"
-    copies = list((copy / ".arrow").rglob("*.arrow"))
-    assert [path.name for path in copies] == ["data-00000.arrow"]
     again = pickle.loads(pickle.dumps(dataset))  # as a spawned worker gets it
     assert again[400] == dataset[400]
-    assert len(list((copy / ".arrow").rglob("*"))) == 3  # a folder, and two shards
+    assert sorted(path.name for path in copy.iterdir()) == [
+        *(f"data-0000{number}.arrow" for number in range(3)), "manifest.json", "quarantine.jsonl"
+    ]  # fmt: skip
 
 
-def test_what_a_killed_copy_has_left_goes_and_one_that_is_done_meanwhile_will_do(
-    copy, prepared, monkeypatch
-):
+def test_the_hugging_face_library_reads_the_shards_too(prepared, tmp_path):
+    import datasets
+
+    files = sorted(str(path) for path in prepared.glob("*.arrow"))
+    rows = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert list(rows["id"]) == PreparedDataset(prepared).ids
+    assert rows.cast_column("image", datasets.Image())[7]["image"].size == (64, 64)
+
+
+def test_a_shard_of_nonsense_is_one_sentence(copy):
+    shard = copy / "data-00001.arrow"
+    shard.write_bytes(bytes(shard.stat().st_size))
     dataset = PreparedDataset(copy)
-    expected = PreparedDataset(prepared)
-    assert dataset[0] == expected[0]
-    (folder,) = (copy / ".arrow").iterdir()
-    (folder / ".data-00001.arrow.0123abcd.tmp").write_bytes(b"half")
-    assert dataset[400] == expected[400]
-    whole = ["data-00000.arrow", "data-00001.arrow"]
-    assert sorted(path.name for path in folder.iterdir()) == whole
-
-    real = os.replace
-
-    def another_is_first(temporary, path):
-        real(temporary, path)
-        real(temporary, path)  # ours is gone
-
-    monkeypatch.setattr("runtime.files.os.replace", another_is_first)
-    assert dataset[800] == expected[800]
-
-
-def test_data_that_cannot_be_written_beside_are_copied_elsewhere(copy, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("data_pipelines.loading.dataset.os.access", lambda *_: False)
-    assert PreparedDataset(copy)[999].record_id == "easy-vqa-test-000999"
-    assert not (copy / ".arrow").exists()
-    assert len(list((tmp_path / "cache" / "semhitok").rglob("*.arrow"))) == 1
+    assert dataset[0].record_id == "easy-vqa-test-000000"
+    with pytest.raises(UserError, match=r"data-00001\.arrow is damaged .*prepare again"):
+        dataset[400]
 
 
 def test_the_fingerprint_names_the_content(prepared, copy):
@@ -115,7 +104,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path):
 
 
 @pytest.fixture
-def mixed(tmp_path, monkeypatch) -> Path:
+def mixed(tmp_path) -> Path:
     """Five records in two shards, of which the second and the fourth are text alone."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(buffer, "PNG")
@@ -125,9 +114,7 @@ def mixed(tmp_path, monkeypatch) -> Path:
         else Record(f"r{number}", buffer.getvalue(), [f"caption {number}"])
         for number in range(5)
     ]
-    source = Source("mixed", "CC0-1.0", "this test", len(records), iter(records))
-    monkeypatch.setattr("data_pipelines.prepare.run.open_source", lambda name: source)
-    return prepare(["mixed"], tmp_path / "mixed", shard_size=3)
+    return prepare_records(records, tmp_path / "mixed", shard_size=3)
 
 
 def test_text_alone_stands_beside_images(mixed):
@@ -149,18 +136,20 @@ def test_whatever_wants_images_sees_only_those(mixed):
     assert [record.captions for record in dataset.texts()] == [[f"caption {i}"] for i in (0, 2, 4)]
     assert dataset[-1].record_id == "r4"
     assert dataset.fingerprint == PreparedDataset(mixed).fingerprint
-    assert [item["caption"] for item in ImageTensors(dataset, 8)] == [
-        f"caption {i}" for i in (0, 2, 4)
-    ]
+    items = [PreparedImages(dataset, 8)[index] for index in range(3)]
+    assert [item["caption"] for item in items] == [f"caption {i}" for i in (0, 2, 4)]
+    for index, item in enumerate(items):
+        image = dataset.image_tensor(index, 8)
+        assert torch.equal(scale_pixels(item["pixels"]), image[None])
 
 
-@pytest.mark.parametrize("version", [1, 99])
+@pytest.mark.parametrize("version", [1, 2, 99])
 def test_another_schema_version_is_refused(copy, version):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["schema_version"] = version
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        UserError, match=f"schema version {version}, this program reads 2; .* prepare again"
+        UserError, match=f"schema version {version}, this program reads 3; .* prepare again"
     ):
         PreparedDataset(copy)
 
@@ -168,11 +157,11 @@ def test_another_schema_version_is_refused(copy, version):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"counts": {}}, "is not one of prepared data; name a folder that semhitok prepare wrote"),
-        ({"shards": {}}, "is not one of prepared data"),
-        ({"shards": [{"file": "a"}]}, "is not one of prepared data"),
-        ({"shards": "../a.parquet"}, "lists '../a.parquet', which is no file inside it"),
-        ({"shards": "/tmp/a.parquet"}, "lists '/tmp/a.parquet', which is no file inside it"),
+        ({"counts": {}}, "is no manifest of prepared data; name a folder that semhitok prepare"),
+        ({"shards": {}}, "is no manifest of prepared data"),
+        ({"shards": [{"file": "a"}]}, "is no manifest of prepared data"),
+        ({"shards": "../a.arrow"}, "lists '../a.arrow', which is no file inside it"),
+        ({"shards": "/tmp/a.arrow"}, "lists '/tmp/a.arrow', which is no file inside it"),
     ],
 )
 def test_a_manifest_of_something_else_or_of_files_elsewhere_is_refused(
@@ -193,10 +182,10 @@ def test_a_manifest_of_something_else_or_of_files_elsewhere_is_refused(
 
 
 def test_a_missing_or_cut_shard_is_refused_by_name(copy):
-    shard = copy / "data-00001.parquet"
+    shard = copy / "data-00001.arrow"
     os.truncate(shard, 1000)
-    with pytest.raises(UserError, match=r"data-00001\.parquet has 1,000 bytes"):
+    with pytest.raises(UserError, match=r"data-00001\.arrow has 1,000 bytes"):
         PreparedDataset(copy)
     shard.unlink()
-    with pytest.raises(UserError, match=r"data-00001\.parquet is missing"):
+    with pytest.raises(UserError, match=r"data-00001\.arrow is missing"):
         PreparedDataset(copy)

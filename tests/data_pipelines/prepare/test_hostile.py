@@ -17,9 +17,9 @@ RUN = """
 import json, re, sys
 from pathlib import Path
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.prepare.run import prepare
 from data_pipelines.loading.stream import CaptionedImage, Stream, StreamSource
 from data_pipelines.loading.transforms import ImageTransform
+from tests.prepared import prepare_records, prepare_sources
 
 def held(kind):
     # Not getrusage, whose maximum counts what the process that started this one held.
@@ -28,7 +28,7 @@ def held(kind):
 
 out, counts, seen = Path(sys.argv[1]), json.loads(sys.argv[2]), {}
 for number, source in enumerate(counts):
-    folder = prepare([source], out / str(number), shard_size=100)
+    folder = prepare_sources(source, out / str(number), shard_size=100)
     data = PreparedDataset(folder, images_only=True)
     item = CaptionedImage(ImageTransform(16, crop="random", flip=True), fast_jpeg=True)
     stream = Stream([StreamSource(source, data, epochs=1)], item, 16)

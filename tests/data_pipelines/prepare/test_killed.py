@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.prepare.run import prepare
 from tests.kills import num_files, wait_for_files
+from tests.prepared import prepare_sources
 
 fork = multiprocessing.get_context("fork")  # no imports to wait for; a real process all the same
 
@@ -67,10 +67,8 @@ def run(
     """What a node does, in a session of its own so that its workers can be killed with it."""
     os.setsid()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
-    prepare(
-        [str(folder)], out, shard_size=size, num_workers=num_workers,
-        drop_duplicates=True, test_share=0.3,
-    )  # fmt: skip
+    settings = {"drop_duplicates": True, "test_fraction": 0.3}
+    prepare_sources(folder, out, shard_size=size, num_workers=num_workers, **settings)
 
 
 def start(*arguments) -> multiprocessing.Process:
@@ -181,29 +179,31 @@ def test_two_ranks_share_the_parts(folder, tmp_path, monkeypatch):
     made: list[tuple[str, int]] = []
     real = module.write_part
 
-    def noted(source, part, staging):
+    def noted(source, part, *others):
         made.append((os.environ["RANK"], part.number))
-        return real(source, part, staging)
+        return real(source, part, *others)
 
     monkeypatch.setattr(module, "write_part", noted)
     monkeypatch.setenv("WORLD_SIZE", "2")
     (tmp_path / "out").mkdir()
     monkeypatch.setenv("RANK", "0")
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(module.time, "sleep", Mock(side_effect=InterruptedError))
-        prepare([str(folder)], tmp_path / "out", shard_size=20)  # waits for rank 1 now
+        patch.setattr(
+            "data_pipelines.prepare.resume.time.sleep", Mock(side_effect=InterruptedError)
+        )
+        prepare_sources(folder, tmp_path / "out", shard_size=20)  # waits for rank 1 now
     monkeypatch.setenv("RANK", "1")
-    prepare([str(folder)], tmp_path / "out", shard_size=20)
+    prepare_sources(folder, tmp_path / "out", shard_size=20)
     assert made == [("0", 0), ("0", 2), ("1", 1)]
     monkeypatch.setenv("RANK", "0")
-    prepare([str(folder)], tmp_path / "out", shard_size=20)
+    prepare_sources(folder, tmp_path / "out", shard_size=20)
     assert len(made) == 3  # all were there
     monkeypatch.setenv("WORLD_SIZE", "1")
-    prepare([str(folder)], tmp_path / "alone", shard_size=20)
+    prepare_sources(folder, tmp_path / "alone", shard_size=20)
     assert_same(contents(tmp_path / "out"), contents(tmp_path / "alone"))
 
 
 def test_several_processes_end_with_the_bytes_of_one(folder, tmp_path):
-    one = prepare([str(folder)], tmp_path / "one", shard_size=15)
-    two = prepare([str(folder)], tmp_path / "two", shard_size=15, num_workers=2)
+    one = prepare_sources(folder, tmp_path / "one", shard_size=15)
+    two = prepare_sources(folder, tmp_path / "two", shard_size=15, num_workers=2)
     assert_same(contents(one), contents(two))

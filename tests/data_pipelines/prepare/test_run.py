@@ -1,4 +1,3 @@
-import argparse
 import hashlib
 import io
 import json
@@ -10,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from data_pipelines.images import open_image
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.prepare import part as prepare_part
 from data_pipelines.prepare import run as prepare_module
-from data_pipelines.prepare.run import command, prepare
 from data_pipelines.records import (
     IMAGE_MARK,
     SCHEMA,
@@ -24,8 +23,11 @@ from data_pipelines.records import (
     Record,
     record_to_row,
 )
+from data_pipelines.shards import writing_shard
 from runtime.errors import UserError
 from runtime.ranks import rank_and_world
+from semhitok.main import main
+from tests.prepared import prepare_sources
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def test_the_manifest_tells_what_is_there(folder, tmp_path):
-    out = prepare([str(folder)], tmp_path / "out", shard_size=3)
+    out = prepare_sources(folder, tmp_path / "out", shard_size=3)
     manifest = json.loads((out / "manifest.json").read_text())
 
     assert manifest["counts"] == {
@@ -58,21 +60,21 @@ def test_the_manifest_tells_what_is_there(folder, tmp_path):
     assert manifest["image_width"] == {"min": 8, "max": 14}
     assert manifest["image_height"] == {"min": 8, "max": 8}
     assert manifest["sources"] == [str(folder)]
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
     assert [shard["rows"] for shard in manifest["shards"]] == [3, 2, 2]
     for shard in manifest["shards"]:
         data = (out / shard["file"]).read_bytes()
         assert shard["bytes"] == len(data)
         assert shard["sha256"] == hashlib.sha256(data).hexdigest()
     assert sorted(contents(out)) == [
-        *(f"data-0000{i}.parquet" for i in range(3)),
+        *(f"data-0000{i}.arrow" for i in range(3)),
         "manifest.json",
         "quarantine.jsonl",
     ]
 
 
 def test_rejects_go_to_quarantine_with_their_reason(folder, tmp_path):
-    out = prepare([str(folder)], tmp_path / "out")
+    out = prepare_sources(folder, tmp_path / "out")
     lines = (out / "quarantine.jsonl").read_text().splitlines()
     damaged, no_text = map(json.loads, lines)
     assert (damaged["id"], damaged["source"]) == ("3b.png", str(folder))
@@ -82,16 +84,16 @@ def test_rejects_go_to_quarantine_with_their_reason(folder, tmp_path):
 
 
 def test_the_same_input_gives_the_same_bytes(folder, tmp_path):
-    first = prepare([str(folder)], tmp_path / "first", shard_size=3)
-    second = prepare([str(folder)], tmp_path / "second", shard_size=3)
+    first = prepare_sources(folder, tmp_path / "first", shard_size=3)
+    second = prepare_sources(folder, tmp_path / "second", shard_size=3)
     assert contents(first) == contents(second)
 
 
 @pytest.mark.parametrize("num_done", [0, 1, 4, 7])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, num_done):
-    expected = contents(prepare([str(folder)], tmp_path / "undisturbed", shard_size=3))
+    expected = contents(prepare_sources(folder, tmp_path / "undisturbed", shard_size=3))
     out = tmp_path / "out"
-    check, calls = prepare_part.decode_record, []
+    check, calls = prepare_part.check_record, []
 
     def check_until_killed(record):
         calls.append(record)
@@ -99,54 +101,54 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(folder, tmp_path, monkeyp
             raise KeyboardInterrupt
         return check(record)
 
-    monkeypatch.setattr(prepare_part, "decode_record", check_until_killed)
+    monkeypatch.setattr(prepare_part, "check_record", check_until_killed)
     with pytest.raises(KeyboardInterrupt):
-        prepare([str(folder)], out, shard_size=3)
+        prepare_sources(folder, out, shard_size=3)
     monkeypatch.undo()
     assert not (out / "manifest.json").exists()
     # What a kill in the middle of a write leaves behind.
-    (out / "data-00009.parquet").write_bytes(b"half a shard")
+    (out / "data-00009.arrow").write_bytes(b"half a shard")
     (out / ".manifest.json.0a1b2c3d.tmp").write_bytes(b"{")
 
-    assert contents(prepare([str(folder)], out, shard_size=3)) == expected
+    assert contents(prepare_sources(folder, out, shard_size=3)) == expected
 
 
 def test_a_kill_before_anything_was_written_is_no_obstacle(folder, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / ".in_progress.json.0a1b2c3d.tmp").write_bytes(b"{")
-    prepare([str(folder)], out)
+    prepare_sources(folder, out)
     assert not list(out.glob(".*"))
 
 
 def test_a_finished_folder_is_left_as_it_is(folder, tmp_path, monkeypatch, capsys):
-    out = prepare([str(folder)], tmp_path / "out")
+    out = prepare_sources(folder, tmp_path / "out")
     assert "finished already" not in capsys.readouterr().err
     monkeypatch.setattr(prepare_module, "open_source", lambda name: pytest.fail("read again"))
-    assert prepare([str(folder)], out) == out
+    assert prepare_sources(folder, out) == out
     assert "finished already, and left as it is; delete it" in capsys.readouterr().err
 
 
 def test_a_lost_shard_is_made_again(folder, tmp_path):
-    out = prepare([str(folder)], tmp_path / "out", shard_size=3)
+    out = prepare_sources(folder, tmp_path / "out", shard_size=3)
     expected = contents(out)
-    (out / "data-00001.parquet").unlink()
-    prepare([str(folder)], out, shard_size=3)
+    (out / "data-00001.arrow").unlink()
+    prepare_sources(folder, out, shard_size=3)
     assert contents(out) == expected
 
 
 def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
-    out = prepare([str(folder)], tmp_path / "out")
+    out = prepare_sources(folder, tmp_path / "out")
     before = contents(out)
     with pytest.raises(UserError, match="was prepared with sources"):
-        prepare(["easy-vqa-test"], out)
+        prepare_sources("easy-vqa-test", out)
     with pytest.raises(UserError, match="was prepared with shard_size 2000, not 5"):
-        prepare([str(folder)], out, shard_size=5)
+        prepare_sources(folder, out, shard_size=5)
     assert contents(out) == before
     with pytest.raises(UserError, match="not empty"):
-        prepare([str(folder)], folder)
-    with pytest.raises(UserError, match="is a file"):
-        prepare([str(folder)], folder / "0.png")
+        prepare_sources(folder, folder)
+    with pytest.raises(ValidationError, match="is a file, not a folder"):
+        prepare_sources(folder, folder / "0.png")
 
 
 @pytest.mark.parametrize("kind", ["", "folder:"])
@@ -155,14 +157,14 @@ def test_a_folder_inside_a_source_is_refused(folder, tmp_path, kind):
     link.symlink_to(folder)
     for out in (folder / "out", folder / "a" / "b", link / "out"):
         with pytest.raises(UserError, match=r"lies inside .*images.*choose a folder outside it"):
-            prepare([f"{kind}{folder}"], out)
+            prepare_sources(f"{kind}{folder}", out)
         assert not out.exists()
-    prepare([f"{kind}{link}"], tmp_path / "images-prepared")
+    prepare_sources(f"{kind}{link}", tmp_path / "images-prepared")
 
 
 def test_a_source_inside_the_folder_to_write_is_refused(folder):
     with pytest.raises(UserError, match="is not empty and was not written by prepare"):
-        prepare([str(folder)], folder.parent)
+        prepare_sources(folder, folder.parent)
 
 
 def test_a_reason_is_one_line_that_a_terminal_can_show(tmp_path, monkeypatch, capsys):
@@ -173,8 +175,8 @@ def test_a_reason_is_one_line_that_a_terminal_can_show(tmp_path, monkeypatch, ca
         if record.text == "b":
             raise ValueError("first line\n  second \x1b[31mline \udcff")
 
-    monkeypatch.setattr(prepare_part, "decode_record", check)
-    out = prepare([f"jsonl:{path}"], tmp_path / "out")
+    monkeypatch.setattr(prepare_part, "check_record", check)
+    out = prepare_sources(f"jsonl:{path}", tmp_path / "out")
     (line,) = (out / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"] == r"first line second \x1b[31mline \udcff"
     told = capsys.readouterr().err
@@ -183,9 +185,9 @@ def test_a_reason_is_one_line_that_a_terminal_can_show(tmp_path, monkeypatch, ca
 
 def test_too_many_rejects_stop_the_run(folder, tmp_path):
     with pytest.raises(UserError, match=r"more than 1 records were rejected .*5b\.png"):
-        prepare([str(folder)], tmp_path / "strict", max_rejects=1)
+        prepare_sources(folder, tmp_path / "strict", max_rejects=1)
     assert not (tmp_path / "strict" / "manifest.json").exists()
-    prepare([str(folder)], tmp_path / "lenient", max_rejects=2)
+    prepare_sources(folder, tmp_path / "lenient", max_rejects=2)
 
 
 def test_nothing_usable_is_no_data_set(tmp_path):
@@ -193,33 +195,33 @@ def test_nothing_usable_is_no_data_set(tmp_path):
     root.mkdir()
     (root / "bad.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no record could be used.*bad\.png"):
-        prepare([str(root)], tmp_path / "out")
+        prepare_sources(root, tmp_path / "out")
 
 
 def test_an_unknown_source_is_answered_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match="easy-vqa-train, easy-vqa-test, or the path"):
-        prepare(["easy-vqa"], tmp_path / "out")
+        prepare_sources("easy-vqa", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_two_records_of_one_name_are_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "again")
     with pytest.raises(UserError, match=r"two records are called 0\.png"):
-        prepare([str(folder), str(tmp_path / "again")], tmp_path / "out")
+        prepare_sources([str(folder), str(tmp_path / "again")], tmp_path / "out")
 
 
 def test_two_sources_of_one_name_are_refused(folder, tmp_path):
-    with pytest.raises(UserError, match=r"images is named twice"):
-        prepare([str(folder), str(folder)], tmp_path / "out")
+    with pytest.raises(ValidationError, match=r"images is named twice"):
+        prepare_sources([str(folder), str(folder)], tmp_path / "out")
 
 
-def test_the_command_passes_its_arguments_on(folder, tmp_path):
-    args = argparse.Namespace(
-        sources=[str(folder)], out=tmp_path / "out", max_rejects=None, shard_size=4,
-        num_workers=1, drop_duplicates=False, test_share=0.0,
-    )  # fmt: skip
-    assert command(args) == tmp_path / "out"
+def test_the_command_passes_its_options_on(folder, tmp_path, capsys):
+    command = ["prepare", str(folder), "--out", str(tmp_path / "out"), "--shard-size", "4"]
+    assert main([*command, "--num-workers", "1"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'out'}\n"
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["shard_size"] == 4
+    assert main([*command, "--test-fraction", "1"]) == 2
+    assert "--test-fraction must be less than 1, not '1'" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -236,13 +238,13 @@ def repeated(tmp_path) -> Path:
 
 
 def test_images_that_come_twice_are_counted_or_dropped(repeated, tmp_path):
-    kept = prepare([str(repeated)], tmp_path / "kept", shard_size=7)
+    kept = prepare_sources(repeated, tmp_path / "kept", shard_size=7)
     manifest = json.loads((kept / "manifest.json").read_text())
     assert (manifest["counts"]["records"], manifest["duplicate_images"]) == (40, 10)
     first = json.loads((kept / "duplicates.jsonl").read_text().splitlines()[0])
     assert first == {"id": "30.bmp", "of": "00.png"}
 
-    dropped = prepare([str(repeated)], tmp_path / "dropped", shard_size=7, drop_duplicates=True)
+    dropped = prepare_sources(repeated, tmp_path / "dropped", shard_size=7, drop_duplicates=True)
     manifest = json.loads((dropped / "manifest.json").read_text())
     assert (manifest["counts"]["records"], manifest["counts"]["rejects"]) == (30, 10)
     assert PreparedDataset(dropped).ids == [f"{number:02d}.png" for number in range(30)]
@@ -252,7 +254,7 @@ def test_images_that_come_twice_are_counted_or_dropped(repeated, tmp_path):
 
 
 def test_a_test_split_shares_no_image_with_the_rest(repeated, tmp_path):
-    out = prepare([str(repeated)], tmp_path / "out", shard_size=7, test_share=0.3)
+    out = prepare_sources(repeated, tmp_path / "out", shard_size=7, test_fraction=0.3)
     sides = [PreparedDataset(out / side) for side in ("train", "test")]
     pixels = [{open_image(record.image).tobytes() for record in side} for side in sides]
     assert not pixels[0] & pixels[1]
@@ -260,11 +262,11 @@ def test_a_test_split_shares_no_image_with_the_rest(repeated, tmp_path):
     assert 0.1 < len(sides[1]) / 40 < 0.5
     twice = {record.record_id for side in sides for record in side}
     assert len(twice) == 40
-    assert prepare([str(repeated)], out, shard_size=7, test_share=0.3) == out  # finished
-    with pytest.raises(UserError, match=r"prepared with test_share 0.3, not 0.2"):
-        prepare([str(repeated)], out, shard_size=7, test_share=0.2)
-    with pytest.raises(UserError, match=r"prepared with test_share 0.3, not 0.0"):
-        prepare([str(repeated)], out, shard_size=7)
+    assert prepare_sources(repeated, out, shard_size=7, test_fraction=0.3) == out  # finished
+    with pytest.raises(UserError, match=r"prepared with test_fraction 0.3, not 0.2"):
+        prepare_sources(repeated, out, shard_size=7, test_fraction=0.2)
+    with pytest.raises(UserError, match=r"prepared with test_fraction 0.3, not 0.0"):
+        prepare_sources(repeated, out, shard_size=7)
 
 
 def test_a_conversation_goes_where_its_images_are(repeated, tmp_path):
@@ -277,7 +279,7 @@ def test_a_conversation_goes_where_its_images_are(repeated, tmp_path):
     path = tmp_path / "chat.json"
     path.write_text(json.dumps(entries))
     source = f"llava:{path},images={repeated}"
-    out = prepare([source], tmp_path / "out", shard_size=7, test_share=0.3)
+    out = prepare_sources(source, tmp_path / "out", shard_size=7, test_fraction=0.3)
     num_conversations = 0
     for side in ("train", "test"):
         dataset = PreparedDataset(out / side)
@@ -291,6 +293,28 @@ def test_a_conversation_goes_where_its_images_are(repeated, tmp_path):
         "a conversation shows images of both sides of the split"
     }
     assert num_conversations + len(lines) == len(entries)
+
+
+def test_only_shards_that_lose_records_are_written_again(repeated, tmp_path, monkeypatch):
+    written, real = [], writing_shard
+
+    def noted(storage, name):
+        written.append(name)
+        return real(storage, name)
+
+    monkeypatch.setattr("data_pipelines.prepare.part.writing_shard", noted)
+    monkeypatch.setattr("data_pipelines.prepare.finish.writing_shard", noted)
+    out = prepare_sources(repeated, tmp_path / "kept", shard_size=10, test_fraction=0.3)
+    shards = [path for side in ("train", "test") for path in (out / side).glob("*.arrow")]
+    assert len(written) == len(shards)  # each once, in its part
+    written.clear()
+    out = prepare_sources(repeated, tmp_path / "out", shard_size=15, drop_duplicates=True)
+    assert written == ["part-000000-train.arrow", "part-000001-train.arrow",
+                       "part-000002-train.arrow"]  # fmt: skip
+    assert [path.name for path in out.glob("*.arrow")] == ["data-00000.arrow", "data-00001.arrow"]
+    written.clear()
+    prepare_sources(repeated, tmp_path / "cut", shard_size=7, drop_duplicates=True)
+    assert written[6:] == ["data-00004.arrow"]  # 28 … 34, of which 30 … 34 came before
 
 
 def spoken(record_id: str, colour: int | None, *shown: str) -> Record:
@@ -323,7 +347,7 @@ def test_what_shows_the_image_of_a_refused_record_is_refused_too(tmp_path, shard
         spoken("fine", 4),
         spoken("good", None, "fine"),
     )
-    out = prepare([source], tmp_path / "out", shard_size=shard_size)
+    out = prepare_sources(source, tmp_path / "out", shard_size=shard_size)
     assert PreparedDataset(out).ids == ["fine", "good"]
     lines = list(map(json.loads, (out / "quarantine.jsonl").read_text().splitlines()))
     lacking = {line["id"]: line["reason"].split()[6] for line in lines}
@@ -336,14 +360,14 @@ def test_what_a_rejected_second_record_shows_is_not_the_firsts(tmp_path):
     source = table_of(
         tmp_path / "twice.parquet", spoken("a", 1), spoken("a", None, "nowhere"), spoken("b", 2)
     )
-    out = prepare([source], tmp_path / "out")
+    out = prepare_sources(source, tmp_path / "out")
     assert PreparedDataset(out).ids == ["a", "b"]
 
 
 def test_a_second_record_of_one_id_in_one_source_is_rejected(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"id": "a", "text": "one"}\n{"id": "a", "text": "two"}\n')
-    out = prepare([f"jsonl:{path}"], tmp_path / "out")
+    out = prepare_sources(f"jsonl:{path}", tmp_path / "out")
     assert [record.text for record in PreparedDataset(out)] == ["one"]
     assert "another record of this id" in (out / "quarantine.jsonl").read_text()
 
@@ -353,19 +377,19 @@ def test_an_object_store_takes_a_prepared_folder_and_gives_it_back(folder, tmp_p
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     url = f"memory://semhitok-{tmp_path.name}/data"
-    assert prepare([str(folder)], url, shard_size=3) == url
-    local = prepare([str(folder)], tmp_path / "local", shard_size=3)
+    prepare_sources(folder, url, shard_size=3)
+    local = prepare_sources(folder, tmp_path / "local", shard_size=3)
     stored = fsspec.filesystem("memory")
     names = [path.rsplit("/", 1)[-1] for path in stored.find(url.removeprefix("memory:/"))]
     assert sorted(names) == sorted(contents(local))
     for name in names:
         assert stored.cat_file(f"{url.removeprefix('memory:/')}/{name}") == contents(local)[name]
     assert list(PreparedDataset(url)) == list(PreparedDataset(local))
-    assert prepare([str(folder)], url, shard_size=3) == url  # finished
+    prepare_sources(folder, url, shard_size=3)  # finished
     with pytest.raises(UserError, match="prepared with shard_size 3, not 4"):
-        prepare([str(folder)], url, shard_size=4)
+        prepare_sources(folder, url, shard_size=4)
     with pytest.raises(UserError, match="cannot be opened"):
-        prepare([str(folder)], "nonsense://bucket/data")
+        prepare_sources(folder, "nonsense://bucket/data")
 
 
 @pytest.mark.parametrize(

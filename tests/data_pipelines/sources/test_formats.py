@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.loading.image_dataset import ImageTensors
-from data_pipelines.prepare.run import prepare
+from data_pipelines.loading.image_dataset import PreparedImages
 from data_pipelines.records import Conversation, Message, Question, Record, Reject
-from data_pipelines.sources.source import EXAMPLES, open_source, parse_source
+from data_pipelines.sources.source import open_source
+from data_pipelines.sources.spec import KINDS, parse_source
 from runtime.errors import UserError
 from tests.data_pipelines.small_sources import add, picture, read
+from tests.prepared import prepare_sources
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_llava_conversations(images, tmp_path):
     assert second == Record("1.png", picture(1))
     assert outside == Reject("../0.png", "the name of its file leads upwards (../0.png)")
 
-    out = prepare([f"llava:{path},images={images}"], tmp_path / "out")
+    out = prepare_sources([f"llava:{path},images={images}"], tmp_path / "out")
     counts = json.loads((out / "manifest.json").read_text())["counts"]
     assert (counts["records"], counts["images"], counts["conversations"]) == (4, 2, 4)
 
@@ -108,7 +109,7 @@ def test_a_conversation_about_an_image_that_is_not_there_is_rejected(images, tmp
     turns = [{"from": "human", "value": "<image><image>"}, {"from": "gpt", "value": "two"}]
     entries = [{"image": ["1.png", "nowhere.png"], "conversations": turns}]
     (tmp_path / "chat.json").write_text(json.dumps(entries))
-    out = prepare([f"llava:{tmp_path / 'chat.json'},images={images}"], tmp_path / "out")
+    out = prepare_sources([f"llava:{tmp_path / 'chat.json'},images={images}"], tmp_path / "out")
     absent, about = map(json.loads, (out / "quarantine.jsonl").read_text().splitlines())
     assert absent["id"] == "nowhere.png" and "not there" in absent["reason"]
     assert "shows the image of nowhere.png, which is not there" in about["reason"]
@@ -163,8 +164,8 @@ def test_parquet_is_read_from_a_store(tmp_path):
 
 def test_prepared_shards_are_a_source(images, tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a story"}\n')
-    out = prepare([str(images), f"jsonl:{tmp_path / 't.jsonl'}"], tmp_path / "out")
-    assert read(f"parquet:{out}") == list(PreparedDataset(out))
+    out = prepare_sources([str(images), f"jsonl:{tmp_path / 't.jsonl'}"], tmp_path / "out")
+    assert read(f"arrow:{out}") == list(PreparedDataset(out))
 
 
 def test_vqav2_as_published(images, tmp_path):
@@ -264,35 +265,6 @@ def test_texts_a_line_each(tmp_path):
     assert wrong.reason == "the line is a JSON list, not an object"
 
 
-def test_emoji_as_npm_packs_them(tmp_path):
-    names = [
-        {
-            "name": "GRINNING FACE", "unified": "1F600", "image": "1f600.png",
-            "short_name": "grinning", "short_names": ["grinning"], "category": "Smileys & Emotion",
-            "has_img_google": True,
-        },
-        {"name": "NO PICTURE", "unified": "1F601", "image": "1f601.png", "has_img_google": False},
-        {
-            "name": "HEAVY BLACK HEART", "unified": "2764-FE0F", "image": "2764-fe0f.png",
-            "short_names": ["heart", "red_heart"], "has_img_google": True,
-        },
-    ]  # fmt: skip
-    path = tmp_path / "emoji-datasource-google-16.0.0.tgz"
-    with tarfile.open(path, "w:gz") as archive:
-        add(archive, "package/img/google/64/1f600.png", picture(1))
-        add(archive, "package/img/google/64/2764-fe0f.png", picture(2))
-        add(archive, "package/emoji.json", json.dumps(names).encode())
-    expected = [
-        Record("emoji-1f600", picture(1), ["grinning face", "grinning"]),
-        Record("emoji-2764-fe0f", picture(2), ["heavy black heart", "heart", "red heart"]),
-    ]
-    assert read(f"emoji:{path}") == expected
-    with tarfile.open(path) as archive:
-        for member in archive:  # Python 3.11 before 3.11.4 has no filters
-            archive.extract(member, tmp_path)
-    assert read(f"emoji:{tmp_path / 'package'}") == expected
-
-
 @pytest.fixture(scope="module")
 def five_formats(tmp_path_factory) -> list[PreparedDataset]:
     """The same 500 captioned pictures, prepared from five formats."""
@@ -335,20 +307,20 @@ def five_formats(tmp_path_factory) -> list[PreparedDataset]:
         f"webdataset:{root / 't.tar'}",
     ]
     return [
-        PreparedDataset(prepare([source], root / "out" / str(i), shard_size=200))
+        PreparedDataset(prepare_sources(source, root / "out" / str(i), shard_size=200))
         for i, source in enumerate(sources)
     ]
 
 
 def test_the_same_records_through_five_formats_give_identical_batches(five_formats):
     loaders = [
-        torch.utils.data.DataLoader(ImageTensors(dataset, 8), batch_size=50)
+        torch.utils.data.DataLoader(PreparedImages(dataset, 8), batch_size=50)
         for dataset in five_formats
     ]
     count = 0
     for batches in zip(*loaders, strict=True):
         for other in batches[1:]:
-            assert torch.equal(other["images"], batches[0]["images"])
+            assert torch.equal(other["pixels"], batches[0]["pixels"])
             assert other["caption"] == batches[0]["caption"]
         count += len(batches[0]["caption"])
     assert count == 500
@@ -357,10 +329,10 @@ def test_the_same_records_through_five_formats_give_identical_batches(five_forma
 
 
 def test_every_kind_is_documented_and_its_example_is_written_right():
-    from data_pipelines.sources import source as sources
+    from data_pipelines.sources import spec as sources
 
-    for kind, example in EXAMPLES.items():
-        assert parse_source(example).kind == kind
+    for kind, written in KINDS.items():
+        assert parse_source(written.example).kind == kind
         assert f"{kind}:" in sources.__doc__
 
 

@@ -7,11 +7,11 @@ import tarfile
 import pytest
 
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.prepare.run import prepare
 from data_pipelines.records import Record
 from data_pipelines.sources.source import open_source
 from runtime.errors import UserError
 from tests.data_pipelines.small_sources import add, picture, read, tar
+from tests.prepared import prepare_sources
 
 
 def test_webdataset_tars(tmp_path):
@@ -55,7 +55,7 @@ def test_samples_numbered_anew_in_each_tar_are_all_kept(tmp_path):
         (tmp_path / folder).mkdir()
         for number in range(2):
             tar(tmp_path / folder / f"{number}.tar", ("000.png", picture(number)))
-    out = prepare([f"webdataset:{tmp_path}/*/{{0..1}}.tar"], tmp_path / "out")
+    out = prepare_sources(f"webdataset:{tmp_path}/*/{{0..1}}.tar", tmp_path / "out")
     assert PreparedDataset(out).ids == ["de/0/000", "en/0/000", "de/1/000", "en/1/000"]
 
 
@@ -80,7 +80,9 @@ def test_columns_of_a_tar_are_keys_of_its_json_and_endings_of_its_files(tmp_path
 def test_a_tar_that_cannot_be_opened_stops_the_run(tmp_path, num_workers):
     place = f"memory://semhitok-{tmp_path.name}"
     with pytest.raises(UserError, match=r"/0.tar cannot be opened .*then run the same command"):
-        prepare([f"webdataset:{place}/{{0..1}}.tar"], tmp_path / "out", num_workers=num_workers)
+        prepare_sources(
+            f"webdataset:{place}/{{0..1}}.tar", tmp_path / "out", num_workers=num_workers
+        )
     assert not (tmp_path / "out" / "quarantine.jsonl").exists()
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.prepare.run import prepare
 from eval.analysis import observation
 from eval.analysis.grouped_variance import GroupedVariance
 from eval.analysis.observation import ObservationSettings, evaluate, to_patches
 from runtime.errors import UserError
+from tests.prepared import prepare_sources
 from tokenizer.model.codebook import GroupedCodebook
 
 LEVELS = (0.2, 0.5, 0.8)  # mean of the patches of each code
@@ -116,7 +116,7 @@ def data(tmp_path_factory):
         levels = chance.choice(LEVELS, size=(4, 4, 1)).repeat(8, 0).repeat(8, 1)
         pixels = levels + NOISE * chance.standard_normal((32, 32, 3))
         Image.fromarray((pixels * 255).round().astype(np.uint8)).save(folder / f"{number:02d}.png")
-    return prepare([str(folder)], tmp_path_factory.mktemp("prepared") / "data")
+    return prepare_sources(folder, tmp_path_factory.mktemp("prepared") / "data")
 
 
 @pytest.fixture

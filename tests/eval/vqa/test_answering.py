@@ -254,7 +254,7 @@ def test_batches_hold_every_place_once_and_like_lengths_together():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_shares_hold_every_batch_once(world_size):
+def test_fractions_hold_every_batch_once(world_size):
     shares = [share(20, rank, world_size) for rank in range(world_size)]
     assert [index for own in shares for index in own] == list(range(20))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

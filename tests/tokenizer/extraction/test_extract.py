@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.images import open_image, to_tensor
-from data_pipelines.loading.crops import numbered_crop
+from data_pipelines.images import numbered_crop, open_image, to_tensor
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.prepare.run import prepare
 from data_pipelines.records import Record
-from data_pipelines.sources.source import Source
 from runtime.errors import UserError
 from tests.mllm.tiny import launch
+from tests.prepared import prepare_records
 from tokenizer.extraction import extract
 from tokenizer.extraction.code_shards import CodeStore
 from tokenizer.extraction.extract import extract_codes
@@ -229,9 +227,7 @@ def test_records_without_an_image_are_passed_over(
         for record in records[:10]
         for item in (Record(f"text-{record.record_id}", None, text="a story"), record)
     ]
-    source = Source("mixed", "CC0-1.0", "this test", len(mixed), iter(mixed))
-    monkeypatch.setattr("data_pipelines.prepare.run.open_source", lambda name: source)
-    data = prepare(["mixed"], tmp_path / "data", shard_size=3)
+    data = prepare_records(mixed, tmp_path / "data", shard_size=3)
     store = CodeStore(extract_codes(tokenizer_folder, data, tmp_path / "out", shard_size=4))
     assert len(store) == 10
     assert "text-00.png" not in store

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from runtime.config import build_config, load_config, save_config
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
+from tests.prepared import prepare_sources
 from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.saved.model_folder import load_tokenizer
 from tokenizer.training import train
@@ -227,13 +228,12 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused(chain, tmp_path, monkeyp
 
 
 def test_a_teacher_needs_captions(chain, image_folder, tmp_path):
-    from data_pipelines.prepare.run import prepare
 
     _, values = chain
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(image_folder / "00.png", bare)
-    data = prepare([str(bare)], tmp_path / "data")
+    data = prepare_sources(bare, tmp_path / "data")
     with pytest.raises(UserError, match="no captions"):
         run("teacher", values["teacher"] | {"data": str(data), "out": str(tmp_path / "out")})
 

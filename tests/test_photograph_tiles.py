@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import tiles
-from data_pipelines.prepare.run import prepare
-from data_pipelines.tiles import cut_tiles, main, random_square
+from examples import photograph_tiles as tiles
+from tests.prepared import prepare_sources
 
 
 @pytest.fixture
@@ -24,15 +23,21 @@ def photographs(tmp_path):
     return folder
 
 
+def cut(folder, out, *options):
+    """Tiles of 16 pixels, by the command."""
+    tiles.main([str(folder), "--out", str(out), "--size", "16", *map(str, options)])
+    return out
+
+
 def pixels(folder):
     return {path.stem: np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))}
 
 
 def test_no_pixel_is_both_trained_and_measured_on(photographs, tmp_path):
     out = tmp_path / "tiles"
-    cut_tiles(sorted(photographs.iterdir()), out, 16, 30, 10, ("three",))
+    cut(photographs, out, "--num-tiles", 30, "--num-held-out", 10, "--hold-out", "three")
     train, regions, held_out = (
-        pixels(out / part) for part in (tiles.TRAIN, tiles.REGIONS, tiles.PHOTOGRAPHS)
+        pixels(out / part) for part in ("train", "held-out-regions", "held-out-photographs")
     )
     assert {name.split("-")[0] for name in train} == {"one", "two"}
     assert {name.split("-")[0] for name in held_out} == {"three"}
@@ -46,8 +51,8 @@ def test_no_pixel_is_both_trained_and_measured_on(photographs, tmp_path):
 
 
 def test_tiles_can_be_prepared_and_are_captioned_by_their_photograph(photographs, tmp_path):
-    cut_tiles(sorted(photographs.iterdir()), tmp_path / "tiles", 16, 3, 1)
-    data = prepare([str(tmp_path / "tiles" / "train")], tmp_path / "data")
+    cut(photographs, tmp_path / "tiles", "--num-tiles", 3, "--num-held-out", 1)
+    data = prepare_sources(tmp_path / "tiles" / "train", tmp_path / "data")
     from data_pipelines.loading.dataset import PreparedDataset
 
     captions = {text.record_id: text.captions for text in PreparedDataset(data).texts()}
@@ -56,9 +61,8 @@ def test_tiles_can_be_prepared_and_are_captioned_by_their_photograph(photographs
 
 
 def test_the_same_seed_cuts_the_same_tiles(photographs, tmp_path):
-    paths = sorted(photographs.iterdir())
     parts = [
-        pixels(cut_tiles(paths, tmp_path / str(number), 16, 5, 1, seed=seed) / "train")
+        pixels(cut(photographs, tmp_path / str(number), "--num-tiles", 5, "--seed", seed) / "train")
         for number, seed in enumerate((0, 0, 1))
     ]
     same = [np.array_equal(parts[0][name], parts[1][name]) for name in parts[0]]
@@ -67,15 +71,15 @@ def test_the_same_seed_cuts_the_same_tiles(photographs, tmp_path):
 
 
 def test_squares_lie_in_their_box_and_have_every_size():
-    chance = random.Random(0)
-    squares = [random_square((10, 20, 110, 80), 15, chance) for _ in range(500)]
+    rng = random.Random(0)
+    squares = [tiles.random_square((10, 20, 110, 80), 15, rng) for _ in range(500)]
     for left, top, right, bottom in squares:
         assert right - left == bottom - top
         assert min(left - 10, top - 20, 110 - right, 80 - bottom) >= 0
     sides = [right - left for left, _, right, _ in squares]
     assert min(sides) < 17 and max(sides) > 57
     # A box that is too small gives what it has.
-    assert random_square((0, 0, 8, 9), 15, chance)[2] <= 8
+    assert tiles.random_square((0, 0, 8, 9), 15, rng)[2] <= 8
 
 
 def test_the_sample_photographs_are_there():
@@ -83,7 +87,7 @@ def test_the_sample_photographs_are_there():
     pytest.importorskip("sklearn")
     paths = tiles.sample_photographs()
     assert len(paths) == 10 and all(path.is_file() for path in paths)
-    assert set(tiles.HELD_OUT_SAMPLES) < {path.stem for path in paths}
+    assert set(tiles.HELD_OUT_SAMPLES.split(",")) < {path.stem for path in paths}
 
 
 def test_missing_samples_are_named(monkeypatch):
@@ -106,13 +110,13 @@ def test_missing_samples_are_named(monkeypatch):
 def test_bad_input_is_one_sentence(photographs, tmp_path, options, message, capsys):
     options = [str(photographs) if word == "PHOTOGRAPHS" else word for word in options]
     with pytest.raises(SystemExit):
-        main([str(photographs), "--out", str(tmp_path / "out"), *options])
+        tiles.main([str(photographs), "--out", str(tmp_path / "out"), *options])
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1] and "Traceback" not in lines[-1]
 
 
 def test_the_command_says_what_it_wrote(photographs, tmp_path, capsys):
     out = tmp_path / "out"
-    main([str(photographs), "--out", str(out), "--num-tiles", "2", "--hold-out", "one"])
+    tiles.main([str(photographs), "--out", str(out), "--num-tiles", "2", "--hold-out", "one"])
     assert capsys.readouterr().out == f"wrote {out}\n"
     assert len(pixels(out / "train")) == 4

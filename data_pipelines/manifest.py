@@ -1,0 +1,82 @@
+"""The manifest of prepared data: `prepare` writes it last, and everything else reads it first."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.records import SCHEMA_VERSION
+from runtime.errors import UserError
+from runtime.files import fingerprint, read_json
+from runtime.storage import check_listed
+
+MANIFEST_NAME = "manifest.json"
+QUARANTINE_NAME = "quarantine.jsonl"
+DUPLICATES_NAME = "duplicates.jsonl"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder, whose shards are there.
+
+    Raises:
+        UserError: if the folder has no manifest, was written for another schema, or a shard is
+            missing or not of its size.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no prepared data ({MANIFEST_NAME}); run: semhitok prepare SOURCE "
+            f"--out {folder}"
+        )
+    manifest = read_json(path)
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder} was prepared with schema version {version}, this program reads "
+            f"{SCHEMA_VERSION}; delete it and run semhitok prepare again"
+        )
+    if not (
+        _has(manifest.get("counts"), "records", "images")
+        and isinstance(manifest.get("shards"), list)
+        and all(_has(shard, "file", "rows", "bytes", "sha256") for shard in manifest["shards"])
+    ):
+        raise UserError(
+            f"{path} is no manifest of prepared data; name a folder that semhitok prepare wrote"
+        )
+    check_listed(folder, [shard["file"] for shard in manifest["shards"]])
+    for shard in manifest["shards"]:
+        _check_shard(folder / shard["file"], shard["bytes"])
+    return dict(manifest)
+
+
+def content_fingerprint(manifest: dict[str, Any]) -> str:
+    """Names the content of the shards: a hash over their own, in order."""
+    return fingerprint(shard["sha256"] for shard in manifest["shards"])
+
+
+def reason_kind(reason: str) -> str:
+    """The reason of a reject without the names and numbers that differ from record to record."""
+    without = re.sub(r" ?\(.*\)|'[^']*'|\S+\.\w{2,4}\b", "", reason)
+    return " ".join(re.sub(r"\d[\d,]*", "N", without).split())
+
+
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
+    """How many records were rejected for which kind of reason, the most frequent first."""
+    kinds = Counter(map(reason_kind, reasons))
+    return dict(sorted(kinds.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def _has(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and all(key in value for key in keys)
+
+
+def _check_shard(path: Path, num_bytes: int) -> None:
+    if not path.is_file():
+        raise UserError(f"the shard {path} is missing; run semhitok prepare again")
+    size = path.stat().st_size
+    if size != num_bytes:
+        raise UserError(
+            f"the shard {path} has {size:,} bytes where the manifest says {num_bytes:,}; "
+            "run semhitok prepare again"
+        )

@@ -1,0 +1,134 @@
+"""What only all parts together tell: which records are rejected late, and which side each is on.
+
+Ids that come twice, images that come twice, and conversations about images that are not there, or
+are on the other side of a split. Reads accounts alone, and no image.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from data_pipelines.prepare.part import Account, Part, refusal
+from runtime.errors import UserError
+
+
+@dataclass
+class Decision:
+    """What becomes of every record."""
+
+    sides: list[list[str | None]] = field(default_factory=list)
+    """Of each part, of each of its entries: "train", "test", or None for a reject."""
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    """All rejects, part by part."""
+    duplicates: list[dict[str, str]] = field(default_factory=list)
+    """`id`, and the id of the record that it has the same image `of`."""
+
+
+def decide(
+    parts: list[Part],
+    accounts: list[Account],
+    sources: list[str],
+    drop_duplicates: bool,
+    test_fraction: float,
+) -> Decision:
+    """Settle what becomes of every record.
+
+    Args:
+        parts, accounts: in order.
+        sources: their names.
+        drop_duplicates: reject a record whose image came before, with its text.
+        test_fraction: fraction of the images that goes to the test side.
+
+    Raises:
+        UserError: if records of two sources share an id.
+    """
+    decision = Decision()
+    seen: dict[str, tuple[int, str]] = {}  # id -> its source, its side
+    first: dict[str, str] = {}  # digest -> id
+    late: list[list[dict[str, str]]] = []  # rejects of each part that its account does not know
+    for part, account in zip(parts, accounts, strict=True):
+        decision.sides.append([])
+        late.append([])
+        for entry in account.entries:
+            reason = None
+            if entry.record_id in seen:
+                _refuse_two_sources(entry.record_id, seen[entry.record_id][0], part, sources)
+                reason = "another record of this id came before"
+            elif entry.digest in first:
+                of = first[entry.digest]
+                decision.duplicates.append({"id": entry.record_id, "of": of})
+                reason = f"its image is the same as that of {of}" if drop_duplicates else None
+            if reason is not None:
+                late[-1].append(refusal(entry.record_id, sources[part.source], reason))
+                decision.sides[-1].append(None)
+                continue
+            if entry.digest is not None:
+                first.setdefault(entry.digest, entry.record_id)
+            side = entry.first_side(test_fraction)
+            seen[entry.record_id] = (part.source, side)
+            decision.sides[-1].append(side)
+    for number, entry_id, reason in _follow_references(accounts, decision.sides, seen):
+        late[number].append(refusal(entry_id, sources[parts[number].source], reason))
+    for account, refused in zip(accounts, late, strict=True):
+        decision.rejects += account.rejects + refused
+    return decision
+
+
+def _refuse_two_sources(record_id: str, before: int, part: Part, sources: list[str]) -> None:
+    if before != part.source:
+        raise UserError(
+            f"two records are called {record_id}, one of {sources[before]} and one of "
+            f"{sources[part.source]}; rename one, or prepare the sources into separate folders, "
+            "which training mixes"
+        )
+
+
+def _follow_references(
+    accounts: list[Account], sides: list[list[str | None]], seen: dict[str, tuple[int, str]]
+) -> list[tuple[int, str, str]]:
+    """Put conversations on the side of the images they show, and reject those that lack one.
+
+    Args:
+        accounts: of all parts.
+        sides: of their entries; changed in place.
+        seen: the source and the side of each record by id.
+
+    Returns:
+        Part, id and reason of each reject.
+    """
+    has_image = {
+        entry.record_id
+        for account, its_sides in zip(accounts, sides, strict=True)
+        for entry, side in zip(account.entries, its_sides, strict=True)
+        if entry.digest is not None and side is not None
+    }
+    waiting = deque(
+        (number, row)
+        for number, account in enumerate(accounts)
+        for row, entry in enumerate(account.entries)
+        if entry.shown
+    )
+    shown_by: dict[str, list[tuple[int, int]]] = {}
+    for number, row in waiting:
+        for name in set(accounts[number].entries[row].shown or ()):
+            shown_by.setdefault(name, []).append((number, row))
+    rejects = []
+    while waiting:
+        number, row = waiting.popleft()
+        entry, side = accounts[number].entries[row], sides[number][row]
+        if side is None:
+            continue
+        shown = entry.shown or []
+        if missing := [name for name in shown if name not in has_image]:
+            reason = f"a conversation shows the image of {missing[0]}, which is not there"
+        else:
+            theirs = {seen[name][1] for name in shown} | ({side} if entry.digest else set())
+            if len(theirs) == 1:
+                sides[number][row] = theirs.pop()
+                continue
+            reason = "a conversation shows images of both sides of the split"
+        rejects.append((number, entry.record_id, reason))
+        sides[number][row] = None
+        if entry.record_id in has_image:  # its own image is gone too, and who shows it lacks it now
+            has_image.remove(entry.record_id)
+            waiting.extend(shown_by.get(entry.record_id, []))
+    return rejects
