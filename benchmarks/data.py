@@ -18,7 +18,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,9 @@ def _time_images(work: Path, arguments: argparse.Namespace) -> list[dict[str, An
     folder = write_prepared(work / "photos", records, rows_per_shard=100)
     rows = []
     for num_workers in arguments.workers:
-        ways = {way.__name__: partial(way, folder, num_workers) for way in (plain, ours)}
+        ways: dict[str, Callable[[], Any]] = {
+            way.__name__: partial(way, folder, num_workers) for way in (plain, ours)
+        }
         seconds = protocol.seconds_in_turn(ways, arguments.repeats)
         medians = {name: protocol.median(values) for name, values in seconds.items()}
         rows.append(

@@ -51,6 +51,9 @@ def add_options(parser: argparse.ArgumentParser, settings_class: type[Settings])
         group = parser.add_argument_group((field.description or name).rstrip("."))
         for inner_name, inner_field in inside.model_fields.items():
             _add_option(group, inner_name, inner_field)
+    for former, name in settings_class.renamed.items():
+        flags = (f"--{word.replace('_', '-')}" for word in (former, name))
+        parser.add_argument(next(flags), action=_Renamed, nargs="?", help=next(flags))
 
 
 def read_options(
@@ -85,6 +88,19 @@ class _Once(argparse.Action):
         if hasattr(namespace, self.dest):
             parser.error(f"{option_string} is given twice")
         setattr(namespace, self.dest, values)
+
+
+class _Renamed(argparse.Action):
+    """Refuses a former option; its help text, which is not shown, is the present one."""
+
+    def __init__(self, option_strings, dest, help, **settings):
+        super().__init__(
+            option_strings, dest, help=argparse.SUPPRESS, default=argparse.SUPPRESS, **settings
+        )
+        self.present = help
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} is called {self.present} now")
 
 
 def _add_option(group: Any, name: str, field: FieldInfo) -> None:

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from data_pipelines.records import Question, Record
 from mllm.init.build import init_mllm
 from mllm.phase.settings import InitConfig
-from semhitok import old_main as cli
+from semhitok import main as cli
 from tests.prepared import prepare_records, prepare_sources
 from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
@@ -423,7 +423,7 @@ def test_two_pictures_of_one_name(refuse):
         ("folder:@pictures,captions=@nowhere.csv", "no such file"),
         ("folder:@pictures,caption=words,captions=@long.txt", "no column 'words'"),
         ("webdataset:@nowhere.tar", "no such file"),
-        ("emoji:@cut.png", "no whole npm package"),
+        ("emoji:@cut.png", "there is no kind of source 'emoji'"),
     ],
 )
 def test_sources_that_are_not_there(refuse, source, complaint):
@@ -433,8 +433,9 @@ def test_sources_that_are_not_there(refuse, source, complaint):
 def test_preparing_what_cannot_be(refuse):
     command = ["prepare", "@pictures", "--out", "out"]
     assert "named twice" in refuse("prepare", "@pictures", "@pictures", "--out", "out")
-    assert "below 1" in refuse(*command, "--test-share", "1")
-    assert "above 0" in refuse(*command, "--num-workers", "0")
+    assert "must be less than 1" in refuse(*command, "--test-fraction", "1")
+    assert "--test-share is called --test-fraction now" in refuse(*command, "--test-share", "0.1")
+    assert "must be greater than 0" in refuse(*command, "--num-workers", "0")
     assert "cannot be opened" in refuse("prepare", "@pictures", "--out", "nonsense://bucket/x")
 
 

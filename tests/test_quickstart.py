@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import itertools
 import json
 import re
 import shlex
@@ -45,13 +44,13 @@ SUMMARY_KEYS = {
 def few_records() -> Iterator[None]:
     """easy-VQA, cut after its first records."""
     from data_pipelines.prepare import run as prepare
+    from data_pipelines.sources.rows import Rows
 
     whole = prepare.open_source
 
     def cut(name: str):
         source = whole(name)
-        records = itertools.islice(source.records, NUM_RECORDS)
-        return replace(source, records=records, num_records=NUM_RECORDS)
+        return replace(source, records=Rows(NUM_RECORDS, source.records.read))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "open_source", cut)

@@ -1,4 +1,4 @@
-"""Reads prepared shards for training and measuring: by index, in a seeded order, as tensors.
+"""Reads prepared shards for training and measuring: by index, in a seeded order, as pixels.
 
-Imports nothing of `sources` or `prepare`. Begin with `dataset`.
+Imports the modules of `data_pipelines` alone, and no other room. Begin with `dataset`.
 """

@@ -1,4 +1,5 @@
-"""`semhitok prepare`: rows of sources become checked shards, the same bytes every time.
+"""`semhitok prepare`: records of sources become checked shards, the same bytes every time.
 
-Imports `sources`. Begin with `run`.
+Imports `sources` and the modules of `data_pipelines`. Begin with `run`; `part` is the way of a
+record: read, checked, written.
 """

@@ -27,7 +27,7 @@ class PrepareSettings(Settings):
     num_workers: PositiveInt | None = None
     """Processes (default: as many as there are cores)."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Fraction of the images to hold out in DIR/test; the rest goes to DIR/train."""
+    """Fraction of the images to hold out in DIR/test; the rest goes to DIR/train (default: 0)."""
     drop_duplicates: bool = False
     """Reject a record whose image came before (default: only count them)."""
     max_rejects: Annotated[int, Field(ge=0)] | None = None

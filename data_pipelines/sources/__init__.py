@@ -1,4 +1,4 @@
-"""Readers of other people's files: each turns one format into rows of the one schema.
+"""Readers of other people's files: each turns one format into records of the one schema.
 
-Imports `records`, `images` and `safe_files` of this package. Begin with `source`.
+Imports the modules of `data_pipelines` alone. Begin with `source`.
 """

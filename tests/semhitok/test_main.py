@@ -11,6 +11,7 @@ import pytest
 import semhitok
 from runtime.errors import UserError
 from semhitok import old_main as cli
+from semhitok.main import main
 from semhitok.old_commands import build_parser
 
 ROOT = Path(semhitok.__file__).parents[1]
@@ -69,7 +70,7 @@ def command(monkeypatch):
 
 def failure(capsys, argv) -> str:
     """The one sentence on stderr of a call that must fail."""
-    assert cli.main(argv) == 2
+    assert main(argv) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.count("\n") == 1

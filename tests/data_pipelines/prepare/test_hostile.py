@@ -17,9 +17,8 @@ RUN = """
 import json, re, sys
 from pathlib import Path
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.loading.stream import CaptionedImage, Stream, StreamSource
-from data_pipelines.loading.transforms import ImageTransform
-from tests.prepared import prepare_records, prepare_sources
+from data_pipelines.loading.image_dataset import PreparedImages
+from tests.prepared import prepare_sources
 
 def held(kind):
     # Not getrusage, whose maximum counts what the process that started this one held.
@@ -30,9 +29,8 @@ out, counts, seen = Path(sys.argv[1]), json.loads(sys.argv[2]), {}
 for number, source in enumerate(counts):
     folder = prepare_sources(source, out / str(number), shard_size=100)
     data = PreparedDataset(folder, images_only=True)
-    item = CaptionedImage(ImageTransform(16, crop="random", flip=True), fast_jpeg=True)
-    stream = Stream([StreamSource(source, data, epochs=1)], item, 16)
-    names = [name for batch in stream for name in batch["record_id"]]
+    images = PreparedImages(data, 16, num_crops=2)
+    names = [data.ids[index] for index in range(len(data)) if images[index]["pixels"].any() >= 0]
     quarantine = (folder / "quarantine.jsonl").read_text().splitlines()
     seen[source] = {
         "batches": names, "texts": len(PreparedDataset(folder)) - len(data),
