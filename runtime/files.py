@@ -56,7 +56,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         UserError: if the folder is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -72,8 +72,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 def delete_temporaries(path: Path) -> None:
     """Delete what killed writers of `path` have left, and what others are still writing."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+    for left in path.parent.glob(f".{glob.escape(_stem(path))}.*{TEMPORARY}"):
         left.unlink(missing_ok=True)
+
+
+def _stem(path: Path) -> str:
+    """How temporaries of a path begin: its name, unless that fills what file systems allow."""
+    return path.name if len(os.fsencode(path.name)) <= 240 else path.name[:60]
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -12,7 +12,6 @@ from typing import Any
 
 from runtime import argument_types as cli_types
 from semhitok import __version__
-from semhitok.old_eval_commands import add_eval
 from semhitok.old_mllm_commands import add_language_model
 from semhitok.old_options import (
     TEST_DATA,
@@ -70,7 +69,6 @@ def build_parser() -> Parser:
     _add_describe(commands)
     _add_export_tokenizer(commands)
     add_language_model(commands)
-    add_eval(commands)
     _add_ablate(commands)
     return parser
 

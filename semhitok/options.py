@@ -48,9 +48,11 @@ def add_options(parser: argparse.ArgumentParser, settings_class: type[Settings])
         if inside is None:
             _add_option(parser, name, field)
             continue
-        group = parser.add_argument_group((field.description or name).rstrip("."))
+        title = (field.description or name).rstrip(".")
+        group = parser.add_argument_group(title)
         for inner_name, inner_field in inside.model_fields.items():
-            _add_option(group, inner_name, inner_field)
+            # Where the title says what holds by default, the fields' own defaults do not.
+            _add_option(group, inner_name, inner_field, says_default="(default" not in title)
     for former, name in settings_class.renamed.items():
         flags = (f"--{word.replace('_', '-')}" for word in (former, name))
         parser.add_argument(next(flags), action=_Renamed, nargs="?", help=next(flags))
@@ -103,9 +105,10 @@ class _Renamed(argparse.Action):
         parser.error(f"{option_string} is called {self.present} now")
 
 
-def _add_option(group: Any, name: str, field: FieldInfo) -> None:
+def _add_option(group: Any, name: str, field: FieldInfo, says_default: bool = True) -> None:
     kind, look = _kind_and_look(field)
-    settings: dict[str, Any] = {"help": _help(field, kind), "default": argparse.SUPPRESS}
+    text = _help(field, kind, says_default)
+    settings: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         on_and_off = field.default is not False
@@ -157,10 +160,12 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _help(field: FieldInfo, kind: Any) -> str:
+def _help(field: FieldInfo, kind: Any, says_default: bool) -> str:
     text = " ".join((field.description or "").split()).rstrip(".")
     text = text[:1].lower() + text[1:] if text[1:2].islower() else text
     has_default = not field.is_required() and field.default not in (None, False, [], ())
-    if has_default and "(default" not in text and kind is not bool:
-        text += f" (default: {field.get_default(call_default_factory=True)})"
+    if says_default and has_default and "(default" not in text and kind is not bool:
+        default = field.get_default(call_default_factory=True)
+        shown = ",".join(map(str, default)) if isinstance(default, list) else default
+        text += f" (default: {shown})"
     return text.replace("%", "%%")

@@ -128,22 +128,29 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
         train_mllm(load_config(MLLMPhaseConfig, _phase_file(config, "mllm"), overrides))
 
     def reconstruction() -> None:
+        from eval.reconstruction.settings import ReconstructionSettings
         from eval.reconstruction.task import evaluate
 
-        evaluate(tokenizer, data / "test", out / "eval" / "reconstruction")
+        folder = out / "eval" / "reconstruction"
+        test = str(data / "test")
+        evaluate(ReconstructionSettings(tokenizer=tokenizer, data=test, out=folder))
 
     def vqa() -> None:
+        from eval.vqa.settings import VQASettings
         from eval.vqa.task import evaluate
 
-        evaluate(model, data / "test", out / "eval" / "vqa", train_data_dir=data / "train")
+        test, folder = str(data / "test"), out / "eval" / "vqa"
+        evaluate(VQASettings(model=model, data=test, out=folder, train_data=data / "train"))
 
     def drawing() -> None:
-        from eval.drawing.easy_vqa import evaluate
+        from eval.drawing.settings import GenerationSettings
+        from eval.drawing.task import evaluate
 
-        evaluate(model, out / "eval" / "generation", num_seeds=config.seeds_per_prompt)
+        folder = out / "eval" / "generation"
+        evaluate(GenerationSettings(model=model, seeds=config.seeds_per_prompt, out=folder))
 
     def report() -> None:
-        from eval.reports.quickstart_page import summarize, write_report
+        from eval.overview.run_report import summarize, write_report
 
         marks = {path.stem: read_json(path) for path in (out / "steps").glob("*.json")}
         timings = {name: mark["seconds"] for name, mark in marks.items()}

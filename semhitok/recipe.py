@@ -192,7 +192,7 @@ def _is_done(out: Path, steps: list[Step]) -> bool:
 
 
 def _write_report(out: Path, recipe: Recipe) -> Path:
-    from eval.reports.quickstart_page import summarize, write_report
+    from eval.overview.run_report import summarize, write_report
 
     marks = {name: read_json(out / MARKS / f"{name}.json") for name in recipe.steps}
     write_json(out / "timings.json", {name: mark["seconds"] for name, mark in marks.items()})

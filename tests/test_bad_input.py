@@ -258,7 +258,7 @@ def test_pictures_that_cannot_be_read(refuse, picture):
 
 
 @pytest.mark.parametrize("folder", DATA)
-@pytest.mark.parametrize("command", ["extract-codes", "eval sensitivity", "eval vqa"])
+@pytest.mark.parametrize("command", ["extract-codes", "eval input-ablation", "eval vqa"])
 def test_folders_that_hold_no_prepared_data(refuse, command, folder):
     model = ["--tokenizer", "@good"] if command == "extract-codes" else ["--model", "@mllm"]
     sentence = refuse(*command.split(), *model, "--data", folder, "--out", "out")
@@ -567,13 +567,16 @@ def test_a_quickstart_of_nothing(refuse, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--task", "abacus", "--prompts", "@nothing.txt"], "no drawing task"),
+        (["--task", "abacus", "--prompts", "@nothing.txt"], "must be one of easy-vqa, geneval"),
         (["--task", "geneval"], "give --prompts"),
-        (["--task", "geneval", "--prompts", "@nowhere"], "no prompt file"),
-        (["--task", "geneval", "--prompts", "@nothing.txt"], "has no prompts"),
-        (["--task", "wise", "--prompts", "@long.txt"], "not a prompt file of wise"),
-        (["--task", "dpg", "--prompts", "@binary.txt"], "not a prompt file of dpg"),
-        (["--task", "t2i-compbench", "--prompts", "@long.txt"], "too long for the file name"),
+        (["--task", "geneval", "--prompts", "@nowhere"], "no such file or folder"),
+        (["--task", "geneval", "--prompts", "@nothing.txt", "--images", "@pictures"], "no prompts"),
+        (["--task", "wise", "--prompts", "@long.txt", "--images", "@pictures"], "file of wise"),
+        (["--task", "dpg", "--prompts", "@binary.txt", "--images", "@pictures"], "file of dpg"),
+        (
+            ["--task", "t2i-compbench", "--prompts", "@long.txt", "--images", "@pictures"],
+            "too long",
+        ),
         (["--images", "@nowhere"], "no such folder"),
     ],
 )
@@ -596,8 +599,8 @@ def test_an_incomplete_export_and_a_drawing_task_without_a_model(refuse, tmp_pat
         (["--data", "@pictures", "--network", "efficientnet-lite0"], "--distance kid"),
         (["--data", "@pictures", "--network", "facebook/dinov2-small"], "can be downloaded"),
         (["--data", "@pictures", "--network", "@mllm"], "No vision network"),
-        (["--data", "@pictures", "--distance", "fid"], "no distance of sets"),
-        (["--data", "@pictures", "--crop", "square"], "invalid choice"),
+        (["--data", "@pictures", "--distance", "fid"], "one of frechet, kid"),
+        (["--data", "@pictures", "--crop", "square"], "must be one of adm, short"),
         (["--data", "@pictures", "--resolution", "17"], "not divisible"),
     ],
 )
@@ -611,9 +614,9 @@ def test_a_reconstruction_that_cannot_be_measured(refuse, options, complaint):
     [
         (["compare", "@empty"], "at least 2"),
         (["compare", "@empty", "@good"], "holds no result"),
-        (["compare", "@nowhere", "@good"], "no such folder"),
-        (["sensitivity", "--model", "@mllm", "--data", "@no-questions"], "no questions"),
-        (["sensitivity", "--model", "@mllm", "--data", "@empty"], "no prepared data"),
+        (["compare", "@nowhere", "@good"], "no such file or folder"),
+        (["input-ablation", "--model", "@mllm", "--data", "@no-questions"], "no questions"),
+        (["input-ablation", "--model", "@mllm", "--data", "@empty"], "no prepared data"),
         (["all", "--model", "@mllm", "--data", "@no-questions"], "no questions"),
         (["all", "--model", "@mllm-cut", "--data", "@data"], "do not fit"),
     ],

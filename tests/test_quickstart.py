@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from semhitok import old_main as cli
+from semhitok import main as cli
+from semhitok.commands import COMMANDS
 from semhitok.old_commands import build_parser
 
 pytestmark = pytest.mark.slow
@@ -162,6 +163,7 @@ def help_examples() -> list[str]:
                     collect(child)
 
     collect(build_parser())
+    examples += [command.example for command in COMMANDS.values()]
     return sorted(set(examples))
 
 

@@ -7,7 +7,6 @@ and scored on the test split.
 Shapes: n images, N image positions, D width of the code vectors.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.loading.dataset import PreparedDataset
 from eval.analysis.linear_probe import caption_label, fit_probe
+from eval.reconstruction.settings import ReconstructionSettings
 from eval.reconstruction.task import evaluate
+from runtime.errors import UserError
+from runtime.files import read_json, write_json
+from runtime.json_lines import write_rows
+from runtime.progress import Progress
+from tokenizer.saved.model_folder import load_tokenizer
 
 Probes = Mapping[str, Sequence[str]]
 
@@ -45,13 +51,17 @@ def measure(
     Raises:
         UserError: if a property has no labelled image to learn from or to be scored on.
     """
-    from data_pipelines.loading.dataset import PreparedDataset
-    from runtime.run_folder import write_json, write_text
-    from tokenizer.saved.model_folder import load_tokenizer
-
     out_dir = Path(out_dir)
     train, test = (PreparedDataset(path, images_only=True) for path in (train_dir, test_dir))
-    reconstruction = evaluate(tokenizer_dir, test_dir, out_dir / "reconstruction", batch_size)
+    folder = evaluate(
+        ReconstructionSettings(
+            tokenizer=Path(tokenizer_dir),
+            data=str(test_dir),
+            out=out_dir / "reconstruction",
+            batch_size=batch_size,
+        )
+    )
+    reconstruction = read_json(folder / "summary.json")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_tokenizer(tokenizer_dir).to(device).eval()
     features = [_mean_code_vectors(model, split, batch_size) for split in (train, test)]
@@ -82,8 +92,7 @@ def measure(
         "train_fingerprint": train.fingerprint,
         "test_fingerprint": test.fingerprint,
     }
-    lines = "".join(json.dumps(row) + "\n" for row in predictions)
-    write_text(out_dir / "probe_predictions.jsonl", lines)
+    write_rows(out_dir / "probe_predictions.jsonl", predictions)
     write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
     return summary
 
@@ -115,8 +124,6 @@ def _probe(
 @torch.inference_mode()
 def _mean_code_vectors(model: Any, dataset: Any, batch_size: int) -> Tensor:
     """(n, D_semantic + D_pixel): each image's code vectors, averaged over its positions."""
-    from runtime.progress import Progress
-
     device, size = next(model.parameters()).device, model.config.image_size
     pooled = []
     with Progress(len(dataset), "features", "image") as progress:
@@ -131,8 +138,6 @@ def _mean_code_vectors(model: Any, dataset: Any, batch_size: int) -> Tensor:
 
 def _labels(dataset: Any, words: Sequence[str], name: str) -> Tensor:
     """(n,) int64 classes by the captions; -1 where they leave it open."""
-    from runtime.errors import UserError
-
     found = [caption_label(record.captions, words) for record in dataset.texts()]
     if all(label is None for label in found):
         raise UserError(

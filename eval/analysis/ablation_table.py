@@ -8,7 +8,7 @@ from eval.analysis.ablation import mean_and_deviation
 Summaries = Mapping[str, Sequence[Mapping[str, Any]]]
 """Variant → the summaries of its seeds, as `eval.analysis.ablation.measure` gives them."""
 
-SHARES = ("usage",)  # shown in percent, like the accuracies
+FRACTIONS = ("usage",)  # shown in percent, like the accuracies
 
 
 def ablation_rows(summaries: Summaries, about: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def ablation_markdown(
 
     Args:
         rows: from `ablation_rows`.
-        majorities: probe → accuracy of always saying its commonest class.
+        majorities: probe → accuracy of always saying its most frequent class.
         facts: further sentences about the run, one a line.
     """
     probes = [key for key in rows[0]["measures"] if "." in key]
@@ -57,8 +57,8 @@ def ablation_markdown(
         "- PSNR, SSIM: mean over the test images of each image's own, 8-bit RGB levels.",
         "- A probe is a logistic regression on the mean of an image's code vectors, semantic or",
         "  joint (semantic and pixel side by side), fitted on the training images and scored on",
-        "  the test images. Always the commonest class: "
-        + ", ".join(f"{name} {share:.1%}" for name, share in majorities.items())
+        "  the test images. Always the most frequent class: "
+        + ", ".join(f"{name} {fraction:.1%}" for name, fraction in majorities.items())
         + ".",
         "- Usage: how many of the K·M image codes occur in the test images.",
         "- ±: sample deviation over the seeds.",
@@ -73,7 +73,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _cell(key: str, measure: Mapping[str, Any]) -> str:
     mean, deviation = measure["mean"], measure["deviation"]
-    if "." in key or key in SHARES:
+    if "." in key or key in FRACTIONS:
         mean, digits = 100 * mean, 1
         deviation = None if deviation is None else 100 * deviation
     else:
@@ -81,4 +81,4 @@ def _cell(key: str, measure: Mapping[str, Any]) -> str:
     text = f"{mean:.{digits}f}"
     if deviation is not None:
         text += f" ± {deviation:.{digits}f}"
-    return text + (" %" if "." in key or key in SHARES else "")
+    return text + (" %" if "." in key or key in FRACTIONS else "")

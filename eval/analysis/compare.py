@@ -7,14 +7,22 @@ Example:
     semhitok eval compare runs/eval-reconstruction runs/eval-reconstruction --out runs/compare
 """
 
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.analysis.settings import CompareSettings
 from eval.measures.conditions import CONDITIONS, UNKNOWN, condition, differences
-from eval.reports.evaluation_page import COUNTS, Report, Table, write_reports
+from eval.reports.page import Report, Section, write_report
+from eval.reports.score_table import COUNTS
 from runtime.errors import UserError
+from runtime.files import read_json, write_json
+from runtime.run_folder import make_folder
+
+NOTE = (
+    "95 % intervals in brackets. “Apart”: some two intervals do not touch, so more than chance "
+    "lies between them; where they touch, these runs do not decide it."
+)
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:
@@ -23,8 +31,6 @@ def read_summary(path: Path | str) -> dict[str, Any]:
     Raises:
         UserError: if there is none.
     """
-    from runtime.run_folder import read_json
-
     path = Path(path)
     file = path / "summary.json" if path.is_dir() else path
     if not file.is_file():
@@ -78,16 +84,34 @@ def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def compare(paths: Sequence[Path | str], out_dir: Path | str) -> Table:
-    """Write a table of the runs to `report.html`, `report.md` and `summary.json`.
+def compare(settings: CompareSettings) -> Path:
+    """Write a table of the runs to `report.html`, `report.md` and `summary.json`, and print it.
+
+    Returns:
+        The folder that was written.
 
     Raises:
-        UserError: if there are fewer than two, one is no result, or they cannot be compared.
+        UserError: as `side_by_side`.
     """
-    from runtime.run_folder import make_folder, write_json
+    report, scores = side_by_side(settings.results)
+    make_folder(settings.out)
+    runs = [str(path) for path in settings.results]
+    write_json(settings.out / "summary.json", {"task": "compare", "runs": runs, "scores": scores})
+    write_report(report, settings.out)
+    table = report.sections[0]
+    lines = [[str(cell) for cell in line] for line in (table.header, *table.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    for line in lines:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)))
+    return settings.out
 
-    if len(paths) < 2:
-        raise UserError("Name at least 2 results to compare.")
+
+def side_by_side(paths: Sequence[Path]) -> tuple[Report, dict[str, dict[str, Any]]]:
+    """The report of a comparison, whose first section is the table, and the scores of each run.
+
+    Raises:
+        UserError: if one of the runs is no result, or they cannot be compared.
+    """
     summaries = [read_summary(path) for path in paths]
     if differs := differences(summaries):
         raise UserError(
@@ -96,52 +120,25 @@ def compare(paths: Sequence[Path | str], out_dir: Path | str) -> Table:
         )
     names = _names(paths)
     scores = [scores_of(summary) for summary in summaries]
-    rows = []
-    for score in scores[0]:
-        if all(score in found for found in scores):
-            cells = [_cell(found[score]) for found in scores]
-            rows.append((score, *cells, _reading([found[score] for found in scores])))
-    if not rows:
+    common = [name for name in scores[0] if all(name in found for found in scores)]
+    if not common:
         raise UserError("These results have no score in common.")
-    table = Table(
-        "Side by side",
-        ("Score", *names, "Reading"),
-        rows,
-        "95 % intervals in brackets. “Apart”: some two intervals do not touch, so more than chance "
-        "lies between them; where they touch, these runs do not decide it.",
-    )
-    out_dir = make_folder(out_dir)
-    settings = {CONDITIONS[key]: summaries[0][key] for key in CONDITIONS if key in summaries[0]}
-    write_json(
-        out_dir / "summary.json",
-        {
-            "task": "compare",
-            "runs": [str(p) for p in paths],
-            "scores": dict(zip(names, scores, strict=True)),
-        },
-    )
-    lead = f"{len(paths)} results of the task {summaries[0]['task']}, measured alike"
+    rows = [
+        (name, *(_cell(found[name]) for found in scores), _reading([s[name] for s in scores]))
+        for name in common
+    ]
     unknown = [
         f"{CONDITIONS[key]} of {name}"
         for name, summary in zip(names, summaries, strict=True)
         for key in CONDITIONS
         if str(condition(summary, key)).startswith(UNKNOWN)
     ]
+    lead = f"{len(paths)} results of the task {summaries[0]['task']}, measured alike"
     lead += f"; not known: {', '.join(unknown)}." if unknown else "."
-    write_reports(Report("Comparison", lead, [table], settings=settings), out_dir)
-    return table
-
-
-def command(args: Namespace) -> Path:
-    """Run `semhitok eval compare`; returns the folder that was written."""
-    table = compare(args.results, args.out)
-    widths = [
-        max(len(str(row[i])) for row in (table.header, *table.rows))
-        for i in range(len(table.header))
-    ]
-    for row in (table.header, *table.rows):
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)))
-    return Path(args.out)
+    header = ("Score", *names, "Reading")
+    table = Section("Side by side", header=header, rows=rows, note=NOTE)
+    about = {CONDITIONS[key]: summaries[0][key] for key in CONDITIONS if key in summaries[0]}
+    return Report("Comparison", lead, [table], about), dict(zip(names, scores, strict=True))
 
 
 def _names(paths: Sequence[Path | str]) -> list[str]:

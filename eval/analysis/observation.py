@@ -10,8 +10,6 @@ Example:
 Shapes: B batch, N image positions, p patch size, K semantic codes, M pixel codes each.
 """
 
-import math
-from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,32 +18,36 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from data_pipelines.images import write_png
+from data_pipelines.loading.dataset import PreparedDataset
 from eval.analysis.grouped_variance import GroupedVariance
-from eval.reports.evaluation_page import Card, Report, Table, write_reports
+from eval.analysis.observation_report import (
+    KMEANS_VECTORS,
+    NUM_SHOWN_PATCHES,
+    PATCHES_FILE,
+    UNTRAINED,
+    report_observation,
+)
+from eval.analysis.settings import ObservationSettings
+from eval.reports.page import write_report
+from runtime.errors import UserError
+from runtime.files import write_json
+from runtime.progress import Progress
+from runtime.run_folder import RunDirectory
+from tokenizer.codebooks.ema import CodebookEMA
+from tokenizer.model.codebook import GroupedCodebook, Metric
+from tokenizer.saved.model_folder import load_tokenizer
 
 NUM_SHOWN_CODES = 12
-NUM_SHOWN_PATCHES = 16
-KMEANS_VECTORS = 40_000  # at most; k-means of the two baselines is fitted on so many patches
-
-
-@dataclass(frozen=True)
-class ObservationSettings:
-    """What a measurement was run with; saved beside its results."""
-
-    tokenizer: str
-    """Folder of the image tokenizer."""
-    data: str
-    """Folder of the prepared data set."""
-    batch_size: int
-    """Images at a time."""
-    max_images: int | None
-    """Images to take, evenly spaced; None for all."""
-    num_shuffles: int
-    """Random permutations of the codes over the patches."""
-    seed: int
-    """Of the permutations, of k-means and of the untrained encoder."""
+SHUFFLED = "shuffled semantic codes"
+RULE = (
+    "variance of pixels in [0, 1], averaged over the values of a patch; within: about the mean of "
+    "the patch's group, divided by patches less groups in use, so that codes of one patch count "
+    "for nothing and random groups have a ratio of 1 on average"
+)
 
 
 def to_patches(images: Tensor, patch_size: int) -> Tensor:
@@ -53,25 +55,15 @@ def to_patches(images: Tensor, patch_size: int) -> Tensor:
     return F.unfold((images + 1) / 2, patch_size, stride=patch_size).transpose(1, 2)
 
 
-def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, Any]:
-    """Measure, and write `summary.json`, `report.html`, `report.md` and `patches.png`.
-
-    Args:
-        settings: see `ObservationSettings`.
-        out_dir: where the results go; made if missing.
+def evaluate(settings: ObservationSettings) -> Path:
+    """Measure, and write `summary.json`, `patches.png` and the report.
 
     Returns:
-        What `summary.json` holds.
+        The folder that was written.
 
     Raises:
         UserError: if there are too few patches to compare, or a path holds no model or data set.
     """
-    from data_pipelines.loading.dataset import PreparedDataset
-    from runtime.errors import UserError
-    from runtime.run_folder import make_folder, write_json
-    from tokenizer.saved.model_folder import load_tokenizer
-
-    out_dir = make_folder(out_dir)
     dataset = PreparedDataset(settings.data, images_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_tokenizer(settings.tokenizer, needs="encoder").to(device).eval()
@@ -88,10 +80,11 @@ def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, An
         )
     if not real.overall > 0:
         raise UserError(f"all patches of {settings.data} are equal: measure other images.")
-    shuffled, shown = _shuffle(model, images, codes, settings.num_shuffles, settings.seed)
+    RunDirectory(settings.out).start(settings, "semhitok eval observation")
+    shuffled, shown = _shuffle(model, images, codes, settings.shuffles, settings.seed)
     ratios = [each.ratio for each in shuffled]
     rows = {name: _row(grouping) for name, grouping in groupings.items()}
-    rows["shuffled semantic codes"] = _row(shuffled[0]) | {
+    rows[SHUFFLED] = _row(shuffled[0]) | {
         "within_variance": float(np.mean([each.within for each in shuffled])),
         "ratio": float(np.mean(ratios)),
         "ratio_deviation": float(np.std(ratios, ddof=1)) if len(ratios) > 1 else None,
@@ -104,43 +97,24 @@ def evaluate(settings: ObservationSettings, out_dir: Path | str) -> dict[str, An
         "patch_size": model.config.patch_size,
         "overall_variance": real.overall,
         "ratio": real.ratio,
-        "shuffled_ratio": rows["shuffled semantic codes"]["ratio"],
+        "shuffled_ratio": rows[SHUFFLED]["ratio"],
         "groupings": rows,
-        "rule": "variance of pixels in [0, 1], averaged over the values of a patch; within: about "
-        "the mean of the patch's group, divided by patches less groups in use, so that codes of "
-        "one patch count for nothing and random groups have a ratio of 1 on average",
-        "num_shuffles": settings.num_shuffles,
+        "rule": RULE,
+        "num_shuffles": settings.shuffles,
         "seed": settings.seed,
-        "tokenizer": settings.tokenizer,
-        "data": settings.data,
+        "tokenizer": str(settings.tokenizer),
+        "data": str(settings.data),
         "data_fingerprint": dataset.fingerprint,
     }
-    _save_patches(shown, model.config.patch_size, out_dir / "patches.png")
-    write_reports(_report(summary), out_dir)
-    write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
-    return summary
-
-
-def command(args: Namespace) -> Path:
-    """Run `semhitok eval observation`; returns the folder that was written."""
-    from runtime.run_folder import RunDirectory
-
-    settings = ObservationSettings(
-        str(args.tokenizer),
-        str(args.data),
-        args.batch_size,
-        args.max_images,
-        args.shuffles,
-        args.seed,
-    )
-    RunDirectory(args.out).start(settings, "semhitok eval observation")
-    summary = evaluate(settings, args.out)
+    write_png(_draw_patches(shown, model.config.patch_size), settings.out / PATCHES_FILE)
+    write_json(settings.out / "summary.json", summary)
+    write_report(report_observation(settings.out), settings.out)
     print(
         f"variance of patch pixels within a semantic code: {summary['ratio']:.1%} of the overall, "
         f"{summary['shuffled_ratio']:.1%} with shuffled codes, over {summary['num_patches']:,} "
         f"patches"
     )
-    return Path(args.out)
+    return settings.out
 
 
 @dataclass(frozen=True)
@@ -154,8 +128,6 @@ class _Images:
 
     def batches(self, label: str) -> Iterator[Tensor]:
         """(B, 3, size, size) in [-1, 1]."""
-        from runtime.progress import Progress
-
         with Progress(len(self.indices), label, "image") as progress:
             for start in range(0, len(self.indices), self.batch_size):
                 yield self.tensor(self.indices[start : start + self.batch_size])
@@ -175,7 +147,7 @@ def _measure(model: Any, images: _Images, seed: int) -> tuple[dict[str, GroupedV
     groupings = {
         "semantic codes": GroupedVariance(num_codes, width),
         "image codes": GroupedVariance(config.num_image_codes, width),
-        "k-means of an untrained encoder": GroupedVariance(num_codes, width),
+        UNTRAINED: GroupedVariance(num_codes, width),
         "k-means of the pixels": GroupedVariance(num_codes, width),
     }
     kept = []
@@ -209,9 +181,6 @@ def _features(model: Any, images: Tensor) -> Tensor:
 
 def _baselines(model: Any, untrained: Any, images: _Images, seed: int) -> tuple[Any, Any]:
     """K groups by k-means over a part of the patches: of their pixels, and of random features."""
-    from tokenizer.codebooks.ema import CodebookEMA
-    from tokenizer.model.codebook import GroupedCodebook, Metric
-
     config, device = model.config, next(model.parameters()).device
     wanted = min(len(images.indices), max(1, KMEANS_VECTORS // config.num_image_positions))
     places = np.linspace(0, len(images.indices) - 1, wanted).astype(int)
@@ -267,10 +236,8 @@ def _shown_codes(codes: Tensor) -> list[int]:
     return [int(order[place]) for place in places]
 
 
-def _save_patches(rows: list[list[Tensor]], patch_size: int, path: Path, scale: int = 4) -> None:
+def _draw_patches(rows: list[list[Tensor]], patch_size: int, scale: int = 4) -> Image.Image:
     """One row of patches for each code, with a white line between."""
-    from PIL import Image
-
     step = patch_size * scale + 4
     picture = Image.new("RGB", (NUM_SHOWN_PATCHES * step, len(rows) * step), "white")
     for y, row in enumerate(rows):
@@ -279,7 +246,7 @@ def _save_patches(rows: list[list[Tensor]], patch_size: int, path: Path, scale: 
             tile = Image.fromarray((pixels * 255).round().byte().numpy())
             tile = tile.resize((patch_size * scale,) * 2, Image.Resampling.NEAREST)
             picture.paste(tile, (x * step, y * step))
-    picture.save(path)
+    return picture
 
 
 def _row(grouping: GroupedVariance) -> dict[str, Any]:
@@ -290,44 +257,3 @@ def _row(grouping: GroupedVariance) -> dict[str, Any]:
         "num_groups_used": grouping.num_used,
         "num_groups_of_one": int((grouping.counts == 1).sum()),
     }
-
-
-def _report(summary: dict[str, Any]) -> Report:
-    rows = []
-    for name, row in summary["groupings"].items():
-        deviation = row.get("ratio_deviation")
-        spread = "" if deviation is None else f" ± {deviation:.2%}"
-        ratio = "–" if math.isnan(row["ratio"]) else f"{row['ratio']:.2%}{spread}"
-        within = "–" if math.isnan(row["within_variance"]) else f"{row['within_variance']:.5f}"
-        used = f"{row['num_groups_used']:,} of {row['num_groups']:,}"
-        rows.append((name, used, f"{row['num_groups_of_one']:,}", within, ratio))
-    header = (
-        "Patches grouped by",
-        "Groups in use",
-        "Of one patch",
-        "Variance within",
-        "Of overall",
-    )
-    lead = (
-        f"Within a semantic code pixels vary {summary['ratio']:.1%} as much as overall, with the "
-        f"codes shuffled over the patches {summary['shuffled_ratio']:.1%}. 0 % would be a code "
-        f"that tells all of the pixels, 100 % one that tells nothing. As many groups without "
-        f"meaning leave {summary['groupings']['k-means of an untrained encoder']['ratio']:.1%}, "
-        f"semantic and pixel codes together {summary['groupings']['image codes']['ratio']:.1%}."
-    )
-    note = (
-        f"{summary['num_patches']:,} patches of {summary['patch_size']}×{summary['patch_size']} "
-        f"pixels, from {summary['num_images']:,} images at {summary['resolution']}². Overall "
-        f"variance of a pixel: {summary['overall_variance']:.5f}. Rule: {summary['rule']}. K-means "
-        f"of the pixels is about the least that as many groups can leave; k-means of an untrained "
-        f"encoder is what groups without meaning leave. Both were placed by at most "
-        f"{KMEANS_VECTORS:,} of the patches."
-    )
-    return Report(
-        "Do patches that share a semantic code look alike?",
-        lead,
-        [Table("Variance of pixels", header, rows, note)],
-        [Card("A row a code", [("patches.png", f"{NUM_SHOWN_PATCHES} images with one code each")])],
-        "Patches that share a semantic code",
-        {key: value for key, value in summary.items() if key != "groupings"},
-    )

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from transformers import AutoModel, AutoProcessor
 
 from eval.drawing.geneval_rule import COLOURS, Detection
 from eval.measures.pretrained import frozen, load_pretrained, short_name
@@ -33,13 +34,11 @@ class Clip:
     """
 
     def __init__(self, name: str):
-        from transformers import AutoModel, AutoProcessor
-
-        mend = (
+        hint = (
             "give a folder written by save_pretrained, with its processor, or a hub name that can "
             "be downloaded"
         )
-        model, self.processor = load_pretrained("CLIP", name, mend, AutoModel, AutoProcessor)
+        model, self.processor = load_pretrained("CLIP", name, hint, AutoModel, AutoProcessor)
         if not hasattr(model, "get_text_features"):
             raise UserError(
                 f"{name!r} is a {type(model).__name__}, which reads no text: name a CLIP."

@@ -1,14 +1,12 @@
 """The easy-VQA drawing task: 24 prompts drawn by a saved model and judged by an independent rule.
 
-The judge looks at pixels only (`easy_vqa_shapes.judge_shape`), never through
-a model of ours, so the model cannot be right by agreeing with itself.
+The judge looks at pixels only (`easy_vqa_shapes.judge_shape`), never through a model of ours, so
+the model cannot be right by agreeing with itself.
 
 Example:
     semhitok eval generation --model runs/quickstart/mllm/model --seeds 4 --out runs/draw
 """
 
-import json
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +15,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipelines.images import write_png
 from data_pipelines.sources.easy_vqa_shapes import PALETTE, SHAPES, judge_shape
+from eval.drawing.easy_vqa_report import report_easy_vqa
+from eval.drawing.settings import EASY_VQA, GenerationSettings
 from eval.measures.intervals import wilson_interval
+from eval.reports.page import write_report
+from mllm.drawing.generate import draw
+from mllm.model.sampler import model_sampler
+from mllm.saved.fingerprint import model_fingerprint
+from mllm.saved.load import load_for_inference
+from runtime.files import write_json
+from runtime.json_lines import write_rows
+from runtime.run_folder import RunDirectory, code_commit, make_folder
+from runtime.settings import to_dict
 
-TASK = "easy-vqa"
-SAMPLER_SETTINGS = (
-    "guidance_scale",
-    "temperature",
-    "pixel_temperature",
-    "top_k",
-    "top_p",
-    "num_candidates",
-)
 CHANCE = 1 / (len(PALETTE) * len(SHAPES))
+GUIDANCE_CONVENTION = "u + s·(c - u): c conditional, u unconditional, s the scale"
 RULE = (
     "easy-VQA drawing rule: colour of the largest blob against the exact palette, shape by how "
     "much of its box the blob and its convex hull fill; both must be the prompt's"
@@ -43,32 +45,6 @@ class DrawingPrompt:
     text: str
     colour: str
     shape: str
-
-
-@dataclass(frozen=True)
-class DrawingSettings:
-    """What an evaluation was run with; saved beside its results. None: the model's own setting."""
-
-    model: str
-    """Folder of the unified model."""
-    task: str
-    """Name of the drawing task."""
-    seeds: int
-    """Drawings of each prompt."""
-    batch_size: int
-    """Drawings at a time."""
-    guidance_scale: float | None = None
-    """s in u + s·(c - u), over the logits with (c) and without (u) the prompt."""
-    temperature: float | None = None
-    """What the logits are divided by."""
-    top_k: int | None = None
-    """Codes that may be drawn at each position."""
-    top_p: float | None = None
-    """Probability mass that may be drawn from at each position."""
-    pixel_temperature: float | None = None
-    """The temperature of pixel codes, where it is another."""
-    num_candidates: int | None = None
-    """Drawings made for each one that is judged; the model chooses."""
 
 
 def drawing_prompts() -> list[DrawingPrompt]:
@@ -85,7 +61,7 @@ def judge(image: Image.Image, prompt: DrawingPrompt) -> dict[str, Any]:
 
     Returns:
         `seen_colour` and `seen_shape` (None where the rule finds no shape at all),
-        `colour_correct`, `shape_correct` and `correct`, which wants both.
+        `colour_correct`, `shape_correct`, and `correct` where both are.
     """
     colour, shape = judge_shape(np.asarray(image.convert("RGB"))) or (None, None)
     return {
@@ -97,68 +73,45 @@ def judge(image: Image.Image, prompt: DrawingPrompt) -> dict[str, Any]:
     }
 
 
-def evaluate(
-    model_dir: Path | str,
-    out_dir: Path | str,
-    num_seeds: int = 4,
-    batch_size: int = 24,
-    sampler: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def evaluate_easy_vqa(settings: GenerationSettings) -> Path:
     """Draw every prompt with several seeds, judge the drawings and save both.
 
-    Where the model chooses among candidates, its first ones are judged too, so that what the choice
-    is worth can be seen.
+    Every drawing has its own seed, so that any one of them can be drawn again alone. Where the
+    model chooses among candidates, its first ones are judged too, so that what the choice is worth
+    can be seen.
 
-    Writes `summary.json`, `judged.jsonl` (one line per drawing) and the drawings under `images/`.
-
-    Args:
-        model_dir: a saved unified model.
-        out_dir: where the results go; made if missing.
-        num_seeds: drawings of each prompt, at least 1. Every drawing has its own seed, so that any
-            one of them can be drawn again alone.
-        batch_size: drawings at a time; results do not depend on it.
-        sampler: `SAMPLER_SETTINGS`; what is absent or None is left to the model's own settings.
+    Writes `summary.json`, `judged.jsonl` (one line per drawing), the drawings under `images/`, and
+    the report.
 
     Returns:
-        What `summary.json` holds.
+        The folder that was written.
 
     Raises:
-        UserError: if `num_seeds` is below 1, or `model_dir` holds no model.
+        UserError: if the folder of the model holds none.
     """
-    from mllm.drawing.generate import default_sampler, draw
-    from mllm.saved.fingerprint import model_fingerprint
-    from mllm.saved.load import load_for_inference
-    from runtime.errors import UserError
-    from runtime.run_folder import describe_environment, make_folder, write_json, write_text
-    from runtime.settings import to_dict
-
-    if num_seeds < 1:
-        raise UserError(f"The drawing task needs at least 1 seed per prompt, not {num_seeds}.")
-    out_dir = Path(out_dir)
-    model, processor = load_for_inference(model_dir)
+    assert settings.model is not None
+    out, num_seeds = settings.out, settings.seeds or 4
+    model, processor = load_for_inference(settings.model)
     # The settings in full, the model's own where none are given, for the record beside the score.
-    settings = default_sampler(model, **(sampler or {}))
+    sampler = model_sampler(model.config.image_sampler, settings.sampler)
     prompts = [prompt for prompt in drawing_prompts() for _ in range(num_seeds)]
-    texts = [prompt.text for prompt in prompts]
-    seeds = list(range(len(prompts)))
-    drawings = draw(model, processor, texts, seeds, settings, batch_size)
-
-    make_folder(out_dir / "images")
+    texts, seeds = [prompt.text for prompt in prompts], list(range(len(prompts)))
+    RunDirectory(out).start(settings, "semhitok eval generation")
+    make_folder(out / "images")
     judged = []
+    drawings = draw(model, processor, texts, seeds, sampler, settings.batch_size)
     for prompt, seed, drawing in zip(prompts, seeds, drawings, strict=True):
         path = f"images/{seed:03d}_{prompt.colour}_{prompt.shape}.png"
-        drawing.save(out_dir / path)
-        judged.append(
-            {"prompt": prompt.text, "seed": seed, "image": path, **judge(drawing, prompt)}
-        )
-    if settings.num_candidates > 1:
-        one = settings.model_copy(update={"num_candidates": 1})
-        alone = draw(model, processor, texts, seeds, one, batch_size)
-        for row, prompt, drawing in zip(judged, prompts, alone, strict=True):
+        write_png(drawing, out / path)
+        row = {"prompt": prompt.text, "seed": seed, "image": path}
+        judged.append(row | judge(drawing, prompt))
+    if sampler.num_candidates > 1:
+        single = sampler.model_copy(update={"num_candidates": 1})
+        first = draw(model, processor, texts, seeds, single, settings.batch_size)
+        for row, prompt, drawing in zip(judged, prompts, first, strict=True):
             row["first_candidate_correct"] = judge(drawing, prompt)["correct"]
-
     summary = {
-        "task": f"generation, {TASK}",
+        "task": f"generation, {EASY_VQA}",
         "rule": RULE,
         **score(judged),
         "chance": CHANCE,
@@ -167,27 +120,35 @@ def evaluate(
         "seeds_per_prompt": num_seeds,
         "seeds": f"0 to {seeds[-1]}, one per drawing",
         "prompts_rewritten": False,
-        "guidance_convention": "u + s·(c - u): c conditional, u unconditional, s the scale",
-        "sampler": to_dict(settings),
+        "guidance_convention": GUIDANCE_CONVENTION,
+        "sampler": to_dict(sampler),
         "resolution": list(drawing.size),
-        "batch_size": batch_size,
-        "model": str(model_dir),
-        "checkpoint_fingerprint": model_fingerprint(model_dir),
-        "commit": (describe_environment()["git"] or {}).get("commit"),
+        "batch_size": settings.batch_size,
+        "model": str(settings.model),
+        "checkpoint_fingerprint": model_fingerprint(settings.model),
+        "commit": code_commit(),
     }
-    write_text(out_dir / "judged.jsonl", "".join(json.dumps(row) + "\n" for row in judged))
-    write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
-    return summary
+    write_rows(out / "judged.jsonl", judged)
+    write_json(out / "summary.json", summary)  # last: its presence says the rest is complete
+    low, high = summary["interval"]
+    print(
+        f"{summary['num_correct']} of {summary['num_drawings']} drawings right "
+        f"({summary['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}): colour "
+        f"{summary['colour_accuracy']:.1%}, shape {summary['shape_accuracy']:.1%}; "
+        f"first candidates {summary['first_candidate_accuracy']:.1%}; chance {CHANCE:.1%}"
+    )
+    write_report(report_easy_vqa(out), out)
+    return out
 
 
 def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Share of right drawings, of right colours, of right shapes, and of each prompt's drawings.
+    """Fractions of right drawings, colours and shapes, and of right drawings of each prompt.
 
     Args:
         judged: rows with `prompt` and what `judge` returns; at least one.
     """
 
-    def share(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+    def fraction(rows: Sequence[Mapping[str, Any]], key: str) -> float:
         return sum(row[key] for row in rows) / len(rows)
 
     prompts = dict.fromkeys(row["prompt"] for row in judged)
@@ -199,56 +160,11 @@ def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "num_correct": num_correct,
         "num_drawings": len(judged),
         "num_prompts": len(prompts),
-        "first_candidate_accuracy": share(judged, first),
-        "colour_accuracy": share(judged, "colour_correct"),
-        "shape_accuracy": share(judged, "shape_correct"),
+        "first_candidate_accuracy": fraction(judged, first),
+        "colour_accuracy": fraction(judged, "colour_correct"),
+        "shape_accuracy": fraction(judged, "shape_correct"),
         "per_prompt": {
-            text: share([row for row in judged if row["prompt"] == text], "correct")
+            text: fraction([row for row in judged if row["prompt"] == text], "correct")
             for text in prompts
         },
     }
-
-
-def command(args: Namespace) -> Path:
-    """Run `semhitok eval generation`; returns the folder that was written."""
-    from eval.drawing.report import report_drawings
-    from runtime.errors import UserError
-    from runtime.run_folder import RunDirectory
-
-    if args.task not in (None, TASK):
-        from eval.drawing.task import command as benchmark
-
-        return benchmark(args)
-    if args.model is None:
-        raise UserError(f"The task {TASK} draws: give --model.")
-    options = ("prompts", "images", "clip", "detector", "judge", "reference", "network")
-    foreign = [f"--{name}" for name in options if getattr(args, name, None)]
-    if foreign:
-        raise UserError(
-            f"The task {TASK} has prompts and a rule of its own, without {', '.join(foreign)}: "
-            "leave that away, or name another --task."
-        )
-    settings = DrawingSettings(
-        model=str(args.model),
-        task=TASK,
-        seeds=4 if args.seeds is None else args.seeds,
-        batch_size=args.batch_size,
-        guidance_scale=args.guidance_scale,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        pixel_temperature=args.pixel_temperature,
-        num_candidates=args.num_candidates,
-    )
-    RunDirectory(args.out).start(settings, "semhitok eval generation")
-    sampler = {name: getattr(settings, name) for name in SAMPLER_SETTINGS}
-    summary = evaluate(settings.model, args.out, settings.seeds, settings.batch_size, sampler)
-    low, high = summary["interval"]
-    print(
-        f"{summary['num_correct']} of {summary['num_drawings']} drawings right "
-        f"({summary['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}): colour "
-        f"{summary['colour_accuracy']:.1%}, shape {summary['shape_accuracy']:.1%}; "
-        f"first candidates {summary['first_candidate_accuracy']:.1%}; chance {CHANCE:.1%}"
-    )
-    report_drawings(args.out)
-    return Path(args.out)

@@ -1,4 +1,4 @@
-"""Draws the prompts of a text-to-image benchmark into its own layout, and goes on where it stopped.
+"""Draws the prompts of a text-to-image benchmark into its own layout, and resumes where it stopped.
 
 Every drawing has its own seed, so neither the batch, nor the number of ranks, nor an interruption
 changes a picture.
@@ -8,72 +8,65 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.drawing.layouts import LAYOUTS, PART, Prompt, check_layout, save_drawing
+from eval.drawing.easy_vqa import GUIDANCE_CONVENTION
+from eval.drawing.layouts import LAYOUTS, Prompt, check_layout, save_drawing
+from eval.drawing.settings import GenerationSettings
 from eval.measures.conditions import UNKNOWN
+from mllm.drawing.generate import draw
+from mllm.model.sampler import model_sampler
+from mllm.saved.fingerprint import model_fingerprint
+from mllm.saved.load import load_for_inference
 from runtime.errors import UserError
-from runtime.files import file_sha256, read_json, write_json
+from runtime.files import TEMPORARY, file_sha256, read_json, write_json
 from runtime.rank_group import RankGroup
-from runtime.run_folder import describe_environment, make_folder
+from runtime.run_folder import code_commit, make_folder
 from runtime.settings import to_dict
 
 EXPORT = "export"
-"""Below the output: nothing lies in it but what the benchmark's scorer wants."""
-
+"""Below the output: holds nothing but what the benchmark's scorer wants."""
 RECORD = "drawing.json"
-"""What the folder was drawn with; a folder of other settings is not gone on with."""
+"""What the folder was drawn with; drawing resumes only with the same settings."""
+PLACES = ("model", "prompt_file", "commit")
+"""What may differ on resuming: fingerprints tell what model and prompts are."""
 
 
-def export(
-    task: str,
-    prompts: Sequence[Prompt],
-    prompt_file: Path | str,
-    model_dir: Path | str,
-    out_dir: Path | str,
-    batch_size: int = 24,
-    seed: int = 0,
-    sampler: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def drawings_folder(settings: GenerationSettings) -> Path:
+    """Where the drawings lie."""
+    return settings.images or settings.out / EXPORT
+
+
+def export(settings: GenerationSettings, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Draw what is not drawn yet, and check that the folder is whole; under torchrun on all ranks.
 
     Args:
-        task: a name of `LAYOUTS`.
+        settings: with a model.
         prompts: of `read_prompts`.
-        prompt_file: where they are from, for the record.
-        model_dir: a saved unified model.
-        out_dir: gets `drawing.json`, and `export/`, the folder for the benchmark's scorer.
-        batch_size: drawings at a time.
-        seed: of the first drawing; the others count on from it.
-        sampler: settings in place of the model's own; None leaves one to the model.
 
     Returns:
         What `drawing.json` holds.
 
     Raises:
-        UserError: if the folder was drawn with other settings, or `model_dir` holds no model.
+        UserError: if the folder was drawn with other settings, or `model` holds no model.
     """
-    from mllm.drawing.generate import default_sampler, draw
-    from mllm.saved.fingerprint import model_fingerprint
-    from mllm.saved.load import load_for_inference
-
-    out_dir = Path(out_dir)
-    folder = out_dir / EXPORT
+    assert settings.model is not None and settings.prompts is not None
+    task, folder, model_dir = settings.task, settings.out / EXPORT, settings.model
     model, processor = load_for_inference(model_dir)
-    settings = default_sampler(model, **(sampler or {}))
+    sampler = model_sampler(model.config.image_sampler, settings.sampler)
     record: dict[str, Any] = {
         "task": task,
-        **describe_prompts(task, prompts, prompt_file),
+        **describe_prompts(task, prompts, settings.prompts),
         "prompts_rewritten": False,
-        "guidance_convention": "u + s·(c - u): c conditional, u unconditional, s the scale",
-        "sampler": to_dict(settings),
-        "seed": seed,
+        "guidance_convention": GUIDANCE_CONVENTION,
+        "sampler": to_dict(sampler),
+        "seed": settings.seed,
         "model": str(model_dir),
+        "commit": code_commit(),
     }
-    commit = (describe_environment()["git"] or {}).get("commit")
     with RankGroup() as ranks:
         # Once: it reads all of the weights.
         record["checkpoint_fingerprint"] = ranks.from_main(lambda: model_fingerprint(model_dir))
-        ranks.from_main(lambda: _begin(out_dir, record, commit))
-        seeds = _seeds(task, prompts, seed)
+        ranks.from_main(lambda: _begin(settings.out, record))
+        seeds = _seeds(task, prompts, settings.seed)
         todo = [
             index
             for index, prompt in enumerate(prompts)
@@ -81,7 +74,7 @@ def export(
         ][ranks.rank :: ranks.world_size]
         texts = [prompts[index].text for index in todo for _ in seeds[index]]
         numbers = [number for index in todo for number in seeds[index]]
-        drawings = iter(draw(model, processor, texts, numbers, settings, batch_size))
+        drawings = iter(draw(model, processor, texts, numbers, sampler, settings.batch_size))
         for index in todo:
             images = [next(drawings) for _ in seeds[index]]
             save_drawing(task, folder, prompts[index], images)
@@ -90,7 +83,7 @@ def export(
             if finish := LAYOUTS[task].finish:
                 finish(folder, prompts)
             check_layout(task, folder, prompts)
-    return record | {"commit": commit}
+    return record
 
 
 def describe_prompts(
@@ -110,36 +103,33 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder.parent / RECORD
     if folder.name == EXPORT and path.is_file():
         return dict(read_json(path))
-    whose = f"{UNKNOWN}: drawings of another system"
-    return {"drawn_by": whose, "prompts_rewritten": whose}
+    unknown = f"{UNKNOWN}: drawings of another system"
+    return {"drawn_by": unknown, "prompts_rewritten": unknown}
 
 
-def _begin(out_dir: Path, record: Mapping[str, Any], commit: str | None) -> None:
-    """Write the record, or see that a folder that was begun has the same; tidy up after a kill."""
-    path = make_folder(out_dir) / RECORD
-    for left in (out_dir / EXPORT).rglob(f".*{PART}"):
+def _begin(out: Path, record: Mapping[str, Any]) -> None:
+    """Write the record, or compare it with that of a folder begun before; tidy up after a kill."""
+    path = make_folder(out) / RECORD
+    for left in (out / EXPORT).rglob(f".*{TEMPORARY}"):
         left.unlink()
-    if path.is_file():
-        before = {key: value for key, value in read_json(path).items() if key != "commit"}
-        # Where model and prompts lie is of no matter: fingerprints tell what they are.
-        places = ("model", "prompt_file")
-        differs = [k for k in record if k not in places and before.get(k) != record[k]]
-        if differs:
-            raise UserError(
-                f"{out_dir} was drawn with another {' and '.join(differs)}: give another --out, "
-                "or delete it."
-            )
+    if not path.is_file():
+        write_json(path, record)
         return
-    write_json(path, dict(record) | {"commit": commit})
+    before = read_json(path)
+    if differs := [k for k in record if k not in PLACES and before.get(k) != record[k]]:
+        raise UserError(
+            f"{out} was drawn with another {' and '.join(differs)}: give another --out, or delete "
+            "it."
+        )
 
 
 def _seeds(task: str, prompts: Sequence[Prompt], first: int) -> list[range]:
     """The seeds of each prompt's drawings."""
-    starts, seeds = first, []
+    start, seeds = first, []
     for prompt in prompts:
         number = 4 if LAYOUTS[task].grid else len(prompt.paths)
-        seeds.append(range(starts, starts + number))
-        starts += number
+        seeds.append(range(start, start + number))
+        start += number
     return seeds
 
 

@@ -8,6 +8,7 @@ by it are labelled: not the official detector.
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
 from eval.drawing.geneval_rule import THRESHOLD, Detection
 from eval.measures.pretrained import frozen, load_pretrained, short_name
@@ -29,14 +30,12 @@ class Detector:
     """
 
     def __init__(self, name: str = DEFAULT):
-        from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
-
-        mend = (
+        hint = (
             "give a Mask2Former folder written by save_pretrained, or a hub name that can be "
             "downloaded"
         )
         classes = (AutoImageProcessor, Mask2FormerForUniversalSegmentation)
-        self.processor, model = load_pretrained("detector", name, mend, *classes)
+        self.processor, model = load_pretrained("detector", name, hint, *classes)
         self.model = frozen(model)
         self.device = self.model.device
         self.label = f"{short_name(name)} ({NOTE})"

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from eval.measures.intervals import wilson_interval
+
 THRESHOLD = 0.3
 """Confidence above which an object counts as found."""
 COUNTING_THRESHOLD = 0.9
@@ -24,7 +26,7 @@ COUNTING_THRESHOLD = 0.9
 MAX_OBJECTS = 16
 """Objects of one class that are looked at, the most confident ones."""
 POSITION_MARGIN = 0.1
-"""Share of both objects' sides by which their centres must be further apart."""
+"""Fraction of both objects' sides by which their centres must be further apart."""
 SAME_PLACE = 1e-3
 """Pixels of offset below which two objects stand nowhere to each other."""
 
@@ -130,7 +132,7 @@ def relations(one: Detection, other: Detection) -> set[str]:
         return set()
     x, y = np.sign(offset) * left_over / np.linalg.norm(offset)
     seen = {"left of": -x, "right of": x, "above": -y, "below": y}
-    return {name for name, share in seen.items() if share > 0.5}
+    return {name for name, fraction in seen.items() if fraction > 0.5}
 
 
 def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -141,11 +143,9 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `accuracy`: the mean of the tasks' means, the number that is published; `by_task` with the
-        share of right images, its interval and their number; `image_accuracy` over all images; and
-        `prompt_accuracy`, the share of prompts with at least one right image.
+        fraction of right images, its interval and their number; `image_accuracy` over all images;
+        and `prompt_accuracy`, the fraction of prompts with at least one right image.
     """
-    from eval.measures.intervals import wilson_interval
-
     tasks: dict[str, list[bool]] = defaultdict(list)
     prompts: dict[tuple[str, str], bool] = {}
     for row in rows:

@@ -14,7 +14,6 @@ A folder drawn here can be handed to the benchmark's own program. Prompts are ne
 
 import csv
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,11 @@ from typing import Any
 
 from PIL import Image
 
+from data_pipelines.images import write_png
 from runtime.errors import UserError
-
-PART = ".part"
-"""Ending of a drawing that is being written; a kill may leave some, which the next run removes."""
+from runtime.files import write_json
+from runtime.json_lines import json_values, write_rows
+from runtime.run_folder import make_folder
 
 MAX_NAME_BYTES = 255
 """Longest file name of the usual file systems."""
@@ -53,6 +53,8 @@ class Layout:
     """The benchmark's own number."""
     num_prompts: int | None
     """How many the published file has; None where it has several files."""
+    format: str
+    """Of the prompt file, for errors."""
     grid: bool = False
     """Four drawings make one 2×2 picture."""
     finish: Callable[[Path, Sequence[Prompt]], None] | None = None
@@ -70,27 +72,30 @@ def read_prompts(task: str, file: Path | str, images_per_prompt: int | None = No
         images_per_prompt: drawings of each; the benchmark's own number by default.
 
     Raises:
-        UserError: if the task or the file is not there, the file has another format or no prompt,
-            or two drawings would become one file.
+        UserError: if the file has another format or no prompt, or two drawings would become one
+            file.
     """
-    if task not in LAYOUTS:
-        known = ", ".join(LAYOUTS)
-        raise UserError(f"There is no drawing task {task!r}; the known ones are easy-vqa, {known}.")
     file, layout = Path(file), LAYOUTS[task]
-    if not file.exists():
-        raise UserError(f"There is no prompt file {file}.")
     number = images_per_prompt or layout.images_per_prompt
     if layout.grid and number != 4:
         raise UserError(f"{task} wants grids of 4 drawings, not {number}: leave --seeds away.")
     try:
         prompts = layout.read(file, number)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, csv.Error) as error:
+    except (
+        UserError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+        csv.Error,
+    ) as error:
         raise UserError(
             f"{file} is not a prompt file of {task} ({_reason(error)}); give the benchmark's own: "
-            f"{FORMATS[task]}."
+            f"{layout.format}."
         ) from error
     if not prompts:
-        raise UserError(f"{file} has no prompts; give the benchmark's own: {FORMATS[task]}.")
+        raise UserError(f"{file} has no prompts; give the benchmark's own: {layout.format}.")
     _refuse_bad_paths(file, prompts)
     return prompts
 
@@ -129,12 +134,8 @@ def save_drawing(task: str, folder: Path, prompt: Prompt, images: Sequence[Image
     if LAYOUTS[task].grid:
         images = [as_grid(images)]
     for path, image in zip(prompt.paths, images, strict=True):
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, since ranks share the folder, and a short one: prompts fill the limit.
-        temporary = target.with_name(f".{secrets.token_hex(8)}{PART}")
-        image.save(temporary, "PNG")
-        temporary.replace(target)
+        make_folder((folder / path).parent)
+        write_png(image, folder / path)
 
 
 def as_grid(images: Sequence[Image.Image]) -> Image.Image:
@@ -155,7 +156,7 @@ def split_grid(grid: Image.Image) -> list[Image.Image]:
 
 def _geneval(file: Path, number: int) -> list[Prompt]:
     prompts = []
-    for index, row in enumerate(_json_lines(file)):
+    for index, (_, row) in enumerate(json_values(file)):
         _ = row["tag"], row["include"]
         paths = tuple(f"{index:05d}/samples/{sample:04d}.png" for sample in range(number))
         prompts.append(Prompt(_text(row["prompt"]), paths, row))
@@ -163,17 +164,15 @@ def _geneval(file: Path, number: int) -> list[Prompt]:
 
 
 def _finish_geneval(folder: Path, prompts: Sequence[Prompt]) -> None:
-    from runtime.run_folder import make_folder, write_text
-
     for index, prompt in enumerate(prompts):
-        make_folder(folder / f"{index:05d}")
-        write_text(folder / f"{index:05d}" / "metadata.jsonl", json.dumps(prompt.data) + "\n")
+        write_rows(make_folder(folder / f"{index:05d}") / "metadata.jsonl", [prompt.data])
 
 
 def _dpg(file: Path, number: int) -> list[Prompt]:
     """From the table of questions, whose rows repeat the prompt, or from one text file a prompt."""
     if file.is_dir():
-        found = {path.stem: path.read_text("utf-8").strip() for path in sorted(file.glob("*.txt"))}
+        texts = sorted(file.glob("*.txt"))
+        found = {path.stem: path.read_text("utf-8-sig").strip() for path in texts}
         questions: dict[str, list[dict[str, str]]] = {}
     else:
         found, questions = {}, {}
@@ -188,7 +187,7 @@ def _dpg(file: Path, number: int) -> list[Prompt]:
 
 def _mjhq(file: Path, number: int) -> list[Prompt]:
     return [
-        Prompt(_text(row["prompt"]), tuple(_numbered(f"{row['category']}/{name}", number)), row)
+        Prompt(_text(row["prompt"]), _numbered(f"{row['category']}/{name}", number), row)
         for name, row in _json(file).items()
     ]
 
@@ -197,13 +196,13 @@ def _wise(file: Path, number: int) -> list[Prompt]:
     files = sorted(file.glob("*.json")) if file.is_dir() else [file]
     rows = [row for path in files for row in _json(path)]
     return [
-        Prompt(_text(row["Prompt"]), tuple(_numbered(str(int(row["prompt_id"])), number)), row)
+        Prompt(_text(row["Prompt"]), _numbered(str(int(row["prompt_id"])), number), row)
         for row in sorted(rows, key=lambda row: int(row["prompt_id"]))
     ]
 
 
 def _compbench(file: Path, number: int) -> list[Prompt]:
-    texts = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    texts = [line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip()]
     if any(text.startswith(("{", "[")) for text in texts):
         raise ValueError("JSON, not one prompt a line")
     if slashed := [text for text in texts if "/" in text]:
@@ -219,27 +218,24 @@ def _compbench(file: Path, number: int) -> list[Prompt]:
 
 def _geneval2(file: Path, number: int) -> list[Prompt]:
     prompts = []
-    for index, row in enumerate(_json_lines(file)):
+    for index, (_, row) in enumerate(json_values(file)):
         _ = row["vqa_list"]
-        paths = tuple(_numbered(f"images/{index:05d}", number))
-        prompts.append(Prompt(_text(row["prompt"]), paths, row))
+        prompts.append(Prompt(_text(row["prompt"]), _numbered(f"images/{index:05d}", number), row))
     if len({prompt.text for prompt in prompts}) < len(prompts):
         raise ValueError("a prompt twice, of which image_paths.json can name one")
     return prompts
 
 
 def _finish_geneval2(folder: Path, prompts: Sequence[Prompt]) -> None:
-    from runtime.run_folder import write_json
-
     paths = {prompt.text: str(folder / prompt.paths[0]) for prompt in prompts}
     write_json(folder / "image_paths.json", paths)
 
 
-def _numbered(stem: str, number: int) -> list[str]:
+def _numbered(stem: str, number: int) -> tuple[str, ...]:
     """One file has the bare name that the benchmark wants; more have a number behind it."""
     if number == 1:
-        return [f"{stem}.png"]
-    return [f"{stem}_{sample}.png" for sample in range(number)]
+        return (f"{stem}.png",)
+    return tuple(f"{stem}_{sample}.png" for sample in range(number))
 
 
 def _text(value: Any) -> str:
@@ -249,11 +245,7 @@ def _text(value: Any) -> str:
 
 
 def _json(file: Path) -> Any:
-    return json.loads(file.read_text("utf-8"))
-
-
-def _json_lines(file: Path) -> list[Any]:
-    return [json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip()]
+    return json.loads(file.read_text("utf-8-sig"))
 
 
 def _reason(error: Exception) -> str:
@@ -285,23 +277,29 @@ LAYOUTS = {
         _geneval,
         4,
         553,
+        "JSONL with tag, include and prompt (evaluation_metadata.jsonl)",
         finish=_finish_geneval,
         beside=lambda prompts: [f"{index:05d}/metadata.jsonl" for index in range(len(prompts))],
     ),
-    "dpg": Layout(_dpg, 4, 1065, grid=True),
-    "mjhq": Layout(_mjhq, 1, 30000),
-    "wise": Layout(_wise, 1, 1000),
-    "t2i-compbench": Layout(_compbench, 10, None),
+    "dpg": Layout(
+        _dpg,
+        4,
+        1065,
+        "CSV with item_id and text (dpg_bench.csv), or the folder of its text files",
+        grid=True,
+    ),
+    "mjhq": Layout(_mjhq, 1, 30000, "a JSON object of id to category and prompt (meta_data.json)"),
+    "wise": Layout(
+        _wise, 1, 1000, "a JSON list with prompt_id and Prompt, or the folder of its three files"
+    ),
+    "t2i-compbench": Layout(_compbench, 10, None, "text, one prompt a line"),
     "geneval2": Layout(
-        _geneval2, 1, 800, finish=_finish_geneval2, beside=lambda prompts: ["image_paths.json"]
+        _geneval2,
+        1,
+        800,
+        "JSONL with prompt and vqa_list (geneval2_data.jsonl)",
+        finish=_finish_geneval2,
+        beside=lambda prompts: ["image_paths.json"],
     ),
 }
-
-FORMATS = {
-    "geneval": "JSONL with tag, include and prompt (evaluation_metadata.jsonl)",
-    "dpg": "CSV with item_id and text (dpg_bench.csv), or the folder of its text files",
-    "mjhq": "a JSON object of id to category and prompt (meta_data.json)",
-    "wise": "a JSON list with prompt_id and Prompt, or the folder of its three files",
-    "t2i-compbench": "text, one prompt a line",
-    "geneval2": "JSONL with prompt and vqa_list (geneval2_data.jsonl)",
-}
+"""Each task of `DrawingTask` but easy-VQA."""

@@ -1,13 +1,24 @@
 """Scores of drawings by questions about them: DPG-Bench's tree and GenEval 2's Soft-TIFA.
 
-Pure functions of a judge's answers, so that any judge's can be scored, and scored again.
+The scores themselves are pure functions of a judge's answers, so any judge's can be scored.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from eval.drawing.layouts import Prompt
+from eval.drawing.scored import Scored, Scorer, open_pictures
+from eval.drawing.settings import GenerationSettings
+from eval.drawing.vlm_judge import VisionLanguageJudge
+from eval.measures.intervals import mean_with_interval
+from runtime.errors import UserError, says
+from runtime.progress import Progress
 
 DPG_RULE = (
     "DPG-Bench: the mean of a picture's questions, each answered yes or no, whichever is likelier; "
@@ -18,6 +29,35 @@ TIFA_RULE = (
     "GenEval 2, Soft-TIFA: probability of the expected answer; arithmetic mean over the questions "
     "of a prompt (AM) and geometric mean (GM), then over prompts"
 )
+
+
+def load_question_scorer(
+    settings: GenerationSettings, prompts: Sequence[Prompt], folder: Path
+) -> Scorer:
+    """Load the judge of DPG-Bench or GenEval 2.
+
+    Args:
+        settings: with a judge.
+        prompts: with the questions of the benchmark's file.
+        folder: of the drawings.
+
+    Raises:
+        UserError: if there are no questions, they are not as the benchmark publishes them, or the
+            judge cannot be loaded.
+    """
+    is_dpg = settings.task == "dpg"
+    if is_dpg and any(not prompt.data for prompt in prompts):
+        raise UserError(f"{settings.prompts} has no questions: give dpg_bench.csv to a judge.")
+    for prompt in prompts:
+        try:
+            dpg_questions(prompt.data) if is_dpg else tifa_questions(prompt.data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{settings.prompts}: the questions about {prompt.text[:80]!r} are not as the "
+                f"benchmark publishes them ({says(error)}); give its own file."
+            ) from error
+    judge = VisionLanguageJudge(str(settings.judge))
+    return partial(_dpg if is_dpg else _soft_tifa, folder, prompts, judge)
 
 
 def dpg_questions(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -58,12 +98,12 @@ def tifa_questions(row: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[
     return asked, skills
 
 
-def dpg_image_score(questions: Sequence[Mapping[str, Any]], answers: Mapping[int, float]) -> float:
+def dpg_image_score(questions: Sequence[Mapping[str, Any]], answers: Mapping[int, bool]) -> float:
     """The score of one picture.
 
     Args:
         questions: as of `dpg_questions`.
-        answers: id to 1 for yes and 0 for no, or the probability of yes; below one half is no.
+        answers: id → whether the answer is yes.
 
     Returns:
         In [0, 1]. A zeroed question counts as answered no for those that stand behind it.
@@ -71,13 +111,13 @@ def dpg_image_score(questions: Sequence[Mapping[str, Any]], answers: Mapping[int
     scores = dict(answers)
     for question in questions:
         # A parent whose row the file lacks, the skipped first one, cannot say no.
-        if any(scores.get(parent, 1) < 0.5 for parent in question["parents"]):
-            scores[question["id"]] = 0.0
+        if not all(scores.get(parent, True) for parent in question["parents"]):
+            scores[question["id"]] = False
     return float(np.mean([scores[question["id"]] for question in questions]))
 
 
 def dpg_score(
-    prompts: Sequence[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[int, float]]]],
+    prompts: Sequence[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[int, bool]]]],
 ) -> dict[str, Any]:
     """The benchmark's score.
 
@@ -93,20 +133,11 @@ def dpg_score(
     for questions, pictures in prompts:
         means.append(float(np.mean([dpg_image_score(questions, found) for found in pictures])))
         for question in questions:
-            raw = pictures[-1][question["id"]]
+            raw = float(pictures[-1][question["id"]])
             fine = question["category"]
             for name in dict.fromkeys((fine.split("-")[0].strip(), fine)):
                 categories[name].append(raw)
-    whole = _over_prompts(means)
-    return {
-        "accuracy": whole["value"],
-        "interval": whole["interval"],
-        "num_prompts": len(means),
-        "by_task": {
-            name: {"accuracy": float(np.mean(found)), "interval": None, "num_questions": len(found)}
-            for name, found in sorted(categories.items())
-        },
-    }
+    return _over_prompts(means) | {"by_task": _means(categories)}
 
 
 def soft_tifa(prompts: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[str, Any]:
@@ -128,23 +159,68 @@ def soft_tifa(prompts: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[
         for name, probability in zip(names, found, strict=True):
             skills[name].append(probability)
     am, gm = _over_prompts(arithmetic), _over_prompts(geometric)
+    return am | {"geometric": gm, "by_task": _means(skills)}
+
+
+def _dpg(folder: Path, prompts: Sequence[Prompt], judge: VisionLanguageJudge) -> Scored:
+    answered, rows = [], []
+    with Progress(len(prompts), "judge", "prompt") as progress:
+        for number, prompt in enumerate(prompts):
+            # The official script leaves out the table's first row.
+            questions = dpg_questions(prompt.data[1:] if number == 0 else prompt.data)
+            probabilities = [
+                {q["id"]: judge.probability_of_yes(picture, q["question"]) for q in questions}
+                for picture in open_pictures(folder, "dpg", prompt)
+            ]
+            row: dict[str, Any] = {"prompt": prompt.text, "image": prompt.paths[0]}
+            row["answers"] = probabilities
+            if questions:
+                answers = [{key: p >= 0.5 for key, p in each.items()} for each in probabilities]
+                answered.append((questions, answers))
+                row["score"] = float(np.mean([dpg_image_score(questions, a) for a in answers]))
+            rows.append(row)
+            progress.update(1)
+    result = dpg_score(answered)
+    about = {"rule": DPG_RULE, "judge": judge.label, "dpg": result}
+    return Scored({f"DPG-Bench, judged by {judge.label}": _score(result)}, about, rows)
+
+
+def _soft_tifa(folder: Path, prompts: Sequence[Prompt], judge: VisionLanguageJudge) -> Scored:
+    answered, rows = [], []
+    with Progress(len(prompts), "judge", "prompt") as progress:
+        for prompt in prompts:
+            asked, skills = tifa_questions(prompt.data)
+            picture = open_pictures(folder, "geneval2", prompt)[0]
+            said = [math.exp(judge.loglikelihood(picture, text, answer)) for text, answer in asked]
+            answered.append((skills, said))
+            row = {"prompt": prompt.text, "image": prompt.paths[0], "answers": said}
+            rows.append(row | {"score": sum(said) / len(said)})
+            progress.update(1)
+    result = soft_tifa(answered)
+    scores = {
+        f"Soft-TIFA AM, judged by {judge.label}": _score(result),
+        f"Soft-TIFA GM, judged by {judge.label}": _score(result["geometric"]),
+    }
+    return Scored(scores, {"rule": TIFA_RULE, "judge": judge.label, "geneval2": result}, rows)
+
+
+def _score(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "accuracy": am["value"],
-        "interval": am["interval"],
-        "geometric": gm,
-        "num_prompts": len(arithmetic),
-        "by_task": {
-            name: {"accuracy": float(np.mean(found)), "interval": None, "num_questions": len(found)}
-            for name, found in sorted(skills.items())
-        },
+        "value": result["accuracy"],
+        "interval": result["interval"],
+        "num_prompts": result["num_prompts"],
     }
 
 
 def _over_prompts(scores: Sequence[float]) -> dict[str, Any]:
     """The mean with its interval, which is cut where no score can be."""
-    from eval.reconstruction.scores import mean_with_interval
+    found = mean_with_interval(scores)
+    interval = found["interval"] and [min(max(bound, 0.0), 1.0) for bound in found["interval"]]
+    return {"accuracy": found["value"], "interval": interval, "num_prompts": len(scores)}
 
-    found = mean_with_interval(scores) | {"num_prompts": len(scores)}
-    if found["interval"]:
-        found["interval"] = [min(max(bound, 0.0), 1.0) for bound in found["interval"]]
-    return found
+
+def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"accuracy": float(np.mean(found)), "interval": None, "num_questions": len(found)}
+        for name, found in sorted(groups.items())
+    }

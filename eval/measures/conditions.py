@@ -26,7 +26,6 @@ CONDITIONS = {
     "judge": "judge",
     "detector": "detector",
     "clip": "CLIP",
-    "asking": "way of asking",
     "decoding": "decoding",
 }
 """Keys of a summary that must agree, and what they are called."""

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AutoModel
 
 from eval.measures.pretrained import frozen, load_pretrained, short_name
 from runtime.errors import UserError, says
 from runtime.files import fingerprint
+from tokenizer.losses.efficientnet_lite import load_efficientnet_lite0
+from tokenizer.losses.features import normalisation
 
 DEFAULT_SIZE = 224  # pixels; what most vision encoders were trained at
 INCEPTION_SIZE = 299
@@ -92,8 +95,6 @@ def load_feature_network(name: str) -> FeatureNetwork:
 
 
 def _efficientnet(name: str) -> FeatureNetwork:
-    from tokenizer.losses.efficientnet_lite import load_efficientnet_lite0
-
     network = frozen(load_efficientnet_lite0())
 
     def extract(images: Tensor) -> Tensor:
@@ -143,15 +144,12 @@ def _inception(name: str, weights: str | None) -> FeatureNetwork:
 
 def _transformers(name: str) -> FeatureNetwork:
     """Any vision encoder; of CLIP and its like the projected image embedding."""
-    from transformers import AutoModel
 
-    from tokenizer.losses.features import normalisation
-
-    mend = (
+    hint = (
         "give a folder written by save_pretrained, a hub name that can be downloaded, inception or "
         "efficientnet-lite0"
     )
-    (model,) = load_pretrained("vision network", name, mend, AutoModel)
+    (model,) = load_pretrained("vision network", name, hint, AutoModel)
     network = frozen(model)
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "image_size", None) or DEFAULT_SIZE

@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipelines.images import centre_crop_adm, open_image, resize_and_crop, to_tensor
+from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.manifest import MANIFEST_NAME
+from data_pipelines.sources.image_folder import list_images
 from runtime.errors import UserError
 from runtime.files import fingerprint
 
@@ -76,13 +78,9 @@ class EvaluationImages:
             raise UserError(f"There is no crop {self.crop!r}; choose one of {', '.join(CROPS)}.")
         self._images: Any
         if is_folder:
-            from data_pipelines.sources.image_folder import list_images
-
             self._images = list_images(self.path)
         else:
-            from data_pipelines.loading import dataset
-
-            self._images = dataset.PreparedDataset(path, images_only=True)
+            self._images = PreparedDataset(path, images_only=True)
             if not len(self._images):
                 raise UserError(f"{path} has no images, so there is nothing to measure.")
         step = len(self._images) / min(max_images or len(self._images), len(self._images))

@@ -1,4 +1,10 @@
-"""The confidence interval that stands beside every accuracy."""
+"""Intervals beside scores: Wilson's of a proportion, the normal approximation of a mean."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
 
 
 def wilson_interval(
@@ -11,8 +17,8 @@ def wilson_interval(
     quite that, so the true interval is somewhat wider.
 
     Args:
-        num_correct: successes, in [0, num_total]; of soft scores their sum; the interval is
-            then wider than need be, since they vary less than right and wrong.
+        num_correct: successes, in [0, num_total]. Soft scores give their sum; the interval is then
+            wider than need be, since they vary less than right and wrong.
         num_total: trials, above 0.
         confidence: coverage, in (0, 1).
 
@@ -22,13 +28,28 @@ def wilson_interval(
     Raises:
         ValueError: if there are no trials, or more successes than trials.
     """
-    from scipy.stats import norm
-
     if not 0 <= num_correct <= num_total or num_total < 1:
         raise ValueError(f"{num_correct} successes in {num_total} trials.")
     z = float(norm.ppf((1 + confidence) / 2))
-    share = num_correct / num_total
-    middle = share + z * z / (2 * num_total)
-    reach = z * (share * (1 - share) / num_total + (z / (2 * num_total)) ** 2) ** 0.5
+    fraction = num_correct / num_total
+    middle = fraction + z * z / (2 * num_total)
+    reach = z * (fraction * (1 - fraction) / num_total + (z / (2 * num_total)) ** 2) ** 0.5
     scale = 1 + z * z / num_total
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def fraction_with_interval(right: Sequence[bool]) -> dict[str, Any]:
+    """Fraction of what is right, as `value`, with its Wilson 95 % `interval`."""
+    return {
+        "value": sum(right) / len(right),
+        "interval": list(wilson_interval(sum(right), len(right))),
+    }
+
+
+def mean_with_interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, as `value`, with its 95 % `interval` by the normal approximation; None of one value."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return {"value": mean, "interval": None}
+    half = 1.96 * float(np.std(values, ddof=1)) / count**0.5
+    return {"value": mean, "interval": [mean - half, mean + half]}

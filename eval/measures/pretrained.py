@@ -8,13 +8,13 @@ import torch
 from runtime.errors import UserError, says
 
 
-def load_pretrained(what: str, name: str, mend: str, *classes: Any) -> list[Any]:
+def load_pretrained(what: str, name: str, hint: str, *classes: Any) -> list[Any]:
     """`from_pretrained(name)` of each class.
 
     Args:
         what: is loaded, for the error: "detector".
         name: hub name or folder.
-        mend: what to give instead, for the error: "give ...".
+        hint: what to give instead, for the error: "give ...".
         classes: of transformers.
 
     Raises:
@@ -25,7 +25,7 @@ def load_pretrained(what: str, name: str, mend: str, *classes: Any) -> list[Any]
         return [each.from_pretrained(name) for each in classes]
     except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
         raise UserError(
-            f"No {what} can be loaded from {name!r}: {mend} ({says(error)})."
+            f"No {what} can be loaded from {name!r}: {hint} ({says(error)})."
         ) from error
 
 

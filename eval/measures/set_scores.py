@@ -50,17 +50,17 @@ class SetDistances:
         # Of groups the features themselves: their sums are as large as those of the whole sets.
         self._groups: dict[str, list[tuple[list[Tensor], list[Tensor]]]] = {}
 
-    def add(self, images: Tensor | None, others: Tensor | None, group: str | None = None) -> None:
+    def add(self, images: Tensor | None, others: Tensor | None, group: str = "") -> None:
         """Take in a batch of either set, (B, 3, H, W) in [-1, 1], also into the group of a name."""
-        if group is not None and group not in self._groups:
+        if group and group not in self._groups:
             self._groups[group] = [([], []) for _ in self.networks]
-        for place, (network, sets) in enumerate(zip(self.networks, self._sets, strict=True)):
+        for i, (network, sets) in enumerate(zip(self.networks, self._sets, strict=True)):
             for side, batch in enumerate((images, others)):
                 if batch is not None and len(batch):
                     features = network(batch)
                     sets[side].add(features)
-                    if group is not None:
-                        self._groups[group][place][side].append(features)
+                    if group:
+                        self._groups[group][i][side].append(features)
 
     def scores(self, ranks: RankGroup | None = None) -> Scores:
         """Name of each distance → `value`, `interval` (None), `network`, numbers of images.

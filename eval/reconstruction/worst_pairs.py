@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from data_pipelines.images import to_pil, write_png
+
 
 class WorstPairs:
     """Keeps the pairs of lowest PSNR of one rank.
@@ -36,14 +38,16 @@ class WorstPairs:
                 anyway.
             folder: gets `worst-NN_real.png` and `worst-NN_reconstruction.png`.
         """
-        from data_pipelines.images import to_pil
-
         others = [(row["psnr"], i) for i, row in enumerate(rows) if "pair" not in row]
-        chosen = {index: place for place, (_, index) in enumerate(sorted(others)[: self.count])}
-        for index, place in chosen.items():
-            rows[index]["worst"] = place
+        ranking = {index: rank for rank, (_, index) in enumerate(sorted(others)[: self.count])}
+        for index, rank in ranking.items():
+            rows[index]["worst"] = rank
         for _, negative, image, rebuilt in self._kept:
-            if -negative in chosen:
-                stem = f"worst-{chosen[-negative]:02d}"
-                to_pil(image).save(folder / f"{stem}_real.png")
-                to_pil(rebuilt).save(folder / f"{stem}_reconstruction.png")
+            if -negative in ranking:
+                save_pair(image, rebuilt, folder, f"worst-{ranking[-negative]:02d}")
+
+
+def save_pair(image: Tensor, rebuilt: Tensor, folder: Path, stem: str) -> None:
+    """Save (3, H, W) tensors in [-1, 1] as `STEM_real.png` and `STEM_reconstruction.png`."""
+    write_png(to_pil(image), folder / f"{stem}_real.png")
+    write_png(to_pil(rebuilt), folder / f"{stem}_reconstruction.png")

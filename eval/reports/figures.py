@@ -7,22 +7,32 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 INK = "#123457"  # never seen: replaced by currentColor, so that charts follow the reader's theme
 LINE = "#4a86e8"  # readable on white and on near-black
 GOLDEN_RATIO = 0.6180339887
 MAX_POINTS = 400  # per curve; more makes the file heavy and the picture no clearer
 MAX_PANELS = 8
+NUM_COLUMNS = 4
 
 # Logged beside the losses, but plotted against the step they say nothing about learning.
 NOT_PLOTTED = {"step", "epoch", "learning_rate", "lr", "time", "seconds", "total_flos"}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: smaller, and can be searched
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7),
+    **dict.fromkeys(
+        ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Picture:
     pixelated: bool
 
 
-def picture(source: Path | np.ndarray) -> Picture:
+def embed_picture(source: Path | np.ndarray) -> Picture:
     """Embed a PNG file, or an (h, w, 3) uint8 array."""
     if isinstance(source, Path):
         data = source.read_bytes()
@@ -71,7 +81,7 @@ def code_map(codes: np.ndarray, counts: np.ndarray) -> Picture:
     """
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
-    return picture(categorical_colours(len(counts))[rank[codes]])
+    return embed_picture(categorical_colours(len(counts))[rank[codes]])
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], svg_id: str) -> str | None:
@@ -84,13 +94,10 @@ def training_curves(rows: Sequence[Mapping[str, Any]], svg_id: str) -> str | Non
     series = _series(rows)
     if not series:
         return None
-    with _chart_style(svg_id):
-        from matplotlib.figure import Figure
-
-        num_columns = 4
-        num_rows = -(-len(series) // num_columns)
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": svg_id}):
+        num_rows = -(-len(series) // NUM_COLUMNS)
         figure = Figure(figsize=(10.4, 1.75 * num_rows), layout="constrained")
-        axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+        axes = figure.subplots(num_rows, NUM_COLUMNS, squeeze=False).ravel()
         for axis, (name, (steps, values)) in zip(axes, series.items(), strict=False):
             axis.plot(steps, values, color=LINE, linewidth=0.8, alpha=0.35)
             axis.plot(steps, _running_mean(values), color=LINE, linewidth=1.5)
@@ -103,22 +110,19 @@ def training_curves(rows: Sequence[Mapping[str, Any]], svg_id: str) -> str | Non
         return _to_svg(figure)
 
 
-def code_frequencies(counts: np.ndarray, title: str, svg_id: str) -> str:
-    """Codes from the most to the least frequent, against their share of all positions.
+def code_frequencies(counts: np.ndarray, title: str) -> str:
+    """Codes from the most to the least frequent, against their fraction of all positions.
 
     Args:
         counts: occurrences of each code, any shape.
-        title: what the codes are.
-        svg_id: unique within the report.
+        title: what the codes are; unique within the report.
     """
-    shares = np.sort(counts.ravel())[::-1] / max(counts.sum(), 1)
-    used = shares[shares > 0]
+    fractions = np.sort(counts.ravel())[::-1] / max(counts.sum(), 1)
+    used = fractions[fractions > 0]
     # Large codebooks: evenly spaced ranks are enough for a curve without steps.
     ranks = np.unique(np.linspace(0, len(used) - 1, min(len(used), MAX_POINTS)).astype(int))
-    with _chart_style(svg_id):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5.1, 2.3), layout="constrained")
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
+        figure = Figure(figsize=(10.4, 2.3), layout="constrained")
         axis = figure.subplots()
         floor = used.min() / 2
         axis.fill_between(ranks + 1, used[ranks], floor, color=LINE, alpha=0.25, linewidth=0)
@@ -126,11 +130,11 @@ def code_frequencies(counts: np.ndarray, title: str, svg_id: str) -> str:
         axis.axvline(len(used), color=INK, linewidth=0.8, linestyle=":")
         axis.set_yscale("log")
         axis.set_ylim(bottom=floor)
-        axis.set_xlim(0, len(shares))
-        axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-        axis.set_title(f"{title}: {len(used):,} of {len(shares):,} occur", fontsize=9, loc="left")
+        axis.set_xlim(0, len(fractions))
+        axis.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:g} %")
+        axis.set_title(f"{len(used):,} of {len(fractions):,} occur", fontsize=9, loc="left")
         axis.set_xlabel("code, most frequent first", fontsize=8)
-        axis.set_ylabel("share of positions", fontsize=8)
+        axis.set_ylabel("fraction of positions", fontsize=8)
         return _to_svg(figure)
 
 
@@ -161,28 +165,7 @@ def _running_mean(values: Sequence[float]) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _chart_style(svg_id: str) -> Any:
-    import matplotlib
-
-    return matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",  # text stays text: smaller, and can be searched
-            "svg.hashsalt": svg_id,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "xtick.labelsize": 7,
-            "ytick.labelsize": 7,
-            "axes.linewidth": 0.6,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-        }
-    )
-
-
-def _to_svg(figure: "Figure") -> str:
+def _to_svg(figure: Figure) -> str:
     """The figure as an `<svg>` element that takes its text colour and font from the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True)

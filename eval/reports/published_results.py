@@ -1,8 +1,8 @@
 """Published results of SemHiTok and its peers, and where a run's own numbers stand among them.
 
-`published_results.yaml` beside this file has the numbers with their sources. A run's own number is
-put into their column only where it was measured alike; else the table says by what it differs,
-since a distance on 1,000 small pictures tells nothing about one on ImageNet.
+`published_results.yaml` beside this file has the numbers with their sources. A run's own number
+goes into their column only where it was measured alike; else the table names the differences, since
+a distance on 1,000 small pictures tells nothing about one on ImageNet.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eval.reports.evaluation_page import Table
+import yaml
+
+from eval.reports.page import Section
 
 FILE = Path(__file__).with_name("published_results.yaml")
+TITLE = "Among published results"
 TASK_NAMES = {"pope": "POPE", "mme": "MME-P", "seed-bench": "SEED", "gqa": "GQA"}
 OWN_NAMES = {"pope": "pope", "mme": "mme", "seedbench": "seed-bench", "gqa": "gqa"}
 """Our tasks by the names of the file."""
@@ -21,13 +24,11 @@ OWN_NAMES = {"pope": "pope", "mme": "mme", "seedbench": "seed-bench", "gqa": "gq
 @cache
 def published() -> dict[str, Any]:
     """The file's content."""
-    import yaml
-
     content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return content
 
 
-def reconstruction_table(summary: Mapping[str, Any]) -> Table:
+def reconstruction_table(summary: Mapping[str, Any]) -> Section:
     """rFID of the peers, and this run's line."""
     group = published()["reconstruction"][0]
     rows = [
@@ -36,17 +37,14 @@ def reconstruction_table(summary: Mapping[str, Any]) -> Table:
     ]
     differs = reconstruction_differences(summary)
     own = summary["scores"].get(group["measure"])
-    if own and not differs:
-        shown = f"{own['value']:.2f}"
-    else:
-        shown = "not comparable: " + "; ".join(differs)
+    shown = f"not comparable: {'; '.join(differs)}" if differs else f"{own['value']:.2f}"
     rows.append(("this run", f"{summary['resolution']}²", shown))
     note = f"rFID on {group['num_images']:,} images of {group['data']}. Source: {group['source']}."
-    return Table("Among published results", ("Model", "Resolution", "rFID"), rows, note)
+    return Section(TITLE, header=("Model", "Resolution", "rFID"), rows=rows, note=note)
 
 
 def reconstruction_differences(summary: Mapping[str, Any]) -> list[str]:
-    """By what a run differs from how the published rFID is measured; empty where by nothing."""
+    """How a run differs from the way published rFID is measured; empty where it does not."""
     group = published()["reconstruction"][0]
     differs = []
     if group["measure"] not in summary["scores"]:
@@ -62,56 +60,48 @@ def reconstruction_differences(summary: Mapping[str, Any]) -> list[str]:
     return differs
 
 
-def understanding_line(summary: Mapping[str, Any]) -> Table | None:
-    """Published results of a benchmark with this run's among them; None where there are none.
+def understanding_table(summary: Mapping[str, Any]) -> Section | None:
+    """Understanding of the peers in the LLaVA-v1.5 setting, with this run's line.
 
     Args:
         summary: of `semhitok eval vqa`.
+
+    Returns:
+        The table; None for a task without published results.
     """
+    group = published()["understanding"]
     name = OWN_NAMES.get(summary["task"])
     if name is None:
         return None
-    wanted = published()["understanding"]["num_questions"][name]
+    wanted = group["num_questions"][name]
     if summary["num_questions"] not in wanted:
-        number = f"{summary['num_questions']:,} questions, not {wanted[0]:,}"
-        own = f"not comparable: {number}"
+        own = f"not comparable: {summary['num_questions']:,} questions, not {wanted[0]:,}"
     else:
         value = own_value(summary)
         own = "–" if value is None else f"{value:.4g}"
-    return understanding_table({name: own}, summary.get("image_resolution"))
-
-
-def own_value(summary: Mapping[str, Any]) -> float | None:
-    """A run's score in the units of the table: per cent, of POPE the mean of its splits, or MME's
-    perception."""
-    figures = summary["figures"]
-    if summary["task"] == "mme":
-        return None if figures["perception"] is None else float(figures["perception"])
-    mean = figures.get("mean_accuracy") if summary["task"] == "pope" else None
-    return 100 * float(summary["overall"]["accuracy"] if mean is None else mean)
-
-
-def understanding_table(own: Mapping[str, str], resolution: int | None = None) -> Table:
-    """Understanding of the peers in the LLaVA-v1.5 setting, and this run's line.
-
-    Args:
-        own: what stands in the run's line, by the name of the task.
-        resolution: of the run.
-    """
-    group = published()["understanding"]
     rows = [
         (
             result["model"],
             f"{result['resolution']}²" if "resolution" in result else "–",
-            *(f"{result[name]:g}" for name in TASK_NAMES),
+            *(f"{result[task]:g}" for task in TASK_NAMES),
         )
         for result in group["results"]
     ]
-    shown = f"{resolution}²" if resolution else "–"
-    rows.append(("this run", shown, *(own.get(name, "–") for name in TASK_NAMES)))
+    resolution = summary.get("image_resolution")
+    own_cells = (own if task == name else "–" for task in TASK_NAMES)
+    rows.append(("this run", f"{resolution}²" if resolution else "–", *own_cells))
     note = (
         f"Setting: {group['setting']}; a run by another recipe differs from theirs in more than "
         f"its tokenizer. Source: {group['source']}."
     )
     header = ("Model", "Resolution", *TASK_NAMES.values())
-    return Table("Among published results", header, rows, note)
+    return Section(TITLE, header=header, rows=rows, note=note)
+
+
+def own_value(summary: Mapping[str, Any]) -> float | None:
+    """A run's score in the table's units: per cent, the mean of POPE's splits, MME's perception."""
+    figures = summary["figures"]
+    if summary["task"] == "mme":
+        return None if figures["perception"] is None else float(figures["perception"])
+    mean = figures.get("mean_accuracy") if summary["task"] == "pope" else None
+    return 100 * float(summary["overall"]["accuracy"] if mean is None else mean)

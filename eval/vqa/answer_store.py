@@ -18,13 +18,13 @@ FOLDER = "answers"
 
 
 @dataclass(frozen=True)
-class Answer:
+class SavedAnswer:
     """What the model said to one question."""
 
     prediction: str
     """Its text, or the letter of the likeliest option."""
     option_scores: tuple[float, ...] | None = None
-    """What each option was weighed at, where there was a choice."""
+    """Mean log-likelihood a token of each option, where there was a choice."""
 
 
 class AnswerStore:
@@ -39,7 +39,7 @@ class AnswerStore:
         self.folder = out_dir / FOLDER
 
     def open(self, identity: dict[str, Any]) -> None:
-        """Make the folder, or go on with answers of the same model, questions and settings.
+        """Make the folder, or resume answers of the same model, questions and settings.
 
         Raises:
             UserError: if it holds answers of another evaluation.
@@ -57,19 +57,19 @@ class AnswerStore:
                 f"{'s' if len(other) == 1 else ''}); give another --out, or delete {self.folder}"
             )
 
-    def read(self) -> dict[str, Answer]:
+    def read(self) -> dict[str, SavedAnswer]:
         """All answers so far, of every rank, by question id.
 
         Raises:
             UserError: if a question was answered twice, or a line in the middle is damaged.
         """
-        answers: dict[str, Answer] = {}
+        answers: dict[str, SavedAnswer] = {}
         for path in sorted(self.folder.glob("rank-*.jsonl")):
             for number, line in enumerate(whole_lines(path), start=1):
                 try:
                     row = json.loads(line)
                     key, scores = row["question_id"], row.get("option_scores")
-                    answer = Answer(row["prediction"], None if scores is None else tuple(scores))
+                    answer = SavedAnswer(row["prediction"], scores and tuple(scores))
                 except (ValueError, KeyError, TypeError) as error:
                     raise UserError(
                         f"line {number} of {path} is damaged; delete {path} to have its questions "
@@ -83,7 +83,7 @@ class AnswerStore:
                 answers[key] = answer
         return answers
 
-    def append(self, rank: int, answers: dict[str, Answer]) -> None:
+    def append(self, rank: int, answers: dict[str, SavedAnswer]) -> None:
         """Add a batch to the file of a rank; it is on the disk when this returns."""
         rows = []
         for key, answer in answers.items():

@@ -6,22 +6,21 @@ or on where a run was killed; so neither changes a digit of what the model compu
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eval.vqa.answer_store import Answer, AnswerStore
+from torch import Tensor
+
+from data_pipelines.images import open_image
+from eval.vqa.answer_store import AnswerStore, SavedAnswer
 from eval.vqa.asking import Asking, candidates, message
 from eval.vqa.benchmarks.question_set import QuestionSet
 from eval.vqa.scorers.multiple_choice import LETTERS
-from eval.vqa.scorers.task import BenchmarkQuestion
+from eval.vqa.scorers.task import BenchmarkQuestion, image_data
+from mllm.serving.answering import Answer, Answerer, Question, plan_batches
 from runtime.errors import UserError
 from runtime.files import read_json
 from runtime.progress import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mllm.serving.answering import Answerer
-    from runtime.rank_group import RankGroup
+from runtime.rank_group import RankGroup
 
 WINDOW = 16
 """Batches among whose questions those of like length are put together: little padding is computed,
@@ -29,14 +28,14 @@ and the questions about one image, which follow each other, stay near."""
 
 
 def answer_questions(
-    model_dir: Path | str,
+    model_dir: Path,
     found: QuestionSet,
     asking: Asking,
     out_dir: Path,
     batch_size: int,
-    ranks: "RankGroup",
+    ranks: RankGroup,
     fingerprint: str,
-) -> dict[str, Answer]:
+) -> dict[str, SavedAnswer]:
     """Answer every question that has no answer yet in the folder.
 
     Args:
@@ -81,17 +80,15 @@ def answer_questions(
 
 
 def _answer_rest(
-    model_dir: Path | str,
+    model_dir: Path,
     questions: Sequence[BenchmarkQuestion],
     asking: Asking,
     store: AnswerStore,
     batch_size: int,
-    ranks: "RankGroup",
-    done: dict[str, Answer],
+    ranks: RankGroup,
+    done: dict[str, SavedAnswer],
 ) -> None:
-    """Answer this rank's share of the questions that are not done."""
-    from mllm.serving.answering import Answerer
-
+    """Answer this rank's part of the questions that are not done."""
     if asking.answer_by != "generation" and not all(q.options for q in questions):
         raise UserError(f"answers by {asking.answer_by} need questions with options")
     answerer = Answerer.load(model_dir)
@@ -100,108 +97,62 @@ def _answer_rest(
     rendered = {
         text: answerer.prompt([{"role": "user", "content": text}]) for text in dict.fromkeys(texts)
     }
-    prompts = [rendered[text] for text in texts]
+    asked = [
+        Question(
+            rendered[text],
+            tuple((q.image_id, number) for number in range(len(q.images))),
+            () if asking.answer_by == "generation" else tuple(candidates(q, asking)),
+        )
+        for q, text in zip(questions, texts, strict=True)
+    ]
+    by_image = {q.image_id: q for q in reversed(questions)}
+
+    def read_images(keys: list[tuple[str, int]]) -> Sequence[Tensor]:
+        opened = []
+        for image_id, number in keys:
+            q = by_image[image_id]
+            name = f"the image {image_id} of question {q.question_id}"
+            opened.append(open_image(image_data(q.images[number]), name=name))
+        return list(answerer.image_tokens(opened))
+
     store.cut_torn_line(ranks.rank)
-    batches = plan_batches([len(prompt) for prompt in prompts], batch_size)
-    own = share(len(batches), ranks.rank, ranks.world_size)
-    total = sum(len(batches[i]) for i in own)
-    answered = sum(questions[place].question_id in done for i in own for place in batches[i])
-    pictures: dict[str, list[Tensor]] = {}
+    batches = plan_batches([len(question.prompt) for question in asked], batch_size, WINDOW)
+    own = [batches[i] for i in part_of_rank(len(batches), ranks.rank, ranks.world_size)]
+    # A batch that is answered in part is asked whole: alone the rest would be padded less.
+    todo = [batch for batch in own if any(questions[i].question_id not in done for i in batch)]
+    total = sum(map(len, own))
+    answered = sum(questions[i].question_id in done for batch in own for i in batch)
     with Progress(total, "answer", "question", initial=answered) as progress:
-        for index in own:
-            batch = batches[index]
-            new = [place for place in batch if questions[place].question_id not in done]
-            if not new:
-                continue
-            # The whole batch, also what is answered already: alone the rest would be padded less.
-            asked = [questions[place] for place in batch]
-            _look_at(answerer, asked, pictures)
-            answers = _answer_batch(
-                answerer,
-                asked,
-                [prompts[place] for place in batch],
-                [pictures[q.image_id] for q in asked],
-                asking,
-            )
-            chosen = {q.question_id: a for q, a in zip(asked, answers, strict=True)}
-            store.append(ranks.rank, {k: v for k, v in chosen.items() if k not in done})
+        for batch, answers in answerer.answer_list(
+            asked, todo, read_images, asking.max_new_tokens, batch_size
+        ):
+            saved = {
+                questions[i].question_id: _saved(answer)
+                for i, answer in zip(batch, answers, strict=True)
+            }
+            new = {key: answer for key, answer in saved.items() if key not in done}
+            store.append(ranks.rank, new)
             progress.update(len(new))
 
 
-def _answer_batch(
-    answerer: "Answerer",
-    asked: Sequence[BenchmarkQuestion],
-    prompts: Sequence[list[int]],
-    images: "Sequence[list[Tensor]]",
-    asking: Asking,
-) -> list[Answer]:
-    if asking.answer_by == "generation":
-        texts = answerer.answer(prompts, images, asking.max_new_tokens)
-        return [Answer(text) for text in texts]
-    options = [candidates(question, asking) for question in asked]
-    flat = [(row, text) for row, texts in enumerate(options) for text in texts]
-    weighed = answerer.loglikelihood(
-        [prompts[row] for row, _ in flat],
-        [images[row] for row, _ in flat],
-        [text for _, text in flat],
-    )
-    answers, start = [], 0
-    for texts in options:
-        own = weighed[start : start + len(texts)]
-        start += len(texts)
-        scores = [w.log_likelihood / w.num_tokens for w in own]
-        answers.append(Answer(LETTERS[scores.index(max(scores))], tuple(scores)))
-    return answers
+def _saved(answer: Answer) -> SavedAnswer:
+    if not answer.likelihoods:
+        return SavedAnswer(answer.text)
+    scores = tuple(each.log_likelihood / each.num_tokens for each in answer.likelihoods)
+    return SavedAnswer(LETTERS[scores.index(max(scores))], scores)
 
 
-def _look_at(
-    answerer: "Answerer", asked: Sequence[BenchmarkQuestion], pictures: "dict[str, list[Tensor]]"
-) -> None:
-    """Encode the images of a batch that were not seen before: N token ids each are kept."""
-    from data_pipelines.images import open_image
-
-    new = {q.image_id: q for q in asked if q.image_id not in pictures}
-    opened = [
-        open_image(
-            source if isinstance(source, Path | bytes) else source(),
-            name=f"the image {key} of question {q.question_id}",
-        )
-        for key, q in new.items()
-        for source in q.images
-    ]
-    if not opened:
-        return
-    tokens = iter(answerer.image_tokens(opened))
-    for key, q in new.items():
-        pictures[key] = [next(tokens) for _ in q.images]
-
-
-def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Places of the questions by batch, those of like length together within a window.
-
-    Args:
-        lengths: of the prompts, in the order of the questions.
-        batch_size: questions in a batch; the last one of a window may have fewer.
-    """
-    window = WINDOW * batch_size
-    batches = []
-    for start in range(0, len(lengths), window):
-        places = sorted(
-            range(start, min(start + window, len(lengths))), key=lambda place: lengths[place]
-        )
-        batches += [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
-    return batches
-
-
-def share(number: int, rank: int, world_size: int) -> range:
+def part_of_rank(number: int, rank: int, world_size: int) -> range:
     """The rank's run of the batches, in one piece: few images are encoded by two ranks."""
     return range(number * rank // world_size, number * (rank + 1) // world_size)
 
 
 def describe_run(
-    model_dir: Path | str, asking: Asking, batch_size: int, ranks: "RankGroup", fingerprint: str
+    model_dir: Path, asking: Asking, batch_size: int, ranks: RankGroup, fingerprint: str
 ) -> dict[str, Any]:
     """What a summary says of the model and the questioning."""
+    config = model_dir / "config.json"
+    known = read_json(config).get("image_tokenizer_config") if config.is_file() else None
     return {
         "model": str(model_dir),
         "checkpoint_fingerprint": fingerprint,
@@ -211,12 +162,6 @@ def describe_run(
         "batch_size": batch_size,
         "num_ranks": ranks.world_size,
         "image_crop": "shorter side scaled, centre cut",
-        "image_resolution": _image_resolution(Path(model_dir)),
+        # Pixels of a side that the model sees; models of other sizes are compared all the same.
+        "image_resolution": known.get("image_size") if isinstance(known, dict) else None,
     }
-
-
-def _image_resolution(model_dir: Path) -> int | None:
-    """Pixels of a side that the model sees; models of other sizes are compared all the same."""
-    config = model_dir / "config.json"
-    known = read_json(config).get("image_tokenizer_config") if config.is_file() else None
-    return known.get("image_size") if isinstance(known, dict) else None

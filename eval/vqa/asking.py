@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from data_pipelines.records import IMAGE_MARK
 from eval.vqa.scorers.multiple_choice import LETTERS
 from eval.vqa.scorers.task import BenchmarkQuestion, Task
-
-ANSWER_BY = ("generation", "letters", "texts")
-"""Written answers; the likeliest letter of an option; the likeliest text of an option."""
+from eval.vqa.settings import AnswerBy
 
 _NUMBERED_MARK = re.compile(r"<image (\d+)>")
 
 
 @dataclass(frozen=True)
 class Asking:
-    """Settings of the questioning, saved with its answers."""
+    """How questions are asked, saved with the answers."""
 
-    answer_by: str = "generation"
-    """One of `ANSWER_BY`; the last two take questions with options alone."""
+    answer_by: AnswerBy = "generation"
+    """Written answers; or the likeliest letter or text of an option, where all have options."""
     instruction: str = ""
     """Written after each question, on a line of its own."""
     max_new_tokens: int = 16
@@ -33,7 +31,7 @@ class Asking:
         }[self.answer_by]
 
 
-def default_asking(task: Task, answer_by: str = "generation") -> Asking:
+def default_asking(task: Task, answer_by: AnswerBy = "generation") -> Asking:
     """As the task's benchmark is asked by most; options that are not listed need no instruction."""
     instruction = "" if answer_by == "texts" else task.instruction
     return Asking(answer_by, instruction, task.max_new_tokens)

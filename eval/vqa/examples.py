@@ -7,9 +7,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from eval.vqa.predictions import json_text
-from eval.vqa.scorers.task import Judged
-from runtime.run_folder import write_text
+from data_pipelines.images import open_image, write_png
+from eval.vqa.scorers.task import Judged, image_data
+from runtime.json_lines import write_rows
+from runtime.run_folder import make_folder
 
 NUM_WRONG_SHOWN = 16
 NUM_RIGHT_SHOWN = 8
@@ -20,7 +21,7 @@ Row = Mapping[str, Any]
 def pick_examples(rows: Sequence[Row], limit: int, seed: int = 0) -> list[Row]:
     """At most `limit` rows, drawn at random with the question types taking turns.
 
-    Without the turns the questions that a report shows would nearly all be of the commonest type.
+    Without the turns nearly all questions that a report shows would be of the most frequent type.
     """
     by_type: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -37,14 +38,12 @@ def write_examples(judged: Sequence[Judged], rows: Sequence[Row], out_dir: Path)
 
     Where the images are not at hand, as for predictions of other systems, nothing is written.
     """
-    from data_pipelines.images import open_image
-
     pictures = {entry.question.question_id: entry.question.images for entry in judged}
     if not all(pictures.values()):
         return
     wrong = pick_examples([row for row in rows if not row["correct"]], NUM_WRONG_SHOWN)
     right = pick_examples([row for row in rows if row["correct"]], NUM_RIGHT_SHOWN)
-    (out_dir / "images").mkdir(exist_ok=True)
+    make_folder(out_dir / "images")
     names: dict[str, str] = {}
     examples = []
     for row in wrong + right:
@@ -52,8 +51,7 @@ def write_examples(judged: Sequence[Judged], rows: Sequence[Row], out_dir: Path)
         if key not in names:
             # Numbered, not named by image id: an id may hold characters that no file name may.
             names[key] = f"images/{len(names):03d}.png"
-            source = pictures[row["question_id"]][0]
-            data = source if isinstance(source, Path | bytes) else source()
-            open_image(data, name=f"the image {key}").save(out_dir / names[key])
+            data = image_data(pictures[row["question_id"]][0])
+            write_png(open_image(data, name=f"the image {key}"), out_dir / names[key])
         examples.append({**row, "image": names[key]})
-    write_text(out_dir / "examples.jsonl", json_text(examples))
+    write_rows(out_dir / "examples.jsonl", examples)

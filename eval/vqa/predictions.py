@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.measures.conditions import UNKNOWN
-from eval.vqa.answer_store import Answer
-from eval.vqa.benchmarks.published import json_lines
+from eval.vqa.answer_store import SavedAnswer
 from eval.vqa.benchmarks.question_set import QuestionSet
 from eval.vqa.scorers.task import BenchmarkQuestion, Judged
 from runtime.errors import UserError
 from runtime.files import read_json
+from runtime.json_lines import json_values
 
 ID_NAMES = ("question_id", "questionId", "id", "index")
 CLEAR_NAMES = ("prediction", "pred_answer", "pred", "response", "output")
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def prediction_rows(
-    judged: Sequence[Judged], answers: dict[str, Answer] | None = None
+    judged: Sequence[Judged], answers: dict[str, SavedAnswer] | None = None
 ) -> list[Row]:
     """Rows of `predictions.jsonl`: all that is needed to score them again, but the images."""
     rows = []
@@ -54,7 +54,7 @@ def prediction_rows(
     return rows
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_predictions(path: Path) -> list[Row]:
     """Rows of a predictions file: JSONL, or a JSON list.
 
     MMMU's one object of id to answer serves too.
@@ -98,7 +98,7 @@ def _raw_rows(path: Path) -> list[Any]:
         names = {*ID_NAMES, *ANSWER_NAMES}  # of a single line with these, it is a row
         if whole and not names & set(whole) and all(isinstance(v, str) for v in whole.values()):
             return [{"question_id": key, "prediction": text} for key, text in whole.items()]
-    return list(json_lines(path))
+    return [row for _, row in json_values(path)]
 
 
 def _answer_names(row: Row) -> list[str]:
@@ -236,11 +236,6 @@ def made_by(path: Path) -> Row:
         known |= {name: summary.get(name) for name in names}
     known["decoding"] = known["decoding"] or f"{UNKNOWN}: answers of another system"
     return known
-
-
-def json_text(rows: Sequence[Row]) -> str:
-    """One row a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _field(row: Row, names: Sequence[str]) -> str | None:

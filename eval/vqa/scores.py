@@ -56,7 +56,7 @@ def summarize(
         "open": mean_score(by_form["open"]),
         "yes_no": mean_score(by_form["yes_no"]),
         "yes_no_share": len(by_form["yes_no"]) / len(judged),
-        "answered_yes_share": sum(_says_yes(e) for e in judged) / len(judged),
+        "answered_yes_share": sum(_is_yes(e) for e in judged) / len(judged),
         "by_type": {name: mean_score(by_type[name]) for name in sorted(by_type)},
         "figures": task.figures(judged),
         "question_only_baseline": question_only_accuracy(task, questions, counted),
@@ -65,7 +65,7 @@ def summarize(
         ),
         "repeated_question_share": sum(n for n in texts.values() if n > 1) / len(judged),
         "always_yes_baseline": constant_accuracy(task, questions, "yes"),
-        "commonest_answer_baseline": commonest_accuracy(task, questions),
+        "most_frequent_answer_baseline": most_frequent_accuracy(task, questions),
     }
 
 
@@ -90,9 +90,9 @@ def mean_score(scores: Sequence[float]) -> dict[str, Any]:
 
 
 def is_yes_no(answers: Sequence[str]) -> bool:
-    """Whether the commonest of the accepted answers is yes or no."""
-    commonest = Counter(answer.lower().strip() for answer in answers).most_common(1)
-    return bool(commonest) and commonest[0][0] in ("yes", "no")
+    """Whether the most frequent of the accepted answers is yes or no."""
+    found = Counter(answer.lower().strip() for answer in answers).most_common(1)
+    return bool(found) and found[0][0] in ("yes", "no")
 
 
 def question_only_accuracy(
@@ -139,8 +139,8 @@ def constant_accuracy(task: Task, questions: Sequence[BenchmarkQuestion], answer
     return sum(task.judge(question, answer)[1] for question in questions) / len(questions)
 
 
-def commonest_accuracy(task: Task, questions: Sequence[BenchmarkQuestion]) -> float:
-    """Accuracy of giving the commonest of all answers to everything."""
+def most_frequent_accuracy(task: Task, questions: Sequence[BenchmarkQuestion]) -> float:
+    """Accuracy of giving the most frequent of all answers to everything."""
     counts = Counter(_comparable(answer) for q in questions for answer in q.answers)
     return constant_accuracy(task, questions, counts.most_common(1)[0][0])
 
@@ -151,5 +151,5 @@ def _comparable(answer: str) -> str:
     return answer if len(answer) == 1 and answer.isupper() else answer.lower()
 
 
-def _says_yes(entry: Judged) -> bool:
+def _is_yes(entry: Judged) -> bool:
     return (entry.read_as or entry.prediction).strip().lower() == "yes"

@@ -8,181 +8,151 @@ Examples:
     semhitok eval vqa --predictions runs/gqa/predictions.jsonl --task gqa
 """
 
-from argparse import Namespace
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from data_pipelines.loading.dataset import PreparedDataset
+from eval.reports.page import write_report
+from eval.vqa.answer_store import SavedAnswer
+from eval.vqa.answering import answer_questions, describe_run
 from eval.vqa.asking import Asking, default_asking
+from eval.vqa.benchmarks.load import open_benchmark
+from eval.vqa.benchmarks.own_lines import read_own_lines
 from eval.vqa.benchmarks.question_set import QuestionSet, check_questions, describe
 from eval.vqa.examples import write_examples
-from eval.vqa.predictions import json_text, made_by, match, prediction_rows, questions_of, read_rows
+from eval.vqa.predictions import made_by, match, prediction_rows, questions_of, read_predictions
+from eval.vqa.report import report_questions
+from eval.vqa.scorers.multiple_choice import rotations
 from eval.vqa.scorers.task import Task
 from eval.vqa.scorers.tasks import find_task
 from eval.vqa.scores import ITSELF, Counted, judge_all, summarize
+from eval.vqa.settings import VQASettings
+from mllm.saved.fingerprint import model_fingerprint
 from runtime.errors import UserError
-from runtime.run_folder import (
-    RunDirectory,
-    describe_environment,
-    make_folder,
-    write_json,
-    write_text,
-)
-
-if TYPE_CHECKING:
-    from eval.vqa.answer_store import Answer
+from runtime.files import write_json
+from runtime.json_lines import write_rows
+from runtime.rank_group import RankGroup
+from runtime.ranks import is_main_rank
+from runtime.run_folder import RunDirectory, describe_environment, make_folder
 
 
-@dataclass(frozen=True)
-class VqaSettings:
-    """What an evaluation was run with; saved beside its results."""
+def evaluate(settings: VQASettings) -> Path:
+    """Answer a benchmark's questions, or take answers that are there, score them and save both.
 
-    task: str
-    """Name of the rule."""
-    model: str | None
-    """Folder of the unified model; None where answers are scored that are there already."""
-    predictions: str | None
-    """File of those answers."""
-    data: str | None
-    """Prepared folder, benchmark file, or data set on the hub."""
-    images: str | None
-    """Folder of the images that a file names."""
-    split: str | None
-    """Split of a data set on the hub."""
-    circular: bool
-    """Whether each question is asked once for every rotation of its options."""
-    answer_by: str
-    """`generation`, `letters` or `texts`."""
-    instruction: str | None
-    """Written after each question; None takes the task's."""
-    max_new_tokens: int | None
-    """Longest answer; None takes the task's."""
-    batch_size: int
-    """Questions answered at a time."""
-    train_data: str | None = None
-    """Data set that the question-only baseline counts; None as in `evaluate`."""
-
-
-def evaluate(
-    model_dir: Path | str,
-    data_dir: Path | str,
-    out_dir: Path | str,
-    batch_size: int = 64,
-    train_data_dir: Path | str | None = None,
-) -> dict[str, Any]:
-    """Answer every question of a prepared data set by the rule of easy-VQA.
-
-    See `evaluate_model`, which takes every task.
-
-    Args:
-        model_dir: a saved unified model.
-        data_dir: a prepared data set with questions.
-        out_dir: where the results go; made if missing.
-        batch_size: questions answered at a time.
-        train_data_dir: the data set whose answers the question-only baseline counts. None takes the
-            folder `train` beside `data_dir`, and where there is none the evaluated set itself.
-
-    Returns:
-        What `summary.json` holds.
-
-    Raises:
-        UserError: if the data set has no questions, or a path holds no model or data set.
-    """
-    from eval.vqa.benchmarks.prepared import read_prepared
-
-    task = find_task("easy-vqa")
-    found = read_prepared(Path(data_dir))
-    check_questions(task, found)
-    return evaluate_model(
-        task, found, model_dir, Path(out_dir), default_asking(task), batch_size, train_data_dir
-    )
-
-
-def evaluate_model(
-    task: Task,
-    found: QuestionSet,
-    model_dir: Path | str,
-    out_dir: Path,
-    asking: Asking,
-    batch_size: int = 64,
-    train_data_dir: Path | str | None = None,
-) -> dict[str, Any]:
-    """Answer a benchmark's questions, score the answers and save both.
-
-    Every rank of a launch calls this and answers its share; a killed run goes on where it was.
+    Every rank of a launch calls this and answers its part; a killed run resumes where it was.
     Writes `summary.json`, `predictions.jsonl` (each question with its answer and score),
-    `examples.jsonl` with `images/` (the questions that a report shows), and `answers/`.
+    `examples.jsonl` with `images/` (the questions that the report shows), the report, and with a
+    model `answers/`.
 
     Returns:
-        What `summary.json` holds.
+        The folder that was written.
 
     Raises:
-        UserError: if the folder has answers of another evaluation, or a model or image is damaged.
+        UserError: if there are no questions, the rule does not fit them, predictions and questions
+            do not match one to one, the folder has answers of another evaluation, or a model, a
+            data set or an image is damaged.
     """
-    from eval.vqa import answering
-    from mllm.saved.fingerprint import model_fingerprint
-    from runtime.rank_group import RankGroup
+    task = _task_of(settings)
+    found = _questions_of(settings, task)
+    out = _out_of(settings, task)
+    if settings.model is not None:
+        assert found is not None
+        RunDirectory(out).start(settings, "semhitok eval vqa")
+        _ask_model(settings, task, found, out)
+    else:
+        _score_predictions(settings, task, found, out)
+        RunDirectory(out).start(settings, "semhitok eval vqa")  # of what is refused nothing is left
+    if is_main_rank():
+        write_report(report_questions(out), out)
+    return out
 
-    def finish(answers: "dict[str, Answer]") -> dict[str, Any]:
-        predictions = {key: answer.prediction for key, answer in answers.items()}
-        about = answering.describe_run(model_dir, asking, batch_size, ranks, fingerprint)
-        return _score(task, found, predictions, out_dir, about, train_data_dir, answers)
 
+def _task_of(settings: VQASettings) -> Task:
+    if not settings.is_own_file:
+        return find_task(settings.task)
+    if settings.scoring:
+        return find_task(settings.scoring)
+    questions = read_own_lines(Path(settings.task)).questions
+    has_options = bool(questions) and all(q.options for q in questions)
+    return find_task("option" if has_options else "exact")
+
+
+def _questions_of(settings: VQASettings, task: Task) -> QuestionSet | None:
+    """The questions to ask; None where those saved with the predictions are meant."""
+    data = settings.task if settings.is_own_file else settings.data
+    if settings.model is None and data is None:
+        return None
+    # Without a model pictures are for the report alone.
+    needs_images = settings.model is not None or settings.images is not None
+    found = open_benchmark(task, data, settings.images, settings.split, needs_images)
+    if not settings.circular:
+        return found
+    if not all(q.options for q in found.questions):
+        raise UserError(f"--circular rotates options, and {found.source} has questions without")
+    return replace(found, questions=[each for q in found.questions for each in rotations(q)])
+
+
+def _asking_of(settings: VQASettings, task: Task) -> Asking:
+    asking = default_asking(task, settings.answer_by)
+    if settings.instruction is not None:
+        asking = replace(asking, instruction=settings.instruction)
+    if settings.max_new_tokens is not None:
+        asking = replace(asking, max_new_tokens=settings.max_new_tokens)
+    return asking
+
+
+def _out_of(settings: VQASettings, task: Task) -> Path:
+    if settings.out is not None:
+        return settings.out
+    assert settings.predictions is not None
+    path = settings.predictions
+    return (path if path.is_dir() else path.parent) / f"scored-{task.name}"
+
+
+def _ask_model(settings: VQASettings, task: Task, found: QuestionSet, out: Path) -> None:
+    model_dir, asking = settings.model, _asking_of(settings, task)
+    assert model_dir is not None
     with RankGroup() as ranks:
         # Once: it reads all of the weights.
         fingerprint = ranks.from_main(lambda: model_fingerprint(model_dir))
-        answers = answering.answer_questions(
-            model_dir, found, asking, out_dir, batch_size, ranks, fingerprint
+        answers = answer_questions(
+            model_dir, found, asking, out, settings.batch_size, ranks, fingerprint
         )
-        summary = ranks.from_main(lambda: finish(answers))
-    return summary
+        about = describe_run(model_dir, asking, settings.batch_size, ranks, fingerprint)
+        predictions = {key: answer.prediction for key, answer in answers.items()}
+        ranks.from_main(lambda: _score(settings, task, found, predictions, out, about, answers))
 
 
-def rescore(
-    task: Task,
-    path: Path,
-    out_dir: Path,
-    found: QuestionSet | None = None,
-    train_data_dir: Path | str | None = None,
-) -> dict[str, Any]:
-    """Score predictions that are there already; no model is loaded.
-
-    Args:
-        task: whose rule to apply.
-        path: `predictions.jsonl` of an evaluation, its folder, or answers of another system.
-        out_dir: where the results go.
-        found: the questions; None takes those saved with the predictions.
-        train_data_dir: as in `evaluate`.
-
-    Raises:
-        UserError: if predictions and questions do not match one to one, the rule does not fit, or
-            the results would replace those that the predictions are of.
-    """
+def _score_predictions(
+    settings: VQASettings, task: Task, found: QuestionSet | None, out: Path
+) -> None:
+    path = settings.predictions
+    assert path is not None
     saved = path / "predictions.jsonl" if path.is_dir() else path
-    if saved.resolve() == (out_dir / "predictions.jsonl").resolve():
-        raise UserError(f"the results would replace what is in {out_dir}: give another --out")
-    rows = read_rows(path)
+    if saved.resolve() == (out / "predictions.jsonl").resolve():
+        raise UserError(f"the results would replace what is in {out}: give another --out")
+    rows = read_predictions(path)
     about = made_by(path) | {"predictions": str(path)}
     if found is not None:
         about |= {"data": None, "data_fingerprint": None}  # what was given holds
     else:
         found = questions_of(rows, path)
         check_questions(task, found)
-    predictions = match(rows, found, path)
-    return _score(task, found, predictions, out_dir, about, train_data_dir)
+    _score(settings, task, found, match(rows, found, path), out, about)
 
 
 def _score(
+    settings: VQASettings,
     task: Task,
     found: QuestionSet,
     predictions: dict[str, str],
-    out_dir: Path,
+    out: Path,
     about: dict[str, Any],
-    train_data_dir: Path | str | None = None,
-    answers: "dict[str, Answer] | None" = None,
-) -> dict[str, Any]:
-    """Judge, summarise and write."""
-    counted_on, counted_name = _counted_on(found, train_data_dir)
+    answers: dict[str, SavedAnswer] | None = None,
+) -> None:
+    """Judge, summarise, write and print."""
+    counted_on, counted_name = _counted_on(found, settings.train_data)
     judged = judge_all(task, found.questions, predictions)
     scores = summarize(task, judged, counted_on)
     summary = {
@@ -194,137 +164,37 @@ def _score(
         **{key: value for key, value in about.items() if value is not None or key == "seed"},
         "code": describe_environment()["git"],
     }
-    make_folder(out_dir)
+    make_folder(out)
     rows = prediction_rows(judged, answers)
-    write_text(out_dir / "predictions.jsonl", json_text(rows))
-    write_examples(judged, rows, out_dir)
-    write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
-    return summary
+    write_rows(out / "predictions.jsonl", rows)
+    write_examples(judged, rows, out)
+    write_json(out / "summary.json", summary)  # last: its presence says the rest is complete
+    _print(summary)
 
 
-def _counted_on(
-    found: QuestionSet, train_data_dir: Path | str | None
-) -> tuple[Counted | None, str]:
+def _counted_on(found: QuestionSet, train_data: Path | None) -> tuple[Counted | None, str]:
     """What the question-only baseline counts, and its name."""
-    from data_pipelines.loading.dataset import PreparedDataset
-
     beside = Path(found.source).parent / "train"
-    if train_data_dir is None and found.data_fingerprint and beside.is_dir():
-        train_data_dir = beside
-    if train_data_dir is None:
+    if train_data is None and found.data_fingerprint and beside.is_dir():
+        train_data = beside
+    if train_data is None:
         return None, ITSELF
-    data = PreparedDataset(train_data_dir, images_only=True)
+    data = PreparedDataset(train_data, images_only=True)
     counted = [(q.question, q.answers) for record in data.texts() for q in record.questions]
-    return counted, str(train_data_dir)
-
-
-def command(args: Namespace) -> Path:
-    """Run `semhitok eval vqa`; returns the folder that was written."""
-    from eval.vqa.benchmarks.load import open_benchmark
-    from eval.vqa.report import report_questions
-    from runtime.ranks import is_main_rank
-
-    task, data = _task_of(args)
-    images = args.images and Path(args.images)
-    asking = _asking(task, args)
-    out = _out(args, task)
-    found = None
-    if args.model or data:
-        # Without a model pictures are for the report alone.
-        needs_images = args.model is not None or images is not None
-        found = open_benchmark(task, data, images, args.split, needs_images)
-        found = _rotated(found) if args.circular else found
-    elif args.circular:
-        raise UserError("--circular asks a model: give --model and --data")
-    settings = _settings(task, args, data)
-    if args.model:
-        assert found is not None
-        RunDirectory(out).start(settings, "semhitok eval vqa")
-        summary = evaluate_model(
-            task, found, args.model, out, asking, args.batch_size, args.train_data
-        )
-    else:
-        summary = rescore(task, Path(args.predictions), out, found, args.train_data)
-        RunDirectory(out).start(settings, "semhitok eval vqa")  # of what is refused nothing is left
-    if is_main_rank():
-        _print(summary)
-        report_questions(out)
-    return out
-
-
-def _task_of(args: Namespace) -> tuple[Task, str | None]:
-    """The task and the data; `--task` may also name a file of one's own questions."""
-    data = args.data
-    name = args.task
-    if name.endswith(".jsonl") or Path(name).is_file():
-        if data is not None:
-            raise UserError(f"--task names the file {name}, so --data cannot name another")
-        if not Path(name).is_file():
-            raise UserError(f"no such file: {name}")
-        return find_task(args.scoring or _scoring_of(Path(name))), name
-    if args.scoring:
-        raise UserError("--scoring is for files of one's own questions, named with --task")
-    return find_task(name), data
-
-
-def _scoring_of(path: Path) -> str:
-    from eval.vqa.benchmarks.own_lines import read_own_lines
-
-    questions = read_own_lines(path).questions
-    return "option" if questions and all(q.options for q in questions) else "exact"
-
-
-def _asking(task: Task, args: Namespace) -> Asking:
-    asking = default_asking(task, args.answer_by)
-    given = {"instruction": args.instruction, "max_new_tokens": args.max_new_tokens}
-    return replace(asking, **{name: value for name, value in given.items() if value is not None})
-
-
-def _rotated(found: QuestionSet) -> QuestionSet:
-    from eval.vqa.scorers.multiple_choice import rotations
-
-    if not all(q.options for q in found.questions):
-        raise UserError(f"--circular rotates options, and {found.source} has questions without")
-    turned = [other for q in found.questions for other in rotations(q)]
-    return replace(found, questions=turned)
-
-
-def _out(args: Namespace, task: Task) -> Path:
-    if args.out is not None:
-        return Path(args.out)
-    if args.model:
-        raise UserError("the answers of a model need --out, the folder to write")
-    path = Path(args.predictions)
-    folder = path if path.is_dir() else path.parent
-    return folder / f"scored-{task.name}"
-
-
-def _settings(task: Task, args: Namespace, data: str | None) -> VqaSettings:
-    def text(value: Any) -> str | None:
-        return None if value is None else str(value)
-
-    return VqaSettings(
-        task=task.name,
-        model=text(args.model),
-        predictions=text(args.predictions),
-        data=data,
-        images=text(args.images),
-        split=args.split,
-        circular=args.circular,
-        answer_by=args.answer_by,
-        instruction=args.instruction,
-        max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size,
-        train_data=text(args.train_data),
-    )
+    return counted, str(train_data)
 
 
 def _print(summary: dict[str, Any]) -> None:
     low, high = summary["overall"]["interval"]
+    baseline = f"the question alone gives {summary['question_only_baseline']:.1%}"
+    if summary["question_only_baseline_counted_on"] == ITSELF:
+        baseline += (
+            f" at most (counted on these answers; {summary['repeated_question_share']:.0%} of the "
+            "questions come repeatedly)"
+        )
     print(
         f"{summary['overall']['accuracy']:.1%} of {summary['num_questions']:,} questions right "
-        f"(95 % interval {low:.1%} to {high:.1%}); "
-        f"the question alone gives {summary['question_only_baseline']:.1%}{_peeks(summary)}"
+        f"(95 % interval {low:.1%} to {high:.1%}); {baseline}"
     )
     own = [
         f"{name.replace('_', ' ')} {value:.4g}"
@@ -333,11 +203,3 @@ def _print(summary: dict[str, Any]) -> None:
     ]
     if own:
         print("; ".join(own))
-
-
-def _peeks(summary: dict[str, Any]) -> str:
-    """What is to be said of a baseline that counts the very answers that it is to give."""
-    if summary["question_only_baseline_counted_on"] != ITSELF:
-        return ""
-    repeated = summary["repeated_question_share"]
-    return f" at most (counted on these answers; {repeated:.0%} of the questions come repeatedly)"

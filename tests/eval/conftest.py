@@ -15,10 +15,14 @@ from PIL import Image, ImageDraw
 from data_pipelines.images import open_image, resize_and_crop, to_tensor
 from data_pipelines.sources.easy_vqa import read_records
 from data_pipelines.sources.easy_vqa_shapes import PALETTE
-from eval.drawing import easy_vqa as generation
+from eval.drawing import task as drawing
+from eval.drawing.settings import GenerationSettings
 from eval.reconstruction import task as reconstruction
+from eval.reconstruction.settings import ReconstructionSettings
 from eval.vqa import task as vqa
-from eval.vqa.answer_store import Answer
+from eval.vqa.answer_store import SavedAnswer
+from eval.vqa.settings import VQASettings
+from mllm.model.sampler import Sampler
 
 NUM_IMAGES = 40
 FAKE_CONFIG = SimpleNamespace(image_sampler={"guidance_scale": 5.0, "top_k": 40})
@@ -77,7 +81,7 @@ class FakeTokenizer(torch.nn.Module):
 def fake_answers(model_dir, found, asking, out_dir, batch_size, ranks, fingerprint):
     """Right answers, except that one in seven says "yes"."""
     return {
-        q.question_id: Answer("yes" if place % 7 == 0 else q.answers[0])
+        q.question_id: SavedAnswer("yes" if place % 7 == 0 else q.answers[0])
         for place, q in enumerate(found.questions)
     }
 
@@ -112,14 +116,16 @@ def _drawing(prompt, seed):
 @contextmanager
 def stand_ins():
     """Replace the data set, the tokenizer and the language model by the stand-ins above."""
+    model = SimpleNamespace(config=FAKE_CONFIG)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipelines.loading.dataset.PreparedDataset", FakeDataset)
-        patch.setattr("tokenizer.saved.model_folder.load_tokenizer", FakeTokenizer)
-        patch.setattr("eval.vqa.answering.answer_questions", fake_answers)
-        patch.setattr("mllm.saved.fingerprint.model_fingerprint", lambda folder: "fabricated")
-        patch.setattr("mllm.drawing.generate.draw", fake_drawings)
-        model = SimpleNamespace(config=FAKE_CONFIG)
-        patch.setattr("mllm.saved.load.load_for_inference", lambda folder: (model, None))
+        for user in ("measures.image_source", "vqa.task", "vqa.benchmarks.prepared"):
+            patch.setattr(f"eval.{user}.PreparedDataset", FakeDataset)
+        patch.setattr("eval.reconstruction.task.load_tokenizer", FakeTokenizer)
+        patch.setattr("eval.vqa.task.answer_questions", fake_answers)
+        for user in ("reconstruction.task", "vqa.task", "drawing.easy_vqa"):
+            patch.setattr(f"eval.{user}.model_fingerprint", lambda folder: "fabricated")
+        patch.setattr("eval.drawing.easy_vqa.draw", fake_drawings)
+        patch.setattr("eval.drawing.easy_vqa.load_for_inference", lambda folder: (model, None))
         yield
 
 
@@ -129,14 +135,72 @@ def fake_models():
         yield
 
 
+def make_folders(root: Path) -> None:
+    """The folders that the stand-ins stand for, with nothing in them but what settings look at."""
+    for name in ("decoder", "mllm"):
+        (root / name).mkdir(parents=True)
+        (root / name / "config.json").write_text("{}")
+    for name in ("train", "test"):
+        (root / "data" / name).mkdir(parents=True)
+        (root / "data" / name / "manifest.json").write_text("{}")
+
+
+def summary_of(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+class Evaluations:
+    """Runs the evaluations on the folders of `make_folders`; each returns its summary."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        make_folders(root)
+
+    def reconstruction(self, out: Path, **settings) -> dict:
+        common = {"tokenizer": self.root / "decoder", "data": str(self.root / "data" / "test")}
+        return summary_of(
+            reconstruction.evaluate(ReconstructionSettings(**(common | settings), out=out))
+        )
+
+    def vqa(self, out: Path, **settings) -> dict:
+        common = {"model": self.root / "mllm", "data": str(self.root / "data" / "test")}
+        return summary_of(vqa.evaluate(VQASettings(**(common | settings), out=out)))
+
+    def drawing(self, out: Path, sampler: dict | None = None, **settings) -> dict:
+        options = Sampler(**(sampler or {}))
+        chosen = GenerationSettings(model=self.root / "mllm", sampler=options, out=out, **settings)
+        return summary_of(drawing.evaluate(chosen))
+
+
+@pytest.fixture
+def evaluations(tmp_path_factory, fake_models):
+    return Evaluations(tmp_path_factory.mktemp("stand-ins"))
+
+
+RECIPE = {
+    "title": "Quickstart",
+    "targets": {"vqa.accuracy": 0.9, "reconstruction.psnr": 26.0},
+    "limits": {"seconds": 600.0},
+    "steps": {
+        phase: {"run": f"train {phase}", "out": f"${{out}}/{phase}"}
+        for phase in ("teacher", "semantic", "pixel", "decoder", "mllm")
+    }
+    | {
+        f"eval-{name}": {"run": f"eval {name}", "out": f"${{out}}/eval/{name}"}
+        for name in ("reconstruction", "vqa", "generation")
+    },
+}
+
+
 @pytest.fixture(scope="session")
 def fabricated_run(tmp_path_factory):
-    """A quickstart's folder with every part that a report reads; only to be copied."""
+    """A recipe's folder with every part that a report reads; only to be copied."""
     run = tmp_path_factory.mktemp("fabricated") / "run"
     with stand_ins():
-        reconstruction.evaluate("decoder", "data/test", run / "eval" / "reconstruction", 16)
-        vqa.evaluate("mllm", "data/test", run / "eval" / "vqa", 16, train_data_dir="data/train")
-        generation.evaluate("mllm", run / "eval" / "generation", 2, 8, {"guidance_scale": 3.0})
+        made = Evaluations(tmp_path_factory.mktemp("stand-ins"))
+        made.reconstruction(run / "eval" / "reconstruction", batch_size=16)
+        made.vqa(run / "eval" / "vqa", batch_size=16)
+        made.drawing(run / "eval" / "generation", {"guidance_scale": 3.0}, seeds=2, batch_size=8)
     for phase in ("teacher", "semantic", "pixel", "decoder", "mllm"):
         (run / phase).mkdir()
         lines = [
@@ -146,7 +210,7 @@ def fabricated_run(tmp_path_factory):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (run / phase / "metrics.jsonl").write_text(text)
     (run / "environment.json").write_text('{"python": "3.11", "packages": {"torch": "2.13"}}')
-    (run / "config.yaml").write_text("preset: short\nseed: 0\n")
+    (run / "config.yaml").write_text(json.dumps(RECIPE))
     (run / "timings.json").write_text('{"teacher": 61.2, "semantic": 20.0}')
     return run
 

@@ -9,11 +9,12 @@ from data_pipelines.manifest import MANIFEST_NAME
 from eval.vqa.benchmarks.image_files import attach_images
 from eval.vqa.benchmarks.own_lines import read_own_lines
 from eval.vqa.benchmarks.prepared import read_prepared
-from eval.vqa.benchmarks.published import READERS, json_lines
+from eval.vqa.benchmarks.published import TASKS_WITH_FILES, read_published
 from eval.vqa.benchmarks.question_set import QuestionSet, check_questions
-from eval.vqa.benchmarks.tables import HUB_COPIES, read_hub, read_mmbench_tsv, read_parquet
+from eval.vqa.benchmarks.tables import HUB_COPIES, read_hub, read_parquet
 from eval.vqa.scorers.task import Task
 from runtime.errors import UserError, says
+from runtime.json_lines import json_values
 
 
 def open_benchmark(
@@ -79,21 +80,19 @@ def _read_path(task: Task, path: Path) -> QuestionSet:
         return read_prepared(path)
     if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
         return read_parquet(task.name, path)
-    if path.suffix == ".tsv" and task.name == "mmbench":
-        return read_mmbench_tsv(path)
     if path.suffix == ".jsonl" and not _is_published_pope(task, path):
         return read_own_lines(path)
-    if task.name not in READERS:
+    if task.name not in TASKS_WITH_FILES or (task.name == "mmbench" and path.suffix != ".tsv"):
         raise UserError(
             f"{path} is nothing that {task.name} is read from; give a prepared folder, JSONL with "
             "image, question and answers, or parquet files"
         )
-    return READERS[task.name](path)
+    return read_published(task.name, path)
 
 
 def _is_published_pope(task: Task, path: Path) -> bool:
     """POPE's own lines have `text` and `label`, and some copies end in .jsonl."""
     if task.name != "pope":
         return False
-    first = next(json_lines(path), None)
+    _, first = next(json_values(path), (0, None))
     return isinstance(first, dict) and "label" in first

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from eval.vqa.benchmarks.published import json_lines
 from eval.vqa.benchmarks.question_set import QuestionSet, answer_texts, require_fields
 from eval.vqa.scorers.multiple_choice import LETTERS
 from eval.vqa.scorers.task import BenchmarkQuestion
 from runtime.errors import UserError
+from runtime.json_lines import json_values
 
 
 def read_own_lines(path: Path) -> QuestionSet:
@@ -21,7 +21,7 @@ def read_own_lines(path: Path) -> QuestionSet:
         UserError: naming the line that is not so.
     """
     questions = []
-    for number, row in enumerate(json_lines(path), start=1):
+    for number, row in json_values(path):
         where = f"line {number} of {path}"
         require_fields(row, ("image", "question"), where)
         answers = row.get("answers", row.get("answer"))

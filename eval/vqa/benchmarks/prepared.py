@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.loading.dataset import PreparedDataset
 from eval.vqa.benchmarks.question_set import QuestionSet
 from eval.vqa.scorers.easy_vqa import question_type
 from eval.vqa.scorers.task import BenchmarkQuestion
@@ -15,9 +16,7 @@ def read_prepared(path: Path) -> QuestionSet:
     Raises:
         UserError: if the folder holds no prepared data.
     """
-    from data_pipelines.loading import dataset as prepared
-
-    data = prepared.PreparedDataset(path, images_only=True)
+    data = PreparedDataset(path, images_only=True)
     questions = []
     for index, record in enumerate(data.texts()):
         for q in record.questions:

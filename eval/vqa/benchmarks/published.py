@@ -8,129 +8,149 @@
 | pope | `coco_pope_random.json`, or a folder with the three |
 | mme | folder with one folder a category |
 | seedbench | `SEED-Bench.json` |
-| mmbench | `MMBench_DEV_EN.tsv` (see `tables.py`) |
+| mmbench | `MMBench_DEV_EN.tsv` |
 """
 
+import base64
+import csv
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.vqa.benchmarks.question_set import QuestionSet, answer_texts, lettered, require_fields
+from eval.vqa.benchmarks.question_set import QuestionSet, require_fields
+from eval.vqa.benchmarks.rows import FROM_ROW, Row
 from eval.vqa.scorers.pope import SPLITS
 from eval.vqa.scorers.task import BenchmarkQuestion
 from runtime.errors import UserError
 from runtime.files import read_json
+from runtime.json_lines import json_values
+
+NamedRows = Iterator[tuple[str, Row | str]]
+"""Rows, each with its place for errors ("question 3 of FILE"); or the reason why one is left out. A
+row that holds its picture has it as `image_data`, and the picture's name as `image_key`."""
 
 
-def read_vqav2(path: Path) -> QuestionSet:
-    """Questions and annotations of VQAv2, joined by question id; the category has both types."""
+def read_published(task: str, path: Path) -> QuestionSet:
+    """A benchmark from the files of its authors.
+
+    Args:
+        task: one of `TASKS_WITH_FILES`.
+        path: of the table on top.
+
+    Raises:
+        UserError: naming what is missing, repeated, or not laid out as in the published file.
+    """
+    if task == "mme":
+        return _read_mme(path)
+    questions, left_out = [], Counter[str]()
+    for where, row in _READERS[task](path):
+        found = row if isinstance(row, str) else FROM_ROW[task](row, where)
+        if isinstance(found, str) or isinstance(row, str):
+            left_out[str(found)] += 1
+        elif "image_data" in row:
+            image = (row["image_data"],)
+            questions.append(replace(found, image_id=row["image_key"], images=image))
+        else:
+            questions.append(found)
+    return QuestionSet(str(path), questions, dict(left_out))
+
+
+def _vqav2(path: Path) -> NamedRows:
+    """Questions and annotations, joined by question id."""
     questions_file = _one_file(path, "*questions.json") if path.is_dir() else path
     annotations_file = _annotations_of(questions_file)
-    asked = _list_in(questions_file, "questions")
     annotations = _list_in(annotations_file, "annotations", ("question_id", "answers"))
     annotated = {str(row["question_id"]): row for row in annotations}
     _refuse_repeated([str(row["question_id"]) for row in annotations], annotations_file)
     subset = read_json(questions_file).get("data_subtype", "val2014")
-    questions = []
-    for number, row in enumerate(asked, start=1):
-        where = f"question {number} of {questions_file}"
-        require_fields(row, ("question_id", "image_id", "question"), where)
+    fields = ("question_id", "image_id", "question")
+    unused = set(annotated)
+    for row in _list_in(questions_file, "questions", fields):
         key = str(row["question_id"])
         if key not in annotated:
             raise UserError(
                 f"question {key} of {questions_file} has no annotation in {annotations_file}; give "
                 "both files of one split"
             )
-        answer = annotated[key]
-        entries = answer["answers"]
-        if isinstance(entries, list):
-            entries = [
-                entry.get("answer") if isinstance(entry, dict) else None for entry in entries
-            ]
-        types = (str(answer.get("answer_type", "")), str(answer.get("question_type", "")))
-        questions.append(
-            BenchmarkQuestion(
-                question_id=key,
-                question=row["question"],
-                answers=answer_texts(
-                    entries, f"the annotation of question {key} of {annotations_file}"
-                ),
-                category=", ".join(part for part in types if part),
-                image_id=f"COCO_{subset}_{int(row['image_id']):012d}",
-            )
+        unused.discard(key)
+        image = {"image_id": f"COCO_{subset}_{int(row['image_id']):012d}"}
+        yield (
+            f"the annotation of question {key} of {annotations_file}",
+            annotated[key] | row | image,
         )
-    extra = len(annotated) - len(questions)
-    left_out = {"annotations without a question": extra} if extra > 0 else {}
-    return QuestionSet(str(questions_file), questions, left_out)
+    for key in unused:
+        yield f"the annotation of question {key}", "annotations without a question"
 
 
-def read_textvqa(path: Path) -> QuestionSet:
-    """TextVQA's JSON; the images are named by their ids."""
-    rows = _list_in(path, "data", ("question_id", "question", "image_id", "answers"))
-    return QuestionSet(
-        str(path),
-        [
-            BenchmarkQuestion(
-                question_id=str(row["question_id"]),
-                question=row["question"],
-                answers=answer_texts(row["answers"], f"question {row['question_id']} of {path}"),
-                category="",
-                image_id=str(row["image_id"]),
-            )
-            for row in rows
-        ],
-    )
+def _textvqa(path: Path) -> NamedRows:
+    for row in _list_in(path, "data", ("question_id", "question", "image_id", "answers")):
+        yield f"question {row['question_id']} of {path}", row
 
 
-def read_gqa(path: Path) -> QuestionSet:
-    """GQA's JSON, an object of questions by id; the category is the structural type."""
+def _gqa(path: Path) -> NamedRows:
     rows = _read_keeping_ids(path)
     if not isinstance(rows, dict):
         raise UserError(f"{path} is not a file of GQA, which holds an object of questions by id")
-    questions = []
     for key, row in rows.items():
-        require_fields(row, ("question", "imageId", "answer"), f"question {key!r} of {path}")
-        questions.append(
-            BenchmarkQuestion(
-                question_id=str(key),
-                question=row["question"],
-                answers=answer_texts([row["answer"]], f"question {key!r} of {path}"),
-                category=str((row.get("types") or {}).get("structural", "")),
-                image_id=str(row["imageId"]),
-            )
-        )
-    return QuestionSet(str(path), questions)
+        where = f"question {key!r} of {path}"
+        require_fields(row, ("question", "imageId", "answer"), where)
+        yield where, row | {"id": key}
 
 
-def read_pope(path: Path) -> QuestionSet:
-    """POPE's lines of JSON; ids start at 1 in each of the three files, so the split goes first."""
+def _pope(path: Path) -> NamedRows:
     files = sorted(path.glob("*pope*.json*")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no file of POPE, such as coco_pope_random.json")
-    questions = []
     for file in files:
         split = next((name for name in SPLITS if name in file.stem), "")
-        for number, row in enumerate(json_lines(file), start=1):
-            require_fields(
-                row, ("question_id", "image", "text", "label"), f"line {number} of {file}"
+        for number, row in json_values(file):
+            where = f"line {number} of {file}"
+            require_fields(row, ("question_id", "image", "text", "label"), where)
+            yield (
+                where,
+                row
+                | {"question": row["text"], "answer": row["label"], "image_source": row["image"]}
+                | {"category": row.get("category") or split},
             )
-            category = str(row.get("category") or split)
-            key = str(row["question_id"])
-            questions.append(
-                BenchmarkQuestion(
-                    question_id=f"{category}-{key}" if category else key,
-                    question=row["text"],
-                    answers=(str(row["label"]),),
-                    category=category,
-                    image_id=str(row["image"]),
-                )
-            )
-    return QuestionSet(str(path), questions)
 
 
-def read_mme(path: Path) -> QuestionSet:
+def _seedbench(path: Path) -> NamedRows:
+    rows = _list_in(path, "questions", ("question_id", "question", "answer", "data_id"))
+    kinds = read_json(path).get("question_type") or {}
+    names = {number: name for name, number in kinds.items()}
+    for row in rows:
+        kind = row.get("question_type_id", "")
+        yield (
+            f"{path}, question {row['question_id']}",
+            row | {"question_type_id": names.get(kind, kind)},
+        )
+
+
+def _mmbench(path: Path) -> NamedRows:
+    """MMBench's TSV; a short image is the index of the row that holds it."""
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table with tabs ({error})") from error
+    images = {str(row.get("index")): row.get("image") or "" for row in rows}
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number} of {path}"
+        require_fields(row, ("index",), where)
+        encoded, key = images[str(row["index"])], str(row["index"])
+        if len(encoded) < 64 and encoded in images:
+            encoded, key = images[encoded], encoded
+        if len(encoded) < 64:
+            raise UserError(f"{where} has no image; MMBench's TSV holds it as base64")
+        yield where, row | {"image_data": _Base64(encoded), "image_key": key}
+
+
+def _read_mme(path: Path) -> QuestionSet:
     """MME's folders: for each image a text file, beside or below, "question TAB answer" a line."""
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the folder of MME with one folder a category")
@@ -139,7 +159,7 @@ def read_mme(path: Path) -> QuestionSet:
         texts = category / "questions_answers_YN"
         for file in sorted((texts if texts.is_dir() else category).glob("*.txt")):
             try:
-                lines = file.read_text(encoding="utf-8").splitlines()
+                lines = file.read_text(encoding="utf-8-sig").split("\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{file} cannot be read as text ({error})") from error
             for number, line in enumerate((x for x in lines if x.strip()), start=1):
@@ -149,14 +169,15 @@ def read_mme(path: Path) -> QuestionSet:
                         f"line {number} of {file} has no tab between question and answer; MME has "
                         '"question TAB answer"'
                     )
+                image = f"{category.name}/{file.stem}"
                 questions.append(
                     BenchmarkQuestion(
-                        question_id=f"{category.name}/{file.stem}-{number}",
+                        question_id=f"{image}-{number}",
                         question=question,
                         answers=(answer.strip(),),
                         category=category.name,
                         group=file.stem,
-                        image_id=f"{category.name}/{file.stem}",
+                        image_id=image,
                     )
                 )
     if not questions:
@@ -164,61 +185,28 @@ def read_mme(path: Path) -> QuestionSet:
     return QuestionSet(str(path), questions)
 
 
-def read_seedbench(path: Path) -> QuestionSet:
-    """SEED-Bench's JSON; its questions about videos are left out, and counted."""
-    whole = read_json(path)
-    rows = _list_in(path, "questions", ("question_id", "question", "answer", "data_id"))
-    names = {number: name for name, number in (whole.get("question_type") or {}).items()}
-    still = [row for row in rows if row.get("data_type", "image") == "image"]
-    questions = []
-    for row in still:
-        options = [row.get(f"choice_{x}") for x in "abcd"]
-        texts = [None if option is None else str(option) for option in options]
-        kind = row.get("question_type_id", "")
-        questions.append(
-            BenchmarkQuestion(
-                question_id=str(row["question_id"]),
-                question=row["question"],
-                answers=(str(row["answer"]).strip().upper(),),
-                category=str(names.get(kind, kind)),
-                options=lettered(texts, f"{path}, question {row['question_id']}"),
-                image_id=str(row["data_id"]),
-            )
-        )
-    videos = len(rows) - len(still)
-    return QuestionSet(str(path), questions, {"questions about videos": videos} if videos else {})
-
-
-READERS: dict[str, Callable[[Path], QuestionSet]] = {
-    "vqav2": read_vqav2,
-    "textvqa": read_textvqa,
-    "gqa": read_gqa,
-    "pope": read_pope,
-    "mme": read_mme,
-    "seedbench": read_seedbench,
+_READERS: dict[str, Callable[[Path], NamedRows]] = {
+    "vqav2": _vqav2,
+    "textvqa": _textvqa,
+    "gqa": _gqa,
+    "pope": _pope,
+    "seedbench": _seedbench,
+    "mmbench": _mmbench,
 }
+TASKS_WITH_FILES = {*_READERS, "mme"}
 
 
-def json_lines(path: Path) -> Iterator[Any]:
-    """The values of a file with one JSON value a line.
+@dataclass(frozen=True)
+class _Base64:
+    """An image written as text."""
 
-    Raises:
-        UserError: naming the line that is none.
-    """
-    try:
-        # Not splitlines, which also cuts at characters that JSON leaves in a text, such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    text: str
+
+    def __call__(self) -> bytes:
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"line {number} of {path} is not valid JSON: {error.msg.lower()}"
-            ) from error
+            return base64.b64decode(self.text)
+        except ValueError as error:
+            raise UserError(f"an image is not written as base64: {self.text[:20]!r}…") from error
 
 
 def _read_keeping_ids(path: Path) -> Any:
@@ -229,7 +217,7 @@ def _read_keeping_ids(path: Path) -> Any:
         _refuse_repeated([key for key, _ in pairs], path)
         return {}
 
-    json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=check)
+    json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=check)
     return value
 
 
@@ -242,7 +230,7 @@ def _refuse_repeated(keys: list[str], path: Path) -> None:
         )
 
 
-def _list_in(path: Path, key: str, fields: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def _list_in(path: Path, key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get(key), list):
         raise UserError(

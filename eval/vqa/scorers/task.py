@@ -9,6 +9,11 @@ ImageSource = Path | bytes | Callable[[], bytes]
 """A file, an encoded image, or what reads one when it is needed."""
 
 
+def image_data(source: ImageSource) -> Path | bytes:
+    """The file or the encoded image, read where it was not yet."""
+    return source() if callable(source) else source
+
+
 @dataclass(frozen=True)
 class BenchmarkQuestion:
     """One question of a benchmark, with all that its rule looks at."""

@@ -2,9 +2,18 @@ import json
 
 import pytest
 
-from eval.analysis.compare import compare, scores_of
+from eval.analysis import compare as command
+from eval.analysis.compare import scores_of
+from eval.analysis.settings import CompareSettings
 from eval.measures.conditions import conditions_of, differences
 from runtime.errors import UserError
+
+
+def compare(paths, out):
+    """The table of the command's page."""
+    command.compare(CompareSettings(results=paths, out=out))
+    return command.side_by_side(paths)[0].sections[0]
+
 
 RESULT = {
     "task": "reconstruction",
@@ -105,7 +114,7 @@ def test_accuracies_of_questions_are_found_with_their_intervals():
 
 def test_one_result_a_quickstart_and_an_empty_folder_are_refused(save, tmp_path):
     one = save("a")
-    with pytest.raises(UserError, match="at least 2"):
+    with pytest.raises(ValueError, match="at least 2"):
         compare([one], tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no result"):

@@ -1,4 +1,3 @@
-import json
 import math
 from types import SimpleNamespace
 
@@ -9,8 +8,10 @@ from PIL import Image
 
 from eval.analysis import observation
 from eval.analysis.grouped_variance import GroupedVariance
-from eval.analysis.observation import ObservationSettings, evaluate, to_patches
+from eval.analysis.observation import to_patches
+from eval.analysis.settings import ObservationSettings
 from runtime.errors import UserError
+from tests.eval.conftest import summary_of
 from tests.prepared import prepare_sources
 from tokenizer.model.codebook import GroupedCodebook
 
@@ -125,16 +126,21 @@ def known_codes(monkeypatch):
         assert needs == "encoder"  # an exported encoder half is enough
         return KnownCodes()
 
-    monkeypatch.setattr("tokenizer.saved.model_folder.load_tokenizer", load)
+    monkeypatch.setattr("eval.analysis.observation.load_tokenizer", load)
 
 
-def settings(data, **changed):
-    values = {"batch_size": 7, "max_images": None, "num_shuffles": 4, "seed": 0} | changed
-    return ObservationSettings(tokenizer="known", data=str(data), **values)
+def measure(data, out, **changed):
+    """The summary of a measurement."""
+    tokenizer = data.parent / "known"
+    tokenizer.mkdir(exist_ok=True)
+    (tokenizer / "config.json").write_text("{}")
+    values = {"batch_size": 7, "shuffles": 4} | changed
+    settings = ObservationSettings(tokenizer=tokenizer, data=str(data), out=out, **values)
+    return summary_of(observation.evaluate(settings))
 
 
 def test_known_codes_leave_the_noise_and_shuffled_codes_leave_all(data, known_codes, tmp_path):
-    summary = evaluate(settings(data), tmp_path)
+    summary = measure(data, tmp_path)
     rows = summary["groupings"]
     assert summary["num_patches"] == 24 * 16
     assert rows["semantic codes"]["within_variance"] == pytest.approx(NOISE**2, rel=0.05)
@@ -147,8 +153,8 @@ def test_known_codes_leave_the_noise_and_shuffled_codes_leave_all(data, known_co
 
 
 def test_the_folder_holds_summary_report_and_picture(data, known_codes, tmp_path):
-    summary = evaluate(settings(data, max_images=10), tmp_path)
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    summary = measure(data, tmp_path, max_images=10)
+    assert summary["num_images"] == 10
     report = (tmp_path / "report.md").read_text()
     assert f"{summary['ratio']:.2%}" in report and "10 images" in report
     assert f"Within a semantic code pixels vary {summary['ratio']:.1%} as much" in report
@@ -159,8 +165,8 @@ def test_the_folder_holds_summary_report_and_picture(data, known_codes, tmp_path
 
 
 def test_results_do_not_depend_on_the_batch_size(data, known_codes, tmp_path):
-    one = evaluate(settings(data, batch_size=1), tmp_path / "one")
-    many = evaluate(settings(data, batch_size=24), tmp_path / "many")
+    one = measure(data, tmp_path / "one", batch_size=1)
+    many = measure(data, tmp_path / "many", batch_size=24)
     assert one["ratio"] == pytest.approx(many["ratio"], rel=1e-9)
     assert one["shuffled_ratio"] == pytest.approx(many["shuffled_ratio"], rel=1e-9)
 
@@ -174,9 +180,9 @@ def test_codes_that_never_meet_are_one_sentence(data, monkeypatch, tmp_path):
 
     model = Alone()
     model.config.num_semantic_codes = model.config.num_image_codes = 16
-    monkeypatch.setattr("tokenizer.saved.model_folder.load_tokenizer", lambda folder, needs: model)
+    monkeypatch.setattr("eval.analysis.observation.load_tokenizer", lambda folder, needs: model)
     with pytest.raises(UserError, match="no two of them share a semantic code"):
-        evaluate(settings(data, max_images=1), tmp_path)
+        measure(data, tmp_path, max_images=1)
 
 
 def test_shown_codes_reach_from_that_of_most_images_to_the_last_that_fills_a_row():

@@ -1,14 +1,12 @@
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from eval.drawing import easy_vqa as generation
-from eval.drawing.report import report_drawings
+from eval.drawing.settings import GenerationSettings
 from mllm.model.sampler import Sampler
-from runtime.errors import UserError
 from runtime.settings import to_dict
 
 
@@ -38,8 +36,8 @@ def test_an_empty_picture_is_wrong_in_everything():
     assert not (result["colour_correct"] or result["shape_correct"] or result["correct"])
 
 
-def test_summary_counts_what_is_saved(tmp_path, fake_models):
-    summary = generation.evaluate("mllm", tmp_path, num_seeds=2)
+def test_summary_counts_what_is_saved(tmp_path, evaluations):
+    summary = evaluations.drawing(tmp_path, seeds=2)
     rows = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text().splitlines()]
     assert len(rows) == summary["num_drawings"] == 48
     assert len({row["seed"] for row in rows}) == 48
@@ -50,9 +48,9 @@ def test_summary_counts_what_is_saved(tmp_path, fake_models):
     assert all((tmp_path / row["image"]).is_file() for row in rows)
 
 
-def test_the_report_has_wrong_drawings_first(tmp_path, fake_models):
-    summary = generation.evaluate("mllm", tmp_path, num_seeds=2)
-    page = report_drawings(tmp_path).read_text()
+def test_the_report_has_wrong_drawings_first(tmp_path, evaluations):
+    summary = evaluations.drawing(tmp_path, seeds=1)
+    page = (tmp_path / "report.html").read_text()
     assert f"{summary['accuracy']:.1%}" in page and "4.2%" in page
     assert page.index("✗ wrong") < page.index("✓ right")
     assert "seen: nothing" in page and "guidance_convention" in page
@@ -60,29 +58,30 @@ def test_the_report_has_wrong_drawings_first(tmp_path, fake_models):
     assert "By prompt" in (tmp_path / "report.md").read_text()
 
 
-def test_given_settings_win_over_the_models_own(tmp_path, fake_models):
-    given = {"guidance_scale": 2.0, "temperature": None}
-    sampler = generation.evaluate("mllm", tmp_path, 1, sampler=given)["sampler"]
+def test_given_settings_win_over_the_models_own(tmp_path, evaluations):
+    given = {"guidance_scale": 2.0}
+    sampler = evaluations.drawing(tmp_path, given, seeds=1)["sampler"]
     assert sampler == to_dict(Sampler(guidance_scale=2.0, temperature=1.0, top_k=40, top_p=1.0))
 
 
-def test_first_candidates_are_judged_beside_the_chosen_ones(tmp_path, fake_models):
-    plain = generation.evaluate("mllm", tmp_path / "plain", num_seeds=2)
+def test_first_candidates_are_judged_beside_the_chosen_ones(tmp_path, evaluations):
+    plain = evaluations.drawing(tmp_path / "plain", seeds=2)
     assert plain["first_candidate_accuracy"] == plain["accuracy"]
-    chosen = generation.evaluate("mllm", tmp_path / "best", 2, sampler={"num_candidates": 4})
+    chosen = evaluations.drawing(tmp_path / "best", {"num_candidates": 4}, seeds=2)
     rows = (tmp_path / "best" / "judged.jsonl").read_text().splitlines()
     first = [json.loads(row)["first_candidate_correct"] for row in rows]
     assert chosen["first_candidate_accuracy"] == pytest.approx(np.mean(first))
     assert chosen["first_candidate_accuracy"] < chosen["accuracy"]
 
 
-def test_unknown_tasks_and_no_seeds_are_refused(tmp_path, fake_models):
-    with pytest.raises(UserError, match="prompt file"):
-        generation.command(SimpleNamespace(task="geneval", prompts=None))
-    with pytest.raises(UserError, match="give --model"):
-        generation.command(SimpleNamespace(task="easy-vqa", model=None))
-    ignored = SimpleNamespace(task="easy-vqa", model="mllm", clip="some/clip", judge="self")
-    with pytest.raises(UserError, match="a rule of its own, without --clip, --judge"):
-        generation.command(ignored)
-    with pytest.raises(UserError, match="at least 1"):
-        generation.evaluate("mllm", tmp_path, num_seeds=0)
+def test_settings_that_cannot_be(tmp_path, evaluations):
+    model = {"model": evaluations.root / "mllm"}
+    for settings, complaint in (
+        ({"task": "geneval"} | model, "give --prompts"),
+        ({}, "give --model"),
+        (model | {"clip": "some/clip", "judge": "a/b"}, "a rule of its own, without --clip, --jud"),
+        (model | {"seeds": 0}, "greater than 0"),
+        (model | {"task": "unknown"}, "'geneval'"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            GenerationSettings(out=tmp_path, **settings)

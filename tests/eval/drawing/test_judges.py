@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from eval.drawing.geneval_detector import NOTE, Detector, box_of
-from eval.drawing.vlm_judge import SelfJudge, VisionLanguageJudge, load_judge, probability_of_yes
+from eval.drawing.vlm_judge import VisionLanguageJudge
 from runtime.errors import UserError
 from tests.mllm.tiny import World
 
@@ -63,36 +63,14 @@ def test_a_box_holds_its_mask():
     assert box_of(mask) == (7, 3, 12, 5)
 
 
-def test_judges_that_cannot_be_loaded(tmp_path):
+def test_judges_that_cannot_be_loaded():
     for name, load in (("facebook/mask2former-swin-small-coco-instance", Detector),
                        ("Qwen/Qwen2.5-VL-3B-Instruct", VisionLanguageJudge)):  # fmt: skip
         with pytest.raises(UserError, match="can be downloaded"):
             load(name)
-    with pytest.raises(UserError, match="give --model"):
-        load_judge("self", None)
 
 
 IMAGE = Image.new("RGB", (16, 16), (220, 30, 30))
-
-
-def test_the_drawing_model_judges_itself_and_says_so(world):
-    judge = SelfJudge(world.start)
-    assert "self-judged" in judge.label
-    question = "is it red?"
-    scores = [judge.log_likelihood(IMAGE, question, answer) for answer in ("yes", "no")]
-    # By hand: the answer's tokens one after the other, the image where its place is.
-    model, processor = judge.answerer.model, judge.answerer.processor
-    inputs = processor.questions([IMAGE], [question])
-    ids = model.fill_image_tokens(inputs["input_ids"], inputs["pixel_values"])
-    total = 0.0
-    for token in processor.tokenizer("yes", add_special_tokens=False)["input_ids"]:
-        with torch.no_grad():
-            logits = model(input_ids=ids).logits[0, -1, : model.vocabulary.offset]
-        total += float(logits.double().log_softmax(-1)[token])
-        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
-    assert scores[0] == pytest.approx(total, abs=1e-4)
-    odds = np.exp(scores[0]) / (np.exp(scores[0]) + np.exp(scores[1]))
-    assert probability_of_yes(judge, IMAGE, question) == pytest.approx(odds, abs=1e-6)
 
 
 def test_a_vision_language_model_from_a_folder_judges(world, tmp_path):
@@ -128,8 +106,10 @@ def test_a_vision_language_model_from_a_folder_judges(world, tmp_path):
     torch.manual_seed(0)
     LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
     judge = VisionLanguageJudge(str(tmp_path))
-    score = judge.log_likelihood(IMAGE, "is it red?", "yes")
+    score = judge.loglikelihood(IMAGE, "is it red?", "yes")
     assert -50 < score < 0
-    assert score != judge.log_likelihood(IMAGE, "is it red?", "no")
+    assert score != judge.loglikelihood(IMAGE, "is it red?", "no")
     other = Image.effect_noise((16, 16), 90).convert("RGB")
-    assert score != judge.log_likelihood(other, "is it red?", "yes")  # it looks at the picture
+    assert score != judge.loglikelihood(other, "is it red?", "yes")  # it looks at the picture
+    odds = np.exp(score) / (np.exp(score) + np.exp(judge.loglikelihood(IMAGE, "is it red?", "no")))
+    assert judge.probability_of_yes(IMAGE, "is it red?") == pytest.approx(odds, abs=1e-6)

@@ -1,7 +1,6 @@
 """Benchmarks scored on drawings that are there, by tiny random networks and by fake judges."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +20,11 @@ from eval.drawing import clip_score
 from eval.drawing import task as drawing_task
 from eval.drawing.geneval_rule import COLOURS, Detection
 from eval.drawing.layouts import LAYOUTS, read_prompts, save_drawing
+from eval.drawing.settings import GenerationSettings
 from eval.measures.conditions import differences
 from eval.measures.feature_networks import FeatureNetwork
 from runtime.errors import UserError
+from tests.eval.conftest import summary_of
 
 GENEVAL = [
     {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a cat"},
@@ -79,10 +80,12 @@ def geneval(tmp_path):
     return file
 
 
-def settings(tmp_path, task, file, **options):
-    return drawing_task.DrawingTaskSettings(
-        task, str(file), str(tmp_path / "out"), images=str(tmp_path / "drawings"), **options
+def measure(tmp_path, task, file, **options):
+    """The summary of the drawings in a folder."""
+    settings = GenerationSettings(
+        task=task, prompts=file, out=tmp_path / "out", images=tmp_path / "drawings", **options
     )
+    return summary_of(drawing_task.evaluate(settings))
 
 
 def test_clipscore_by_a_folder_is_the_cosine_of_both_embeddings(clip_folder):
@@ -131,11 +134,9 @@ def test_geneval_is_scored_from_a_folder_of_drawings(tmp_path, geneval, clip_fol
         def __call__(self, image):
             return [Detection("cat", np.asarray(image)[..., 0].mean() / 200, (0, 0, 32, 32))]
 
-    monkeypatch.setattr("eval.drawing.geneval_detector.Detector", Detector)
+    monkeypatch.setattr("eval.drawing.scorers.Detector", Detector)
     monkeypatch.setattr(clip_score.ColourNamer, "__call__", lambda self, image, seen: "red")
-    summary = drawing_task.evaluate(
-        settings(tmp_path, "geneval", geneval, clip=str(clip_folder), detector="default")
-    )
+    summary = measure(tmp_path, "geneval", geneval, clip=str(clip_folder), detector="default")
     # Levels 0, 60, 120, 180 give confidences 0, .3, .6, .9: two of four exceed .3.
     assert summary["geneval"]["accuracy"] == 0.5
     assert summary["scores"]["GenEval, not the official detector"]["value"] == 0.5
@@ -166,12 +167,11 @@ def test_dpg_is_judged_by_questions_with_their_parents(tmp_path, monkeypatch):
     class Judge:
         label = "fake"
 
-        def log_likelihood(self, image, question, answer):
-            says_yes = "mat?" not in question  # no mat, but red
-            return 0.0 if says_yes == (answer == "yes") else -50.0
+        def probability_of_yes(self, image, question):
+            return float("mat?" not in question)  # no mat, but red
 
-    monkeypatch.setattr("eval.drawing.vlm_judge.load_judge", lambda name, model: Judge())
-    summary = drawing_task.evaluate(settings(tmp_path, "dpg", file, judge="fake"))
+    monkeypatch.setattr("eval.drawing.question_scores.VisionLanguageJudge", lambda name: Judge())
+    summary = measure(tmp_path, "dpg", file, judge="fake")
     # No mat: its colour counts for nothing in the total, but keeps its raw answer in its category.
     assert summary["dpg"]["accuracy"] == pytest.approx((0 + 1) / 2)
     assert summary["dpg"]["by_task"]["attribute - color"]["accuracy"] == pytest.approx(1)
@@ -179,7 +179,7 @@ def test_dpg_is_judged_by_questions_with_their_parents(tmp_path, monkeypatch):
     assert summary["judge"] == "fake" and "first row" in summary["rule"]
 
 
-def test_dpg_counts_yes_and_no_as_officially_and_probabilities_beside(tmp_path, monkeypatch):
+def test_dpg_counts_yes_and_no_as_officially(tmp_path, monkeypatch):
     columns = "item_id,text,proposition_id,dependency,tuple,question_natural_language"
     rows = ["a,a cat,1,0,entity (cat),?", *(f"a,a cat,{i},0,entity (cat),{i}" for i in (2, 3))]
     file = tmp_path / "dpg.csv"
@@ -190,18 +190,15 @@ def test_dpg_counts_yes_and_no_as_officially_and_probabilities_beside(tmp_path, 
     class Judge:
         label = "fake"
 
-        def log_likelihood(self, image, question, answer):
-            probability = {"2": 0.6, "3": 0.2}[question]
-            return float(np.log(probability if answer == "yes" else 1 - probability))
+        def probability_of_yes(self, image, question):
+            return {"2": 0.6, "3": 0.2}[question]
 
-    monkeypatch.setattr("eval.drawing.vlm_judge.load_judge", lambda name, model: Judge())
-    summary = drawing_task.evaluate(settings(tmp_path, "dpg", file, judge="fake"))
+    monkeypatch.setattr("eval.drawing.question_scores.VisionLanguageJudge", lambda name: Judge())
+    summary = measure(tmp_path, "dpg", file, judge="fake")
     assert summary["dpg"]["accuracy"] == pytest.approx(0.5)
-    assert summary["dpg"]["soft"]["accuracy"] == pytest.approx(0.4)
-    assert {name: round(score["value"], 6) for name, score in summary["scores"].items()} == {
-        "DPG-Bench, judged by fake": 0.5,
-        "DPG-Bench by probabilities, judged by fake": 0.4,
-    }
+    assert list(summary["scores"]) == ["DPG-Bench, judged by fake"]
+    row = json.loads((tmp_path / "out" / "judged.jsonl").read_text())
+    assert row["answers"][0] == {"2": 0.6, "3": 0.2}
 
 
 def test_drawings_against_real_images(tmp_path, geneval):
@@ -209,14 +206,12 @@ def test_drawings_against_real_images(tmp_path, geneval):
     real.mkdir()
     for number in range(6):
         Image.effect_noise((40, 40), 50).convert("RGB").save(real / f"{number}.png")
-    common = {"reference": str(real), "networks": ("efficientnet-lite0",)}
-    summary = drawing_task.evaluate(
-        settings(tmp_path, "geneval", geneval, distances=("kid",), **common)
-    )
+    common = {"reference": str(real), "network": ["efficientnet-lite0"]}
+    summary = measure(tmp_path, "geneval", geneval, distance=["kid"], **common)
     score = summary["scores"]["KID (EfficientNet-Lite0)"]
     assert score["value"] > 0 and score["num_images"] == [6, 8]
     with pytest.raises(UserError, match="--distance kid"):
-        drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **common))
+        measure(tmp_path, "geneval", geneval, **common)
 
 
 @pytest.fixture
@@ -243,8 +238,8 @@ def mjhq(tmp_path):
 
 
 def test_mjhq_has_a_distance_for_each_category_beside_the_overall_one(tmp_path, mjhq):
-    common = {"reference": str(tmp_path / "real"), "networks": ("efficientnet-lite0",)}
-    summary = drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, distances=("kid",), **common))
+    common = {"reference": str(tmp_path / "real"), "network": ["efficientnet-lite0"]}
+    summary = measure(tmp_path, "mjhq", mjhq, distance=["kid"], **common)
     name = "KID (EfficientNet-Lite0)"
     assert summary["scores"][name]["num_images"] == [12, 5]
     assert list(summary["by_category"]) == ["animals", "food"]
@@ -266,15 +261,15 @@ def test_clean_fid_takes_real_images_uncut_and_apart_from_other_networks(
 
         return FeatureNetwork(name, name, 6, "f0", extract)
 
-    monkeypatch.setattr("eval.measures.feature_networks.load_feature_network", load)
-    common = {"reference": str(tmp_path / "real"), "distances": ("kid",)}
-    networks = ("inception-clean",)
-    summary = drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, networks=networks, **common))
+    monkeypatch.setattr("eval.drawing.set_distances.load_feature_network", load)
+    common = {"reference": str(tmp_path / "real"), "distance": ["kid"]}
+    network = ["inception-clean"]
+    summary = measure(tmp_path, "mjhq", mjhq, network=network, **common)
     assert set(sizes) == {(299, 299), (32, 32)}  # the real ones, and the drawings as they are
     assert "nothing cut" in summary["crop"] and "KID (inception-clean)" in summary["scores"]
     with pytest.raises(UserError, match="measure them apart"):
-        networks = ("inception-clean", "inception")
-        drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, networks=networks, **common))
+        network = ["inception-clean", "inception"]
+        measure(tmp_path, "mjhq", mjhq, network=network, **common)
 
 
 def test_mjhq_says_why_categories_are_not_told_apart(tmp_path, mjhq):
@@ -282,8 +277,8 @@ def test_mjhq_says_why_categories_are_not_told_apart(tmp_path, mjhq):
     flat.mkdir()
     for path in (tmp_path / "real").rglob("*.jpg"):
         path.rename(flat / f"{path.parent.name}-{path.name}")
-    common = {"reference": str(flat), "networks": ("efficientnet-lite0",)}
-    summary = drawing_task.evaluate(settings(tmp_path, "mjhq", mjhq, distances=("kid",), **common))
+    common = {"reference": str(flat), "network": ["efficientnet-lite0"]}
+    summary = measure(tmp_path, "mjhq", mjhq, distance=["kid"], **common)
     assert summary["by_category"] == {} and len(summary["scores"]) == 1
     assert summary["by_category_absent"].startswith("0 real images in the folder animals")
     assert "0 real images in the folder animals" in (tmp_path / "out" / "report.md").read_text()
@@ -293,7 +288,7 @@ def test_other_systems_drawings_stand_beside_ours_and_bear_no_record_of_ours(tmp
     record = {"model": "ours", "sampler": {}, "prompts_rewritten": False}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "drawing.json").write_text(json.dumps(record))  # of an earlier --model
-    theirs = drawing_task.evaluate(settings(tmp_path, "geneval", geneval))
+    theirs = measure(tmp_path, "geneval", geneval)
     assert "model" not in theirs and theirs["prompts_rewritten"].startswith("not known")
     assert theirs["num_drawings"] == 8 and theirs["prompts_sha256"]
     ours = theirs | {"prompts_rewritten": False}
@@ -305,15 +300,22 @@ def test_other_systems_drawings_stand_beside_ours_and_bear_no_record_of_ours(tmp
     ("options", "complaint"),
     [
         ({"detector": "default"}, "need a CLIP"),
-        ({"judge": "self"}, "dpg and geneval2, not of geneval"),
-        ({"networks": ("efficientnet-lite0",)}, "give --reference"),
-        ({"reference": "photos"}, "name its feature network"),
-        ({"clip": "openai/clip-vit-large-patch14"}, "No CLIP can be loaded"),
+        ({"judge": "a/judge"}, "dpg and geneval2, not of geneval"),
+        ({"network": ["efficientnet-lite0"]}, "give --reference"),
+        ({"reference": "."}, "name its --network"),
+        ({"prompts": None}, "give --prompts"),
+        ({"images": None}, "give either --model to draw"),
     ],
 )
 def test_scores_that_cannot_be(tmp_path, geneval, options, complaint):
-    with pytest.raises(UserError, match=complaint):
-        drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **options))
+    drawings = {"task": "geneval", "prompts": geneval, "images": tmp_path / "drawings"}
+    with pytest.raises(ValueError, match=complaint):
+        GenerationSettings(out=tmp_path / "out", **(drawings | options))
+
+
+def test_a_clip_that_is_none_is_one_sentence(tmp_path, geneval):
+    with pytest.raises(UserError, match="No CLIP can be loaded"):
+        measure(tmp_path, "geneval", geneval, clip="openai/clip-vit-large-patch14")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +334,7 @@ def test_lines_that_genevals_rule_cannot_judge_are_refused_first(
     geneval.write_text("".join(json.dumps(row | change) + "\n" for row in GENEVAL))
     options = {"detector": "default", "clip": str(clip_folder)}
     with pytest.raises(UserError, match=complaint):
-        drawing_task.evaluate(settings(tmp_path, "geneval", geneval, **options))
+        measure(tmp_path, "geneval", geneval, **options)
 
 
 @pytest.mark.parametrize(
@@ -343,23 +345,19 @@ def test_questions_of_another_form_are_refused_before_the_judge_is_loaded(tmp_pa
     row = {"prompt": "a dog", "vqa_list": [["a dog?", "Yes"]], "skills": ["object"]}
     file = tmp_path / "geneval2_data.jsonl"
     file.write_text(json.dumps(row | change))
+    (tmp_path / "drawings").mkdir()
     with pytest.raises(UserError, match="questions about 'a dog' are not as"):
-        drawing_task.evaluate(settings(tmp_path, "geneval2", file, judge="nobody/nothing"))
+        measure(tmp_path, "geneval2", file, judge="nobody/nothing")
     table = tmp_path / "dpg_bench.csv"
     table.write_text(
         "item_id,text,proposition_id,dependency,tuple,question_natural_language\n"
         "1,a dog,1,none,entity - whole (dog),Is there a dog?\n"
     )
     with pytest.raises(UserError, match=r"questions about 'a dog' .*'none'"):
-        drawing_task.evaluate(settings(tmp_path, "dpg", table, judge="nobody/nothing"))
+        measure(tmp_path, "dpg", table, judge="nobody/nothing")
 
 
 def test_an_incomplete_export_is_not_scored(tmp_path, geneval):
     (tmp_path / "drawings" / "00001" / "samples" / "0002.png").unlink()
     with pytest.raises(UserError, match=r"lacks 1 of the 10 files.*00001/samples/0002\.png"):
-        drawing_task.evaluate(settings(tmp_path, "geneval", geneval))
-
-
-def test_a_benchmark_wants_its_prompt_file():
-    with pytest.raises(UserError, match="--prompts"):
-        drawing_task.command(SimpleNamespace(task="geneval", prompts=None))
+        measure(tmp_path, "geneval", geneval)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from eval.analysis.compare import compare
+from eval.analysis.settings import CompareSettings
 from eval.measures.feature_networks import FeatureNetwork
 from eval.measures.set_distance import FeatureSums, frechet_distance, kernel_distance
 from eval.measures.set_scores import SetDistances, require_pairs
-from eval.reports.evaluation_page import score_table, uncertainty
+from eval.reports.score_table import score_table
 from runtime.errors import UserError
 from runtime.files import write_json
 
@@ -31,13 +32,13 @@ def kid_of(num_ours, num_theirs=None):
 def test_one_estimate_over_all_images_has_no_spread_wherever_it_is_shown(tmp_path):
     score = kid_of(60)
     assert score["std"] is None and score["rule"].startswith("all images at once")
-    shown = [uncertainty(score), str(score_table({"KID (pixels)": score}).rows)]
+    shown = [str(score_table({"KID (pixels)": score}).rows)]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         summary = {"task": "reconstruction", "scores": {"KID (pixels)": score}}
         write_json(tmp_path / name / "summary.json", summary)
-    table = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
-    shown += [str(table.rows), (tmp_path / "out" / "report.md").read_text()]
+    compare(CompareSettings(results=[tmp_path / "a", tmp_path / "b"], out=tmp_path / "out"))
+    shown.append((tmp_path / "out" / "report.md").read_text())
     for text in shown:
         assert "all images at once" in text
         assert "subsets" not in text and "±" not in text and "spread" not in text
@@ -46,7 +47,8 @@ def test_one_estimate_over_all_images_has_no_spread_wherever_it_is_shown(tmp_pat
 def test_several_estimates_have_a_spread_and_say_over_what():
     score = kid_of(60, 50)
     assert score["std"] > 0
-    assert uncertainty(score) == f"spread {score['std']:.3g} over 100 subsets of 50"
+    spread = score_table({"": score}).rows[0][2]
+    assert spread == f"spread {score['std']:.3g} over 100 subsets of 50"
 
 
 def test_groups_have_distances_of_their_own_and_kid_where_they_are_small():

@@ -7,10 +7,9 @@ from PIL import Image
 
 from data_pipelines.images import open_image, to_tensor
 from data_pipelines.sources.easy_vqa import data_folder
+from eval.measures.image_scores import image_scores
 from eval.reconstruction import task as reconstruction
-from eval.reconstruction.scores import image_scores
 from eval.reconstruction.worst_pairs import WorstPairs
-from eval.reports.evaluation_page import report_reconstruction
 from runtime.errors import UserError
 from runtime.rank_group import RankGroup
 from tokenizer.losses.image_quality import MAX_PSNR, image_psnr, image_ssim, to_levels
@@ -54,23 +53,23 @@ def test_mean_image_of_the_official_test_split_gives_15_4_db_and_14_2_db_pooled(
     mean = reconstruction._mean_image(dataset, 64, 250, RankGroup())
     scores = [
         image_psnr(mean.expand_as(images), to_levels(images))
-        for _, images in reconstruction._batches(dataset, 64, 250)
+        for _, images in reconstruction._batches(dataset, 64, 250, range(1000))
     ]
     scores = torch.cat(scores).tolist()
     assert np.mean(scores) == pytest.approx(15.356, abs=0.01)
     assert reconstruction.pooled_psnr(scores) == pytest.approx(14.220, abs=0.01)
 
 
-def test_results_do_not_depend_on_the_batch_size(tmp_path, fake_models):
-    one = reconstruction.evaluate("decoder", "data/test", tmp_path / "one", batch_size=1)
-    many = reconstruction.evaluate("decoder", "data/test", tmp_path / "many", batch_size=64)
+def test_results_do_not_depend_on_the_batch_size(tmp_path, evaluations):
+    one = evaluations.reconstruction(tmp_path / "one", batch_size=1)
+    many = evaluations.reconstruction(tmp_path / "many", batch_size=64)
     assert one.keys() == many.keys()
     for name, value in one.items():
         assert value == (pytest.approx(many[name]) if isinstance(value, float) else many[name])
 
 
-def test_saved_files_agree_with_the_summary(tmp_path, fake_models):
-    summary = reconstruction.evaluate("decoder", "data/test", tmp_path, batch_size=16)
+def test_saved_files_agree_with_the_summary(tmp_path, evaluations):
+    summary = evaluations.reconstruction(tmp_path, batch_size=16)
     rows = [json.loads(line) for line in (tmp_path / "per_image.jsonl").read_text().splitlines()]
     assert len(rows) == summary["num_images"] == 40
     assert np.mean([row["psnr"] for row in rows]) == pytest.approx(summary["psnr"])
@@ -100,13 +99,12 @@ def pictures(tmp_path):
     return folder
 
 
-def test_a_folder_is_measured_by_every_score_that_its_size_allows(tmp_path, pictures, fake_models):
-    summary = reconstruction.evaluate(
-        "decoder",
-        pictures,
+def test_a_folder_is_measured_by_every_score_that_its_size_allows(tmp_path, pictures, evaluations):
+    summary = evaluations.reconstruction(
         tmp_path / "out",
-        networks=("efficientnet-lite0",),
-        distances=("kid",),
+        data=str(pictures),
+        network=["efficientnet-lite0"],
+        distance=["kid"],
         perceptual="efficientnet-lite0",
     )
     assert summary["crop"].startswith("ADM") and summary["num_images"] == 6
@@ -119,19 +117,19 @@ def test_a_folder_is_measured_by_every_score_that_its_size_allows(tmp_path, pict
     assert "176" in summary["ms_ssim_absent"]
     low, high = summary["scores"]["PSNR, dB"]["interval"]
     assert low < summary["psnr"] < high
-    page = report_reconstruction(tmp_path / "out").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
     assert "data:image/png;base64," in page and "not comparable" in page
     assert "Real beside reconstruction" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_the_worst_of_all_images_are_shown_first(tmp_path, fake_models):
-    reconstruction.evaluate("decoder", "data/test", tmp_path, 16)
+def test_the_worst_of_all_images_are_shown_first(tmp_path, evaluations):
+    evaluations.reconstruction(tmp_path, batch_size=16)
     rows = [json.loads(line) for line in (tmp_path / "per_image.jsonl").read_text().splitlines()]
     rest = sorted(row["psnr"] for row in rows if "pair" not in row)
     worst = sorted((row["worst"], row["psnr"]) for row in rows if "worst" in row)
     assert worst == list(enumerate(rest[: reconstruction.NUM_WORST])) and len(worst) == 6
     assert len(list((tmp_path / "pairs").glob("worst-*_real.png"))) == 6
-    page = report_reconstruction(tmp_path).read_text()
+    page = (tmp_path / "report.html").read_text()
     ids = [row["record_id"] for row in sorted(rows, key=lambda row: row["psnr"])]
     assert page.index(f"<b>{ids[0]}</b>") == page.index("<b>")  # the very worst is the first
 
@@ -152,10 +150,10 @@ def test_worst_pairs_are_those_of_all_ranks(tmp_path):
         assert saved[0] == pytest.approx(index / 5 * 127.5, abs=1)
 
 
-def test_fewer_images_than_dimensions_are_refused_before_the_work(tmp_path, pictures, fake_models):
+def test_fewer_images_than_dimensions_are_refused_before_the_work(tmp_path, pictures, evaluations):
     with pytest.raises(UserError, match="--distance kid"):
-        reconstruction.evaluate(
-            "decoder", pictures, tmp_path / "out", networks=("efficientnet-lite0",)
+        evaluations.reconstruction(
+            tmp_path / "out", data=str(pictures), network=["efficientnet-lite0"]
         )
     assert not (tmp_path / "out").exists()
 

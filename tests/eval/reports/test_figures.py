@@ -4,7 +4,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from eval.reports.figures import categorical_colours, code_map, picture, training_curves
+from eval.reports.figures import categorical_colours, code_map, embed_picture, training_curves
 
 
 def decoded(shown):
@@ -31,7 +31,7 @@ def test_colours_do_not_repeat():
 
 def test_embedding_keeps_the_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    assert (decoded(picture(pixels)) == pixels).all()
+    assert (decoded(embed_picture(pixels)) == pixels).all()
 
 
 def test_curves_show_losses_first_and_skip_what_is_no_number():

@@ -2,7 +2,6 @@ from eval.reports.published_results import (
     published,
     reconstruction_differences,
     reconstruction_table,
-    understanding_line,
     understanding_table,
 )
 
@@ -36,7 +35,8 @@ def test_a_run_measured_otherwise_stays_out_and_is_told_why():
 
 
 def test_understanding_has_every_peer_with_a_source():
-    table = understanding_table({"gqa": "60"})
+    whole = {"task": "gqa", "num_questions": 12578, "overall": {"accuracy": 0.6}, "figures": {}}
+    table = understanding_table(whole)
     assert table.rows[-1] == ("this run", "–", "–", "–", "–", "60")
     assert len(table.rows) == len(published()["understanding"]["results"]) + 1
     assert "2503.06764" in table.note
@@ -45,15 +45,15 @@ def test_understanding_has_every_peer_with_a_source():
 def test_a_run_over_a_whole_benchmark_falls_into_its_column():
     whole = {"num_questions": 9000, "overall": {"accuracy": 0.7}, "figures": {}}
     pope = whole | {"task": "pope", "figures": {"mean_accuracy": 0.825}}
-    assert understanding_line(pope).rows[-1] == ("this run", "–", "82.5", "–", "–", "–")
+    assert understanding_table(pope).rows[-1] == ("this run", "–", "82.5", "–", "–", "–")
     mme = whole | {"task": "mme", "num_questions": 2374, "figures": {"perception": 1356.25}}
     mme["image_resolution"] = 256
-    assert understanding_line(mme).rows[-1][1:4] == ("256²", "–", "1356")
+    assert understanding_table(mme).rows[-1][1:4] == ("256²", "–", "1356")
     seed = whole | {"task": "seedbench", "num_questions": 14233}
-    assert understanding_line(seed).rows[-1][4] == "70"
+    assert understanding_table(seed).rows[-1][4] == "70"
 
 
 def test_a_part_of_a_benchmark_stays_out_and_others_have_no_table():
     part = {"task": "gqa", "num_questions": 40, "overall": {"accuracy": 0.7}, "figures": {}}
-    assert understanding_line(part).rows[-1][-1] == "not comparable: 40 questions, not 12,578"
-    assert understanding_line(part | {"task": "easy-vqa"}) is None
+    assert understanding_table(part).rows[-1][-1] == "not comparable: 40 questions, not 12,578"
+    assert understanding_table(part | {"task": "easy-vqa"}) is None

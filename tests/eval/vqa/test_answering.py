@@ -13,17 +13,18 @@ import torch
 
 from data_pipelines.loading.dataset import PreparedDataset
 from eval.vqa import task as vqa
-from eval.vqa.answer_store import Answer, AnswerStore
-from eval.vqa.answering import plan_batches, share
+from eval.vqa.answer_store import AnswerStore, SavedAnswer
+from eval.vqa.answering import WINDOW, part_of_rank
 from eval.vqa.asking import Asking, message
 from eval.vqa.benchmarks.load import open_benchmark
-from eval.vqa.predictions import match, read_rows
+from eval.vqa.predictions import match, read_predictions
 from eval.vqa.scorers.task import BenchmarkQuestion
 from eval.vqa.scorers.tasks import TASKS
+from eval.vqa.settings import VQASettings
 from mllm.saved.load import load_processor
-from mllm.serving.answering import Answerer
+from mllm.serving.answering import Answerer, plan_batches
 from runtime.errors import UserError
-from semhitok import old_main as cli
+from semhitok import main as cli
 from tests.mllm.tiny import REPOSITORY, World, launch, make_model, picture
 
 
@@ -54,6 +55,12 @@ def answerer(place) -> Answerer:
 def evaluate(place: Path, out: Path, *more: str) -> int:
     arguments = ["eval", "vqa", "--model", str(place / "model"), "--task", str(place / "own.jsonl")]
     return cli.main([*arguments, "--max-new-tokens", "4", "--out", str(out), *more])
+
+
+def evaluate_prepared(place: Path, out: Path, **settings) -> dict:
+    data = str(World(place).data)
+    vqa.evaluate(VQASettings(model=place / "model", data=data, out=out, **settings))
+    return summary(out)
 
 
 def stored(out: Path) -> list[dict]:
@@ -106,8 +113,8 @@ def test_answers_are_those_of_asking_one_by_one(whole, place, answerer):
 
 
 def test_every_question_of_a_prepared_folder_is_answered(place, answerer, tmp_path):
-    vqa.evaluate(place / "model", World(place).data, tmp_path / "out", 7)
-    rows = read_rows(tmp_path / "out")
+    evaluate_prepared(place, tmp_path / "out", batch_size=7)
+    rows = read_predictions(tmp_path / "out")
     assert len(rows) == 36
     assert len({row["question_id"] for row in rows}) == 36
     assert set(rows[0]) >= {"question_id", "image_id", "question", "answers", "prediction"}
@@ -158,7 +165,7 @@ def test_circular_asks_every_rotation(place, tmp_path):
 
 
 def test_a_finished_evaluation_is_not_asked_again(whole, place, monkeypatch):
-    monkeypatch.setattr("mllm.serving.answering.Answerer", None)  # loading a model would fail
+    monkeypatch.setattr("eval.vqa.answering.Answerer", None)  # loading a model would fail
     before = summary(whole)
     assert evaluate(place, whole, "--batch-size", "4") == 0
     assert summary(whole) == before
@@ -193,7 +200,7 @@ def test_sigkill_in_the_middle_and_resume_give_the_same_score(whole, place, tmp_
         "    while len(batches) == 2:\n"
         "        time.sleep(1)\n"
         "AnswerStore.append = until_killed\n"
-        "from semhitok import old_main as cli\n"
+        "from semhitok import main as cli\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     arguments = [
@@ -244,7 +251,7 @@ def test_two_ranks_answer_as_one_does(whole, place, tmp_path):
 
 def test_batches_hold_every_place_once_and_like_lengths_together():
     lengths = [(7 * i) % 23 for i in range(1000)]
-    batches = plan_batches(lengths, 8)
+    batches = plan_batches(lengths, 8, WINDOW)
     assert sorted(place for batch in batches for place in batch) == list(range(1000))
     assert all(len(batch) <= 8 for batch in batches)
     spread = sum(max(lengths[p] for p in b) - min(lengths[p] for p in b) for b in batches)
@@ -254,10 +261,10 @@ def test_batches_hold_every_place_once_and_like_lengths_together():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_fractions_hold_every_batch_once(world_size):
-    shares = [share(20, rank, world_size) for rank in range(world_size)]
-    assert [index for own in shares for index in own] == list(range(20))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_parts_of_ranks_hold_every_batch_once(world_size):
+    parts = [part_of_rank(20, rank, world_size) for rank in range(world_size)]
+    assert [index for own in parts for index in own] == list(range(20))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -279,8 +286,8 @@ def test_answers_of_another_evaluation_are_not_mixed(whole, place, capsys, more,
 def test_a_damaged_line_and_a_double_answer_are_refused(tmp_path):
     store = AnswerStore(tmp_path)
     store.open({})
-    store.append(0, {"a": Answer("yes"), "b": Answer("no")})
-    store.append(1, {"a": Answer("yes")})
+    store.append(0, {"a": SavedAnswer("yes"), "b": SavedAnswer("no")})
+    store.append(1, {"a": SavedAnswer("yes")})
     with pytest.raises(UserError, match="question 'a' is answered twice"):
         store.read()
     (store.folder / "rank-00001.jsonl").write_text("{\n")
@@ -340,7 +347,7 @@ def test_the_results_of_a_model_are_not_replaced_by_scoring_them_again(whole, ca
 
 
 def test_the_baseline_of_predictions_counts_the_training_set_given(place, tmp_path):
-    vqa.evaluate(place / "model", World(place).data, tmp_path / "out", 7)
+    evaluate_prepared(place, tmp_path / "out", batch_size=7)
     train = str(World(place).data)
     assert rescored(tmp_path / "out", "easy-vqa", "--train-data", train) == 0
     found = summary(tmp_path / "out" / "scored-easy-vqa")
@@ -491,9 +498,9 @@ def test_popes_ids_may_be_told_apart_by_category_or_order(tmp_path):
     found = QuestionSet("here", questions)
     path = other_system(tmp_path, rows)
     expected = {q.question_id: q.question_id.replace("-", " ") for q in questions}
-    assert match(read_rows(path), found, path) == expected
+    assert match(read_predictions(path), found, path) == expected
     path = other_system(tmp_path, [{"answer": row["answer"]} for row in rows])
-    assert match(read_rows(path), found, path) == expected
+    assert match(read_predictions(path), found, path) == expected
 
 
 @pytest.mark.parametrize(
@@ -550,7 +557,7 @@ def test_marks_of_images_stand_where_the_question_names_them():
 
 
 def test_evaluate_keeps_its_ways_for_prepared_data(place, tmp_path):
-    found = vqa.evaluate(place / "model", place / "data", tmp_path, batch_size=16)
+    found = evaluate_prepared(place, tmp_path, batch_size=16)
     assert found["num_questions"] == 36 and found["task"] == "easy-vqa"
     assert found["data_fingerprint"] == PreparedDataset(place / "data").fingerprint
     assert (tmp_path / "examples.jsonl").is_file()

@@ -5,35 +5,40 @@ import pytest
 
 from eval.vqa import task as vqa
 from eval.vqa.examples import pick_examples
-from eval.vqa.scorers.tasks import find_task
+from eval.vqa.settings import VQASettings
 from runtime.errors import UserError
-from tests.eval.conftest import FakeDataset
+from tests.eval.conftest import FakeDataset, summary_of
 
 
-def test_predictions_can_be_scored_again(tmp_path, fake_models):
-    summary = vqa.evaluate("mllm", "data/test", tmp_path, train_data_dir="data/train")
+def test_predictions_can_be_scored_again(tmp_path, evaluations):
+    train = evaluations.root / "data" / "train"
+    summary = evaluations.vqa(tmp_path, train_data=train)
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    again = vqa.rescore(find_task("easy-vqa"), tmp_path / "predictions.jsonl", tmp_path / "again")
+    saved = VQASettings(predictions=tmp_path / "predictions.jsonl", out=tmp_path / "again")
+    again = summary_of(vqa.evaluate(saved))
     assert again["overall"] == summary["overall"] and again["by_type"] == summary["by_type"]
-    assert again["model"] == "mllm" and again["decoding"] == summary["decoding"]
+    assert again["model"] == str(evaluations.root / "mllm")
+    assert again["decoding"] == summary["decoding"]
     assert sum(row["correct"] for row in rows) == summary["overall"]["num_correct"]
-    assert summary["question_only_baseline_counted_on"] == "data/train"
+    assert summary["question_only_baseline_counted_on"] == str(train)
     assert 0.8 < summary["overall"]["accuracy"] < 0.95  # one in seven says "yes", at times rightly
 
 
-def test_the_baseline_says_when_it_counts_the_test_set_itself(tmp_path, fake_models):
-    summary = vqa.evaluate("mllm", tmp_path / "data" / "test", tmp_path / "out")
+def test_the_baseline_says_when_it_counts_the_test_set_itself(tmp_path, evaluations):
+    alone = tmp_path / "data" / "test"
+    alone.parent.mkdir()
+    (evaluations.root / "data" / "test").rename(alone)
+    summary = evaluations.vqa(tmp_path / "out", data=str(alone))
     assert summary["question_only_baseline_counted_on"] == "the evaluated questions themselves"
 
 
-def test_the_training_split_beside_the_data_is_found(tmp_path, fake_models):
-    (tmp_path / "data" / "train").mkdir(parents=True)
-    summary = vqa.evaluate("mllm", tmp_path / "data" / "test", tmp_path / "out")
+def test_the_training_split_beside_the_data_is_found(tmp_path, evaluations):
+    summary = evaluations.vqa(tmp_path / "out")
     assert summary["question_only_baseline_counted_on"].endswith("train")
 
 
-def test_examples_hold_wrong_before_right_with_images(tmp_path, fake_models):
-    vqa.evaluate("mllm", "data/test", tmp_path)
+def test_examples_hold_wrong_before_right_with_images(tmp_path, evaluations):
+    evaluations.vqa(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
     correct = [row["correct"] for row in rows]
     assert correct == sorted(correct) and {True, False} == set(correct)
@@ -48,7 +53,7 @@ def test_examples_take_turns_among_the_types():
     assert picked == pick_examples(common + rare, 6)
 
 
-def test_a_data_set_without_questions_is_refused(tmp_path, fake_models, monkeypatch):
+def test_a_data_set_without_questions_is_refused(tmp_path, evaluations, monkeypatch):
     monkeypatch.setattr(FakeDataset, "texts", lambda self: iter([SimpleNamespace(questions=[])]))
     with pytest.raises(UserError, match="no questions"):
-        vqa.evaluate("mllm", "data/test", tmp_path)
+        evaluations.vqa(tmp_path)

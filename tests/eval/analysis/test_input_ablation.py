@@ -1,15 +1,8 @@
 import pytest
 import torch
 
-from eval.analysis.sensitivity import (
-    AS_IT_IS,
-    MUST_FALL,
-    VARIANTS,
-    partners,
-    sensitivity_table,
-    spoil,
-    verdicts,
-)
+from eval.analysis.input_ablation import MUST_FALL, corrupt, partners, verdicts
+from eval.analysis.input_ablation_report import AS_IT_IS, VARIANTS, ablation_section
 from runtime.errors import UserError
 
 
@@ -29,12 +22,12 @@ def test_one_image_cannot_be_shuffled():
 def test_each_variant_takes_away_what_it_says():
     codes = torch.randint(0, 64 * 8, (20, 16), generator=torch.Generator().manual_seed(0))
     blank = torch.full((16,), 5)
-    spoilt = spoil(codes, blank, 8, seed=0)
-    assert list(spoilt) == list(VARIANTS)
+    changed = corrupt(codes, blank, 8, seed=0)
+    assert list(changed) == list(VARIANTS)
     others = codes[partners(20, 0)]
-    assert torch.equal(spoilt[AS_IT_IS], codes) and torch.equal(spoilt["shuffled images"], others)
-    assert (spoilt["blank images"] == 5).all()
-    semantic, pixel = spoilt["shuffled semantic codes"], spoilt["shuffled pixel codes"]
+    assert torch.equal(changed[AS_IT_IS], codes) and torch.equal(changed["shuffled images"], others)
+    assert (changed["blank images"] == 5).all()
+    semantic, pixel = changed["shuffled semantic codes"], changed["shuffled pixel codes"]
     assert torch.equal(semantic // 8, others // 8) and torch.equal(semantic % 8, codes % 8)
     assert torch.equal(pixel // 8, codes // 8) and torch.equal(pixel % 8, others % 8)
 
@@ -57,7 +50,7 @@ def test_a_score_that_stays_where_it_must_fall_is_marked():
     assert found["shuffled images"] == {"vqa": True, "psnr": True}
     assert set(found) == set(MUST_FALL) and "vqa" not in found["shuffled pixel codes"]
     summary = {"variants": deaf, "verdicts": found, "num_images": 2, "num_questions": 3}
-    rows = sensitivity_table(summary | {"num_drawings": 0}).rows
+    rows = ablation_section(summary | {"num_drawings": 0}).rows
     assert rows[2][2].endswith("!") and rows[1][2].endswith("▼")
 
 

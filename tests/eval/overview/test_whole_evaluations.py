@@ -4,23 +4,29 @@ import json
 import multiprocessing
 import os
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from eval import run_all as complete
-from eval.analysis import sensitivity
+from eval.analysis import input_ablation
+from eval.analysis.input_ablation_report import AS_IT_IS
+from eval.analysis.settings import InputAblationSettings
 from eval.drawing import task as drawing_task
 from eval.drawing.layouts import check_layout, read_prompts
+from eval.drawing.settings import GenerationSettings
+from eval.overview import run_all
+from eval.overview.settings import RunAllSettings
 from eval.reconstruction import task as reconstruction
+from eval.reconstruction.settings import ReconstructionSettings
 from eval.vqa import task as vqa
-from eval.vqa.predictions import read_rows
+from eval.vqa.predictions import read_predictions
+from eval.vqa.settings import VQASettings
 from mllm.saved.fingerprint import model_fingerprint
 from runtime.errors import UserError
-from semhitok import old_main as cli
+from semhitok import main as cli
+from tests.eval.conftest import summary_of
 from tests.mllm.tiny import World, launch
 from tests.ports import free_port
 
@@ -32,27 +38,36 @@ def world(tmp_path_factory):
     return World(tmp_path_factory.mktemp("world"))
 
 
-def test_a_benchmark_from_prompts_to_a_score_by_the_model_itself(world, tmp_path):
+def test_a_benchmark_from_prompts_to_a_score(world, tmp_path, monkeypatch):
+    class Judge:
+        """Finds everything half likely."""
+
+        def __init__(self, name):
+            self.label = name
+
+        def loglikelihood(self, image, question, answer):
+            return -0.693
+
+    monkeypatch.setattr("eval.drawing.question_scores.VisionLanguageJudge", Judge)
     rows = [
         {"prompt": text, "vqa_list": [["is it red?", "yes"]], "skills": ["attribute"]}
         for text in ("a red bar", "a blue box")
     ]
     file = tmp_path / "geneval2.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = drawing_task.DrawingTaskSettings(
-        "geneval2", str(file), str(tmp_path / "out"), str(world.start), judge="self"
-    )
-    summary = drawing_task.evaluate(settings)
+    common = {"task": "geneval2", "prompts": file, "out": tmp_path / "out", "judge": "a/judge"}
+    settings = GenerationSettings(**common, model=world.start)
+    summary = summary_of(drawing_task.evaluate(settings))
     assert summary["checkpoint_fingerprint"] == model_fingerprint(world.start)
     check_layout("geneval2", tmp_path / "out" / "export", read_prompts("geneval2", file))
     assert summary["sampler"] and summary["prompts_rewritten"] is False and summary["seed"] == 0
-    assert any("self-judged" in name for name in summary["scores"])
+    assert summary["scores"]["Soft-TIFA AM, judged by a/judge"]["value"] == pytest.approx(0.5, 1e-2)
     assert "a blue box" in (tmp_path / "out" / "report.html").read_text()
     before = (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes()
     (tmp_path / "out" / "export" / "images" / "00001.png").rename(
-        tmp_path / "out" / "export" / "images" / ".0123.part"  # as a kill may leave it
+        tmp_path / "out" / "export" / "images" / ".00001.png.0123.tmp"  # as a kill may leave it
     )
-    drawing_task.evaluate(settings)  # goes on: the same picture again
+    drawing_task.evaluate(settings)  # resumes: the same picture again
     assert (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes() == before
     assert len(list((tmp_path / "out" / "export" / "images").iterdir())) == 2
     # A model trained on has the same config and other weights: its drawings are not mixed in.
@@ -61,7 +76,7 @@ def test_a_benchmark_from_prompts_to_a_score_by_the_model_itself(world, tmp_path
     weights[max(weights)] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="drawn with another checkpoint_fingerprint"):
-        drawing_task.evaluate(replace(settings, model=str(other)))
+        drawing_task.evaluate(GenerationSettings(**common, model=other))
 
 
 def test_two_ranks_draw_what_one_draws_and_every_image_counts_once(world, tmp_path):
@@ -100,9 +115,11 @@ def page_text(folder):
 
 
 def test_everything_on_one_page(world, tmp_path):
-    settings = complete.CompleteSettings(str(world.start), str(world.data), 1, max_images=12)
-    summary = complete.evaluate(settings, tmp_path / "out")
-    assert set(summary["seconds_of"]) == {"reconstruction", "vqa", "generation", "sensitivity"}
+    settings = RunAllSettings(
+        model=world.start, data=str(world.data), out=tmp_path / "out", seeds=1, max_images=12
+    )
+    summary = summary_of(run_all.evaluate(settings))
+    assert set(summary["seconds_of"]) == {"reconstruction", "vqa", "generation", "input_ablation"}
     for part in summary["seconds_of"]:
         assert (tmp_path / "out" / part / "report.html").is_file()
         assert (tmp_path / "out" / part / "report.md").is_file()
@@ -113,16 +130,17 @@ def test_everything_on_one_page(world, tmp_path):
         summary["scores"]
     )
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "What the numbers are sensitive to" in page and "✗ wrong" in page
+    assert "Input ablation" in page and "✗ wrong" in page
 
 
-def test_sensitivity_answers_as_the_evaluation_of_questions_does(world, tmp_path):
-    settings = sensitivity.SensitivitySettings(str(world.start), str(world.data), seeds=0)
-    summary = sensitivity.evaluate(settings, tmp_path / "out")
-    vqa.evaluate(world.start, world.data, tmp_path / "vqa")
-    rows = read_rows(tmp_path / "vqa")
+def test_the_input_ablation_answers_as_the_evaluation_of_questions_does(world, tmp_path):
+    common = {"model": world.start, "data": str(world.data)}
+    settings = InputAblationSettings(**common, out=tmp_path / "out", seeds=0)
+    summary = summary_of(input_ablation.evaluate(settings))
+    vqa.evaluate(VQASettings(**common, out=tmp_path / "vqa"))
+    rows = read_predictions(tmp_path / "vqa")
     right = [row["prediction"].lower().strip() in row["answers"] for row in rows]
-    whole = summary["variants"][sensitivity.AS_IT_IS]
+    whole = summary["variants"][AS_IT_IS]
     assert whole["vqa"]["value"] == pytest.approx(sum(right) / len(right))
     assert summary["num_questions"] == len(rows) and "drawing" not in whole
 
@@ -131,7 +149,9 @@ def _rank(rank, port, tokenizer, pictures, out):
     torch.set_num_threads(1)  # a fork of a process with threads must not use its pool
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "3"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    reconstruction.evaluate(tokenizer, pictures, out, 2)
+    reconstruction.evaluate(
+        ReconstructionSettings(tokenizer=tokenizer, data=str(pictures), out=out, batch_size=2)
+    )
 
 
 def test_reconstruction_over_three_ranks_is_that_of_one(world, tmp_path):
@@ -140,7 +160,11 @@ def test_reconstruction_over_three_ranks_is_that_of_one(world, tmp_path):
     for number in range(7):
         Image.effect_noise((20, 18 + number), 80).convert("RGB").save(pictures / f"{number}.png")
     tokenizer = world.tokenizer
-    one = reconstruction.evaluate(tokenizer, pictures, tmp_path / "one")
+    one = summary_of(
+        reconstruction.evaluate(
+            ReconstructionSettings(tokenizer=tokenizer, data=str(pictures), out=tmp_path / "one")
+        )
+    )
     port = free_port()
     processes = [
         multiprocessing.get_context("fork").Process(

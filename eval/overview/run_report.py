@@ -1,0 +1,139 @@
+"""One self-contained page about the run of a recipe: numbers, pictures, curves and settings.
+
+What the page shows is read from the run's folder. A step of the recipe that left nothing is named,
+so a page can be made of an unfinished run.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.overview.evaluations import Evaluation, find_evaluations
+from eval.overview.run_summary import flat_summary, number_table
+from eval.reports.figures import training_curves
+from eval.reports.page import Report, Section, absent, flat_settings, parts_of
+from eval.reports.page import write_report as write_page
+from runtime.errors import UserError
+from runtime.files import read_json, write_json
+from runtime.metrics_log import read_metrics
+
+
+def summarize(
+    run: Path | str, seconds: float | None, peak_memory_gb: float | None
+) -> dict[str, Any]:
+    """Write the run's `summary.json` with flat keys; see `flat_summary` for them.
+
+    Args:
+        run: folder of the run.
+        seconds: duration of the whole run.
+        peak_memory_gb: most memory that the run held, in GiB.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: if there is no such folder, or one of its files is damaged.
+    """
+    found = find_evaluations(_folder(run))
+    # Of several of a kind the one whose folder has the kind's name, else the first.
+    parts = {each.kind: each.summary for each in reversed(found)}
+    parts |= {each.kind: each.summary for each in found if each.folder.name == each.kind}
+    summary = flat_summary(parts, seconds, peak_memory_gb)
+    write_json(Path(run) / "summary.json", summary)
+    return summary
+
+
+def write_report(run: Path | str) -> Path:
+    """Write `report.html` and `report.md` from what the run's folder holds.
+
+    Args:
+        run: the folder; call `summarize` before.
+
+    Returns:
+        The page. It loads nothing from elsewhere: pictures are data URIs, charts inline SVG.
+
+    Raises:
+        UserError: as `summarize`.
+    """
+    run = _folder(run)
+    config = run / "config.yaml"
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    recipe = yaml.safe_load(text) if text else {}
+    summary, timings, environment = (
+        read_json(path) if (path := run / f"{name}.json").is_file() else {}
+        for name in ("summary", "timings", "environment")
+    )
+    evaluations = find_evaluations(run)
+    numbers = number_table(summary, recipe.get("targets", {}), recipe.get("limits", {}))
+    sections = [
+        numbers if evaluations else absent("Numbers", "evaluation at all", "eval/"),
+        *(part for evaluation in evaluations for part in parts_of(evaluation.report())),
+        *_missing(run, recipe, evaluations),
+        _training(run, recipe),
+        _time(timings) if timings else absent("Time", "timings", "timings.json"),
+        Section("Versions and machine", rows=list(flat_settings(environment).items()))
+        if environment
+        else absent("Versions and machine", "record of its environment", "environment.json"),
+        Section("The resolved recipe", code=text)
+        if text
+        else absent("The resolved recipe", "configuration", "config.yaml"),
+    ]
+    title = str(recipe.get("title", run.name))
+    lead = "What this run trained and measured; all of it was read from the run's folder."
+    return write_page(Report(title, lead, sections), run)
+
+
+def _folder(run: Path | str) -> Path:
+    if not Path(run).is_dir():
+        raise UserError(f"There is no run at {run}.")
+    return Path(run)
+
+
+def _steps(run: Path, recipe: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Path]]:
+    """Name and folder of the recipe's steps whose command begins with a word."""
+    for name, step in recipe.get("steps", {}).items():
+        if str(step.get("run", "")).startswith(f"{kind} ") and "out" in step:
+            yield name, Path(str(step["out"]).replace("${out}", str(run)))
+
+
+def _missing(
+    run: Path, recipe: Mapping[str, Any], evaluations: list[Evaluation]
+) -> Iterator[Section]:
+    """A section for each evaluation of the recipe that is not there."""
+    there = {evaluation.folder.resolve() for evaluation in evaluations}
+    for name, folder in _steps(run, recipe, "eval"):
+        if folder.resolve() not in there:
+            yield absent(name, "result of this step", f"{folder}/summary.json")
+
+
+def _training(run: Path, recipe: Mapping[str, Any]) -> Section:
+    """The curves of every training step, or of every folder with a log where there is no recipe."""
+    folders = dict(_steps(run, recipe, "train"))
+    if not folders:
+        folders = {path.parent.name: path.parent for path in sorted(run.glob("*/metrics.jsonl"))}
+    charts, missing = {}, []
+    for name, folder in folders.items():
+        log = folder / "metrics.jsonl"
+        curves = training_curves(read_metrics(log), f"curves-{name}") if log.is_file() else None
+        if curves:
+            charts[name] = curves
+        else:
+            missing.append(name)
+    if not charts:
+        return absent("Training", "curves", "metrics.jsonl")
+    lead = f"Left out: no curves of {', '.join(missing)} (metrics.jsonl)." if missing else ""
+    note = (
+        "Against the step. Thin: as logged; thick: running mean over about a twentieth of the "
+        "curve. The axis is logarithmic where a loss falls more than twentyfold."
+    )
+    return Section("Training", lead, charts=charts, note=note)
+
+
+def _time(timings: Mapping[str, float]) -> Section:
+    rows = [
+        (step, "{}:{:02}".format(*divmod(round(seconds), 60)))
+        for step, seconds in {**timings, "all steps": sum(timings.values())}.items()
+    ]
+    return Section("Time", header=("Step", "Minutes"), rows=rows)

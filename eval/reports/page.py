@@ -1,0 +1,155 @@
+"""The page kit: what a report shows, and how it is written as `report.html` and `report.md`.
+
+What went wrong comes first: a reader who sees only the best pictures learns nothing.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from eval.reports.figures import Picture, embed_picture
+from runtime.files import write_text
+
+MAX_CARDS = 48
+"""Cards shown in one section; the other pictures lie in the folder."""
+MARKS = {True: "✓", False: "✗", None: ""}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A table cell that draws a fraction as a bar, with an upright line at its baseline."""
+
+    fraction: float
+    baseline: float | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """Pictures that belong together."""
+
+    title: str
+    """What was asked for, or which image it is."""
+    pictures: Sequence[tuple[Path | Picture, str]]
+    """Files, or pictures already embedded, which only the HTML page shows; each with a caption."""
+    right: bool | None = None
+    """None where there is no right and wrong."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page: texts, a table, charts, cards; what is empty is left out."""
+
+    title: str
+    lead: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str | Bar]] = ()
+    charts: Mapping[str, str] = field(default_factory=dict)
+    """Heading → inline SVG."""
+    cards: Sequence[Card] = ()
+    """The failures come first; among them, and among the rest, the order stays."""
+    note: str = ""
+    code: str = ""
+    """Text of a file, shown on demand."""
+    level: int = 2
+    """2, or 3 for a part of the section before."""
+
+    @property
+    def shown_cards(self) -> list[Card]:
+        """The failures first, and no more than fit a page."""
+        return sorted(self.cards, key=lambda card: card.right is not False)[:MAX_CARDS]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page shows, in its order."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the numbers depend on."""
+
+
+def write_report(report: Report, folder: Path | str) -> Path:
+    """Write `report.html` and `report.md`.
+
+    Args:
+        report: what they show.
+        folder: the Markdown names pictures relative to it.
+
+    Returns:
+        The HTML page; it loads nothing from elsewhere.
+    """
+    folder = Path(folder)
+    sections = [*report.sections]
+    if report.settings:
+        rows = list(flat_settings(report.settings).items())
+        sections.append(Section("What the numbers depend on", rows=rows))
+    environment = Environment(
+        loader=PackageLoader("eval.reports", "templates"),
+        autoescape=True,  # prompts and answers are other people's text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["embed"] = lambda it: it if isinstance(it, Picture) else embed_picture(it)
+    page = environment.get_template("page.html.j2").render(report=report, sections=sections)
+    write_text(folder / "report.md", _markdown(report, sections, folder))
+    return write_text(folder / "report.html", page)
+
+
+def parts_of(report: Report) -> list[Section]:
+    """A whole report as one section with parts, for a page that holds several."""
+    head = Section(report.title, report.lead)
+    return [head, *(replace(section, level=3) for section in report.sections)]
+
+
+def absent(title: str, what: str, where: str, level: int = 2) -> Section:
+    """A section of something that a run does not have."""
+    return Section(title, f"Left out: this run has no {what} ({where}).", level=level)
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings → "packages.torch": "2.13.0"; what is None is left out."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flat_settings(value, f"{prefix}{key}."))
+        elif value is not None:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _markdown(report: Report, sections: Sequence[Section], folder: Path) -> str:
+    parts = [f"# {report.title}", report.lead]
+    for section in sections:
+        parts += [f"{'#' * section.level} {section.title}", section.lead]
+        if section.rows:
+            parts.append(_markdown_table(section.header, section.rows))
+        for card in section.shown_cards:
+            parts += [f"**{_cell(card.title)}** {MARKS[card.right]} {_cell(card.note)}"]
+            parts.append(
+                " ".join(
+                    f"![{_cell(caption)}](<{os.path.relpath(picture, folder)}>)"
+                    for picture, caption in card.pictures
+                    if isinstance(picture, Path)
+                )
+            )
+        parts.append(section.note)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str | Bar]]) -> str:
+    header = header or [""] * len(rows[0])
+    kept = [i for i in range(len(header)) if not any(isinstance(row[i], Bar) for row in rows)]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(str(line[i])) for i in kept) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
