@@ -6,9 +6,7 @@ one that the Hugging Face `datasets.Image` feature reads. An image is stored onc
 own; a conversation about several images names the other records that hold them.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -111,10 +109,9 @@ class Record:
 
 @dataclass(frozen=True)
 class RecordText:
-    """All of a record but its image's bytes."""
+    """A record without the bytes of its image."""
 
     record_id: str
-    """As the record's, like the other fields."""
     has_image: bool
     """Whether there is an image, and so codes."""
     captions: list[str]
@@ -134,63 +131,28 @@ class Reject:
 
 
 def record_to_row(record: Record) -> dict[str, Any]:
-    """Return the record as a row of `SCHEMA`."""
-    return {
-        "id": record.record_id,
-        "image": None if record.image is None else {"bytes": record.image, "path": None},
-        "captions": record.captions,
-        "questions": [
-            {"question_id": q.question_id, "question": q.question, "answers": q.answers}
-            for q in record.questions
-        ],
-        "conversations": [
-            {
-                "images": conversation.images,
-                "messages": [
-                    {"role": message.role, "content": message.content}
-                    for message in conversation.messages
-                ],
-            }
-            for conversation in record.conversations
-        ],
-        "text": record.text,
-    }
+    """The record as a row of `SCHEMA`."""
+    row = asdict(record)
+    image = None if record.image is None else {"bytes": record.image, "path": None}
+    return {"id": row.pop("record_id"), **row, "image": image}
 
 
 def record_from_row(row: dict[str, Any]) -> Record:
-    """Return the record in a row of `SCHEMA`; the inverse of `record_to_row`."""
-    image = row["image"]
-    return Record(
-        record_id=row["id"],
-        image=None if image is None else image["bytes"],
-        captions=list(row["captions"]),
-        questions=_questions(row),
-        conversations=_conversations(row),
-        text=row["text"],
-    )
+    """The record in a row of `SCHEMA`; the inverse of `record_to_row`."""
+    image = None if row["image"] is None else row["image"]["bytes"]
+    return Record(row["id"], image, *_texts(row))
 
 
 def text_from_row(row: dict[str, Any], has_image: bool) -> RecordText:
-    """Return the text of a row of `SCHEMA`, whose image need not be there."""
-    return RecordText(
-        record_id=row["id"],
-        has_image=has_image,
-        captions=list(row["captions"]),
-        questions=_questions(row),
-        conversations=_conversations(row),
-        text=row["text"],
-    )
+    """The text of a row of `SCHEMA`, whose image need not be there."""
+    return RecordText(row["id"], has_image, *_texts(row))
 
 
-def _questions(row: dict[str, Any]) -> list[Question]:
-    return [Question(q["question"], list(q["answers"]), q["question_id"]) for q in row["questions"]]
-
-
-def _conversations(row: dict[str, Any]) -> list[Conversation]:
-    return [
-        Conversation(
-            messages=[Message(each["role"], each["content"]) for each in found["messages"]],
-            images=list(found["images"]),
-        )
+def _texts(
+    row: dict[str, Any],
+) -> tuple[list[str], list[Question], list[Conversation], str | None]:
+    conversations = [
+        Conversation([Message(**message) for message in found["messages"]], found["images"])
         for found in row["conversations"]
     ]
+    return row["captions"], [Question(**q) for q in row["questions"]], conversations, row["text"]

@@ -17,9 +17,6 @@ from runtime.errors import UserError
 MAX_LINE_SIZE = 16 * 1024 * 1024
 """Longest line of a JSONL or CSV file, in bytes."""
 
-MAX_JSON_SIZE = 8 * 1024**3
-"""Largest JSON file that is read at once, in bytes."""
-
 
 def check_name(name: str) -> None:
     """Refuse a file's name that leads, or could lead, out of its root.
@@ -89,26 +86,6 @@ def short_names(paths: list[str]) -> list[str]:
         shared = next((i for i, each in enumerate(folders) if len(set(each)) > 1), len(folders))
         names = ["/".join(path.split("/")[shared:]) for path in paths]
     return [os.path.splitext(name)[0] for name in names]
-
-
-def load_json(path: Path) -> Any:
-    """Read a whole JSON file of data.
-
-    Raises:
-        UserError: if it is missing, too large or broken.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_SIZE:
-            raise UserError(f"{path} is larger than {MAX_JSON_SIZE:,} bytes: give it as JSONL")
-        return json.loads(path.read_bytes())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON: line {error.lineno}, {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # numbers of a million digits, a million brackets
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def parse_line(line: bytes) -> dict[str, Any]:

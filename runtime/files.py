@@ -17,6 +17,8 @@ from runtime.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = ".tmp"
 """How the name of a file that is still being written ends."""
+MAX_JSON_SIZE = 8 * 1024**3
+"""Largest JSON file that is read at once, in bytes."""
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -91,24 +93,28 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a byte-order mark at its start is passed over.
 
     Raises:
-        UserError: if it is missing, unreadable or broken; a broken file is named with its line.
+        UserError: if it is missing, unreadable, too large or broken; a broken file is named with
+            its line.
     """
-    path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if os.path.getsize(path) > MAX_JSON_SIZE:
+            raise UserError(f"{path} is larger than {MAX_JSON_SIZE:,} bytes: give it as JSONL")
+        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is not valid JSON: line {error.lineno}, {error.msg.lower()}"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid JSON: it is not UTF-8 text") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # numbers of a million digits, a million brackets
+        raise UserError(f"{path} is not valid JSON: {error}") from error
 
 
 def parse_object(line: str, place: str, example: str) -> dict[str, Any]:

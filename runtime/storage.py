@@ -8,6 +8,7 @@ written beside its target and renamed; a store shows an object only when all of 
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -86,29 +87,45 @@ def check_listed(place: str | Path, names: list[str]) -> None:
 
 
 def matching(place: str, ending: str) -> list[str]:
-    """URLs of the files that a URL means, in the order of their names.
+    """The files that a path or URL means, in the order of their names.
 
     Args:
-        place: URL of one file, which is returned as it is; a pattern with `*`; or a folder, ending
-            in `/`.
+        place: one file; several, with `*` or a range of numbers such as `{0000..0127}`; or a
+            folder, whose URL ends in `/`.
         ending: of the names that count in a folder.
 
     Raises:
-        UserError: if the store cannot be asked, or holds none.
+        UserError: if a file is not there, or the place cannot be listed. (Whether a single URL is
+            there shows when it is read.)
     """
-    if "*" not in place and not place.endswith("/"):
+    if braces := re.search(r"\{(\d+)\.\.(\d+)\}", place):
+        first, last = braces.groups()
+        numbers = range(int(first), int(last) + 1)
+        each = (place.replace(braces[0], f"{n:0{len(first)}d}", 1) for n in numbers)
+        return [name for one in each for name in matching(one, ending)]
+    is_folder = place.endswith("/") if is_remote(place) else os.path.isdir(place)
+    if "*" not in place and not is_folder:
+        if not is_remote(place) and not os.path.isfile(place):
+            raise UserError(f"no such file: {place}")
         return [place]
     try:
         store, root = _open_store(place)
-        if "*" in place:
-            found = store.glob(root)
-        else:
-            found = [name for name in store.ls(root, detail=False) if name.endswith(ending)]
+        if is_folder:
+            found = [name for name in store.ls(root, detail=False) if _ends(name, ending)]
+        else:  # nothing but `*` has a meaning
+            found = store.glob(re.sub(r"[\[?]", lambda letter: f"[{letter[0]}]", root))
     except Exception as error:  # each store has kinds of its own
         raise UserError(f"{place} cannot be listed ({says(error)})") from error
     if not found:
-        raise UserError(f"no file matches {place}{'' if '*' in place else f'*{ending}'}")
-    return sorted(store.unstrip_protocol(name) for name in found)
+        raise UserError(
+            f"no file matches {os.path.join(place, f'*{ending}') if is_folder else place}"
+        )
+    return sorted(store.unstrip_protocol(name) if is_remote(place) else name for name in found)
+
+
+def _ends(name: str, ending: str) -> bool:
+    """Whether a file of a folder counts; macOS leaves `._NAME` beside NAME."""
+    return name.lower().endswith(ending) and not os.path.basename(name).startswith("._")
 
 
 @contextlib.contextmanager

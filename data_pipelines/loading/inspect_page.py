@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.images import open_image
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.loading.settings import InspectSettings
@@ -55,26 +57,14 @@ def inspect_data(settings: InspectSettings) -> Path:
     sample = sorted(rng.sample(range(len(pictures)), min(len(pictures), NUM_SIZED)))
     chosen = set(rng.sample(sample, min(len(sample), NUM_PICTURES)))
     sizes, sheet = _look(pictures, sample, chosen)
-    quarantine = next(
-        (p for p in (folder / QUARANTINE_NAME, folder.parent / QUARANTINE_NAME) if p.is_file()),
-        None,
-    )
-    reasons = _reasons(quarantine)
+    places = (folder / QUARANTINE_NAME, folder.parent / QUARANTINE_NAME)  # of a split
+    quarantine = next((path for path in places if path.is_file()), None)
     manifest = dataset.manifest
     counts = dict(manifest["counts"]) | {
         "images that come twice": manifest.get("duplicate_images", 0)
     }
     megabytes = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
-    charts = [
-        _chart("words in a caption", lengths["captions"]),
-        _chart("questions about an image", lengths["questions"]),
-        _chart("words in a question", lengths["question words"]),
-        _chart("messages in a conversation", lengths["messages"]),
-        _chart("characters in a plain text", lengths["texts"]),
-        _chart("image width, pixels", sizes["width"]),
-        _chart("image height, pixels", sizes["height"]),
-        _chart("width over height", sizes["aspect"]),
-    ]
+    charts = [_chart(title, values) for title, values in (lengths | sizes).items() if values]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,  # every text on the page is somebody else's
@@ -84,31 +74,28 @@ def inspect_data(settings: InspectSettings) -> Path:
         title=f"Prepared data: {folder.name}",
         lead=f"{len(dataset):,} records in {len(manifest['shards']):,} shards of together "
         f"{megabytes:,.1f} MB; content {dataset.fingerprint[:16]}.",
-        counts=[(name, count) for name, count in counts.items()],
+        counts=list(counts.items()),
         sources=manifest["licences"],
         sizes_note=f"Sizes are those of {len(sample):,} images, lengths of all records.",
-        charts=[chart for chart in charts if chart],
+        charts=charts,
         sheet_note=f"{len(sheet)} images chosen at random, with their first caption or question.",
         sheet=sheet,
         texts=texts,
-        reasons=reasons,
+        reasons=_reasons(quarantine),
     )
     return write_text(settings.out or folder / PAGE_NAME, page)
 
 
-def _read_texts(records: Iterator[RecordText]) -> tuple[dict[str, Counter], list[dict[str, str]]]:
-    """Lengths of every text, counted, and the first few texts that no image stands beside."""
-    names = ("captions", "questions", "question words", "messages", "texts")
-    lengths: dict[str, Counter] = {name: Counter() for name in names}
+def _read_texts(records: Iterator[RecordText]) -> tuple[dict[str, list], list[dict[str, str]]]:
+    """Lengths of every text, and the first few texts that no image stands beside."""
+    captions, questions, asked, messages, texts = ([] for _ in range(5))
     shown: list[dict[str, str]] = []
     for record in records:
-        lengths["captions"].update(len(caption.split()) for caption in record.captions)
-        if record.questions:
-            lengths["questions"][len(record.questions)] += 1
-        lengths["question words"].update(len(q.question.split()) for q in record.questions)
-        lengths["messages"].update(len(found.messages) for found in record.conversations)
-        if record.text is not None:
-            lengths["texts"][len(record.text)] += 1
+        captions += [len(caption.split()) for caption in record.captions]
+        questions += [len(record.questions)] if record.questions else []
+        asked += [len(q.question.split()) for q in record.questions]
+        messages += [len(found.messages) for found in record.conversations]
+        texts += [] if record.text is None else [len(record.text)]
         if len(shown) < NUM_TEXTS and (record.text is not None or record.conversations):
             spoken = [
                 f"{message.role}: {message.content}"
@@ -117,22 +104,29 @@ def _read_texts(records: Iterator[RecordText]) -> tuple[dict[str, Counter], list
             ]
             content = record.text if record.text is not None else " / ".join(spoken)
             shown.append({"id": record.record_id, "content": _short(content)})
+    lengths: dict[str, list] = {
+        "words in a caption": captions,
+        "questions about an image": questions,
+        "words in a question": asked,
+        "messages in a conversation": messages,
+        "characters in a plain text": texts,
+    }
     return lengths, shown
 
 
 def _look(
     pictures: PreparedDataset, sample: list[int], chosen: set[int]
-) -> tuple[dict[str, Counter], list[dict[str, str]]]:
-    """Sizes of some images, counted, and thumbnails of a few of them."""
-    sizes: dict[str, Counter] = {name: Counter() for name in ("width", "height", "aspect")}
+) -> tuple[dict[str, list], list[dict[str, str]]]:
+    """Sizes of some images, and thumbnails of a few of them."""
+    widths, heights, aspects = [], [], []
     sheet = []
     for index in sample:
         record = pictures[index]
         assert record.image is not None
         image = open_image(record.image, name=f"the image of {record.record_id}")
-        sizes["width"][image.width] += 1
-        sizes["height"][image.height] += 1
-        sizes["aspect"][round(image.width / image.height, 2)] += 1
+        widths.append(image.width)
+        heights.append(image.height)
+        aspects.append(round(image.width / image.height, 2))
         if index not in chosen:
             continue
         words = record.captions[:1] or [question.question for question in record.questions[:1]]
@@ -149,6 +143,11 @@ def _look(
                 "size": size,
             }
         )
+    sizes: dict[str, list] = {
+        "image width, pixels": widths,
+        "image height, pixels": heights,
+        "width over height": aspects,
+    }
     return sizes, sheet
 
 
@@ -170,25 +169,20 @@ def _reasons(quarantine: Path | None) -> list[dict[str, Any]]:
     ]
 
 
-def _chart(title: str, counted: Counter) -> dict[str, Any] | None:
-    """A histogram as bars in a box of 100 x 40; None of nothing."""
-    if not counted:
-        return None
-    low, high = _quantile(counted, 0.01), _quantile(counted, 0.99)
-    whole = all(isinstance(value, int) for value in counted)
-    # Whole numbers get bars of equal whole width, or some bars would hold more numbers than others.
-    step: float = (
-        max(1, -(-(high - low + 1) // NUM_BARS)) if whole else (high - low) / NUM_BARS or 1
-    )
-    bars = Counter[int]()
-    for value, count in counted.items():  # the few that lie further out stand at the ends
-        bars[min(max(0, int((value - low) / step)), int((high - low) / step), NUM_BARS - 1)] += (
-            count
-        )
-    num_bars = max(bars) + 1
-    tallest = max(bars.values())
-    total = counted.total()
-    mean = sum(value * count for value, count in counted.items()) / total
+def _chart(title: str, values: list[float]) -> dict[str, Any]:
+    """A histogram as bars in a box of 100 x 40."""
+    array = np.array(values)
+    low, high = np.percentile(array, (1, 99), method="lower").tolist()
+    if array.dtype.kind == "i":
+        # Bars of equal whole width, or some would hold more numbers than others.
+        step = max(1, -(-(high - low + 1) // NUM_BARS))
+        num_bars = (high - low) // step + 1
+    else:
+        step, num_bars = (high - low) / NUM_BARS or 1, NUM_BARS
+    # The few values that lie further out stand at the ends.
+    bars = np.clip((array - low) // step, 0, num_bars - 1).astype(int)
+    counts = np.bincount(bars, minlength=num_bars).tolist()
+    tallest = max(counts)
     drawn = [
         {
             "x": f"{100 * number / num_bars:.2f}",
@@ -197,26 +191,18 @@ def _chart(title: str, counted: Counter) -> dict[str, Any] | None:
             "height": f"{40 * count / tallest:.2f}",
             "label": f"from {low + number * step:g}: {count:,}",
         }
-        for number, count in sorted(bars.items())
+        for number, count in enumerate(counts)
+        if count
     ]
+    median = np.percentile(array, 50, method="lower")
     return {
         "title": title,
         "bars": drawn,
         "low": f"{low:,}",
         "high": f"{high:,}",
-        "note": f"{total:,} in all from {min(counted):,} to {max(counted):,}, mean {mean:,.3g}, "
-        f"median {_quantile(counted, 0.5):,}",
+        "note": f"{len(array):,} in all from {array.min():,} to {array.max():,}, mean "
+        f"{array.mean():,.3g}, median {median:,}",
     }
-
-
-def _quantile(counted: Counter, share: float) -> Any:
-    """The value that so large a share of the others does not exceed."""
-    left = int(share * (counted.total() - 1))
-    for value in sorted(counted):
-        left -= counted[value]
-        if left < 0:
-            return value
-    raise AssertionError("nothing was counted")
 
 
 def _short(text: str) -> str:

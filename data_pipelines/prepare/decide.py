@@ -7,7 +7,8 @@ are on the other side of a split. Reads accounts alone, and no image.
 from collections import deque
 from dataclasses import dataclass, field
 
-from data_pipelines.prepare.part import Account, Part, refusal
+from data_pipelines.prepare.part import Account, refusal
+from data_pipelines.prepare.settings import PrepareSettings
 from runtime.errors import UserError
 
 
@@ -23,20 +24,12 @@ class Decision:
     """`id`, and the id of the record that it has the same image `of`."""
 
 
-def decide(
-    parts: list[Part],
-    accounts: list[Account],
-    sources: list[str],
-    drop_duplicates: bool,
-    test_fraction: float,
-) -> Decision:
+def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
     """Settle what becomes of every record.
 
     Args:
-        parts, accounts: in order.
-        sources: their names.
-        drop_duplicates: reject a record whose image came before, with its text.
-        test_fraction: fraction of the images that goes to the test side.
+        accounts: of all parts, in order.
+        settings: which sources there are, whether duplicates are dropped, and the split.
 
     Raises:
         UserError: if records of two sources share an id.
@@ -45,39 +38,43 @@ def decide(
     seen: dict[str, tuple[int, str]] = {}  # id -> its source, its side
     first: dict[str, str] = {}  # digest -> id
     late: list[list[dict[str, str]]] = []  # rejects of each part that its account does not know
-    for part, account in zip(parts, accounts, strict=True):
+    sources = settings.sources
+    for account in accounts:
+        source = account.part.source
         decision.sides.append([])
         late.append([])
         for entry in account.entries:
             reason = None
             if entry.record_id in seen:
-                _refuse_two_sources(entry.record_id, seen[entry.record_id][0], part, sources)
+                _refuse_two_sources(entry.record_id, seen[entry.record_id][0], source, sources)
                 reason = "another record of this id came before"
             elif entry.digest in first:
                 of = first[entry.digest]
                 decision.duplicates.append({"id": entry.record_id, "of": of})
-                reason = f"its image is the same as that of {of}" if drop_duplicates else None
+                reason = (
+                    f"its image is the same as that of {of}" if settings.drop_duplicates else None
+                )
             if reason is not None:
-                late[-1].append(refusal(entry.record_id, sources[part.source], reason))
+                late[-1].append(refusal(entry.record_id, sources[source], reason))
                 decision.sides[-1].append(None)
                 continue
             if entry.digest is not None:
                 first.setdefault(entry.digest, entry.record_id)
-            side = entry.first_side(test_fraction)
-            seen[entry.record_id] = (part.source, side)
+            side = entry.first_side(settings.test_fraction)
+            seen[entry.record_id] = (source, side)
             decision.sides[-1].append(side)
     for number, entry_id, reason in _follow_references(accounts, decision.sides, seen):
-        late[number].append(refusal(entry_id, sources[parts[number].source], reason))
+        late[number].append(refusal(entry_id, sources[accounts[number].part.source], reason))
     for account, refused in zip(accounts, late, strict=True):
         decision.rejects += account.rejects + refused
     return decision
 
 
-def _refuse_two_sources(record_id: str, before: int, part: Part, sources: list[str]) -> None:
-    if before != part.source:
+def _refuse_two_sources(record_id: str, before: int, now: int, sources: list[str]) -> None:
+    if before != now:
         raise UserError(
             f"two records are called {record_id}, one of {sources[before]} and one of "
-            f"{sources[part.source]}; rename one, or prepare the sources into separate folders, "
+            f"{sources[now]}; rename one, or prepare the sources into separate folders, "
             "which training mixes"
         )
 

@@ -19,7 +19,7 @@ from data_pipelines.manifest import (
     count_reasons,
 )
 from data_pipelines.prepare.decide import Decision
-from data_pipelines.prepare.part import SIDES, Account, Part
+from data_pipelines.prepare.part import SIDES, Account
 from data_pipelines.shards import map_batches, writing_shard
 from data_pipelines.sources.source import Source
 from runtime.errors import UserError
@@ -54,7 +54,6 @@ def write_prepared(
     staging: Storage,
     request: dict[str, Any],
     sources: list[Source],
-    parts: list[Part],
     accounts: list[Account],
     decision: Decision,
 ) -> None:
@@ -65,7 +64,7 @@ def write_prepared(
         staging: where the parts are.
         request: what was asked for, which the manifest repeats.
         sources: that were read.
-        parts, accounts: in order.
+        accounts: of all parts, in order.
         decision: what becomes of every record.
 
     Raises:
@@ -84,7 +83,7 @@ def write_prepared(
     for folder, side in folders:
         folder.make()
         shards = _write_shards(
-            staging, parts, accounts, decision.sides, side, request["test_fraction"], folder
+            staging, accounts, decision.sides, side, request["test_fraction"], folder
         )
         if not shards:
             _refuse_nothing(decision, side)
@@ -106,7 +105,6 @@ def write_prepared(
 
 def _write_shards(
     staging: Storage,
-    parts: list[Part],
     accounts: list[Account],
     sides: list[list[str | None]],
     side: str,
@@ -115,18 +113,18 @@ def _write_shards(
 ) -> list[dict[str, Any]]:
     """Write the shards of one side; return what the manifest says of them."""
     shards: list[dict[str, Any]] = []
-    for part, account, final in zip(parts, accounts, sides, strict=True):
+    for account, final in zip(accounts, sides, strict=True):
         if side not in final:
             continue
         name = f"data-{len(shards):05d}.arrow"
         first = [entry.first_side(test_fraction) for entry in account.entries]
         if all((a == side) == (b == side) for a, b in zip(first, final, strict=True)):
-            staging.copy(part.shard(side), folder, name)
+            staging.copy(account.part.shard(side), folder, name)
             shards.append(account.shards[side] | {"file": name})
             continue
         with ExitStack() as stack:
             rows = {
-                each: _rows(stack.enter_context(staging.reading(part.shard(each))))
+                each: _rows(stack.enter_context(staging.reading(account.part.shard(each))))
                 for each in account.shards
             }
             shard = stack.enter_context(writing_shard(folder, name))

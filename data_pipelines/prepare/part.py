@@ -81,6 +81,7 @@ class Entry(NamedTuple):
 class Account:
     """What the end of `prepare` must know of a part."""
 
+    part: Part
     entries: list[Entry] = field(default_factory=list)
     """Of each accepted record, in order."""
     rejects: list[dict[str, str]] = field(default_factory=list)
@@ -111,7 +112,7 @@ def write_part(source: Source, part: Part, staging: Storage, test_fraction: floa
         staging: the folder for its shards, if any record passes, and the account.
         test_fraction: fraction of the images that goes to the test side.
     """
-    account = Account()
+    account = Account(part)
     shards: dict[str, ShardWriter] = {}
     with ExitStack() as stack:
         for item in _items(source, part):
@@ -131,7 +132,7 @@ def write_part(source: Source, part: Part, staging: Storage, test_fraction: floa
             shards[side].add(record_to_row(item))
     account.shards = {side: shard.entry for side, shard in shards.items()}
     # ASCII: an id with a lone surrogate must not break the file.
-    staging.write(part.account, json.dumps(vars(account)).encode("ascii"))
+    staging.write(part.account, json.dumps(vars(account) | {"part": part}).encode("ascii"))
     return account
 
 
@@ -139,7 +140,7 @@ def read_account(part: Part, staging: Storage) -> Account | None:
     """The account of a part that is there; None of one still to be made."""
     if staging.size(part.account) is None:
         return None
-    account = Account(**json.loads(staging.read(part.account)))
+    account = Account(**json.loads(staging.read(part.account)) | {"part": part})
     if any(staging.size(shard["file"]) != shard["bytes"] for shard in account.shards.values()):
         return None
     account.entries = [Entry(*entry) for entry in account.entries]

@@ -95,11 +95,9 @@ def prepare(settings: PrepareSettings) -> str:
         accounts[part.number] if part.number in accounts else wait_for(part, staging)
         for part in parts
     ]
-    decision = decide(
-        parts, everything, settings.sources, settings.drop_duplicates, settings.test_fraction
-    )
+    decision = decide(everything, settings)
     check_rejects(decision.rejects, settings.max_rejects, storage)
-    write_prepared(storage, staging, request, sources, parts, everything, decision)
+    write_prepared(storage, staging, request, sources, everything, decision)
     release(storage)
     return settings.out
 
@@ -129,24 +127,18 @@ def _make_parts(
     settings: PrepareSettings,
 ) -> dict[int, Account]:
     """The accounts of parts, by number; those that are not there are made."""
-    accounts: dict[int, Account] = {}
-    rejects: list[dict[str, str]] = []
-
-    def add(part: Part, account: Account) -> None:
-        accounts[part.number] = account
-        rejects.extend(account.rejects)
-        check_rejects(rejects, settings.max_rejects, storage)
-
-    for part in parts:
-        if (account := read_account(part, staging)) is not None:
-            add(part, account)
+    there = [account for part in parts if (account := read_account(part, staging)) is not None]
+    accounts = {account.part.number: account for account in there}
     missing = [part for part in parts if part.number not in accounts]
+    rejects = [reject for account in there for reject in account.rejects]
+    check_rejects(rejects, settings.max_rejects, storage)
     total, left = (sum(part.size for part in each) for each in (parts, missing))
-    num_workers = settings.num_workers or usable_cpus() or 1
     with Progress(max(1, total), "prepare", "records", initial=total - left) as progress:
-        for part, account in _make(sources, missing, staging, settings.test_fraction, num_workers):
-            add(part, account)
-            progress.update(part.size)
+        for account in _make(sources, missing, staging, settings):
+            accounts[account.part.number] = account
+            rejects += account.rejects
+            check_rejects(rejects, settings.max_rejects, storage)
+            progress.update(account.part.size)
     return accounts
 
 
@@ -154,13 +146,13 @@ def _make(
     sources: list[Source],
     parts: list[Part],
     staging: Storage,
-    test_fraction: float,
-    num_workers: int,
-) -> Iterator[tuple[Part, Account]]:
+    settings: PrepareSettings,
+) -> Iterator[Account]:
     """Make parts in this process, or in several."""
+    num_workers = settings.num_workers or usable_cpus() or 1
     if num_workers == 1 or len(parts) < 2:
         for part in parts:
-            yield part, write_part(sources[part.source], part, staging, test_fraction)
+            yield write_part(sources[part.source], part, staging, settings.test_fraction)
         return
     _sources[:] = sources
     names = [source.name for source in sources]
@@ -169,11 +161,9 @@ def _make(
     )
     try:
         with pool:
-            futures = [
-                pool.submit(_in_worker, part, staging.place, test_fraction) for part in parts
-            ]
-            for part, future in zip(parts, futures, strict=True):
-                yield part, future.result()
+            jobs = [(part, staging.place, settings.test_fraction) for part in parts]
+            for future in [pool.submit(_in_worker, *job) for job in jobs]:
+                yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
             "a process of `prepare` was killed, most likely for want of memory: run the same "

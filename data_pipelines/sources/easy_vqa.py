@@ -12,7 +12,7 @@ import importlib.util
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +56,6 @@ def read_rows(split: str) -> Rows:
         return _record(split, number, folder / "images" / f"{number}.png", asked[number])
 
     return Rows(len(numbers), read)
-
-
-def read_records(split: str) -> Iterator[Record]:
-    """Yield what `read_rows` holds."""
-    for item in read_rows(split):
-        assert isinstance(item, Record)
-        yield item
 
 
 def data_folder() -> Path:

@@ -32,7 +32,6 @@ class HubFiles:
             folder = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
         self.folder = folder.absolute()
         self.url = f"hf://datasets/{name}@"
-        self._archives: dict[tuple[int, Path], zipfile.ZipFile] = {}
 
     def has(self, path: str) -> bool:
         """Whether it is a path as `datasets` makes them, and no name for the user to explain."""
@@ -54,45 +53,32 @@ class HubFiles:
         if len(containers) > 1 or (containers and not member.startswith("zip://")):
             raise ValueError("its image lies in an archive of an unknown kind")
         if place.startswith(self.url) and ".." not in place.split("/"):
-            return self._streamed(path)
+            return self._open(path)
         if "://" in place or not Path(os.path.realpath(place)).is_relative_to(
             os.path.realpath(self.folder)
         ):
             raise ValueError(f"its image is no file of the data set ({place[:100]})")
         if containers:
-            return self._member(Path(place), member.removeprefix("zip://"))
+            check_name(member.removeprefix("zip://"))
+            return self._open(path)
         return read_inside(self.folder, Path(place), MAX_FILE_SIZE)
 
-    def _member(self, place: Path, name: str) -> bytes:
-        """Read a file out of a zip, which stays open: its table of contents may be long."""
-        check_name(name)
-        key = (os.getpid(), place)  # processes must not share an open file
-        try:
-            if key not in self._archives:
-                self._archives = {key: zipfile.ZipFile(place)}
-            entry = self._archives[key].getinfo(name)
-            if entry.file_size > MAX_FILE_SIZE:
-                raise ValueError(
-                    f"{name[:100]} has {entry.file_size:,} bytes; the limit is {MAX_FILE_SIZE:,}"
-                )
-            return self._archives[key].read(entry)  # never more than the size above
-        except KeyError:
-            raise ValueError(f"{name[:100]} is not there") from None
-        except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"{place.name} cannot be read ({error})") from error
-
-    def _streamed(self, path: str) -> bytes:
+    def _open(self, path: str) -> bytes:
+        """Read what fsspec reaches, out of an archive or through the network."""
         import fsspec
 
         try:
             with fsspec.open(path, "rb") as file:
                 data = bytes(file.read(MAX_FILE_SIZE + 1))
         except FileNotFoundError:
-            raise ValueError(f"{path.rsplit('/', 1)[-1]} is not there") from None
+            raise ValueError(
+                f"{path.split('::')[0].rsplit('/', 1)[-1][:100]} is not there"
+            ) from None
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"its archive cannot be read ({error})") from error
         except Exception as error:
             raise UserError(
-                f"{path} cannot be read ({says(error)}): run the same "
-                "command again, which goes on from there"
+                f"{path} cannot be read ({says(error)}): run the same command again to resume"
             ) from error
         if len(data) > MAX_FILE_SIZE:
             raise ValueError(f"its image has more bytes than the limit of {MAX_FILE_SIZE:,}")

@@ -96,11 +96,6 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
     return Rows(len(paths) + len(rejects), read)
 
 
-def read_records(root: Path) -> Iterator[Record | Reject]:
-    """Yield what `read_folder` holds."""
-    return iter(read_folder(root))
-
-
 def _read(root: Path, path: Path, captions: list[str] | None = None) -> Record | Reject:
     """Read one image, and its text file where no table tells the captions."""
     record_id = _record_id(root, path)

@@ -18,10 +18,11 @@ from typing import Any
 
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Record, Reject
-from data_pipelines.safe_files import line_offsets, load_json, parse_line, read_line, read_named
+from data_pipelines.safe_files import line_offsets, parse_line, read_line, read_named
 from data_pipelines.sources.columns import conversation_of
 from data_pipelines.sources.rows import Rows, guarded
 from runtime.errors import UserError
+from runtime.files import read_json
 
 
 def read_llava(path: Path, images: Path) -> Rows:
@@ -34,7 +35,7 @@ def read_llava(path: Path, images: Path) -> Rows:
     Raises:
         UserError: if the file cannot be read as a whole, or holds no entry.
     """
-    entries = _Lines(path) if path.suffix.lower() == ".jsonl" else load_json(path)
+    entries = _Lines(path) if path.suffix.lower() == ".jsonl" else read_json(path)
     if not isinstance(entries, (list, _Lines)) or not len(entries):
         raise UserError(f"{path} holds no list of conversations")
     groups: dict[str, list[int]] = {}  # image name, or a name of our own -> its entries

@@ -7,8 +7,6 @@ is what. A row group, or a record batch, is held at a time.
 from __future__ import annotations
 
 import contextlib
-import glob
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,10 +49,6 @@ class _Table:
 
 @contextlib.contextmanager
 def _parquet(path: str) -> Iterator[pq.ParquetFile]:
-    if not is_remote(path):
-        with pq.ParquetFile(path) as table:
-            yield table
-        return
     with reading(path) as file, pq.ParquetFile(file) as table:
         yield table
 
@@ -72,7 +66,9 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
     Raises:
         UserError: if there is no such file, one is broken, or a column is not there.
     """
-    paths = _find(place, kind)
+    if kind == "arrow" and is_remote(place):
+        raise UserError(f"Arrow files are mapped into memory: fetch {place} to a disk first")
+    paths = matching(place, f".{kind}")
     stems = short_names(paths)
     tables = [_Table(path, kind) for path in paths]
     schema = tables[0].schema
@@ -105,24 +101,3 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
         return guarded(f"{stems[file]}.{kind}", row_number, record)
 
     return Rows(int(ends[-1]), read)
-
-
-def _find(place: str, kind: str) -> list[str]:
-    """Files of a place, in the order of their names."""
-    suffix = f".{kind}"
-    if is_remote(place):
-        if kind == "arrow":
-            raise UserError(f"Arrow files are mapped into memory: fetch {place} to a disk first")
-        return matching(place, suffix)
-    if os.path.isdir(place):
-        found = sorted(path for path in Path(place).iterdir() if path.suffix.lower() == suffix)
-        complaint = f"the folder {place} holds no {suffix} file"
-    elif "*" in place:
-        found = sorted(Path(name) for name in glob.glob(place))
-        complaint = f"no file matches {place}"
-    else:
-        found = [Path(place)] if os.path.isfile(place) else []
-        complaint = f"no such file: {place}"
-    if not found:
-        raise UserError(complaint)
-    return [str(path) for path in found]

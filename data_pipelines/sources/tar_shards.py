@@ -14,13 +14,10 @@ Links, devices, names that lead out and pickles are refused, each with its sampl
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import IO, Any, Self
 
 from data_pipelines.images import MAX_FILE_SIZE
@@ -73,7 +70,13 @@ def read_tars(place: str, columns: dict[str, str]) -> Streams:
         UserError: if there is no such file, the first cannot be opened, or its first samples lack
             a column.
     """
-    names = _expand(place)
+    place = place if is_remote(place) else os.path.expanduser(place)
+    is_packed = "*" not in place and place.lower().endswith(COMPRESSED)
+    names = [place] if is_packed else matching(place, ".tar")
+    if packed := [name for name in names if name.lower().endswith(COMPRESSED)]:
+        raise UserError(
+            f"{packed[0]} is compressed: unpack it to a .tar first, which is read as it is"
+        )
     if is_remote(names[0]):  # what is wrong with name or access shows before anything is written
         with reading(names[0]):
             pass
@@ -86,34 +89,6 @@ def read_tars(place: str, columns: dict[str, str]) -> Streams:
             for name, stem in zip(names, stems, strict=True)
         ]
     )
-
-
-def _expand(place: str) -> list[str]:
-    """The tars of a pattern, in order."""
-    braces = re.search(r"\{(\d+)\.\.(\d+)\}", place)
-    if braces:
-        first, last = braces.groups()
-        numbers = range(int(first), int(last) + 1)
-        written = (place.replace(braces[0], f"{n:0{len(first)}d}", 1) for n in numbers)
-        names = [name for each in written for name in _expand(each)]
-    elif is_remote(place):
-        names = matching(place, ".tar")
-    elif Path(place).expanduser().is_dir():
-        names = sorted(str(path) for path in Path(place).expanduser().glob("*.tar"))
-    else:
-        place = os.path.expanduser(place)
-        names = sorted(glob.glob(place)) if "*" in place else [place]
-    if not names:
-        raise UserError(f"no tar matches {place}")
-    packed = [name for name in names if name.lower().endswith(COMPRESSED)]
-    if packed:
-        raise UserError(
-            f"{packed[0]} is compressed: unpack it to a .tar first, which is read as it is"
-        )
-    missing = [name for name in names if not is_remote(name) and not Path(name).is_file()]
-    if missing:
-        raise UserError(f"no such file: {missing[0]}")
-    return names
 
 
 def _refuse_unknown(columns: dict[str, str], name: str) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Question, Record, Reject
-from data_pipelines.safe_files import load_json, read_named
+from data_pipelines.safe_files import read_named
 from data_pipelines.sources.columns import id_of, text_of, texts_of
 from data_pipelines.sources.rows import Rows, guarded
 from runtime.errors import UserError
+from runtime.files import read_json
 
 Entry = tuple[str, str, Any]  # image id, question id, and what the question is made of
 
@@ -27,7 +28,7 @@ def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
     Raises:
         UserError: if a file is not laid out as published.
     """
-    asked, answered = load_json(questions), load_json(annotations)
+    asked, answered = read_json(questions), read_json(annotations)
     subtype = asked.get("data_subtype") if isinstance(asked, dict) else None
     if not isinstance(subtype, str):
         raise UserError(f"{questions} has no data_subtype, as VQAv2's questions have")
@@ -58,7 +59,7 @@ def read_gqa(questions: Path, images: Path) -> Rows:
     Raises:
         UserError: if the file is not laid out as published.
     """
-    asked = load_json(questions)
+    asked = read_json(questions)
     if not isinstance(asked, dict) or not asked:
         raise UserError(f"{questions} holds no questions by their ids, as GQA's does")
 
@@ -83,7 +84,7 @@ def read_textvqa(questions: Path, images: Path) -> Rows:
     Raises:
         UserError: if the file is not laid out as published.
     """
-    asked = load_json(questions)
+    asked = read_json(questions)
 
     def question(entry: Any) -> Question:
         return Question(

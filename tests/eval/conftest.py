@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from data_pipelines.images import open_image, resize_and_crop, to_tensor
-from data_pipelines.sources.easy_vqa import read_records
+from data_pipelines.sources.easy_vqa import read_rows
 from data_pipelines.sources.easy_vqa_shapes import PALETTE
 from eval.drawing import task as drawing
 from eval.drawing.settings import GenerationSettings
@@ -36,7 +36,7 @@ class FakeDataset:
 
     def __init__(self, path: Path, images_only: bool = False):
         split = "train" if Path(path).name == "train" else "test"
-        self._records = list(itertools.islice(read_records(split), NUM_IMAGES))
+        self._records = list(itertools.islice(read_rows(split), NUM_IMAGES))
 
     def __len__(self):
         return len(self._records)

@@ -12,7 +12,7 @@ from data_pipelines.images import ImageError, open_image, scale_pixels, to_tenso
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.loading.image_dataset import PreparedImages
 from data_pipelines.records import Record
-from data_pipelines.sources.easy_vqa import read_records
+from data_pipelines.sources.easy_vqa import read_rows
 from runtime.errors import UserError
 from runtime.storage import Storage
 from tests.prepared import prepare_records, prepare_sources
@@ -39,7 +39,7 @@ def copy(prepared, tmp_path) -> Path:
 
 def test_records_come_back_as_the_source_gave_them(prepared):
     dataset = PreparedDataset(prepared)
-    expected = list(read_records("test"))
+    expected = list(read_rows("test"))
     assert len(dataset) == len(expected) == 1000
     assert dataset.ids == [record.record_id for record in expected]
     for index in (0, 399, 400, 999, -1):
