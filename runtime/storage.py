@@ -20,9 +20,9 @@ from runtime.files import fingerprint, whole_file
 from runtime.run_folder import make_folder
 
 
-def is_remote(place: str | Path) -> bool:
-    """Whether a place is in an object store."""
-    return "://" in str(place) and not str(place).startswith("file://")
+def is_remote(location: str | Path) -> bool:
+    """Whether a location is in an object store."""
+    return "://" in str(location) and not str(location).startswith("file://")
 
 
 def cache_folder() -> Path:
@@ -30,18 +30,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semhitok"
 
 
-def mirror(place: str | Path) -> Path:
-    """A folder on disk to work in: the place itself, or one in the cache for one in a store."""
-    if is_remote(place):
-        return cache_folder() / fingerprint([str(place)])[:32]
-    return Storage(place).path
+def mirror(location: str | Path) -> Path:
+    """A folder on disk to work in: the location itself, or one in the cache for one in a store."""
+    if is_remote(location):
+        return cache_folder() / fingerprint([str(location)])[:32]
+    return Storage(location).path
 
 
-def local_copy(place: str, manifest: str) -> Path:
+def local_copy(location: str, manifest: str) -> Path:
     """A copy on disk of what a manifest in an object store lists, fetched once.
 
     Args:
-        place: URL of the folder.
+        location: URL of the folder.
         manifest: name of its JSON file, with `shards` of a `file` and `bytes` each.
 
     Returns:
@@ -52,16 +52,20 @@ def local_copy(place: str, manifest: str) -> Path:
         UserError: if there is no such manifest, it lists files outside its folder, or one cannot be
             fetched.
     """
-    storage = Storage(place)
+    storage = Storage(location)
     try:
         data = storage.read(manifest)
     except FileNotFoundError as error:
-        raise UserError(f"{place} holds no {manifest}; name a folder that was finished") from error
+        raise UserError(
+            f"{location} holds no {manifest}; name a folder that was finished"
+        ) from error
     try:
         listed = [(shard["file"], shard["bytes"]) for shard in json.loads(data)["shards"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place}/{manifest} is no manifest of shards ({says(error)})") from error
-    check_listed(place, [name for name, _ in listed])
+        raise UserError(
+            f"{location}/{manifest} is no manifest of shards ({says(error)})"
+        ) from error
+    check_listed(location, [name for name, _ in listed])
     folder = Storage(cache_folder() / fingerprint([data])[:32])
     folder.make()
     for name, size in listed:
@@ -70,12 +74,12 @@ def local_copy(place: str, manifest: str) -> Path:
         try:
             storage.copy(name, folder, name)
         except FileNotFoundError as error:
-            raise UserError(f"{place} lacks {name}, which its manifest lists") from error
+            raise UserError(f"{location} lacks {name}, which its manifest lists") from error
     folder.write(manifest, data)
     return folder.path
 
 
-def check_listed(place: str | Path, names: list[str]) -> None:
+def check_listed(location: str | Path, names: list[str]) -> None:
     """Refuse a manifest that names a file outside its own folder.
 
     Raises:
@@ -83,44 +87,46 @@ def check_listed(place: str | Path, names: list[str]) -> None:
     """
     for name in names:
         if not isinstance(name, str) or name in ("", "..") or name != os.path.basename(name):
-            raise UserError(f"the manifest of {place} lists {name!r}, which is no file inside it")
+            raise UserError(
+                f"the manifest of {location} lists {name!r}, which is no file inside it"
+            )
 
 
-def matching(place: str, ending: str) -> list[str]:
+def matching(location: str, ending: str) -> list[str]:
     """The files that a path or URL means, in the order of their names.
 
     Args:
-        place: one file; several, with `*` or a range of numbers such as `{0000..0127}`; or a
+        location: one file; several, with `*` or a range of numbers such as `{0000..0127}`; or a
             folder, whose URL ends in `/`.
         ending: of the names that count in a folder.
 
     Raises:
-        UserError: if a file is not there, or the place cannot be listed. (Whether a single URL is
-            there shows when it is read.)
+        UserError: if a file is not there, or the location cannot be listed. (A single URL is not
+            looked for before it is read.)
     """
-    if braces := re.search(r"\{(\d+)\.\.(\d+)\}", place):
+    if braces := re.search(r"\{(\d+)\.\.(\d+)\}", location):
         first, last = braces.groups()
         numbers = range(int(first), int(last) + 1)
-        each = (place.replace(braces[0], f"{n:0{len(first)}d}", 1) for n in numbers)
+        each = (location.replace(braces[0], f"{n:0{len(first)}d}", 1) for n in numbers)
         return [name for one in each for name in matching(one, ending)]
-    is_folder = place.endswith("/") if is_remote(place) else os.path.isdir(place)
-    if "*" not in place and not is_folder:
-        if not is_remote(place) and not os.path.isfile(place):
-            raise UserError(f"no such file: {place}")
-        return [place]
+    is_folder = location.endswith("/") if is_remote(location) else os.path.isdir(location)
+    if "*" not in location and not is_folder:
+        if not is_remote(location) and not os.path.isfile(location):
+            raise UserError(f"no such file: {location}")
+        return [location]
     try:
-        store, root = _open_store(place)
+        store, root = _open_store(location)
         if is_folder:
             found = [name for name in store.ls(root, detail=False) if _ends(name, ending)]
         else:  # nothing but `*` has a meaning
             found = store.glob(re.sub(r"[\[?]", lambda letter: f"[{letter[0]}]", root))
     except Exception as error:  # each store has kinds of its own
-        raise UserError(f"{place} cannot be listed ({says(error)})") from error
+        raise UserError(f"{location} cannot be listed ({says(error)})") from error
     if not found:
         raise UserError(
-            f"no file matches {os.path.join(place, f'*{ending}') if is_folder else place}"
+            f"no file matches {os.path.join(location, f'*{ending}') if is_folder else location}"
         )
-    return sorted(store.unstrip_protocol(name) if is_remote(place) else name for name in found)
+    return sorted(store.unstrip_protocol(name) if is_remote(location) else name for name in found)
 
 
 def _ends(name: str, ending: str) -> bool:
@@ -129,8 +135,8 @@ def _ends(name: str, ending: str) -> bool:
 
 
 @contextlib.contextmanager
-def reading(place: str) -> Iterator[Any]:
-    """Open a file on disk or in a store, so that a failing place is told from a broken file.
+def reading(location: str) -> Iterator[Any]:
+    """Open a file on disk or in a store, so that a failing location is told from a broken file.
 
     Yields:
         A file with `read`, `seek` and `tell`.
@@ -139,24 +145,24 @@ def reading(place: str) -> Iterator[Any]:
         UserError: if it cannot be opened, or reading it fails on the way.
     """
     try:
-        store, path = _open_store(place)
+        store, path = _open_store(location)
         file = store.open(path, "rb")
     except Exception as error:
         missing = isinstance(error, FileNotFoundError) and error.__cause__ is None
         reason = "it is not there" if missing else says(error.__cause__ or error)
         raise UserError(
-            f"{place} cannot be opened ({reason}): correct its name or the access to it, then run "
-            "the same command again"
+            f"{location} cannot be opened ({reason}): correct its name or the access to it, then "
+            "run the same command again"
         ) from error
     with file:
-        yield _Reading(place, file)
+        yield _Reading(location, file)
 
 
 class _Reading:
-    """An open file whose reading raises a `UserError` where the place fails."""
+    """An open file whose reading raises a `UserError` where the location fails."""
 
-    def __init__(self, place: str, file: Any) -> None:
-        self.place = place
+    def __init__(self, location: str, file: Any) -> None:
+        self.location = location
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
         self._file = file
 
@@ -165,7 +171,8 @@ class _Reading:
             return bytes(self._file.read(size))
         except Exception as error:
             raise UserError(
-                f"reading {self.place} failed ({says(error)}): run the same command again to resume"
+                f"reading {self.location} failed ({says(error)}): run the same command again to "
+                "resume"
             ) from error
 
     @property
@@ -177,29 +184,29 @@ class Storage:
     """The files of one folder.
 
     Args:
-        place: a path, or a URL that fsspec knows.
+        location: a path, or a URL that fsspec knows.
 
     Raises:
         UserError: if the URL's kind is unknown or its package is missing.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        self.place = str(place).removeprefix("file://")
-        self.is_remote = is_remote(place)
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location).removeprefix("file://")
+        self.is_remote = is_remote(location)
         try:
-            self._store, self._root = _open_store(self.place)
+            self._store, self._root = _open_store(self.location)
         except (ImportError, ValueError) as error:
-            raise UserError(f"{place} cannot be opened ({error})") from error
+            raise UserError(f"{location} cannot be opened ({error})") from error
 
     def __truediv__(self, name: str) -> "Storage":
         """A folder inside this one."""
-        return Storage(f"{self.place.rstrip('/')}/{name}")
+        return Storage(f"{self.location.rstrip('/')}/{name}")
 
     @property
     def path(self) -> Path:
         """The folder on disk."""
         assert not self.is_remote
-        return Path(self.place)
+        return Path(self.location)
 
     def make(self) -> None:
         """Make the folder, if it is not there; a store has no folders to make."""
@@ -241,7 +248,7 @@ class Storage:
         """A local path to fill, which becomes the file when the block ends without an error.
 
         Raises:
-            UserError: if there is no room, or the place cannot be written.
+            UserError: if there is no room, or the location cannot be written.
         """
         if not self.is_remote:
             with whole_file(self.path / name) as path:
@@ -253,8 +260,8 @@ class Storage:
                 self._store.put_file(str(Path(folder, name)), self._url(name))
         except OSError as error:
             raise UserError(
-                f"cannot write {self.place}/{name}: {error.strerror or error}; make room or choose "
-                "another folder, then run the same command again to resume"
+                f"cannot write {self.location}/{name}: {error.strerror or error}; make room or "
+                "choose another folder, then run the same command again to resume"
             ) from error
 
     @contextlib.contextmanager
@@ -294,11 +301,11 @@ class Storage:
         return f"{str(self._root).rstrip('/')}/{name}"
 
 
-def _open_store(place: str) -> tuple[Any, str]:
-    """The file system of fsspec that a place is in, and the place's name there."""
+def _open_store(location: str) -> tuple[Any, str]:
+    """The file system of fsspec that a location is in, and the location's name there."""
     import fsspec
 
-    if is_remote(place):
-        return fsspec.core.url_to_fs(place)
+    if is_remote(location):
+        return fsspec.core.url_to_fs(location)
     # fsspec would give a `::` or a `*` in a name on disk a meaning of its own.
-    return fsspec.filesystem("file"), os.path.abspath(place.removeprefix("file://"))
+    return fsspec.filesystem("file"), os.path.abspath(location.removeprefix("file://"))

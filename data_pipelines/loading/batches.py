@@ -86,7 +86,7 @@ class StepBatches:
         return self.num_steps - self.start_step
 
     def _record_at(self, position: int) -> int:
-        """Return the record at a place in the endless row of epochs."""
+        """Return the record at a position in the endless sequence of epochs."""
         epoch, offset = divmod(position, self.num_records)
         if epoch not in self._orders:
             # Two epochs are enough for a batch that straddles them; older ones only take memory.

@@ -37,7 +37,7 @@ def check_rejects(rejects: list[dict[str, str]], limit: int | None, storage: Sto
     storage.write(QUARANTINE_NAME, _lines(rejects))
     last = rejects[-1]
     raise UserError(
-        f"more than {limit} records were rejected (see {storage.place}/{QUARANTINE_NAME}), "
+        f"more than {limit} records were rejected (see {storage.location}/{QUARANTINE_NAME}), "
         f"the last one {last['id']!r}: {last['reason']}"
     )
 
@@ -180,8 +180,8 @@ def _report(decision: Decision, storage: Storage) -> None:
         told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons[:5])
         more = f"; and {len(reasons) - 5} more kinds" if len(reasons) > 5 else ""
         print(
-            f"{len(decision.rejects):,} records rejected, see {storage.place}/{QUARANTINE_NAME}: "
-            f"{told}{more}",
+            f"{len(decision.rejects):,} records rejected, "
+            f"see {storage.location}/{QUARANTINE_NAME}: {told}{more}",
             file=sys.stderr,
         )
 

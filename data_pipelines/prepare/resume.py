@@ -25,8 +25,8 @@ def is_finished(storage: Storage, request: dict[str, Any]) -> bool:
     Raises:
         UserError: if it holds something else.
     """
-    if os.path.isfile(storage.place):
-        raise UserError(f"{storage.place} is a file; give a folder with --out")
+    if os.path.isfile(storage.location):
+        raise UserError(f"{storage.location} is a file; give a folder with --out")
     names = [name for name in storage.names() if not name.endswith(TEMPORARY)]
     if IN_PROGRESS_NAME in names:
         _read_request(storage, IN_PROGRESS_NAME, request)
@@ -38,7 +38,7 @@ def is_finished(storage: Storage, request: dict[str, Any]) -> bool:
         and _read_request(storage / "train", MANIFEST_NAME, request) is None
     ):
         raise UserError(
-            f"{storage.place} is not empty and was not written by prepare; give another --out"
+            f"{storage.location} is not empty and was not written by prepare; give another --out"
         )
     for folder, _ in split_folders(storage, request["test_fraction"]):
         manifest = _read_request(folder, MANIFEST_NAME, request)
@@ -66,7 +66,7 @@ def claim(storage: Storage, request: dict[str, Any], num_parts: int, rank: int) 
         time.sleep(POLL_SECONDS)  # until rank 0 has begun
     if found.get("num_parts") != num_parts:
         raise UserError(
-            f"the sources have changed since {storage.place} was begun; delete it and start anew"
+            f"the sources have changed since {storage.location} was begun; delete it and start anew"
         )
     if not rank:
         for folder, _ in split_folders(storage, request["test_fraction"]):
@@ -85,7 +85,7 @@ def wait_for(part: Part, staging: Storage) -> Account:
     told = False
     while (account := read_account(part, staging)) is None:
         if not told:
-            print(f"waiting for the other ranks' parts in {staging.place}", file=sys.stderr)
+            print(f"waiting for the other ranks' parts in {staging.location}", file=sys.stderr)
             told = True
         time.sleep(POLL_SECONDS)
     return account
@@ -104,12 +104,12 @@ def _read_request(storage: Storage, name: str, request: dict[str, Any]) -> dict[
         return None
     except ValueError as error:
         raise UserError(
-            f"{storage.place}/{name} is not valid JSON; delete the folder or give another --out"
+            f"{storage.location}/{name} is not valid JSON; delete the folder or give another --out"
         ) from error
     for key, wanted in request.items():
         if found.get(key) != wanted:
             raise UserError(
-                f"{storage.place} was prepared with {key} {found.get(key)}, not {wanted}; "
+                f"{storage.location} was prepared with {key} {found.get(key)}, not {wanted}; "
                 "give another folder with --out, or delete it"
             )
     return found

@@ -68,7 +68,7 @@ def prepare(settings: PrepareSettings) -> str:
         release(storage)
         if is_main_rank():
             print(
-                f"{storage.place} is finished already, and left as it is; delete it to read the "
+                f"{storage.location} is finished already, and left as it is; delete it to read the "
                 "sources anew",
                 file=sys.stderr,
             )
@@ -109,12 +109,12 @@ def _refuse_inside(sources: list[str], storage: Storage) -> None:
     """
     if storage.is_remote:
         return
-    out = os.path.realpath(storage.place)
+    out = os.path.realpath(storage.location)
     for name in sources:
         folder = folder_of(name)
         if folder is not None and Path(out).is_relative_to(os.path.realpath(folder)):
             raise UserError(
-                f"{storage.place} lies inside {folder}, which the source {name!r} reads: "
+                f"{storage.location} lies inside {folder}, which the source {name!r} reads: "
                 "choose a folder outside it with --out"
             )
 
@@ -161,7 +161,7 @@ def _make(
     )
     try:
         with pool:
-            jobs = [(part, staging.place, settings.test_fraction) for part in parts]
+            jobs = [(part, staging.location, settings.test_fraction) for part in parts]
             for future in [pool.submit(_in_worker, *job) for job in jobs]:
                 yield future.result()
     except BrokenProcessPool as error:
@@ -188,5 +188,5 @@ def _start_worker(names: list[str]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _in_worker(part: Part, place: str, test_fraction: float) -> Account:
-    return write_part(_sources[part.source], part, Storage(place), test_fraction)
+def _in_worker(part: Part, location: str, test_fraction: float) -> Account:
+    return write_part(_sources[part.source], part, Storage(location), test_fraction)

@@ -45,7 +45,7 @@ FOREGROUND_DISTANCE = 80.0
 """RGB distance from the tint. The palette stays at least 190 away, noise well under 80."""
 
 MIN_AREA = 0.003
-"""Smallest blob as a share of the picture; the smallest real one has 28 of 4,096 pixels, 0.007."""
+"""Smallest blob as a fraction of the picture; the smallest real one has 0.007 (28 of 4,096)."""
 
 MIN_SOLIDITY = 0.8
 """Smallest blob area / hull area; rings and scraps fall below, real shapes stay above 0.89."""

@@ -59,7 +59,7 @@ def read_hub(
     stem = name.rstrip("/").rsplit("/", 1)[-1]
     files = HubFiles(name)
 
-    def record(row: Any, place: int) -> Record:
+    def record(row: Any, position: int) -> Record:
         for column, feature in labels.items():  # a class by its name, not by its number
             number = row[column]
             row[column] = None if number is None or number < 0 else feature.int2str(number)
@@ -67,7 +67,7 @@ def read_hub(
         path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
         if isinstance(path, str) and files.has(path):
             row[chosen["image"]] = files.read(path)
-        return record_of_row(row, chosen, f"{stem}-{split}-{place:07d}", images)
+        return record_of_row(row, chosen, f"{stem}-{split}-{position:07d}", images)
 
     if not streaming:
         return Rows(
@@ -89,7 +89,7 @@ def read_hub(
                     f"reading the data set {name} broke off ({says(error)}): where the network "
                     "is at fault, the same command goes on from there"
                 ) from error
-            place = number * each + index
-            yield guarded(stem, place, lambda row=row, place=place: record(row, place))  # type: ignore[misc]
+            position = number * each + index
+            yield guarded(stem, position, lambda row=row, position=position: record(row, position))  # type: ignore[misc]
 
     return Streams([lambda number=i: stream(number) for i in range(loaded.num_shards)])  # type: ignore[misc]

@@ -49,19 +49,19 @@ class HubFiles:
             UserError: if the hub cannot be reached.
         """
         member, *containers = path.split("::")
-        place = containers[-1] if containers else member
+        target = containers[-1] if containers else member
         if len(containers) > 1 or (containers and not member.startswith("zip://")):
             raise ValueError("its image lies in an archive of an unknown kind")
-        if place.startswith(self.url) and ".." not in place.split("/"):
+        if target.startswith(self.url) and ".." not in target.split("/"):
             return self._open(path)
-        if "://" in place or not Path(os.path.realpath(place)).is_relative_to(
+        if "://" in target or not Path(os.path.realpath(target)).is_relative_to(
             os.path.realpath(self.folder)
         ):
-            raise ValueError(f"its image is no file of the data set ({place[:100]})")
+            raise ValueError(f"its image is no file of the data set ({target[:100]})")
         if containers:
             check_name(member.removeprefix("zip://"))
             return self._open(path)
-        return read_inside(self.folder, Path(place), MAX_FILE_SIZE)
+        return read_inside(self.folder, Path(target), MAX_FILE_SIZE)
 
     def _open(self, path: str) -> bytes:
         """Read what fsspec reaches, out of an archive or through the network."""

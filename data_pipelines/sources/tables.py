@@ -53,12 +53,11 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
         yield table
 
 
-def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, str]) -> Rows:
+def read_tables(location: str, kind: str, images: Path | None, columns: dict[str, str]) -> Rows:
     """The rows of one file, of all files of a folder, or of those that a pattern with `*` finds.
 
     Args:
-        place: file, folder or pattern, or the URL of one (a folder's ends with `/`); files come in
-            the order of their names.
+        location: as `matching` takes it; files come in the order of their names.
         kind: "parquet" or "arrow".
         images: the folder of images, where a column holds their names.
         columns: see `columns.py`.
@@ -66,9 +65,9 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
     Raises:
         UserError: if there is no such file, one is broken, or a column is not there.
     """
-    if kind == "arrow" and is_remote(place):
-        raise UserError(f"Arrow files are mapped into memory: fetch {place} to a disk first")
-    paths = matching(place, f".{kind}")
+    if kind == "arrow" and is_remote(location):
+        raise UserError(f"Arrow files are mapped into memory: fetch {location} to a disk first")
+    paths = matching(location, f".{kind}")
     stems = short_names(paths)
     tables = [_Table(path, kind) for path in paths]
     schema = tables[0].schema
@@ -76,7 +75,7 @@ def read_tables(place: str, kind: str, images: Path | None, columns: dict[str, s
         if table.schema.names != schema.names:
             raise UserError(f"{table.path} has other columns than {tables[0].path}")
     prepared = not columns and schema.names == SCHEMA.names
-    chosen = {} if prepared else choose_columns(columns, schema.names, place)
+    chosen = {} if prepared else choose_columns(columns, schema.names, location)
     wanted = schema.names if prepared else sorted(set(chosen.values()))
     groups = [(file, number) for file, t in enumerate(tables) for number in range(len(t.sizes))]
     ends = np.cumsum([0, *(size for table in tables for size in table.sizes)])

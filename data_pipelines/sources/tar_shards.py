@@ -58,11 +58,11 @@ MAX_MEMBERS = 64
 """Most files of one sample, so that a tar of a single name fills no memory."""
 
 
-def read_tars(place: str, columns: dict[str, str]) -> Streams:
+def read_tars(location: str, columns: dict[str, str]) -> Streams:
     """One stream of records for each tar.
 
     Args:
-        place: a path or URL, with `*` or `{0000..0127}` for several; or a folder, whose URL ends
+        location: a path or URL, with `*` or `{0000..0127}` for several; or a folder, whose URL ends
             with `/`.
         columns: which keys of a sample's `.json` are what, see `columns.py`.
 
@@ -70,9 +70,9 @@ def read_tars(place: str, columns: dict[str, str]) -> Streams:
         UserError: if there is no such file, the first cannot be opened, or its first samples lack
             a column.
     """
-    place = place if is_remote(place) else os.path.expanduser(place)
-    is_packed = "*" not in place and place.lower().endswith(COMPRESSED)
-    names = [place] if is_packed else matching(place, ".tar")
+    location = location if is_remote(location) else os.path.expanduser(location)
+    is_packed = "*" not in location and location.lower().endswith(COMPRESSED)
+    names = [location] if is_packed else matching(location, ".tar")
     if packed := [name for name in names if name.lower().endswith(COMPRESSED)]:
         raise UserError(
             f"{packed[0]} is compressed: unpack it to a .tar first, which is read as it is"
@@ -110,7 +110,7 @@ def _read_tar(name: str, stem: str, columns: dict[str, str]) -> Iterator[Record 
     """The samples of one tar; a tar that breaks off ends with a reject.
 
     Raises:
-        UserError: if it cannot be opened, or the place where it lies fails while it is read; the
+        UserError: if it cannot be opened, or its location fails while it is read; the
             archive itself may be whole.
     """
     with reading(name) as file:

@@ -232,12 +232,12 @@ class _Shards:
 
     def publish(self, name: str) -> None:
         """Put a file where it was asked for, if that is an object store."""
-        if is_remote(self.store.place):
+        if is_remote(self.store.location):
             Storage(self.out).copy(name, self.store, name)
 
     def _fetch(self) -> None:
         """Get what an earlier run, or another rank, has put into the object store."""
-        if not is_remote(self.store.place):
+        if not is_remote(self.store.location):
             return
         for name in self.store.names():
             if self.store.size(name) != Storage(self.out).size(name):
