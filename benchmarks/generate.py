@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteri
 from benchmarks import protocol
 from benchmarks.generate_model import SIZES, make_model
 from mllm.drawing.engine import DrawingEngine
-from mllm.drawing.job import ImageJob
+from mllm.drawing.requests import ImageJob
 from mllm.model.heads import FlatHead
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler
@@ -238,50 +238,59 @@ def _breakdown(model: UnifiedModel, sampler: Sampler, batch_size: int) -> dict[s
     list(engine.draw(jobs))
     engine._prefixes.clear()
     spent: dict[str, float] = {}
-
-    def timed(part: str, call: Callable) -> Callable:
-        def run(*args: Any, **named: Any) -> Any:
-            protocol._wait_for_gpu()
-            started = time.perf_counter()
-            result = call(*args, **named)
-            protocol._wait_for_gpu()
-            spent[part] = spent.get(part, 0.0) + time.perf_counter() - started
-            return result
-
-        return run
-
-    engine.prefix = timed("prefill", engine.prefix)  # type: ignore[method-assign]
-    engine.embed = timed("embed", engine.embed)  # type: ignore[method-assign]
-    engine.choose_codes = timed("all codes", engine.choose_codes)  # type: ignore[method-assign]
-    step: Any = timed("step", engine.step)
-    step.pads_products_alone, step.read = engine.step.pads_products_alone, engine.step.read
-    engine.step = step
-    score = engine._semantic_scores
-    engine._semantic_scores = timed("head", score)  # type: ignore[method-assign]
-    setattr(engine.head, "pixel_scores", timed("head", engine.head.pixel_scores))  # noqa: B010
-    try:
-        started = time.perf_counter()
-        codes = torch.stack([image for _, image in engine.draw(jobs)])
-        whole = time.perf_counter() - started
-    finally:
-        vars(engine.head).pop("pixel_scores")
-    decode = timed("decode to pixels", model.image_tokenizer.decode)
+    timed = partial(_Timed, spent)
+    engine.choice.head = timed("head", engine.choice.head, ("semantic_scores", "pixel_scores"))
+    parts: Any = engine
+    parts.prefix = timed("prefill", engine.prefix)
+    parts.embed, parts.step = timed("embed", engine.embed), timed("step", engine.step)
+    parts.choice = timed("choice", engine.choice)
+    started = time.perf_counter()
+    codes = torch.stack([image for _, image in engine.draw(jobs)])
+    whole = time.perf_counter() - started
     codes = codes.repeat(1, -(-whole_image // codes.shape[1]))[:, :whole_image]
     with torch.no_grad():
-        decode(ImageCodes.from_flat(codes.to(model.device), model.vocabulary.num_pixel_codes))
-    sampling = spent.pop("all codes") - spent["head"]
-    parts = ("prefill", "step", "head")
-    named = {f"{part} s": spent[part] for part in parts}
-    rest = whole - sum(named.values()) - sampling - spent["embed"]
+        timed("decode to pixels", model.image_tokenizer.decode)(
+            ImageCodes.from_flat(codes.to(model.device), model.vocabulary.num_pixel_codes)
+        )
+    spent["sampling"] = spent.pop("choice") - spent["head"]
+    names = ("prefill", "step", "head", "sampling", "embed")
     return {
         "batch": batch_size,
         "of tokens": engine.num_positions,
-        **named,
-        "sampling s": sampling,
-        "embed s": spent["embed"],
-        "rest s": rest,
+        **{f"{name} s": spent[name] for name in names},
+        "rest s": whole - sum(spent[name] for name in names),
         "decode to pixels s": spent["decode to pixels"],
     }
+
+
+class _Timed:
+    """Stands for a part of the engine, and adds up the time of its calls.
+
+    Args:
+        spent: seconds by name, added to.
+        name: of the part.
+        inner: the part.
+        methods: that are timed, in place of the call itself.
+    """
+
+    def __init__(self, spent: dict[str, float], name: str, inner: Any, methods: Sequence[str] = ()):
+        self._spent, self._name, self._inner, self._methods = spent, name, inner, methods
+
+    def __call__(self, *args: Any) -> Any:
+        return self._time(self._inner, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return partial(self._time, found) if name in self._methods else found
+
+    def _time(self, call: Callable, *args: Any) -> Any:
+        protocol._wait_for_gpu()
+        started = time.perf_counter()
+        result = call(*args)
+        protocol._wait_for_gpu()
+        spent = self._spent.get(self._name, 0.0)
+        self._spent[self._name] = spent + time.perf_counter() - started
+        return result
 
 
 def _sharing(model: UnifiedModel, sampler: Sampler, count: int = 16) -> dict:
@@ -312,15 +321,14 @@ def _sharing(model: UnifiedModel, sampler: Sampler, count: int = 16) -> dict:
 
 def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device) -> list[dict]:
     """Flat and hierarchical head on the same language model, 196,608 codes."""
-    num_tokens = min(arguments.tokens, SHORT)
-    batch_size = max(arguments.batch_sizes)
+    num_tokens, batch_size = min(arguments.tokens, SHORT), max(arguments.batch_sizes)
     engines = {}
     for head in ("flat", "hierarchical"):
         model = make_model(arguments.size, head, num_tokens, num_codes=(16_384, 12)).to(device)
         engines[head] = DrawingEngine(model, sampler, batch_size)
     jobs = make_jobs(model, batch_size)
     runs: dict[str, Callable[[], Any]] = {
-        head: partial(_draw_all, engine, jobs) for head, engine in engines.items()
+        head: partial(_seconds_of, engine, jobs) for head, engine in engines.items()
     }
     times = protocol.seconds_in_turn(runs, arguments.repeats)
     seconds = {head: protocol.median(values) for head, values in times.items()}
@@ -334,10 +342,6 @@ def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device
         }
         for head in engines
     ]
-
-
-def _draw_all(engine: DrawingEngine, jobs: list[ImageJob]) -> list:
-    return list(engine.draw(jobs))
 
 
 if __name__ == "__main__":

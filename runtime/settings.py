@@ -176,7 +176,8 @@ def _explain_one(detail: ErrorDetails, settings_class: type[Settings], option: b
         return _unknown_key(key, settings_class)
     if kind in ("value_error", "assertion_error"):
         said = one_line(detail["ctx"]["error"]).removesuffix(".")
-        return f"{name}: {said}" if key else said
+        is_group = option and nested(_field_at(settings_class, location)) is not None
+        return said if is_group or not key else f"{name}: {said}"
     if kind == "literal_error":
         choices = [str(choice) for choice in _choices(settings_class, location)]
         near = difflib.get_close_matches(str(given), choices, n=1)

@@ -1,6 +1,6 @@
 """All commands by name, in the order in which `semhitok --help` lists them."""
 
-from semhitok import data_commands, eval_commands
+from semhitok import data_commands, eval_commands, mllm_drawing_commands
 from semhitok.command import Command
 
 GROUPS = {
@@ -10,5 +10,9 @@ GROUPS = {
 }
 """What the first word of several commands means."""
 
-_ALL: tuple[Command, ...] = (*data_commands.COMMANDS, *eval_commands.COMMANDS)
+_ALL: tuple[Command, ...] = (
+    *data_commands.COMMANDS,
+    *mllm_drawing_commands.COMMANDS,
+    *eval_commands.COMMANDS,
+)
 COMMANDS = {command.name: command for command in _ALL}

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -233,7 +234,7 @@ def test_folders_that_hold_no_whole_tokenizer(refuse, command, folder):
 
 @pytest.mark.parametrize("folder", MODELS)
 @pytest.mark.parametrize(
-    "command", ["ask", "generate", "eval vqa", "eval generation", "merge-lora"]
+    "command", ["ask", "chat", "serve", "generate", "eval vqa", "eval generation", "merge-lora"]
 )
 def test_folders_that_hold_no_whole_language_model(refuse, command, folder):
     rest = {
@@ -326,7 +327,7 @@ def test_prompt_files_without_prompts(refuse, file, complaint):
         "--num-candidates=0",
         "--guidance-schedule=square",
         "--min-p=2",
-        "--pixel-top-k=0",
+        "--pixel-top-k=-1",
         "--pixel-top-p=0",
         "--pixel-min-p=-1",
         "--keep-rows=0",
@@ -363,7 +364,10 @@ def test_editing_that_cannot_work(refuse, options, complaint):
         (["--questions", "@nothing.txt"], "has no questions"),
         (["--questions", "@binary.txt"], "cannot be read as UTF-8"),
         (["--questions", "@long.txt"], "not valid JSON"),
-        (["--questions", "@long.txt", "--image", "@pictures/0.png"], "leave --image away"),
+        (
+            ["--questions", "@long.txt", "--image", "@pictures/0.png"],
+            "leave --question and --image",
+        ),
         (["--image", "@pictures/0.png", "--question", "a?", "--options", "yes"], "two or more"),
         (["--image", "@pictures/0.png", "--question", "a?", "--options", "a,a"], "--options"),
         (["--image", "@pictures/0.png", "--question", "a?", "--out", "@pictures"], "is a folder"),
@@ -375,7 +379,12 @@ def test_questions_that_cannot_be_asked(refuse, options, complaint):
 
 def test_an_address_that_cannot_be_listened_to(refuse):
     command = ["serve", "--model", "@mllm", "--host", "127.0.0.1"]
-    assert "cannot listen at" in refuse(*command, "--port", "70000")
+    assert "--port" in refuse(*command, "--port", "70000")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert "cannot listen at" in refuse(*command, "--port", port)
     assert "--port" in refuse(*command, "--port", "-1")
 
 

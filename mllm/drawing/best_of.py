@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from mllm.drawing.engine import DrawingEngine
-from mllm.drawing.job import ImageJob, make_jobs
+from mllm.drawing.requests import ImageJob
 from mllm.model.modeling_unified import UnifiedModel
-from mllm.model.sampler import Sampler, model_sampler
 
 
 def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tuple[int, Tensor]]:
@@ -42,8 +41,8 @@ def draw_best_of(engine: DrawingEngine, jobs: Iterable[ImageJob]) -> Iterator[tu
             waiting[number] = (job, {})
             yield from (replace(job, candidate=c) for c in range(num_candidates))
 
-    for place, codes in engine.draw(candidates()):
-        number, candidate = divmod(place, num_candidates)
+    for index, codes in engine.draw(candidates()):
+        number, candidate = divmod(index, num_candidates)
         job, drawn = waiting[number]
         drawn[candidate] = codes
         if len(drawn) == num_candidates:
@@ -59,69 +58,29 @@ def _best(model: UnifiedModel, job: ImageJob, image_codes: Tensor) -> Tensor:
     assert job.negative_ids is not None
     likelihoods = [
         semantic_log_likelihood(
-            model, torch.tensor(prompt, device=seen.device).expand(len(seen), -1), None, seen
+            model, torch.tensor(prompt, device=seen.device).expand(len(seen), -1), seen
         )
         for prompt in (job.prompt_ids, job.negative_ids)
     ]
     return image_codes[int((likelihoods[0] - likelihoods[1]).argmax())]
 
 
-def draw_best(
-    model: UnifiedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    unconditional_ids: Tensor | None = None,
-    unconditional_mask: Tensor | None = None,
-    seeds: list[int] | None = None,
-    sampler: Sampler | None = None,
-    batch_size: int = 64,
-) -> Tensor:
-    """Draw one image per prompt, the best of `sampler.num_candidates`.
-
-    Args:
-        input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
-        attention_mask: (B, L), 0 at padding.
-        unconditional_ids: (B, L') the same without a prompt, or with a negative one; needed unless
-            the guidance scale is 1.
-        unconditional_mask: (B, L').
-        seeds: one a picture; 0, 1, 2, … by default.
-        sampler: see `Sampler`; by default the one in the model's config.
-        batch_size: the most images, candidates among them, that are drawn together.
-
-    Returns:
-        (B, N) image token ids.
-
-    Raises:
-        ValueError: if there is more than one candidate and no `unconditional_ids`.
-    """
-    jobs = make_jobs(input_ids, attention_mask, unconditional_ids, unconditional_mask, seeds)
-    sampler = sampler or model_sampler(model.config.image_sampler)
-    batch_size = min(batch_size, len(jobs) * sampler.num_candidates)
-    codes = dict(draw_best_of(DrawingEngine(model, sampler, batch_size), jobs))
-    drawn = torch.stack([codes[number] for number in range(len(jobs))])
-    return model.vocabulary.token_ids(drawn).to(input_ids.device)
-
-
 @torch.no_grad()
 def semantic_log_likelihood(
-    model: UnifiedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    image_tokens: Tensor,
+    model: UnifiedModel, input_ids: Tensor, image_tokens: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     """log p(semantic codes | prompt) of whole images, each code given the tokens before it.
 
     Args:
         input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
-        attention_mask: (B, L), 0 at padding.
         image_tokens: (B, N).
+        mask: (B, L), 0 at padding.
 
     Returns:
         (B,) in nats.
     """
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    attention_mask = torch.cat([attention_mask, torch.ones_like(image_tokens)], dim=1)
+    mask = torch.ones_like(input_ids) if mask is None else mask
+    attention_mask = torch.cat([mask, torch.ones_like(image_tokens)], dim=1)
     hidden = model.language_model.get_decoder()(
         inputs_embeds=model.embed(torch.cat([input_ids, image_tokens], dim=1)),
         attention_mask=attention_mask,

@@ -1,24 +1,105 @@
-"""How a code is drawn from its scores.
+"""The choice of image codes: from states to scores, guided, and from scores to codes.
 
-Shapes: B rows, C codes of a level, N image positions.
+Guidance is u + s·(c − u) on the scores of both levels, c with the prompt and u with the negative or
+the empty one; with it every image has two rows, c before u.
+
+Shapes: B images, R rows (B, or 2·B with guidance), C codes of a level, N image positions.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler
 
 # Scores divided by less would overflow; the best code takes all the probability long before.
 LEAST_TEMPERATURE = 1e-30
 
 
-def choose(sampler: Sampler, scores: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one code a row.
+class CodeChoice:
+    """Chooses the next code of each image from the states that predict it.
 
     Args:
-        sampler: its temperature and cuts.
+        model: whose codes.
+        head: `FlatHead`, `HierarchicalHead`, or what computes the same scores.
+        sampler: temperature, cuts and guidance.
+    """
+
+    def __init__(self, model: UnifiedModel, head: Any, sampler: Sampler):
+        self.head, self.sampler, self.pixel_sampler = head, sampler, sampler.for_pixels()
+        self.image_tokenizer = model.image_tokenizer
+        self.num_pixel_codes = model.vocabulary.num_pixel_codes
+        scales = guidance_scales(sampler, model.config.num_image_positions)
+        self.scales = scales.to(model.device)
+        greedy = sampler.temperature == 0 == self.pixel_sampler.temperature
+        # The best flat code need not belong to the best semantic code.
+        self.by_flat_code = greedy and hasattr(head, "flat_scores")
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        positions: Tensor,
+        kept: Tensor | None,
+        semantics_kept: bool = False,
+    ) -> Tensor:
+        """Choose a code for each image.
+
+        Args:
+            hidden: (R, D) states.
+            uniform: (B, N, 2) noise of both levels.
+            positions: (B,) image positions.
+            kept: (B, N, 2) codes of both levels that are given, -1 where they are drawn; None
+                where no code is given.
+            semantics_kept: whether every semantic code is given.
+
+        Returns:
+            (B,) flat codes.
+        """
+        every = torch.arange(len(positions), device=positions.device)
+        uniform = uniform[every, positions]
+        scales = self.scales[positions].unsqueeze(-1)
+        if kept is not None:
+            kept = kept[every, positions]
+        if kept is not None and semantics_kept:
+            semantic = kept[:, 0].clamp_min(0)
+        else:
+            scores = self._semantic_scores(hidden, scales)
+            semantic = choose(self.sampler, scores, uniform[:, 0])
+            if kept is not None:
+                semantic = torch.where(kept[:, 0] >= 0, kept[:, 0], semantic)
+        scores = self.head.pixel_scores(hidden, self.each_row(semantic), self.image_tokenizer)
+        pixel = choose(self.pixel_sampler, self._guide(scores, scales), uniform[:, 1])
+        if kept is not None:
+            pixel = torch.where(kept[:, 1] >= 0, kept[:, 1], pixel)
+        return semantic * self.num_pixel_codes + pixel
+
+    def each_row(self, values: Tensor) -> Tensor:
+        """(B, ...) → (R, ...)."""
+        if not self.sampler.guided:
+            return values
+        return values.unsqueeze(1).expand(-1, 2, *values.shape[1:]).flatten(0, 1)
+
+    def _semantic_scores(self, hidden: Tensor, scales: Tensor) -> Tensor:
+        if self.by_flat_code:
+            return self._guide(self.head.flat_scores(hidden), scales.unsqueeze(-1)).amax(-1)
+        return self._guide(self.head.semantic_scores(hidden), scales)
+
+    def _guide(self, scores: Tensor, scales: Tensor) -> Tensor:
+        """(B, C) scores of (R, C)."""
+        if not self.sampler.guided:
+            return scores
+        return torch.lerp(scores[1::2], scores[0::2], scales)
+
+
+def choose(sampler: Sampler, scores: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one code of each row of scores.
+
+    Args:
+        sampler: temperature and cuts.
         scores: (B, C) unnormalised log-probabilities.
         uniform: (B,) of `noise`: at most 1 - 2^-24. The only randomness.
 

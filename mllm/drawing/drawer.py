@@ -1,13 +1,11 @@
-"""Draw a list of prompts: texts and seeds in, image codes and pictures out.
+"""Draw a list of requests: texts and seeds in, image codes and pictures out.
 
 drawer = Drawer(model, processor, batch_size=16)
-for number, codes in drawer.draw(DrawingJob("a red bar", seed) for seed in range(100)):
-    drawer.pictures(codes[None])[0].save(f"{number}.png")
+for index, codes in drawer.draw(ImageRequest("a red bar", seed) for seed in range(100)):
+    drawer.pictures(codes[None])[0].save(f"{index}.png")
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import torch
 from PIL import Image
@@ -15,36 +13,15 @@ from torch import Tensor
 
 from mllm.drawing.best_of import draw_best_of
 from mllm.drawing.engine import DrawingEngine
-from mllm.drawing.job import ImageJob
+from mllm.drawing.requests import ImageJob, ImageRequest
+from mllm.model.modeling_unified import UnifiedModel
+from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler
 from tokenizer.model.modeling_semhitok import ImageCodes
 
-if TYPE_CHECKING:
-    from mllm.model.modeling_unified import UnifiedModel
-    from mllm.model.processing_unified import UnifiedProcessor
-
-
-@dataclass(frozen=True, eq=False)
-class DrawingJob:
-    """One image to draw.
-
-    Attributes:
-        prompt: what it shows.
-        seed: of its noise; the same job has the same image, whatever is drawn beside it.
-        negative_prompt: what guidance leads away from; by default the model without a prompt.
-        kept_semantic, kept_pixel: (N,) codes that stay, row-major, and -1 where they are drawn; see
-            `mllm.drawing.editing`. A pixel code can only stay where its semantic code does.
-    """
-
-    prompt: str
-    seed: int = 0
-    negative_prompt: str = ""
-    kept_semantic: Tensor | Sequence[int] | None = None
-    kept_pixel: Tensor | Sequence[int] | None = None
-
 
 class Drawer:
-    """Draws jobs with one model and one sampler.
+    """Draws requests with one model and one sampler.
 
     Args:
         model: in eval mode; its weights are read once, so make another drawer after changing them.
@@ -56,8 +33,8 @@ class Drawer:
 
     def __init__(
         self,
-        model: "UnifiedModel",
-        processor: "UnifiedProcessor",
+        model: UnifiedModel,
+        processor: UnifiedProcessor,
         sampler: Sampler | None = None,
         batch_size: int = 16,
         compile_step: bool = False,
@@ -66,36 +43,30 @@ class Drawer:
         self.engine = DrawingEngine(model, sampler, batch_size, compile_step)
         self.sampler = self.engine.sampler
 
-    def image_job(self, job: DrawingJob) -> ImageJob:
-        """The job in token ids."""
+    def _job(self, request: ImageRequest) -> ImageJob:
         chat = self.processor.chat
-        kept = [
-            None if codes is None else torch.as_tensor(codes)
-            for codes in (job.kept_semantic, job.kept_pixel)
-        ]
         return ImageJob(
-            tuple(chat.drawing(job.prompt)),
-            tuple(chat.drawing(job.negative_prompt)),
-            job.seed,
-            kept_semantic=kept[0],
-            kept_pixel=kept[1],
+            tuple(chat.drawing(request.prompt)),
+            tuple(chat.drawing(request.negative_prompt)),
+            request.seed,
+            kept=request.kept,
         )
 
-    def check(self, job: DrawingJob) -> None:
-        """Raise the `UserError` that drawing it would: a prompt too long, kept codes amiss."""
-        self.engine.check(self.image_job(job))
+    def check(self, request: ImageRequest) -> None:
+        """Raise the `UserError` that drawing would: a prompt too long, wrong kept codes."""
+        self.engine.check(self._job(request))
 
-    def draw(self, jobs: Iterable[DrawingJob]) -> Iterator[tuple[int, Tensor]]:
-        """Draw every job; of an endless iterable no more than a batch is read ahead.
+    def draw(self, requests: Iterable[ImageRequest]) -> Iterator[tuple[int, Tensor]]:
+        """Draw every request; of an endless iterable no more than a batch is read ahead.
 
         Yields:
-            A job's place in `jobs`, and its (N,) flat image codes on the CPU, in the order in which
+            A request's index, and its (N,) flat image codes on the CPU, in the order in which
             images are finished.
 
         Raises:
             UserError: see `check`; all images finished before it have been given.
         """
-        yield from draw_best_of(self.engine, (self.image_job(job) for job in jobs))
+        yield from draw_best_of(self.engine, map(self._job, requests))
 
     @torch.no_grad()
     def pictures(self, image_codes: Tensor) -> list[Image.Image]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from mllm.drawing.drawer import Drawer, DrawingJob
+from mllm.drawing.drawer import Drawer
+from mllm.drawing.requests import ImageRequest
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler, model_sampler
@@ -36,11 +37,11 @@ def draw(
         UserError: if a prompt with its image is longer than the model's context.
     """
     drawer = Drawer(model, processor, sampler, batch_size)
-    jobs = (DrawingJob(*job) for job in zip(prompts, seeds, strict=True))
+    requests = (ImageRequest(*each) for each in zip(prompts, seeds, strict=True))
     early: dict[int, Image.Image] = {}  # finished before their turn
     next_number = 0
     with Progress(len(prompts), "draw", unit="image") as progress:
-        for number, codes in drawer.draw(jobs):
+        for number, codes in drawer.draw(requests):
             early[number] = drawer.pictures(codes.unsqueeze(0))[0]
             progress.update()
             while next_number in early:

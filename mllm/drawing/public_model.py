@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMultimodalLM, GenerationMixin
 
-from mllm.drawing.best_of import draw_best
+from mllm.drawing.best_of import draw_best_of
+from mllm.drawing.engine import DrawingEngine
+from mllm.drawing.requests import ImageJob
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler, model_sampler
@@ -56,39 +58,67 @@ class UnifiedForConditionalGeneration(UnifiedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        unconditional_ids: Tensor | None = None,
+        unconditional_mask: Tensor | None = None,
+        seeds: list[int] | None = None,
         sampler: Sampler | None = None,
+        batch_size: int = 64,
         end_of_image: bool = False,
         **options: Any,
     ) -> Tensor:
-        """`draw_best` with the words that transformers has.
+        """Draw one image for each prompt, the best of `sampler.num_candidates`.
 
-        Args: as of `draw_best`, and
+        Args:
+            input_ids: (B, L) prompts, padded on the left; a begin-of-image token is put behind
+                those that do not end in one.
+            attention_mask: (B, L), 0 at padding.
+            unconditional_ids: (B, L') the same without a prompt, or with a negative one; needed
+                unless the guidance scale is 1 and there is one candidate.
+            unconditional_mask: (B, L').
+            seeds: one an image; 0, 1, 2, … by default.
+            sampler: by default the one in the model's config.
+            batch_size: the most images, candidates among them, that are drawn together.
             end_of_image: close each image with the end-of-image token.
             options: fields of `Sampler`, which override those of `sampler`; `do_sample=False` draws
                 greedily. Options of text generation, such as `max_new_tokens`, change nothing.
 
         Returns:
             (B, N) image token ids, or (B, N + 1).
+
+        Raises:
+            ValueError: if `unconditional_ids` are needed and missing.
         """
         sampler = sampler or model_sampler(self.config.image_sampler)
         changes = {name: options.pop(name) for name in Sampler.model_fields if name in options}
         if options.pop("do_sample", True) is False:
             changes |= {"temperature": 0.0, "pixel_temperature": None}
-        of_drawing = (*OF_IMAGES, "seeds", "batch_size")
-        known = {name: options.pop(name) for name in of_drawing if name in options}
         if unknown := options.keys() - OF_TEXT:
             raise TypeError(f"generate(generation_mode='image') has no argument {min(unknown)!r}.")
-        begin = input_ids.new_full((len(input_ids), 1), self.config.begin_of_image_token_id)
-        if not bool((input_ids[:, -1:] == begin).all()):  # a prompt for text: the image begins here
-            input_ids = torch.cat([input_ids, begin], dim=1)
-            if attention_mask is not None:
-                attention_mask = torch.cat([attention_mask, torch.ones_like(begin)], dim=1)
         sampler = Sampler(**(sampler.model_dump() | changes))
-        token_ids = draw_best(self, input_ids, attention_mask, sampler=sampler, **known)
+        begin = (self.config.begin_of_image_token_id,)
+        prompts = [
+            prompt if prompt[-1:] == begin else prompt + begin  # it was made for text
+            for prompt in _unpadded(input_ids, attention_mask)
+        ]
+        negatives: list[tuple[int, ...] | None] = [None] * len(prompts)
+        if unconditional_ids is not None:
+            negatives = [*_unpadded(unconditional_ids, unconditional_mask)]
+        each = zip(prompts, negatives, seeds or range(len(prompts)), strict=True)
+        jobs = [ImageJob(*job) for job in each]
+        engine = DrawingEngine(self, sampler, min(batch_size, len(jobs) * sampler.num_candidates))
+        codes = dict(draw_best_of(engine, jobs))
+        drawn = torch.stack([codes[number] for number in range(len(jobs))])
+        token_ids = self.vocabulary.token_ids(drawn).to(input_ids.device)
         if not end_of_image:
             return token_ids
         end = token_ids.new_full((len(token_ids), 1), self.config.end_of_image_token_id)
         return torch.cat([token_ids, end], dim=1)
+
+
+def _unpadded(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
+    if mask is None:
+        mask = torch.ones_like(input_ids)
+    return [tuple(ids[keep.bool()].tolist()) for ids, keep in zip(input_ids, mask, strict=True)]
 
 
 AutoModelForMultimodalLM.register(UnifiedConfig, UnifiedForConditionalGeneration)

@@ -1,41 +1,183 @@
-"""The images being drawn together: a slot each, with one row of the cache or two."""
+"""The images being drawn together: a slot each, with their keys and values in a static cache.
+
+Each row of the cache writes at its own position, so images with prompts of different lengths, and
+images begun at different times, go through one pass together, without padding.
+
+Shapes: S slots, R rows (S, or 2·S with guidance), N image positions, C positions of the cache,
+H heads of keys and values, d width of a head, D width of the model.
+"""
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
-from mllm.drawing.slot_cache import SlotCache
+# Attention is over a multiple of this many positions. Those behind a row's own are masked and add
+# exact zeros, so that what a row computes does not depend on the length of the others.
+BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a prompt leaves for the tokens after it.
+
+    Attributes:
+        keys, values: (H, L, d) for each layer.
+        hidden: (D,) last state, which predicts the first code.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor
+
+    def __len__(self) -> int:
+        return self.keys[0].shape[1]
+
+
+class SlotCache(Cache):
+    """Keys and values, (R, H, C, d) for each layer.
+
+    Call `set_positions` before each pass; then `update` is what a layer of transformers expects of
+    a cache.
+
+    Args:
+        num_rows: R.
+        growth: C is a multiple of this, itself a multiple of `BLOCK_SIZE`.
+    """
+
+    def __init__(self, num_rows: int, growth: int = BLOCK_SIZE):
+        super().__init__(layers=[])
+        self.num_rows, self.growth = num_rows, growth
+        self.capacity = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    @classmethod
+    def of_tensors(
+        cls, keys: list[Tensor], values: list[Tensor], positions: Tensor, num_visible: int
+    ) -> "SlotCache":
+        """A cache over given (R, H, C, d) keys and values; other arguments as `set_positions`."""
+        cache = cls(len(positions))
+        cache.keys, cache.values, cache.capacity = keys, values, keys[0].shape[2]
+        cache.set_positions(0, positions, num_visible)
+        return cache
+
+    def insert(self, row: int, prefix: Prefix, num_more: int) -> None:
+        """Begin `row` with a prefix, and make room for `num_more` tokens behind it."""
+        if not self.keys:
+            for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
+                mine += [t.new_zeros(self.num_rows, len(t), 0, t.shape[-1]) for t in of_prefix]
+        self._grow(len(prefix) + num_more)
+        for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
+            for layer, tensor in enumerate(of_prefix):
+                mine[layer][row, :, : len(prefix)] = tensor
+
+    def _grow(self, num_positions: int) -> None:
+        if num_positions <= self.capacity:
+            return
+        more = -(-num_positions // self.growth) * self.growth - self.capacity
+        self.capacity += more
+        for mine in (self.keys, self.values):
+            mine[:] = [
+                torch.cat([t, t.new_zeros(*t.shape[:2], more, t.shape[-1])], dim=2) for t in mine
+            ]
+
+    def move(self, source: slice, target: slice) -> None:
+        """Give the rows `target` what the rows `source` hold."""
+        for tensor in (*self.keys, *self.values):
+            tensor[target] = tensor[source]
+
+    def num_visible(self, last: int) -> int:
+        """How many positions attention is over, where `last` is the last that a row sees."""
+        return min(-(-(last + 1) // BLOCK_SIZE) * BLOCK_SIZE, self.capacity)
+
+    def set_positions(self, first: int, positions: Tensor, num_visible: int) -> None:
+        """Say where the next pass writes.
+
+        Args:
+            first: its first row; the others follow.
+            positions: (R',) where each row writes, which is also the last position that it sees.
+            num_visible: positions that attention is over.
+        """
+        self.rows = slice(first, first + len(positions))
+        num_heads = self.keys[0].shape[1]
+        heads = torch.arange(first * num_heads, self.rows.stop * num_heads, device=positions.device)
+        self.index = heads * self.capacity + positions.repeat_interleave(num_heads)
+        self.visible = num_visible
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (R', H, d) keys and values; return the (R', H, visible, d) ones of the pass."""
+        both = []
+        for mine, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            mine.view(-1, mine.shape[-1]).index_copy_(0, self.index, new.reshape(-1, new.shape[-1]))
+            both.append(mine[self.rows, :, : self.visible])
+        return both[0], both[1]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """`write` as transformers calls it: with (R', H, 1, d) keys and values."""
+        return self.write(layer_idx, key_states.squeeze(2), value_states.squeeze(2))
+
+    def attention_mask(self, positions: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(R', 1, 1, visible): 0 where a row may look, -inf elsewhere.
+
+        Args:
+            positions: (R',) as in `set_positions`.
+            window: how many positions back a sliding layer looks; None for all.
+            dtype: of the scores.
+        """
+        masked = is_masked(positions, self.visible, window)
+        mask = torch.zeros(masked.shape, dtype=dtype, device=positions.device)
+        return mask.masked_fill_(masked, -torch.inf)[:, None, None]
+
+
+def is_masked(positions: Tensor, length: int, window: int | None) -> Tensor:
+    """(R, length): whether a token at each of (R,) `positions` may not look at a position."""
+    each = torch.arange(length, device=positions.device)
+    masked = each > positions.unsqueeze(-1)
+    if window is not None:
+        masked |= each <= positions.unsqueeze(-1) - window
+    return masked
 
 
 class Slots:
     """The images being drawn; active ones come first.
 
+    Args:
+        num_rows: R, or more, where passes are padded.
+        rows_each: rows of an image.
+        num_positions: N.
+        hidden: any tensor of the states' width, dtype and device.
+        growth: see `SlotCache`.
+
     Attributes:
-        hidden: (rows, D) states that predict the next codes.
-        uniform: (slots, N, 2) noise.
-        kept: (slots, N, 2) codes of both levels that are given, -1 where they are drawn.
-        codes: (slots, N) flat codes drawn so far.
-        positions: (slots,) image position that each draws next; 0 in free slots.
-        row_places: (rows,) where in the cache each row's next token goes; 0 in free slots.
-        active: (slots,) 1 for an image, 0 for a free slot.
+        hidden: (R, D) states that predict the next codes.
+        uniform: (S, N, 2) noise.
+        kept: (S, N, 2) codes of both levels that are given, -1 where they are drawn.
+        codes: (S, N) flat codes drawn so far.
+        positions: (S,) image position that each draws next; 0 in free slots.
+        cache_positions: (R,) where in the cache each row's next token goes; 0 in free slots.
+        active: (S,) 1 for an image, 0 for a free slot.
         numbers: of the jobs.
         done: `positions` as a list, so that a GPU need not be waited for; so is the next.
-        longest: greatest of a slot's `row_places`.
+        longest: greatest of a slot's `cache_positions`.
         keeps, keeps_semantics: whether any code, or every semantic code, is given.
     """
 
     def __init__(
-        self,
-        cache: SlotCache,
-        rows_each: int,
-        hidden: Tensor,
-        uniform: Tensor,
-        kept: Tensor,
-        codes: Tensor,
+        self, num_rows: int, rows_each: int, num_positions: int, hidden: Tensor, growth: int
     ):
-        self.cache, self.rows_each = cache, rows_each
-        self.hidden, self.uniform, self.kept, self.codes = hidden, uniform, kept, codes
-        self.positions = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-        self.row_places = torch.zeros(len(hidden), dtype=torch.int64, device=codes.device)
+        num_slots, device = -(-num_rows // rows_each), hidden.device
+        self.cache, self.rows_each = SlotCache(num_rows, growth), rows_each
+        self.hidden = hidden.new_zeros(num_rows, hidden.shape[-1])
+        self.uniform = torch.zeros(num_slots, num_positions, 2, dtype=torch.float64, device=device)
+        self.kept = torch.full((num_slots, num_positions, 2), -1, device=device)
+        self.codes = torch.zeros(num_slots, num_positions, dtype=torch.int64, device=device)
+        self.positions = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self.cache_positions = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.active = torch.zeros_like(self.positions)
         self.numbers: list[int] = []
         self.done: list[int] = []
@@ -47,39 +189,42 @@ class Slots:
     def _lists(self) -> list[list]:
         return [self.numbers, self.done, self.longest, self.keeps, self.keeps_semantics]
 
-    @property
-    def _of_slots(self) -> list[Tensor]:
-        return [self.uniform, self.kept, self.codes, self.positions, self.active]
-
     def rows_of(self, slot: int) -> slice:
         """The rows of a slot."""
         return slice(slot * self.rows_each, (slot + 1) * self.rows_each)
 
-    def add(self, number: int, first: int, places: list[int], kept: Tensor) -> int:
+    def add(
+        self, number: int, first: int, prefixes: list[Prefix], kept: Tensor, num_more: int
+    ) -> int:
         """Put a job into the first free slot.
 
         Args:
             number: of the job.
             first: image position that it begins at.
-            places: where in the cache each of its rows goes on.
+            prefixes: what each of its rows begins with.
             kept: (N, 2) codes that are given.
+            num_more: positions to keep free behind a prefix.
 
         Returns:
             The slot.
         """
         slot = len(self.numbers)
-        given = kept >= 0
-        values = number, first, max(places), bool(given.any()), bool(given[:, 0].all())
+        lengths, given = list(map(len, prefixes)), kept >= 0
+        values = number, first, max(lengths), bool(given.any()), bool(given[:, 0].all())
         for entries, value in zip(self._lists, values, strict=True):
             entries.append(value)
         self.positions[slot], self.active[slot] = first, 1
-        self.row_places[self.rows_of(slot)] = torch.tensor(places, device=self.codes.device)
+        rows = self.rows_of(slot)
+        self.cache_positions[rows] = torch.tensor(lengths, device=self.codes.device)
+        for row, prefix in enumerate(prefixes, start=rows.start):
+            self.cache.insert(row, prefix, num_more)
+            self.hidden[row] = prefix.hidden
         self.kept[slot] = kept
         return slot
 
-    def count(self, first: int, count: int) -> None:
-        """Note that `count` slots from `first` have drawn a code; the tensors say so already."""
-        for slot in range(first, first + count):
+    def count(self) -> None:
+        """Note that every active slot has drawn a code; the tensors say so already."""
+        for slot in range(len(self.numbers)):
             self.done[slot] += 1
             self.longest[slot] += 1
 
@@ -92,9 +237,9 @@ class Slots:
         mine, of_last = self.rows_of(slot), self.rows_of(last)
         if slot != last:
             self.cache.move(of_last, mine)
-            for tensor in (self.hidden, self.row_places):
+            for tensor in (self.hidden, self.cache_positions):
                 tensor[mine] = tensor[of_last]
-            for tensor in self._of_slots:
+            for tensor in (self.uniform, self.kept, self.codes, self.positions, self.active):
                 tensor[slot] = tensor[last]
         self.positions[last] = self.active[last] = 0
-        self.row_places[of_last] = 0
+        self.cache_positions[of_last] = 0

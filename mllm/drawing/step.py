@@ -20,12 +20,11 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from mllm.drawing.cpu.prepacked import PackedLinear, with_packed_linears
-from mllm.drawing.slot_cache import PLACES, Prefix, SlotCache, out_of_sight
+from mllm.drawing.slots import BLOCK_SIZE, Prefix, SlotCache, is_masked
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 Product = Callable[[Tensor], Tensor]  # (R, D) → (R, D')
-# Rotary embeddings that are a fixed function of the place; others depend on the whole length.
+# Rotary embeddings that are a fixed function of the position; others depend on the whole length.
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 # Joining matrices saves calls, which is most of a small model's time, but copies them.
 MAX_JOINED_NUMBERS = 2**26
@@ -41,24 +40,21 @@ class OwnStep:
         self.config = decoder.config
         self.window = _window(self.config)
 
-    def __call__(
-        self, embeddings: Tensor, places: Tensor, cache: SlotCache, num_layers: int | None = None
-    ) -> Tensor:
-        """Append one token to each row that `cache` aims at.
+    def __call__(self, embeddings: Tensor, positions: Tensor, cache: SlotCache) -> Tensor:
+        """Append one token to each row that `cache` has been set to.
 
         Args:
-            embeddings: (R', D); where R < R' (of a `LeanStep` only) the last rows are padding,
-                which the cache does not know, and void in what comes back.
-            places: (R,) place of the token in its row.
-            num_layers: stop after so many, where that is possible; for checks.
+            embeddings: (R', D). With a `LeanStep` R' may be greater than R: the last rows then take
+                part in the products alone, and what comes back for them means nothing.
+            positions: (R,) of the token in its row.
 
         Returns:
             (R', D) last hidden states.
         """
         dtype = embeddings.dtype
-        masks: Any = cache.mask(places, None, dtype)
-        if self.window is not None and cache.seen > self.window:
-            sliding = cache.mask(places, self.window, dtype)
+        masks: Any = cache.attention_mask(positions, None, dtype)
+        if self.window is not None and cache.visible > self.window:
+            sliding = cache.attention_mask(positions, self.window, dtype)
             if hasattr(self.config, "layer_types"):
                 masks = {"full_attention": masks, "sliding_attention": sliding}
             else:
@@ -66,13 +62,13 @@ class OwnStep:
         return self.decoder(
             inputs_embeds=embeddings.unsqueeze(1),
             attention_mask=masks,
-            position_ids=places.unsqueeze(1),
+            position_ids=positions.unsqueeze(1),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, 0]
 
     def read(self, embeddings: Tensor) -> Prefix:
-        """What the (T, D) embeddings of a prompt leave for the tokens after it."""
+        """What the (L, D) embeddings of a prompt leave for the tokens after it."""
         output = self.decoder(
             inputs_embeds=embeddings.unsqueeze(0),
             position_ids=torch.arange(len(embeddings), device=embeddings.device).unsqueeze(0),
@@ -90,8 +86,9 @@ class OwnStep:
 class _Layer(NamedTuple):
     """What one layer computes with.
 
-    Joined products are one, others one for each matrix. A norm that is None has its weight, times
-    the root of D, in the matrix behind it.
+    `heads` makes queries, keys and values, and `gates` both halves of the MLP's inner states: three
+    and two products, or one where their matrices are joined. The weights of RMSNorm are then folded
+    into the joined matrix, and `norm` and `mlp_norm` are None.
     """
 
     norm: Tensor | None
@@ -110,60 +107,59 @@ class LeanStep:
 
     Args:
         decoder: of a family that is known.
-        packed: multiply by copies of the matrices, see `mllm.drawing.cpu.prepacked`.
-        compiled: keep what a compiler reads of packed matrices.
+        make_product: makes what multiplies by a matrix; by default the linear layer itself.
     """
 
     pads_products_alone = True
 
-    def __init__(self, decoder: Any, packed: bool = False, compiled: bool = False):
+    def __init__(self, decoder: Any, make_product: Callable[[nn.Linear], Product] | None = None):
         self.decoder = decoder
         config = decoder.config
         self.eps = config.rms_norm_eps
         self.num_heads = config.num_attention_heads
         self.num_key_heads = config.num_key_value_heads
-        numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
         self.norm: Tensor = decoder.norm.weight
-        joined = packed or (numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32)
+        numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
+        # What `make_product` makes is a copy already.
+        joined = make_product is not None or (
+            numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32
+        )
         self.layers = [
-            _read_layer(layer, config, joined, packed, compiled) for layer in decoder.layers
+            _read_layer(layer, config, joined, make_product or _itself) for layer in decoder.layers
         ]
         # Norms divide by the root of |x|² + eps·D.
         self.least_length = self.norm.new_tensor((self.eps * len(self.norm)) ** 0.5)
         self._table: tuple[Tensor, Tensor] | None = None
 
-    def rotary(self, places: Tensor, capacity: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def rotary(self, positions: Tensor, capacity: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(R, 1, d) cosines, and sines whose first half is negative."""
         if self._table is None or len(self._table[0]) < capacity:
-            every = torch.arange(capacity, device=places.device).unsqueeze(0)
+            every = torch.arange(capacity, device=positions.device).unsqueeze(0)
             cos, sin = self.decoder.rotary_emb(self.norm.new_zeros(1, 1, 1, dtype=dtype), every)
             half = sin.shape[-1] // 2
             sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
             self._table = cos[0], sin[0]
         cos, sin = self._table
-        return cos[places].unsqueeze(1), sin[places].unsqueeze(1)
+        return cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
 
-    def __call__(
-        self, embeddings: Tensor, places: Tensor, cache: SlotCache, num_layers: int | None = None
-    ) -> Tensor:
+    def __call__(self, embeddings: Tensor, positions: Tensor, cache: SlotCache) -> Tensor:
         """See `OwnStep.__call__`."""
         dtype = embeddings.dtype
-        cos, sin = self.rotary(places, cache.capacity, dtype)
-        masks = {
-            window: cache.mask(places, window, dtype) for window in {w.window for w in self.layers}
-        }
+        cos, sin = self.rotary(positions, cache.capacity, dtype)
+        windows = {layer.window for layer in self.layers}
+        masks = {window: cache.attention_mask(positions, window, dtype) for window in windows}
         hidden = embeddings
-        for number, layer in enumerate(self.layers[:num_layers]):
+        for number, layer in enumerate(self.layers):
             hidden = self._attend(hidden, number, layer, cos, sin, masks[layer.window], cache)
             hidden = self._transform(hidden, layer)
         return self._last(hidden)
 
     def read(self, embeddings: Tensor) -> Prefix:
         """See `OwnStep.read`."""
-        places = torch.arange(len(embeddings), device=embeddings.device)
-        cos, sin = self.rotary(places, len(places), embeddings.dtype)
+        positions = torch.arange(len(embeddings), device=embeddings.device)
+        cos, sin = self.rotary(positions, len(positions), embeddings.dtype)
         windows = {layer.window for layer in self.layers}
-        in_sight = {window: ~out_of_sight(places, len(places), window) for window in windows}
+        masks = {window: ~is_masked(positions, len(positions), window) for window in windows}
         hidden, all_keys, all_values = embeddings, [], []
         for layer in self.layers:
             queries, keys, values = (
@@ -172,7 +168,7 @@ class LeanStep:
             # Copies, as these are remembered, and views would hold on to the queries too.
             all_keys.append(keys.contiguous())
             all_values.append(values.contiguous())
-            mask = in_sight[layer.window]
+            mask = masks[layer.window]
             if layer is self.layers[-1]:  # behind its keys and values only the last state counts
                 queries, mask, hidden = queries[:, -1:], mask[-1:], hidden[-1:]
             # With a batch of one, since torch's quick attention wants four axes.
@@ -189,7 +185,6 @@ class LeanStep:
         """(R, H, d) queries, (R, G, d) keys and values of the first R of `hidden`."""
         rows, num_heads, num_key_heads = len(cos), self.num_heads, self.num_key_heads
         heads = _products(self._normed(hidden, layer.norm), layer.heads)
-        # Padding serves the products alone: see `mllm.drawing.cpu.batch_invariance`.
         heads = heads[:rows].view(rows, num_heads + 2 * num_key_heads, -1)
         turned, values = heads.split([num_heads + num_key_heads, num_key_heads], dim=1)
         if layer.head_norms is not None:
@@ -238,20 +233,8 @@ class LeanStep:
         return hidden / torch.hypot(length, self.least_length)
 
 
-def make_step(decoder: Any, packed: bool = False, compiled: bool = False) -> OwnStep | LeanStep:
-    """The quicker of the two that is right for this language model.
-
-    Args:
-        decoder: of any family.
-        packed: multiply by copies of the matrices, see `mllm.drawing.cpu.prepacked`.
-        compiled: keep what a compiler reads of packed matrices.
-    """
-    if _is_known(decoder):
-        return LeanStep(decoder, packed, compiled)
-    return OwnStep(with_packed_linears(decoder) if packed else decoder)
-
-
-def _is_known(decoder: Any) -> bool:
+def is_known(decoder: Any) -> bool:
+    """Whether `LeanStep` computes what this decoder does."""
     config = decoder.config
     layers = getattr(decoder, "layers", [])
     rope = getattr(config, "rope_parameters", None) or {}
@@ -274,7 +257,13 @@ def _window(config: Any) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-def _read_layer(layer: Any, config: Any, joined: bool, packed: bool, compiled: bool) -> _Layer:
+def _itself(linear: nn.Linear) -> Product:
+    return linear
+
+
+def _read_layer(
+    layer: Any, config: Any, joined: bool, make_product: Callable[[nn.Linear], Product]
+) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     window = getattr(attention, "sliding_window", None)
     if isinstance(layer, MistralDecoderLayer):
@@ -287,25 +276,22 @@ def _read_layer(layer: Any, config: Any, joined: bool, packed: bool, compiled: b
     gates: list[nn.Linear] = [mlp.gate_proj, mlp.up_proj]
     if joined:
         heads, gates = [_joined(heads, norm)], [_joined(gates, mlp_norm)]
-    linears: list[Any] = [*heads, *gates, attention.o_proj, mlp.down_proj]
-    if packed:
-        linears = [PackedLinear(linear, keep_matrix=compiled) for linear in linears]
     return _Layer(
         norm=None if joined else norm,
-        heads=linears[: len(heads)],
+        heads=[make_product(linear) for linear in heads],
         head_norms=norms,
-        out=linears[-2],
+        out=make_product(attention.o_proj),
         mlp_norm=None if joined else mlp_norm,
-        gates=linears[len(heads) : -2],
+        gates=[make_product(linear) for linear in gates],
         activation=mlp.act_fn,
-        down=linears[-1],
+        down=make_product(mlp.down_proj),
         window=window,
     )
 
 
 @torch.no_grad()
 def _joined(linears: list[nn.Linear], norm: Tensor) -> nn.Linear:
-    """One layer of the rows of all, that takes states before a norm's weight."""
+    """One layer of all rows, with the norm's weight and the root of D folded into its matrix."""
     weight = torch.cat([linear.weight for linear in linears]) * (norm * len(norm) ** 0.5)
     has_bias = any(linear.bias is not None for linear in linears)
     joined = skip_init(nn.Linear, weight.shape[1], len(weight), bias=has_bias)
@@ -320,18 +306,18 @@ def _joined(linears: list[nn.Linear], norm: Tensor) -> nn.Linear:
 
 
 def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """(R, G, Q, d) of as many queries over (R, G, seen, d) keys and values."""
+    """(R, G, Q, d) of as many queries over (R, G, visible, d) keys and values."""
     if not (torch.compiler.is_compiling() and keys.device.type == "cpu"):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     # Plain sums: the compiler makes loops of them that are quicker for so few queries.
     scores = (queries.unsqueeze(-2) * keys.unsqueeze(2)).sum(-1) * queries.shape[-1] ** -0.5
     scores = scores + mask
-    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
     # Blocks first: each addition waits for the one before, and short sums can overlap. Divided once
-    # at the end, not each share for each of its d numbers.
-    blocks = values.shape[2] // PLACES, PLACES
-    summed = shares.unflatten(-1, blocks).unsqueeze(-1) * values.unflatten(2, blocks).unsqueeze(2)
-    return summed.sum(-2).sum(-2) / shares.sum(-1, keepdim=True)
+    # at the end, not each weight for each of its d numbers.
+    blocks = values.shape[2] // BLOCK_SIZE, BLOCK_SIZE
+    summed = weights.unflatten(-1, blocks).unsqueeze(-1) * values.unflatten(2, blocks).unsqueeze(2)
+    return summed.sum(-2).sum(-2) / weights.sum(-1, keepdim=True)
 
 
 def _products(hidden: Tensor, products: list[Product]) -> Tensor:

@@ -8,44 +8,21 @@ contact-sheet.png    the first of them on one page
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from mllm.serving.prompts import Prompt, PromptList
+from data_pipelines.images import write_png
+from mllm.drawing.requests import ImageRequest
 from runtime.errors import UserError
 from runtime.files import delete_temporaries, write_bytes, write_json, write_parts
 
 INDEX, SETTINGS, SHEET = "images.jsonl", "settings.json", "contact-sheet.png"
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_CELL = 100, 10, 128
-
-
-class Picture(NamedTuple):
-    """One image to draw: image `number` of a prompt."""
-
-    prompt: Prompt
-    number: int
-
-    @property
-    def seed(self) -> int:
-        """Its own seed."""
-        return self.prompt.seed + self.number
-
-    @property
-    def file(self) -> str:
-        """Its file's name."""
-        return f"{self.prompt.name}-{self.number:02d}.png"
-
-
-def pictures(prompts: PromptList, num_images: int) -> Iterator[Picture]:
-    """Every image of a list, those of one prompt one after another."""
-    for prompt in prompts:
-        for number in range(num_images):
-            yield Picture(prompt, number)
 
 
 class Gallery:
@@ -61,35 +38,49 @@ class Gallery:
         self.folder, self.settings, self.fingerprint = folder, settings, fingerprint
         self._settings_text = json.dumps(settings, sort_keys=True)
 
-    def text(self, picture: Picture) -> dict[str, str]:
+    def text(self, request: ImageRequest) -> dict[str, str]:
         """What an image says of itself."""
         return {
-            "prompt": picture.prompt.text,
-            "negative_prompt": picture.prompt.negative,
-            "seed": str(picture.seed),
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": str(request.seed),
             "settings": self._settings_text,
             "model": self.fingerprint,
         }
 
-    def remains(self) -> dict[str, list[Path]]:
-        """Half-written files of earlier runs, by the name of the image that they were to become."""
-        found: dict[str, list[Path]] = {}
+    def find_finished(self, requests: Iterable[ImageRequest], overwrite: bool) -> bytearray:
+        """Which of the requests are drawn already; what earlier runs have half written is removed.
+
+        Raises:
+            UserError: if a file was drawn from something else, unless it may be overwritten.
+        """
+        half_written: dict[str, list[Path]] = {}
         for path in self.folder.glob(".*.png.*.tmp"):
-            found.setdefault(path.name[1:].rsplit(".", 2)[0], []).append(path)
-        return found
+            half_written.setdefault(path.name[1:].rsplit(".", 2)[0], []).append(path)
+        done = bytearray()
+        for request in requests:
+            for path in half_written.get(request.file, ()):
+                path.unlink(missing_ok=True)
+            try:
+                done.append(self.holds(request))
+            except UserError:
+                if not overwrite:
+                    raise
+                done.append(False)
+        return done
 
     def delete_half_an_index(self) -> None:
         """Delete what a run has left that was killed while it wrote what stands by the images."""
         for name in (INDEX, SETTINGS, SHEET):
             delete_temporaries(self.folder / name)
 
-    def holds(self, picture: Picture) -> bool:
-        """Whether a picture is there, whole, and drawn from the same.
+    def holds(self, request: ImageRequest) -> bool:
+        """Whether an image is there, whole, and drawn from the same.
 
         Raises:
             UserError: if it is whole, and another one: it is not ours to overwrite.
         """
-        path = self.folder / picture.file
+        path = self.folder / request.file
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -98,7 +89,7 @@ class Gallery:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from error
         if (text := _whole_png_text(data)) is None:
             return False
-        expected = self.text(picture)
+        expected = self.text(request)
         other = [key for key, value in expected.items() if text.get(key) != value]
         if other:
             raise UserError(
@@ -107,42 +98,35 @@ class Gallery:
             )
         return True
 
-    def write(self, picture: Picture, image: Image.Image) -> None:
+    def write(self, request: ImageRequest, image: Image.Image) -> None:
         """Write one image.
 
         Raises:
             UserError: if the folder cannot be written, or the disk is full.
         """
         chunks = PngInfo()
-        for key, value in self.text(picture).items():
+        for key, value in self.text(request).items():
             chunks.add_itxt(key, value)
         buffer = io.BytesIO()
         image.save(buffer, "PNG", pnginfo=chunks)
-        write_bytes(self.folder / picture.file, buffer.getvalue())
+        write_bytes(self.folder / request.file, buffer.getvalue())
 
-    def finish(self, prompts: PromptList, num_images: int) -> bool:
+    def finish(self, requests: Callable[[], Iterator[ImageRequest]]) -> None:
         """Write index and contact sheet, if every image is there: with ranks, the last one does."""
-        for picture in pictures(prompts, num_images):
-            if not (self.folder / picture.file).is_file():
-                return False
+        if not all((self.folder / request.file).is_file() for request in requests()):
+            return
         write_json(self.folder / SETTINGS, {**self.settings, "model_fingerprint": self.fingerprint})
-        lines = (_index_line(picture) for picture in pictures(prompts, num_images))
-        write_parts(self.folder / INDEX, lines)
-        sheet = contact_sheet(self.folder, pictures(prompts, num_images))
-        buffer = io.BytesIO()
-        sheet.save(buffer, "PNG")
-        write_bytes(self.folder / SHEET, buffer.getvalue())
-        return True
+        write_parts(self.folder / INDEX, map(_index_line, requests()))
+        write_png(contact_sheet(self.folder, requests()), self.folder / SHEET)
 
 
-def _index_line(picture: Picture) -> bytes:
-    prompt = picture.prompt
+def _index_line(request: ImageRequest) -> bytes:
     entry = {
-        "file": picture.file,
-        "id": prompt.name,
-        "prompt": prompt.text,
-        "negative_prompt": prompt.negative,
-        "seed": picture.seed,
+        "file": request.file,
+        "id": request.id,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
     }
     return (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8")
 
@@ -174,21 +158,21 @@ def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=11) if text.isascii() else _font_of_all()
 
 
-def contact_sheet(folder: Path, shown: Iterator[Picture]) -> Image.Image:
+def contact_sheet(folder: Path, requests: Iterable[ImageRequest]) -> Image.Image:
     """The first hundred images on one page, each over the beginning of its prompt."""
     cells: list[Image.Image] = []
-    for picture in shown:
+    for request in requests:
         if len(cells) == SHEET_IMAGES:
             break
         cell = Image.new("RGB", (SHEET_CELL, SHEET_CELL + 18), "white")
         try:
-            with Image.open(folder / picture.file) as image:
+            with Image.open(folder / request.file) as image:
                 size = SHEET_CELL - 8
                 scaled = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
                 cell.paste(scaled, (4, 4))
         except OSError:  # a rank is drawing it again, and makes the sheet when it is done
             pass
-        line = " ".join(picture.prompt.text.split())
+        line = " ".join(request.prompt.split())
         font = _font(line)
         while font.getlength(line) > SHEET_CELL - 8:
             line = line[: min(len(line) - 1, SHEET_CELL)]

@@ -1,4 +1,4 @@
-"""Lists of prompts: a text, a file, or standard input, read one prompt at a time.
+"""Lists of prompts: texts, a file, or standard input, read one prompt at a time.
 
     a red triangle                                                           text: one a line
     {"prompt": "a red triangle", "negative_prompt": "blue", "seed": 3, "id": "red"}   JSONL
@@ -12,11 +12,11 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mllm.drawing.requests import ImageRequest
 from runtime.errors import UserError
 from runtime.files import parse_object
 
@@ -27,30 +27,13 @@ EXAMPLE = '{"prompt": "..."}'
 PARQUET_ROWS = 1000  # read at once
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """What to draw.
-
-    Attributes:
-        name: of its images' files: its id in the list, or its number.
-        text: the prompt; "" draws without one.
-        negative: what the image should not be; "" for nothing in particular.
-        seed: of its first image; the others have the numbers after it.
-    """
-
-    name: str
-    text: str
-    negative: str = ""
-    seed: int = 0
-
-
 class PromptList:
-    """Prompts of one text, or of a file; each iteration reads them anew.
+    """Requests for the first image of each prompt; each iteration reads them anew.
 
     Args:
         path: text (one prompt a line, blank lines skipped), `.jsonl` or `.parquet`; "-" for
             standard input, which may hold text or JSONL.
-        text: the only prompt, in place of a path.
+        texts: the prompts, in place of a path; without any, one image is drawn without a prompt.
         negative: of the prompts that bring none.
         seed: of the prompts that bring none.
 
@@ -61,11 +44,11 @@ class PromptList:
     def __init__(
         self,
         path: Path | str | None = None,
-        text: str | None = None,
+        texts: Sequence[str] = (),
         negative: str = "",
         seed: int = 0,
     ):
-        self.text, self.negative, self.seed = text, negative, seed
+        self.texts, self.negative, self.seed = texts or [""], negative, seed
         self.label = "standard input" if str(path) == STANDARD_INPUT else str(path)
         self._spool: Any = None
         if str(path) == STANDARD_INPUT:
@@ -76,12 +59,9 @@ class PromptList:
             path = self._spool.name
         self.path = None if path is None else Path(path)
 
-    def __iter__(self) -> Iterator[Prompt]:
-        if self.path is None:
-            yield Prompt("00000", self.text or "", self.negative, self.seed)
-            return
+    def __iter__(self) -> Iterator[ImageRequest]:
         for number, (place, entry) in enumerate(self._entries()):
-            yield self._prompt(number, place, entry)
+            yield self._request(number, place, entry)
 
     def check(self) -> int:
         """Read the whole list once.
@@ -92,30 +72,34 @@ class PromptList:
         Raises:
             UserError: if it holds none, or two have the same id.
         """
-        names: set[str] = set()
+        ids: set[str] = set()
         count = 0
-        for prompt in self:
+        for request in self:
             count += 1
-            if prompt.name in names:
+            if request.id in ids:
                 raise UserError(
-                    f"{self.label} has the id {prompt.name!r} twice, and their images would "
+                    f"{self.label} has the id {request.id!r} twice, and their images would "
                     f"overwrite each other: rename one."
                 )
-            names.add(prompt.name)
+            ids.add(request.id)
         if not count:
             raise UserError(f"{self.label} has no prompts: write one a line.")
         return count
 
     def _entries(self) -> Iterator[tuple[str, Any]]:
         """Where each prompt stands, for errors, and what stands there: a text or a mapping."""
-        assert self.path is not None
-        if self.path.suffix == ".parquet":
+        if self.path is None:
+            yield from (("--prompt", text) for text in self.texts)
+        elif self.path.suffix == ".parquet":
             yield from _parquet_rows(self.path)
-            return
+        else:
+            yield from self._lines(self.path)
+
+    def _lines(self, path: Path) -> Iterator[tuple[str, Any]]:
         # What comes through a pipe has no name to tell by: its first line does.
-        is_json = None if self._spool is not None else self.path.suffix in JSON_NAMES
+        is_json = None if self._spool is not None else path.suffix in JSON_NAMES
         try:
-            with open(self.path, encoding="utf-8-sig") as file:  # Windows marks the beginning
+            with open(path, encoding="utf-8-sig", newline="\n") as file:  # Windows marks the start
                 for number, line in enumerate(file, 1):
                     line = line.strip()
                     if not line:
@@ -129,9 +113,9 @@ class PromptList:
                 f"The prompt file {self.label} cannot be read as UTF-8 text: {error}"
             ) from error
 
-    def _prompt(self, number: int, place: str, entry: Any) -> Prompt:
+    def _request(self, number: int, place: str, entry: Any) -> ImageRequest:
         if isinstance(entry, str):
-            return Prompt(f"{number:05d}", entry, self.negative, self.seed)
+            return ImageRequest(entry, self.seed, self.negative, id=f"{number:05d}")
         text = entry.get("prompt")
         if not isinstance(text, str) or not text.strip():
             raise UserError(
@@ -152,7 +136,7 @@ class PromptList:
                 f"{place} has the id {name!r}, which names no file: use letters, digits and "
                 f"any of _ . + - (at most 120)."
             )
-        return Prompt(name, text.strip(), negative.strip(), seed)
+        return ImageRequest(text.strip(), seed, negative.strip(), id=name)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:

@@ -68,15 +68,19 @@ def with_marks(question: str, num_images: int, place: str) -> str:
 
 def asked_each(
     images: list[Path], questions: list[str], options: list[str] | None, together: bool
-) -> Iterator[Asked]:
+) -> list[Asked]:
     """Every question about every image, or about all of them together."""
     groups = [tuple(images)] if together else [(image,) for image in images]
-    number = 0
-    for group in groups:
-        for question in questions:
-            text = with_marks(question, len(group), "The question")
-            yield Asked(str(number), group, text, tuple(options or ()))
-            number += 1
+    pairs = [(group, question) for group in groups for question in questions]
+    return [
+        Asked(
+            str(number),
+            group,
+            with_marks(question, len(group), "The question"),
+            tuple(options or ()),
+        )
+        for number, (group, question) in enumerate(pairs)
+    ]
 
 
 def read_questions(path: Path, options: list[str] | None = None) -> Iterator[Asked]:

@@ -11,33 +11,39 @@ time anyway. There is no password: it listens to this machine alone unless told 
 Images travel as `data:` addresses; what the user can mend comes back as {error} with status 400.
 """
 
-import argparse
 import base64
 import binascii
 import io
 import json
+import re
+import sys
 import threading
 from collections.abc import Callable
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 
 from data_pipelines.images import MAX_FILE_SIZE, open_image, resize_and_crop
-from mllm.drawing.drawer import Drawer, DrawingJob
+from mllm.drawing.drawer import Drawer
 from mllm.drawing.editing import keep_semantics
-from mllm.drawing.generate import default_sampler
-from mllm.model.sampler import Sampler
+from mllm.drawing.requests import ImageRequest
+from mllm.model.sampler import Sampler, model_sampler
 from mllm.saved.load import load_for_inference
 from mllm.serving.answering import Answerer
 from mllm.serving.code_maps import code_map
+from mllm.serving.settings import ServeSettings
 from runtime.errors import UserError
+from runtime.settings import build_settings
 
 PAGE = Path(__file__).with_name("serve_page.html")
 MAX_BODY = MAX_FILE_SIZE * 4 // 3 + 65_536  # an image in base64, and words beside it
 MAX_COUNT = 16
+MAX_NEW_TOKENS = 64
+SECONDS_TO_SEND = 60  # a body that takes longer between two parts is given up
 
 
 class Studio:
@@ -53,37 +59,37 @@ class Studio:
         self._drawer = lru_cache(maxsize=4)(self._make_drawer)
 
     def _make_drawer(self, sampler: Sampler) -> Drawer:
-        return Drawer(self.model, self.processor, sampler, batch_size=MAX_COUNT)
+        own = model_sampler(self.model.config.image_sampler, sampler)
+        return Drawer(self.model, self.processor, own, batch_size=MAX_COUNT)
 
     def draw(self, request: dict) -> dict:
         """Draw a prompt."""
-        sampler = default_sampler(
-            self.model,
-            guidance_scale=_number(request, "guidance_scale", 0, 100),
-            temperature=_number(request, "temperature", 0, 100),
-        )
+        numbers = {
+            name: _number(request, name, 0, 100) for name in ("guidance_scale", "temperature")
+        }
+        given = {name: number for name, number in numbers.items() if number is not None}
+        sampler = build_settings(Sampler, given, "the request")
         prompt, negative = _text(request, "prompt"), str(request.get("negative_prompt") or "")
-        jobs = [DrawingJob(prompt, seed, negative) for seed in _seeds(request)]
-        return {"images": self._drawn(self._drawer(sampler), jobs)}
+        requests = [ImageRequest(prompt, seed, negative) for seed in _seeds(request)]
+        return {"images": self._drawn(self._drawer(sampler), requests)}
 
     def vary(self, request: dict) -> dict:
         """Keep the semantic codes of an image, and draw its pixel codes anew."""
-        drawer = self._drawer(default_sampler(self.model, num_candidates=1))
+        drawer = self._drawer(Sampler(num_candidates=1))
         codes = drawer.codes_of(_image(request))
-        semantic, pixel = keep_semantics(codes, self.model.vocabulary.num_pixel_codes)
+        kept = keep_semantics(codes, self.model.vocabulary.num_pixel_codes)
         prompt = str(request.get("prompt") or "")
-        jobs = [DrawingJob(prompt, seed, "", semantic, pixel) for seed in _seeds(request)]
-        return {"images": self._drawn(drawer, jobs)}
+        requests = [ImageRequest(prompt, seed, kept=kept) for seed in _seeds(request)]
+        return {"images": self._drawn(drawer, requests)}
 
-    def _drawn(self, drawer: Drawer, jobs: list[DrawingJob]) -> list[str]:
-        codes = dict(drawer.draw(jobs))
-        return [
-            _address(drawer.pictures(codes[number].unsqueeze(0))[0]) for number in range(len(jobs))
-        ]
+    def _drawn(self, drawer: Drawer, requests: list[ImageRequest]) -> list[str]:
+        codes = dict(drawer.draw(requests))
+        ordered = [codes[index].unsqueeze(0) for index in range(len(requests))]
+        return [_address(drawer.pictures(each)[0]) for each in ordered]
 
     def look(self, request: dict) -> dict:
         """An image beside what is left of it, and the codes between."""
-        drawer = self._drawer(default_sampler(self.model))
+        drawer = self._drawer(Sampler())
         image, config = _image(request), self.model.config.image_tokenizer_config
         size, grid = config.image_size, config.grid_size
         codes = drawer.codes_of(image)
@@ -102,7 +108,7 @@ class Studio:
         """Answer a question about an image."""
         question = _text(request, "question")
         answerer = Answerer(self.model, self.processor)
-        return {"answer": answerer.ask([_image(request)], [question], 64)[0]}
+        return {"answer": answerer.ask([_image(request)], [question], MAX_NEW_TOKENS)[0]}
 
 
 def _text(request: dict, key: str) -> str:
@@ -143,6 +149,15 @@ def _address(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has left."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
 def make_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
     """A server that waits for `serve_forever`.
 
@@ -158,33 +173,51 @@ def make_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = SECONDS_TO_SEND
 
         def do_GET(self) -> None:
-            if self.path == "/":
+            if urlsplit(self.path).path == "/":
                 self._send(200, "text/html; charset=utf-8", PAGE.read_bytes())
             else:
                 self._send(404, "text/plain", b"not found")
 
         def do_POST(self) -> None:
-            length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > MAX_BODY:
-                self.close_connection = True
-                return self._send_json(413, {"error": "The image is too large."})
-            body = self.rfile.read(int(length))
+            body = self._body()
+            if body is None:
+                return
             # Other sites' pages can send forms here, but not JSON: browsers ask us first.
             is_json = self.headers.get_content_type() == "application/json"
-            if self.path not in actions or not is_json:
+            action = actions.get(urlsplit(self.path).path)
+            if action is None or not is_json:
                 return self._send_json(404, {"error": "There is nothing at this address."})
             try:
                 request = json.loads(body)
                 if not isinstance(request, dict):
                     raise UserError("The request is no JSON object.")
                 with studio.lock:
-                    self._send_json(200, actions[self.path](request))
+                    reply = action(request)
             except UserError as error:
-                self._send_json(400, {"error": str(error)})
+                return self._send_json(400, {"error": str(error)})
             except (ValueError, RecursionError) as error:
-                self._send_json(400, {"error": f"The request makes no sense: {error}"})
+                return self._send_json(400, {"error": f"The request makes no sense: {error}"})
+            self._send_json(200, reply)
+
+        def _body(self) -> bytes | None:
+            """What was sent; None where that was refused."""
+            length = self.headers.get("Content-Length", "")
+            if not re.fullmatch(r"[0-9]{1,15}", length):
+                self.close_connection = True
+                self._send_json(411, {"error": "The request does not say how long it is."})
+                return None
+            if int(length) <= MAX_BODY:
+                return self.rfile.read(int(length))
+            # A client reads the answer only once it has sent everything: take it in, in parts.
+            left = int(length)
+            while left > 0 and (part := self.rfile.read(min(left, 2**16))):
+                left -= len(part)
+            self.close_connection = True
+            self._send_json(413, {"error": "The image is too large."})
+            return None
 
         def _send_json(self, status: int, value: dict) -> None:
             self._send(status, "application/json", json.dumps(value).encode())
@@ -200,7 +233,7 @@ def make_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
             """Nothing: the page itself shows what happens."""
 
     try:
-        return ThreadingHTTPServer((host, port), Handler)
+        return _Server((host, port), Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -208,9 +241,13 @@ def make_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
         ) from error
 
 
-def command(args: argparse.Namespace) -> None:
-    """`semhitok serve`: until interrupted."""
-    server = make_server(Studio(args.model), args.host, args.port)
-    print(f"open http://{args.host}:{server.server_address[1]} (Ctrl-C ends it)", flush=True)
+def serve(settings: ServeSettings) -> None:
+    """Serve the page until interrupted.
+
+    Raises:
+        UserError: if the folder holds no whole model, or the address cannot be listened to.
+    """
+    server = make_server(Studio(settings.model), settings.host, settings.port)
+    print(f"open http://{settings.host}:{server.server_address[1]} (Ctrl-C ends it)", flush=True)
     with server:
         server.serve_forever()

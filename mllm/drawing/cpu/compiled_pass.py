@@ -1,9 +1,9 @@
 """The pass of drawing as one compiled function: the choice of a code, its embedding, all layers.
 
-Of a small model a pass is hundreds of small calls, and the calls take longer than what they
-compute; compiled, they are one. It pays on lists long enough to win back the compilation, which is
-some 20 seconds for a small model and 80 for one of 200 million numbers. A large one waits for its
-matrices rather than for calls; what it gains is a fifth, mostly in attention.
+A pass of a small model is hundreds of small calls, which take longer than what they compute;
+compiled, they are one. That is worthwhile for lists long enough to win back the compilation, which
+takes some 20 seconds for a small model and 80 for one of 200 million numbers. A large model waits
+for its matrices rather than for calls; it gains a fifth, mostly in attention.
 """
 
 import os
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch._inductor.config
@@ -24,13 +24,10 @@ from torch._inductor.utils import fresh_cache
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from mllm.drawing.slot_cache import PLACES, SlotCache
-from mllm.drawing.slots import Slots
+from mllm.drawing.choice import CodeChoice
+from mllm.drawing.slots import BLOCK_SIZE, SlotCache, Slots
 from mllm.drawing.step import LeanStep, OwnStep
 from runtime.errors import UserError, one_line, says
-
-if TYPE_CHECKING:
-    from mllm.drawing.engine import DrawingEngine
 
 # On a CPU.
 OPTIONS: dict[str, Any] = {
@@ -42,74 +39,87 @@ OPTIONS: dict[str, Any] = {
     # Queries are computed once, not again for each key that they meet.
     "realize_opcount_threshold": 6,
 }
-# Large matrices are laid out by oneDNN, as in `prepacked`: of these its kernels are the quicker.
-PACKED_OPTIONS: dict[str, Any] = {"freezing": True, "realize_opcount_threshold": 6}
-# Places that rotary embeddings are tabled for. A cache of more is compiled for anew.
+# Large matrices are laid out by oneDNN, as in `prepacked`: for them its kernels are quicker.
+PREPACKED_OPTIONS: dict[str, Any] = {"freezing": True, "realize_opcount_threshold": 6}
+# Positions that rotary embeddings are tabled for. A longer cache is compiled for anew.
 LEAST_TABLED = 2048
 
 
 class CompiledPass:
-    """The pass of a `DrawingEngine`, always of all its slots.
+    """The compiled pass, always of all slots.
 
     Args:
-        engine: whose pass.
+        choice, embed, step: what the pass computes; see `parts.Parts`.
+        prepacked: whether their weights are prepacked.
         ahead_of_time: compile it ahead of time, so that a call does not ask what has changed since,
             as by default on a CPU. Else by `torch.compile`, anew where the cache has grown, since
             on a GPU a shape that never changes is quicker.
 
     Attributes:
-        spare_places: of the cache beyond the longest row: what is compiled ahead of time holds for
-            fewer places seen than there are.
-        grows_by: places that the cache should grow by at a time.
+        spare_positions: of the cache beyond the longest row: what is compiled ahead of time holds
+            for fewer visible positions than there are.
+        growth: positions that the cache should grow by at a time.
 
     Raises:
         UserError: on a CPU without a C++ compiler, or, in the first call, where it fails.
     """
 
-    def __init__(self, engine: "DrawingEngine", ahead_of_time: bool | None = None):
-        on_cpu = engine.model.device.type == "cpu"
-        self.engine = engine
+    def __init__(
+        self,
+        choice: CodeChoice,
+        embed: Callable[[Tensor, Tensor], Tensor],
+        step: LeanStep | OwnStep,
+        prepacked: bool,
+        ahead_of_time: bool | None = None,
+    ):
+        on_cpu = choice.scales.device.type == "cpu"
+        self.module, self.step = _Pass(choice, embed, step), step
+        self.options = PREPACKED_OPTIONS if prepacked else OPTIONS
         self.ahead_of_time = on_cpu if ahead_of_time is None else ahead_of_time
-        self.spare_places = 2 * PLACES if self.ahead_of_time else 0
-        self.grows_by = PLACES if self.ahead_of_time else 8 * PLACES
+        self.spare_positions = 2 * BLOCK_SIZE if self.ahead_of_time else 0
+        self.growth = BLOCK_SIZE if self.ahead_of_time else 8 * BLOCK_SIZE
         if on_cpu and shutil.which(_compiler()) is None:
             raise UserError(
                 f"Compiling the pass takes a C++ compiler, and there is no {_compiler()}: install "
                 f"it, name another one in the variable CXX, or draw without --compile."
             )
         self._tabled = 0
-        self._run: Callable[..., Any] = torch.compile(_Pass(engine), dynamic=False)
+        self._run: Callable[..., Any] = torch.compile(self.module, dynamic=False)
 
     def __call__(self, slots: Slots) -> None:
         """Draw one code a slot, note it, and append it to its rows."""
         cache = slots.cache
-        seen = cache.places_seen(max(slots.longest)) if self.ahead_of_time else cache.capacity
-        blocks = torch.empty(seen // PLACES, device=slots.hidden.device)
+        ahead = self.ahead_of_time
+        num_visible = cache.num_visible(max(slots.longest)) if ahead else cache.capacity
+        blocks = torch.empty(num_visible // BLOCK_SIZE, device=slots.hidden.device)
         inputs = (
-            slots.hidden, slots.uniform, slots.kept, slots.codes, slots.positions, slots.row_places,
-            slots.active, blocks, cache.keys, cache.values,
+            slots.hidden, slots.uniform, slots.kept, slots.codes, slots.positions,
+            slots.cache_positions, slots.active, blocks, cache.keys, cache.values,
         )  # fmt: skip
         if cache.capacity > self._tabled:
             # Twice as many each time: a list of ever longer prompts compiles a few times only.
             tabled = max(cache.capacity, 2 * self._tabled, LEAST_TABLED)
-            step = self.engine.step
-            if isinstance(step, LeanStep):
-                step.rotary(slots.row_places[:1], tabled, self.engine.dtype)
-            if self.ahead_of_time:
-                options = PACKED_OPTIONS if self.engine.packed else OPTIONS
-                self._run = _compile(_Pass(self.engine), inputs, options)
+            if isinstance(self.step, LeanStep):
+                self.step.rotary(slots.cache_positions[:1], tabled, slots.hidden.dtype)
+            if ahead:
+                self._run = _compile(self.module, inputs, self.options)
             self._tabled = tabled  # only now, as compiling may fail
         self._run(*inputs)
 
 
 class _Pass(nn.Module):
-    def __init__(self, engine: "DrawingEngine"):
+    def __init__(
+        self,
+        choice: CodeChoice,
+        embed: Callable[[Tensor, Tensor], Tensor],
+        step: LeanStep | OwnStep,
+    ):
         super().__init__()
-        self.engine = engine
-        if isinstance(engine.step, OwnStep):
+        self.choice, self.embed, self.step = choice, embed, step
+        if isinstance(step, OwnStep):
             # A part of ours, so that its weights have names: the compiler lays out each constant
             # once and drops it, and a nameless one that is used twice would then be missing.
-            self.decoder = engine.step.decoder
+            self.decoder = step.decoder
 
     def forward(
         self,
@@ -118,7 +128,7 @@ class _Pass(nn.Module):
         kept: Tensor,
         codes: Tensor,
         positions: Tensor,
-        row_places: Tensor,
+        cache_positions: Tensor,
         active: Tensor,
         blocks: Tensor,
         keys: list[Tensor],
@@ -127,19 +137,21 @@ class _Pass(nn.Module):
         """Change the tensors of `Slots` and its cache in place; see there.
 
         Args:
-            blocks: of as many numbers as attention sees blocks of `PLACES`: the length of a tensor
-                may be a dynamic shape.
+            blocks: its length is the number of visible blocks of `BLOCK_SIZE` positions: the length
+                of a tensor may be a dynamic shape.
 
         Returns:
-            (slots,) flat codes.
+            (S,) flat codes.
         """
-        engine = self.engine
-        drawn = engine.choose_codes(hidden, uniform, positions, kept)
-        cache = SlotCache.over(keys, values, row_places, blocks.shape[0] * PLACES)
-        hidden.copy_(engine.step(engine.embed(drawn, positions), row_places, cache))
+        each_row = self.choice.each_row
+        drawn = self.choice(hidden, uniform, positions, kept)
+        num_visible = blocks.shape[0] * BLOCK_SIZE
+        cache = SlotCache.of_tensors(keys, values, cache_positions, num_visible)
+        embeddings = self.embed(each_row(drawn), each_row(positions))
+        hidden.copy_(self.step(embeddings, cache_positions, cache))
         codes.scatter_(1, positions.unsqueeze(-1), drawn.unsqueeze(-1))
         positions.add_(active)
-        row_places.add_(active.repeat_interleave(engine.rows_each))
+        cache_positions.add_(each_row(active))
         return drawn
 
 
@@ -153,7 +165,7 @@ def _compiler() -> str:
 
 
 def _compile(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> Callable[..., Any]:
-    """The module compiled for a CPU, with any number of places in the cache and seen of them.
+    """The module compiled for a CPU, with any number of positions in the cache and visible.
 
     Raises:
         UserError: if the compiler fails, its files find no room, or the model is not of the kind.
@@ -162,7 +174,7 @@ def _compile(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> Calla
     any_size = torch.export.Dim.DYNAMIC  # refuses to be one number
     shapes = (*[None] * len(fixed), {0: any_size}, *[[{2: any_size}] * len(keys)] * 2)
     example = (*fixed, torch.empty(2), keys, values)  # one block would stand for itself alone
-    with warnings.catch_warnings(), _told(), _weights_met_once(len(inputs[0])):
+    with warnings.catch_warnings(), _explained(), _square_blocks(len(inputs[0])):
         warnings.simplefilter("ignore", FutureWarning)  # torch's words to itself
         exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
         with tempfile.TemporaryDirectory() as folder:
@@ -187,13 +199,14 @@ def _compile(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> Calla
 
 
 @contextmanager
-def _weights_met_once(num_rows: int) -> Iterator[None]:
-    """Have the compiler multiply blocks of 16 rows by 16 columns where the rows divide by 16.
+def _square_blocks(num_rows: int) -> Iterator[None]:
+    """Have the compiler multiply in blocks of 16 rows by 16 columns, if the rows divide by 16.
 
-    Its choice with AVX-512 is 8 by 48, the most numbers that registers hold, and so it fetches
-    each weight twice for 16 rows, where fetching is what takes the time: a fifth of the pass. It
-    has no option for this; so 8 rows are taken off its list, and if that is not the list that we
-    know, it stays as it is. The numbers are the same.
+    With AVX-512 its own choice is 8 rows by 48 columns, the largest block that registers hold. For
+    16 rows it then fetches each weight twice, and fetching weights is what takes the time: a fifth
+    of the pass. There is no option for the size of a block, so those of 8 rows are taken off the
+    compiler's list meanwhile; a list that looks otherwise than expected stays as it is. The numbers
+    are the same.
     """
     try:
         import torch._inductor.lowering  # first, or the next import goes round in a circle
@@ -220,7 +233,7 @@ def _weights_met_once(num_rows: int) -> Iterator[None]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _explained() -> Iterator[None]:
     """Turn what torch raises where it cannot compile into a `UserError`."""
     try:
         yield

@@ -1,10 +1,10 @@
-"""Matrices of a large model laid out once for products of few rows, on a CPU in float32.
+"""Matrices of a large model, laid out once for products of few rows, on a CPU in float32.
 
 Drawing multiplies few rows by large matrices, where a matrix library spends its time on bringing a
 matrix into its own order, again in each call. oneDNN can keep that order, as torch's own compiler
 makes it do for frozen weights. Its kernels then also give a row the same bits in any number of
 rows, so that a pass needs no padding (see `batch_invariance`). The price is a copy of the weights.
-While a pass is compiled the compiler sees plain products, and packs them itself.
+While a pass is compiled the compiler sees plain products, and prepacks them itself.
 """
 
 from typing import TypeVar
@@ -17,13 +17,13 @@ from tokenizer.model.fused import copy_with_linears
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# Of a smaller model the calls take the time, and oneDNN's are the longer ones.
+# In a smaller model the calls take the time, and oneDNN's take longer.
 LEAST_NUMBERS = 2**24
 MOST_NUMBERS = 2**30  # 4 GiB of copies
 ROWS = 16  # the order is chosen for products of so many, and serves others
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """A linear layer that multiplies by a copy of its matrix in oneDNN's order.
 
     Args:
@@ -36,18 +36,20 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight = linear.weight if keep_matrix else None
         self.bias = linear.bias
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self._prepacked = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
         if torch.compiler.is_compiling():
             assert self.weight is not None
             return F.linear(inputs, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(
+            inputs, self._prepacked, self.bias, "none", [], ""
+        )
 
 
-def pays(model: nn.Module) -> bool:
-    """Whether packing makes products with this model's matrices quicker, and there is room."""
+def is_worthwhile(model: nn.Module) -> bool:
+    """Whether prepacking makes products with this model's matrices quicker, and there is room."""
     numbers = sum(parameter.numel() for parameter in model.parameters())
     parameter = next(model.parameters())
     return (
@@ -59,6 +61,6 @@ def pays(model: nn.Module) -> bool:
     )
 
 
-def with_packed_linears(module: Module) -> Module:
-    """A copy of a module that shares its parameters, each plain linear layer in it packed."""
-    return copy_with_linears(module, PackedLinear)
+def with_prepacked_linears(module: Module) -> Module:
+    """A copy of a module that shares its parameters, each plain linear layer in it prepacked."""
+    return copy_with_linears(module, PrepackedLinear)

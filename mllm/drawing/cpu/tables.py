@@ -1,63 +1,67 @@
-"""What drawing computes again and again of a model's codes, computed once.
+"""Results that depend on image codes alone, precomputed as tables; and image heads that use them.
 
-Of a small model a step's time is the number of calls. What is a function of the code alone becomes
-a table, where the table is small; a large model keeps its modules, whose calls cost it nothing, in
-an order that suits the machine.
+The time of a small model's step is its number of calls, and look-ups save calls. A large model
+would need large tables and gain nothing: it keeps its modules, prepacked where that is worthwhile.
 
 Shapes: n rows, D width, K semantic codes, M pixel codes each, N image positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from mllm.drawing.cpu.prepacked import PackedLinear, with_packed_linears
+from mllm.drawing.cpu.prepacked import PrepackedLinear, with_prepacked_linears
 from mllm.model.heads import FlatHead, HierarchicalHead
+from mllm.model.modeling_unified import UnifiedModel
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 
-if TYPE_CHECKING:
-    from mllm.model.modeling_unified import UnifiedModel
-
-MAX_NUMBERS = 2**22  # 16 MB in float32
+MAX_NUMBERS = 2**22  # of a table; 16 MB in float32
 MAX_UNROLLED = 32  # terms of a sum written out for a compiler
 
 
 class EmbeddingTable:
-    """The adapter's values: of each code, and of each place."""
+    """The adapter's embedding of each code, and of each image position."""
 
     @torch.no_grad()
-    def __init__(self, model: "UnifiedModel"):
+    def __init__(self, model: UnifiedModel):
         adapter, device = model.adapter, model.device
         codes = torch.arange(model.vocabulary.num_image_codes, device=device)
-        first = torch.zeros_like(codes)
-        self.codes = adapter(codes, model.image_tokenizer, first)
-        self.places: Tensor | None = None
+        self.codes = adapter(codes, model.image_tokenizer, torch.zeros_like(codes))
+        self.positions: Tensor | None = None
         if adapter.grid_size is not None:
-            places = torch.arange(model.config.num_image_positions, device=device)
-            zeros = torch.zeros_like(places)
-            # Row 0 of the table of codes has the embedding of place 0 in it.
-            self.places = adapter(zeros, model.image_tokenizer, places) - self.codes[0]
+            every = torch.arange(model.config.num_image_positions, device=device)
+            first = adapter(torch.zeros_like(every), model.image_tokenizer, every)
+            # Row 0 of the table of codes has the embedding of position 0 in it.
+            self.positions = first - self.codes[0]
 
-    def __call__(self, codes: Tensor, places: Tensor) -> Tensor:
-        """(n, D) embeddings of flat `codes` at `places`, (n,) each."""
+    def __call__(self, codes: Tensor, positions: Tensor) -> Tensor:
+        """(n, D) embeddings of flat `codes` at image `positions`, (n,) each."""
         embeddings = self.codes.index_select(0, codes)
-        if self.places is None:
+        if self.positions is None:
             return embeddings
-        return embeddings + self.places.index_select(0, places)
+        return embeddings + self.positions.index_select(0, positions)
 
 
-def make_table(model: "UnifiedModel") -> EmbeddingTable | None:
-    """None where the table would be large."""
+def make_embedding(model: UnifiedModel, adapter: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """(n, D) embeddings of (n,) flat codes at (n,) positions: a table, unless it would be large.
+
+    Args:
+        model: in eval mode.
+        adapter: the model's, in the form that serves large models.
+    """
     numbers = model.vocabulary.num_image_codes * model.config.text_config.hidden_size
-    return EmbeddingTable(model) if numbers <= MAX_NUMBERS else None
+    if numbers <= MAX_NUMBERS:
+        return EmbeddingTable(model)
+    dtype = model.get_input_embeddings().weight.dtype
+    return lambda codes, positions: adapter(codes, model.image_tokenizer, positions).to(dtype)
 
 
-class ReadyHead:
+class TabledHead:
     """A hierarchical head with all that depends on the codes alone in tables."""
 
     @torch.no_grad()
@@ -92,8 +96,8 @@ class ReadyHead:
         return (scores + self.bias.index_select(0, semantic_codes)).float()
 
 
-class PackedFlatHead:
-    """A flat head with packed rows, by pixel code first.
+class PrepackedFlatHead:
+    """A flat head with a prepacked matrix, its rows ordered by pixel code first.
 
     Scores of one semantic code then lie K apart, and the sum over them is one of long rows: it
     takes half the time of so many short sums.
@@ -106,7 +110,7 @@ class PackedFlatHead:
         weight = head.rows.weight.unflatten(0, (-1, head.num_pixel_codes))
         rows = skip_init(nn.Linear, weight.shape[-1], head.rows.out_features, bias=False)
         rows.weight = nn.Parameter(weight.transpose(0, 1).flatten(0, 1), requires_grad=False)
-        self.rows = PackedLinear(rows, keep_matrix=compiled)
+        self.rows = PrepackedLinear(rows, keep_matrix=compiled)
 
     def flat_scores(self, hidden: Tensor) -> Tensor:
         """See `FlatHead`."""
@@ -116,9 +120,9 @@ class PackedFlatHead:
         """See `FlatHead`; equal to rounding."""
         scores = self._by_pixel_code(hidden)
         if torch.compiler.is_compiling() and self.num_pixel_codes <= MAX_UNROLLED:
-            return _summed(scores.unbind(1))
+            return _unrolled_logsumexp(scores.unbind(1))
         most = scores.amax(1, keepdim=True)
-        most = most.masked_fill(most.isinf(), 0)  # inf - inf would be no number
+        most = most.masked_fill(most.isinf(), 0)  # inf - inf would be NaN
         return scores.sub_(most).exp_().sum(1).log_().add_(most.squeeze(1))
 
     def _by_pixel_code(self, hidden: Tensor) -> Tensor:
@@ -126,32 +130,31 @@ class PackedFlatHead:
         return self.rows(hidden).float().unflatten(-1, (self.num_pixel_codes, -1))
 
 
-def _summed(scores: Sequence[Tensor]) -> Tensor:
-    """Log of the sum of exponentials, element by element: one loop, where a compiler makes of the
-    reduction of an axis two, which take thrice the time."""
+def _unrolled_logsumexp(scores: Sequence[Tensor]) -> Tensor:
+    """Element by element over the tensors: a compiler makes one loop of it, where the reduction of
+    an axis becomes two, which take thrice the time."""
     most = reduce(torch.maximum, scores)
     most = most.masked_fill(most.isinf(), 0)
     total = reduce(torch.add, [(one - most).exp() for one in scores])
     return total.log() + most
 
 
-def ready_head(
-    model: "UnifiedModel", packed: bool = False, compiled: bool = False
-) -> FlatHead | HierarchicalHead | ReadyHead | PackedFlatHead:
+def make_head(
+    model: UnifiedModel, prepacked: bool, compiled: bool
+) -> FlatHead | HierarchicalHead | TabledHead | PrepackedFlatHead:
     """The model's head in the quickest form that its size allows.
 
     Args:
         model: in eval mode.
-        packed: multiply by copies of its matrices, see `mllm.drawing.cpu.prepacked`.
-        compiled: keep what a compiler reads of packed matrices.
+        prepacked: multiply by prepacked weights.
+        compiled: keep what a compiler reads of prepacked weights.
     """
     head, image_tokenizer = model.image_head, model.image_tokenizer
     plain = type(head.rows) is nn.Linear
     if isinstance(head, FlatHead):
-        return PackedFlatHead(head, compiled) if plain and packed else head
+        return PrepackedFlatHead(head, compiled) if plain and prepacked else head
     width = head.rows.in_features
     numbers = len(head.pixel_bias) * max(width, head.pixel_bias.shape[1] * head.key.in_features)
-    plain = plain and type(head.query[2]) is nn.Linear
-    if plain and numbers <= MAX_NUMBERS:
-        return ReadyHead(head, image_tokenizer)
-    return with_packed_linears(head) if packed else head
+    if plain and type(head.query[2]) is nn.Linear and numbers <= MAX_NUMBERS:
+        return TabledHead(head, image_tokenizer)
+    return with_prepacked_linears(head) if prepacked else head

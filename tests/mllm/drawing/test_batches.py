@@ -5,10 +5,13 @@ import torch
 
 from benchmarks.generate_model import make_model
 from mllm.drawing.best_of import draw_best_of
-from mllm.drawing.cpu import batch_invariance as passes
+from mllm.drawing.cpu import batch_invariance
+from mllm.drawing.cpu import parts as parts_module
+from mllm.drawing.cpu.batch_invariance import sizes_that_agree
+from mllm.drawing.cpu.parts import make_parts
 from mllm.drawing.editing import keep_first_rows
 from mllm.drawing.engine import DrawingEngine
-from mllm.drawing.job import ImageJob
+from mllm.drawing.requests import ImageJob
 from mllm.model.sampler import Sampler
 
 N = 16
@@ -27,11 +30,11 @@ def make_jobs(count, high=1000):
     for seed in range(count):
         lengths = torch.randint(2, 60, (2,), generator=generator).tolist()
         words = [tuple(torch.randint(4, high, (n,), generator=generator).tolist()) for n in lengths]
-        kept = (None, None)
+        kept = None
         if seed % 5 == 4:
             codes = torch.randint(0, 1024, (N,), generator=generator)
             kept = keep_first_rows(codes, 1 + seed % 3, 8)
-        jobs.append(ImageJob(words[0], words[1], seed, 0, *kept))
+        jobs.append(ImageJob(words[0], words[1], seed, 0, kept))
     return jobs
 
 
@@ -66,27 +69,27 @@ def test_hundreds_of_images_are_the_same_in_any_batch(small):
 @torch.no_grad()
 def test_the_states_are_equal_bit_by_bit_whatever_shares_the_pass(small):
     """Stronger than equal codes, which hide what changes in the last bit."""
-    engine = DrawingEngine(small, Sampler(), 8)
-    sizes = engine.passes.sizes
+    parts = make_parts(small)
+    sizes = parts.row_groups(small, 2, 8).sizes
+    probe = batch_invariance.make_probe(small, parts.step, parts.head, parts.adapter)
     states = torch.randn(64, 128, generator=torch.Generator().manual_seed(3))
     order = torch.randperm(64, generator=torch.Generator().manual_seed(4))
-    smallest = [torch.cat(p) for p in zip(*map(engine._probe, states.split(sizes[0])), strict=True)]
+    smallest = [torch.cat(p) for p in zip(*map(probe, states.split(sizes[0])), strict=True)]
     for size in sizes:
-        parts = [engine._probe(part) for part in states[order].split(size)]
+        results = [probe(part) for part in states[order].split(size)]
         if len(states) % size:
-            parts = parts[:-1]
+            results = results[:-1]
         for level, expected in enumerate(smallest):
-            mixed = torch.cat([part[level] for part in parts])
+            mixed = torch.cat([result[level] for result in results])
             assert torch.equal(mixed, expected[order][: len(mixed)])
 
 
 def test_where_no_sizes_agree_images_go_one_by_one(small, monkeypatch):
     jobs, sampler = make_jobs(6), Sampler()
     expected = draw_all(small, jobs, 1, sampler)
-    monkeypatch.setattr(passes, "_known", passes.weakref.WeakKeyDictionary())
-    monkeypatch.setattr(passes, "agreeing_sizes", lambda width, run: (1,))
+    monkeypatch.setattr(parts_module, "agreeing_sizes", lambda *_: (1,))
     engine = DrawingEngine(small, sampler, 6)
-    assert engine.slots_a_pass == 1
+    assert engine.groups.slots_each == 1
     alone = draw_all(small, jobs, 1, sampler)
     assert torch.equal(draw_all(small, jobs, 6, sampler), alone)
     assert (alone == expected).float().mean() > 0.9  # another kernel, the same distribution
@@ -106,10 +109,10 @@ def test_sizes_that_disagree_are_found_out():
     def by_place(rows):
         return [rows * (1 + (torch.arange(len(rows)) == 1).unsqueeze(1) * 2**-22)]
 
-    assert passes.agreeing_sizes(8, honest) == passes.SIZES
-    assert passes.agreeing_sizes(8, by_number) == (2, 4, 8, 12, 16)
-    assert passes.agreeing_sizes(8, from_sixteen) == (16, 24, 32, 48, 64)
-    assert passes.agreeing_sizes(8, by_place) == (1,)
+    assert sizes_that_agree(8, honest) == batch_invariance.SIZES
+    assert sizes_that_agree(8, by_number) == (2, 4, 8, 12, 16)
+    assert sizes_that_agree(8, from_sixteen) == (16, 24, 32, 48, 64)
+    assert sizes_that_agree(8, by_place) == (1,)
 
 
 def test_prompts_are_read_once_for_all_their_images(small, monkeypatch):
@@ -130,9 +133,9 @@ def test_no_guidance_computes_half_the_rows(small, monkeypatch):
         seen = []
         step = engine.step
 
-        def spy(embeddings, places, cache, step=step, seen=seen):
+        def spy(embeddings, positions, cache, step=step, seen=seen):
             seen.append(len(embeddings))
-            return step(embeddings, places, cache)
+            return step(embeddings, positions, cache)
 
         spy.pads_products_alone, spy.read = True, step.read
         engine.step = spy

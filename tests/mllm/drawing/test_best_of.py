@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from mllm.drawing.best_of import draw_best, semantic_log_likelihood
+from mllm.drawing.best_of import semantic_log_likelihood
 from mllm.drawing.choice import noise
 from mllm.drawing.engine import DrawingEngine
-from mllm.drawing.job import make_jobs
+from mllm.drawing.requests import ImageJob
 from mllm.model.sampler import Sampler
 from tests.mllm.tiny import NUM_PIXEL
 
@@ -12,10 +12,15 @@ PROMPTS = ["a red bar", "a very long prompt about a green box and a red bar", "a
 SAMPLER = Sampler(guidance_scale=1.0, temperature=1.5)
 
 
-def draw_tokens(model, sampler, candidate=0, seeds=None, **inputs):
+def draw_tokens(model, processor, prompts, candidate=0, seeds=(0, 1, 2)):
     """(B, N) image token ids of one candidate, by the engine alone."""
-    jobs = make_jobs(**inputs, seeds=seeds, candidate=candidate)
-    codes = dict(DrawingEngine(model, sampler, len(jobs)).draw(jobs))
+    chat = processor.chat
+    negative = tuple(chat.drawing(""))
+    jobs = [
+        ImageJob(tuple(chat.drawing(prompt)), negative, seed, candidate)
+        for prompt, seed in zip(prompts, seeds, strict=False)
+    ]
+    codes = dict(DrawingEngine(model, SAMPLER, len(jobs)).draw(jobs))
     return model.vocabulary.token_ids(torch.stack([codes[n] for n in range(len(jobs))]))
 
 
@@ -36,15 +41,11 @@ def gain(model, processor, prompt, token_ids):
 
 def test_the_best_candidate_of_each_prompt_is_given(model, processor):
     inputs, seeds = processor.drawings(PROMPTS), [3, 4, 5]
-    best = draw_best(
-        model, **inputs, seeds=seeds, sampler=SAMPLER.model_copy(update={"num_candidates": 5})
-    )
+    best = model.draw_images(**inputs, seeds=seeds, sampler=SAMPLER, num_candidates=5)
     chosen, spreads = set(), []
     for row, prompt in enumerate(PROMPTS):
-        alone = processor.drawings([prompt])
         candidates = [
-            draw_tokens(model, **alone, seeds=[seeds[row]], sampler=SAMPLER, candidate=number)
-            for number in range(5)
+            draw_tokens(model, processor, [prompt], number, [seeds[row]]) for number in range(5)
         ]
         gains = [gain(model, processor, prompt, candidate) for candidate in candidates]
         winner = max(range(5), key=lambda number: gains[number])
@@ -56,8 +57,8 @@ def test_the_best_candidate_of_each_prompt_is_given(model, processor):
 
 def test_one_candidate_is_the_plain_drawing(model, processor):
     inputs = processor.drawings(PROMPTS)
-    plain = draw_tokens(model, **inputs, sampler=SAMPLER)
-    assert torch.equal(draw_best(model, **inputs, sampler=SAMPLER), plain)
+    plain = draw_tokens(model, processor, PROMPTS)
+    assert torch.equal(model.draw_images(**inputs, sampler=SAMPLER), plain)
 
 
 def test_candidates_have_noise_of_their_own_and_the_first_that_of_the_seed():
@@ -68,17 +69,17 @@ def test_candidates_have_noise_of_their_own_and_the_first_that_of_the_seed():
 
 def test_the_likelihood_does_not_depend_on_padding(model, processor):
     together = processor.drawings(PROMPTS)
-    image_tokens = draw_tokens(model, **together, sampler=SAMPLER)
+    image_tokens = draw_tokens(model, processor, PROMPTS)
     values = semantic_log_likelihood(
-        model, together["input_ids"], together["attention_mask"], image_tokens
+        model, together["input_ids"], image_tokens, together["attention_mask"]
     )
     for row, prompt in enumerate(PROMPTS):
         alone = processor.drawings([prompt])["input_ids"]
-        value = semantic_log_likelihood(model, alone, None, image_tokens[row : row + 1])
+        value = semantic_log_likelihood(model, alone, image_tokens[row : row + 1])
         torch.testing.assert_close(value[0], values[row], atol=1e-4, rtol=1e-5)
 
 
 def test_ranking_without_an_unconditional_prompt_is_an_error(model, processor):
     input_ids = processor.drawings(["a red bar"])["input_ids"]
     with pytest.raises(ValueError, match="Ranking needs unconditional_ids"):
-        draw_best(model, input_ids, sampler=SAMPLER.model_copy(update={"num_candidates": 2}))
+        model.draw_images(input_ids, sampler=SAMPLER, num_candidates=2)

@@ -2,8 +2,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mllm.drawing import engine
-from mllm.drawing.best_of import draw_best
+from mllm.drawing import choice
 from mllm.drawing.choice import choose, noise
 from mllm.model.heads import FlatHead
 from mllm.model.sampler import Sampler
@@ -106,8 +105,8 @@ def test_temperature_zero_takes_the_best_code(model, processor):
 
 def test_guidance_of_one_is_the_conditional_model(model, processor):
     inputs = processor.drawings(PROMPTS)
-    guided = draw_best(model, **inputs, sampler=PLAIN)
-    plain = draw_best(model, inputs["input_ids"], inputs["attention_mask"], sampler=PLAIN)
+    guided = model.draw_images(**inputs, sampler=PLAIN)
+    plain = model.draw_images(inputs["input_ids"], inputs["attention_mask"], sampler=PLAIN)
     assert torch.equal(guided, plain)
 
 
@@ -120,7 +119,7 @@ def test_guidance_changes_what_is_drawn(model, processor):
 
 def test_guided_scores_are_those_of_two_separate_passes(model, processor, monkeypatch):
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(engine, "choose", lambda how, s, u: (seen.append(s), choose(how, s, u))[1])
+    monkeypatch.setattr(choice, "choose", lambda how, s, u: (seen.append(s), choose(how, s, u))[1])
     scale = 3.0
     token_ids = draw(model, processor, PROMPTS, [0, 1, 2, 3], Sampler(guidance_scale=scale))
     head, offset = model.image_head, model.vocabulary.offset
@@ -164,7 +163,7 @@ def test_the_model_draws_with_the_sampler_of_its_config(processor, hierarchical_
 def test_guidance_without_an_unconditional_prompt_is_an_error(model, processor):
     input_ids = processor.drawings(["a red bar"])["input_ids"]
     with pytest.raises(ValueError, match="unconditional_ids"):
-        draw_best(model, input_ids, sampler=Sampler(guidance_scale=2.0))
+        model.draw_images(input_ids, sampler=Sampler(guidance_scale=2.0))
 
 
 def many(scores, sampler, count=20_000):

@@ -8,11 +8,12 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from benchmarks.generate import alternative, plain_model
 from benchmarks.generate_model import make_model
 from mllm.drawing.choice import choose, guidance_scales
+from mllm.drawing.cpu.prepacked import PrepackedLinear
 from mllm.drawing.editing import grid_mask, keep_first_rows, keep_semantics, keep_where
 from mllm.drawing.engine import DrawingEngine
-from mllm.drawing.job import ImageJob
-from mllm.drawing.slot_cache import Prefix, SlotCache
-from mllm.drawing.step import LeanStep, OwnStep, make_step
+from mllm.drawing.requests import ImageJob
+from mllm.drawing.slots import Prefix, SlotCache
+from mllm.drawing.step import LeanStep, OwnStep, is_known
 from mllm.model.sampler import Sampler
 from runtime.errors import UserError
 
@@ -52,8 +53,8 @@ def make_decoder(family):
 @pytest.mark.parametrize("own", [False, True])
 def test_passes_over_the_cache_equal_one_forward(family, own):
     decoder, kind = make_decoder(family), FAMILIES[family][1]
-    assert type(make_step(decoder)) is kind
-    step = OwnStep(decoder) if own else make_step(decoder)
+    assert is_known(decoder) == (kind is LeanStep)
+    step = OwnStep(decoder) if own else kind(decoder)
     lengths, more = (5, 14, 8), 12
     rows = [torch.randn(1, length + more, 32) for length in lengths]
     cache = SlotCache(len(rows))
@@ -67,13 +68,13 @@ def test_passes_over_the_cache_equal_one_forward(family, own):
         cache.insert(row, Prefix(full, values, output.last_hidden_state[0, -1]), more)
     expected = [decoder(inputs_embeds=inputs).last_hidden_state[0] for inputs in rows]
     for number in range(more):
-        places = torch.tensor(lengths) + number
-        cache.aim(0, places, int(places.max()))
+        positions = torch.tensor(lengths) + number
+        cache.set_positions(0, positions, cache.num_visible(int(positions.max())))
         embeddings = torch.stack(
-            [inputs[0, place] for inputs, place in zip(rows, places, strict=True)]
+            [inputs[0, position] for inputs, position in zip(rows, positions, strict=True)]
         )
-        hidden = step(embeddings, places, cache)
-        wanted = torch.stack([e[place] for e, place in zip(expected, places, strict=True)])
+        hidden = step(embeddings, positions, cache)
+        wanted = torch.stack([e[at] for e, at in zip(expected, positions, strict=True)])
         torch.testing.assert_close(hidden, wanted, atol=2e-5, rtol=2e-5)
 
 
@@ -83,7 +84,7 @@ def test_a_prompt_leaves_what_transformers_own_forward_leaves(family):
     decoder = make_decoder(family)
     for length in (1, 7, 20):  # the last beyond the window of those that slide
         prompt = torch.randn(length, 32)
-        expected, mine = OwnStep(decoder).read(prompt), make_step(decoder).read(prompt)
+        expected, mine = OwnStep(decoder).read(prompt), LeanStep(decoder).read(prompt)
         assert len(mine) == len(expected) == length
         for name in ("keys", "values"):
             torch.testing.assert_close(getattr(mine, name), getattr(expected, name))
@@ -91,9 +92,9 @@ def test_a_prompt_leaves_what_transformers_own_forward_leaves(family):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_remembered_prompt_holds_its_keys_and_values_alone(packed):
-    prefix = make_step(make_decoder("qwen2"), packed).read(torch.randn(7, 32))
+@pytest.mark.parametrize("make_product", [None, PrepackedLinear])
+def test_a_remembered_prompt_holds_its_keys_and_values_alone(make_product):
+    prefix = LeanStep(make_decoder("qwen2"), make_product).read(torch.randn(7, 32))
     for tensor in (*prefix.keys, *prefix.values):
         assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
@@ -157,13 +158,13 @@ def test_what_is_kept_stays_and_the_rest_is_drawn(model):
     first = drawn(model, ImageJob((5, 6), (7,), 1), sampler)
     mask = torch.tensor([False, True, False, True])
     results = [
-        drawn(model, ImageJob((5, 6), (7,), s, 0, *keep_where(first, mask, num_pixel)), sampler)
+        drawn(model, ImageJob((5, 6), (7,), s, 0, keep_where(first, mask, num_pixel)), sampler)
         for s in range(20)
     ]
     assert all(torch.equal(codes[mask], first[mask]) for codes in results)
     assert len(torch.stack(results)[:, ~mask].unique(dim=0)) > 3
     everything = keep_where(first, torch.ones(4, dtype=torch.bool), num_pixel)
-    assert torch.equal(drawn(model, ImageJob((5, 6), (7,), 9, 0, *everything), sampler), first)
+    assert torch.equal(drawn(model, ImageJob((5, 6), (7,), 9, 0, everything), sampler), first)
 
 
 def test_an_image_goes_on_from_its_first_rows_as_it_went_before(model):
@@ -171,7 +172,7 @@ def test_an_image_goes_on_from_its_first_rows_as_it_went_before(model):
     for seed in range(8):
         whole = drawn(model, ImageJob((5, 6), (7,), seed), sampler)
         kept = keep_first_rows(whole, 1, 3)
-        assert torch.equal(drawn(model, ImageJob((5, 6), (7,), seed, 0, *kept), sampler), whole)
+        assert torch.equal(drawn(model, ImageJob((5, 6), (7,), seed, 0, kept), sampler), whole)
 
 
 def test_variations_keep_every_semantic_code(model):
@@ -179,7 +180,7 @@ def test_variations_keep_every_semantic_code(model):
     first = drawn(model, ImageJob((5, 6), (7,), 1), sampler)
     kept = keep_semantics(first, 3)
     results = torch.stack(
-        [drawn(model, ImageJob((5, 6), (7,), s, 0, *kept), sampler) for s in range(12)]
+        [drawn(model, ImageJob((5, 6), (7,), s, 0, kept), sampler) for s in range(12)]
     )
     assert (results // 3 == first // 3).all()
     assert len(results.unique(dim=0)) > 3
@@ -189,14 +190,15 @@ def test_variations_keep_every_semantic_code(model):
 
 def test_kept_codes_that_are_none_are_one_sentence(model):
     engine = DrawingEngine(model, Sampler(guidance_scale=1.0), 1)
-    none = torch.full((4,), -1)
-    for semantic, pixel, message in (
-        (none[:3], none, "3 kept semantic codes for an image of 4"),
-        (none + 7, none, r"must lie in \[0, 5\)"),
-        (none, none + 1, "means nothing without"),
+    none = torch.full((4, 2), -1)
+    for kept, message in (
+        (none[:3], r"shape \(3, 2\): give two for each of 4 positions"),
+        (none + torch.tensor([7, 0]), r"must lie in \[0, 5\) for semantic"),
+        (none + torch.tensor([0, 4]), r"\[0, 3\) for pixel codes"),
+        (none + torch.tensor([0, 1]), "means nothing without"),
     ):
         with pytest.raises(UserError, match=message):
-            list(engine.draw([ImageJob((5, 6), None, 0, 0, semantic, pixel)]))
+            list(engine.draw([ImageJob((5, 6), None, 0, 0, kept)]))
 
 
 @pytest.mark.parametrize("prompt, negative, scale", [((), None, 1.0), ((5, 6), (), 2.0)])
@@ -211,10 +213,11 @@ def test_a_mask_picture_keeps_the_patches_that_are_white():
 
     mask = Image.new("L", (16, 16), 255)
     mask.putpixel((9, 2), 0)
-    assert grid_mask(mask, 2, 16).tolist() == [True, False, True, True]
-    assert grid_mask(mask.resize((2, 2), 0), 2, 16).shape == (4,)
-    with pytest.raises(UserError, match="17×16 pixels: make it 16×16"):
-        grid_mask(Image.new("L", (17, 16)), 2, 16)
+    assert grid_mask(mask, 2).tolist() == [True, False, True, True]
+    assert grid_mask(mask.resize((2, 2), 0), 2).shape == (4,)
+    for size in ((17, 16), (17, 17)):
+        with pytest.raises(UserError, match=f"17×{size[1]} pixels: make it a square of 2×2"):
+            grid_mask(Image.new("L", size), 2)
 
 
 def test_schedules_rise_from_the_conditional_model_to_the_whole_scale():

@@ -8,14 +8,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmarks.generate_model import SIZES, make_model
-from mllm.drawing.cpu import compiled_pass
-from mllm.drawing.cpu import prepacked as packed
-from mllm.drawing.cpu import tables as ready
+from mllm.drawing.cpu import compiled_pass, prepacked, tables
 from mllm.drawing.cpu.compiled_pass import CompiledPass
-from mllm.drawing.cpu.prepacked import PackedLinear
+from mllm.drawing.cpu.prepacked import PrepackedLinear
 from mllm.drawing.editing import keep_first_rows
 from mllm.drawing.engine import DrawingEngine
-from mllm.drawing.job import ImageJob
+from mllm.drawing.requests import ImageJob
 from mllm.drawing.step import LeanStep
 from mllm.model.sampler import Sampler
 from runtime.errors import UserError
@@ -41,7 +39,7 @@ def test_a_compiled_step_draws_what_the_eager_one_draws(head, batch_size):
     sampler = Sampler(guidance_scale=2.0)
     jobs = [ImageJob((5, 6, 7, *range(10, 10 + number)), (8, 9), number) for number in range(6)]
     kept = keep_first_rows(torch.arange(16), 1, 8)
-    jobs.append(ImageJob((5, 6), (8,), 7, 0, *kept))
+    jobs.append(ImageJob((5, 6), (8,), 7, 0, kept))
     eager = dict(DrawingEngine(model, sampler, batch_size).draw(jobs))
     compiled = dict(DrawingEngine(model, sampler, batch_size, compile_step=True).draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)
@@ -73,7 +71,7 @@ def test_blocks_of_16_rows_where_the_rows_divide_by_16_and_the_list_is_known(row
 
     kind = next(kind for kind in lists if kind.__name__ == "CppMicroGemmFP32Vec")
     before = list(lists[kind])
-    with compiled_pass._weights_met_once(rows):
+    with compiled_pass._square_blocks(rows):
         inside = list(lists[kind])
     assert lists[kind] == before
     removed = [config for config in before if config not in inside]
@@ -82,7 +80,7 @@ def test_blocks_of_16_rows_where_the_rows_divide_by_16_and_the_list_is_known(row
     assert all(config.vec_isa_cls.__name__ == "VecAVX512" for config in removed)
     del lists[kind]  # as a later torch may have it
     try:
-        with compiled_pass._weights_met_once(16):
+        with compiled_pass._square_blocks(16):
             assert kind not in lists
     finally:
         lists[kind] = before
@@ -90,13 +88,13 @@ def test_blocks_of_16_rows_where_the_rows_divide_by_16_and_the_list_is_known(row
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 @pytest.mark.parametrize("head, family", [("flat", "llama"), ("hierarchical", "gemma3_text")])
-def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(
+def test_prepacked_weights_draw_the_same_compiled_and_leave_no_files(
     head, family, monkeypatch, tmp_path
 ):
     text = TEXT | FAMILIES.get(family, {}) | {"model_type": family}
     monkeypatch.setitem(SIZES, "small", {"text": text, "codes": (32, 4), "code_dim": 8})
-    monkeypatch.setattr(packed, "LEAST_NUMBERS", 1)
-    monkeypatch.setattr(ready, "MAX_NUMBERS", 1)  # as of a large model: no tables
+    monkeypatch.setattr(prepacked, "LEAST_NUMBERS", 1)
+    monkeypatch.setattr(tables, "MAX_NUMBERS", 1)  # as of a large model: no tables
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -109,7 +107,7 @@ def test_packed_matrices_draw_the_same_compiled_and_leave_no_files(
         if isinstance(engine.step, LeanStep)
         else engine.step.decoder.layers[0].self_attn.o_proj
     )
-    assert isinstance(out, PackedLinear)
+    assert isinstance(out, PrepackedLinear)
     compiled = dict(engine.draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)
     # What is compiled has the weights in it: too much to stay on the disk, even while it is used,
@@ -178,7 +176,9 @@ def test_torch_compile_as_on_a_gpu_draws_the_same_and_compiles_once(monkeypatch)
     jobs = [ImageJob((5, 6) * (1 + 20 * number), (8, 9), number) for number in range(3)]
     eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
     engine = DrawingEngine(model, sampler, 2, compile_step=True)
-    engine.compiled = CompiledPass(engine, ahead_of_time=False)
+    engine.compiled = CompiledPass(
+        engine.choice, engine.embed, engine.step, prepacked=False, ahead_of_time=False
+    )
     before = counters["stats"]["unique_graphs"]
     compiled = dict(engine.draw(jobs))
     assert all(torch.equal(eager[number], compiled[number]) for number in eager)

@@ -4,10 +4,9 @@
     semhitok ask --model DIR --questions FILE.jsonl --out ANSWERS.jsonl
 
 An answer is written greedily, or is the likeliest of given options. Answers go to the file as they
-come; the same command goes on after those that are there.
+come; the same command resumes after those that are there.
 """
 
-import argparse
 import itertools
 import json
 import math
@@ -24,6 +23,7 @@ from mllm.model.chat_template import clean
 from mllm.saved.fingerprint import model_fingerprint
 from mllm.serving.answering import Answer, Answerer, Question, plan_batches
 from mllm.serving.questions import Asked, asked_each, read_questions
+from mllm.serving.settings import AskSettings
 from runtime.errors import UserError
 from runtime.json_lines import append_rows, cut_torn_line, whole_lines
 from runtime.progress import Progress
@@ -93,6 +93,47 @@ def _found(one: Asked, answer: Answer) -> dict[str, Any]:
     return {"answer": max(scores, key=lambda option: scores[option]), "log_likelihoods": scores}
 
 
+def ask(settings: AskSettings) -> Path | None:
+    """Print the answers to questions about images, or write them to `settings.out`.
+
+    Returns:
+        The file of answers, if one was written.
+
+    Raises:
+        UserError: if a question or an image cannot be read, before anything is answered, or the
+            answers cannot be written.
+    """
+    asked = _read(settings)
+    for path in dict.fromkeys(path for one in asked for path in one.images):
+        open_image(path)  # all are checked before the model loads
+    answerer = Answerer.load(settings.model)
+    asking = Asking(answerer, settings.batch_size, settings.max_new_tokens)
+    for one in asked:
+        try:
+            asking.check(one)
+        except UserError as error:
+            name = "" if settings.questions is None else f"Question {one.name}: "
+            raise UserError(f"{name}{error}") from error
+    if settings.out is not None:
+        return answer_file(asking, asked, settings.out, model_fingerprint(settings.model))
+    if len(asked) == 1 and not asked[0].options and sys.stdout.isatty():
+        asking.stream(asked[0])
+        return None
+    answers = itertools.chain.from_iterable(asking.answers(asked))
+    for one, found in zip(asked, answers, strict=True):
+        _print_answer(one, found, len(asked) > 1)
+    return None
+
+
+def _read(settings: AskSettings) -> list[Asked]:
+    if settings.questions is None:
+        return asked_each(settings.image, settings.question, settings.options, settings.together)
+    asked = list(read_questions(settings.questions, settings.options))
+    if not asked:
+        raise UserError(f"{settings.questions} has no questions: write one object a line.")
+    return asked
+
+
 def answer_file(asking: Asking, asked: list[Asked], out: Path, fingerprint: str) -> Path:
     """Answer a list into a JSONL file, after the answers that are there already.
 
@@ -142,38 +183,3 @@ def _print_answer(one: Asked, found: dict[str, Any], several: bool) -> None:
     total = sum(math.exp(score - best) for score in scores.values())
     for option, score in sorted(scores.items(), key=lambda item: -item[1]):
         print(f"  {math.exp(score - best) / total:6.1%}  {option}")
-
-
-def command(args: argparse.Namespace) -> Path | None:
-    """`semhitok ask`: prints the answers, or writes them to --out."""
-    if args.questions is not None:
-        if args.images:
-            raise UserError("--questions names its own images: leave --image away.")
-        asked = list(read_questions(Path(args.questions), args.options))
-    else:
-        if not args.images or not args.question:
-            raise UserError("Nothing to answer: give --image and --question, or --questions FILE.")
-        images = [Path(path) for path in args.images]
-        asked = list(asked_each(images, args.question, args.options, args.together))
-    if not asked:
-        raise UserError(f"{args.questions} has no questions: write one object a line.")
-    if len(args.options or ("", "")) < 2:
-        raise UserError("--options has only one answer to choose from: give two or more.")
-    for path in {path: None for one in asked for path in one.images}:
-        open_image(path)  # all are checked before the model loads
-    asking = Asking(Answerer.load(args.model), args.batch_size, args.max_new_tokens)
-    for one in asked:
-        try:
-            asking.check(one)
-        except UserError as error:
-            name = "" if args.questions is None else f"Question {one.name}: "
-            raise UserError(f"{name}{error}") from error
-    if args.out is not None:
-        return answer_file(asking, asked, Path(args.out), model_fingerprint(args.model))
-    if len(asked) == 1 and not asked[0].options and sys.stdout.isatty():
-        asking.stream(asked[0])
-        return None
-    answers = itertools.chain.from_iterable(asking.answers(asked))
-    for one, found in zip(asked, answers, strict=True):
-        _print_answer(one, found, len(asked) > 1)
-    return None

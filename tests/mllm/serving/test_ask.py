@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mllm.serving.answering import Answerer
-from mllm.serving.ask_list import Asking
+from mllm.serving.ask import Asking
 from mllm.serving.questions import Asked, read_questions
-from semhitok import old_main as cli
+from semhitok import main as cli
 from tests.mllm.tiny import make_model, picture
 
 COLOURS = ["red", "blue", "green box"]

@@ -18,12 +18,15 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from mllm.drawing.drawer import Drawer, DrawingJob
+from mllm.drawing.drawer import Drawer
+from mllm.drawing.requests import ImageRequest
+from mllm.model.sampler import Sampler
 from mllm.saved.load import load_for_inference
-from mllm.serving.gallery import Picture
-from mllm.serving.prompts import Prompt, PromptList
+from mllm.serving.generate import generate as generate_images
+from mllm.serving.prompts import PromptList
+from mllm.serving.settings import GenerateSettings
 from runtime import files
-from semhitok import old_main as cli
+from semhitok import main as cli
 from tests.mllm.tiny import REPOSITORY, launch, make_model
 
 NUM_PROMPTS = 500
@@ -90,11 +93,9 @@ def test_an_image_tells_what_it_was_drawn_from_and_is_what_python_draws(
     assert [line["seed"] for line in lines] == [7, 8, 9]
     assert json.loads((tmp_path / "settings.json").read_text())["sampler"] == sampler
 
-    from mllm.drawing.generate import default_sampler
-
     model, processor = load_for_inference(folder)
-    drawer = Drawer(model, processor, default_sampler(model, **sampler))
-    [(_, codes)] = drawer.draw([DrawingJob("a red bar", 9, "blue")])
+    drawer = Drawer(model, processor, Sampler(**sampler))
+    [(_, codes)] = drawer.draw([ImageRequest("a red bar", 9, "blue")])
     assert drawer.pictures(codes[None])[0].tobytes() == drawn
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
         assert len(sheet.convert("RGB").getcolors(10**6)) > 10
@@ -103,8 +104,9 @@ def test_an_image_tells_what_it_was_drawn_from_and_is_what_python_draws(
 def test_the_same_list_as_text_jsonl_parquet_and_standard_input(tmp_path, monkeypatch) -> None:
 
     rows = [{"prompt": "a red bar"}, {"prompt": "a box", "seed": 4}, {"prompt": "c", "id": "last"}]
-    expected = [Prompt("00000", "a red bar", "x", 1), Prompt("00001", "a box", "x", 4),
-                Prompt("last", "c", "x", 1)]  # fmt: skip
+    expected = [ImageRequest("a red bar", 1, "x", id="00000"),
+                ImageRequest("a box", 4, "x", id="00001"),
+                ImageRequest("c", 1, "x", id="last")]  # fmt: skip
     jsonl = tmp_path / "list.jsonl"
     jsonl.write_text("\n\n".join(json.dumps(row) for row in rows))
     assert list(PromptList(jsonl, negative="x", seed=1)) == expected
@@ -120,9 +122,12 @@ def test_the_same_list_as_text_jsonl_parquet_and_standard_input(tmp_path, monkey
     assert list(piped) == expected and list(piped) == expected
     text = tmp_path / "list.txt"
     text.write_text("a red bar\n\n  {a box}\n")
-    two = [Prompt("00000", "a red bar"), Prompt("00001", "{a box}")]
+    two = [ImageRequest("a red bar", id="00000"), ImageRequest("{a box}", id="00001")]
     assert list(PromptList(text)) == two
-    assert [p.text for p in standard_input(text.read_bytes())] == ["a red bar", "{a box}"]
+    assert [request.prompt for request in standard_input(text.read_bytes())] == [
+        "a red bar",
+        "{a box}",
+    ]
 
 
 def test_what_is_finished_is_not_drawn_again_and_what_is_damaged_is(
@@ -160,7 +165,7 @@ def test_what_is_finished_is_not_drawn_again_and_what_is_damaged_is(
 MEASURED = """
 import re, sys
 from mllm.serving.gallery import Gallery
-from semhitok import old_main as cli
+from semhitok import main as cli
 write, written = Gallery.write, []
 def measured(*arguments):
     write(*arguments)
@@ -303,8 +308,8 @@ def test_a_mark_of_the_beginning_is_no_part_of_the_first_prompt(generate, tmp_pa
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--prompt", "a bar", "--seed", "9" * 23), "--seed: give a whole number of at most"),
-        (("--prompt", "a \udcff bar"), "--prompt: the text is not UTF-8"),
+        (("--prompt", "a bar", "--seed", "9" * 23), "--seed must be less than 9223372036854775808"),
+        (("--prompt", "a \udcff bar"), "--prompt: the text contains an unpaired surrogate"),
         (("--prompts", "/dev/null"), "--prompts: /dev/null is a pipe or a device; name a file"),
         (("--prompt", "a bar", "--paint-over"), "Nothing to keep from: give the --image"),
     ],
@@ -392,6 +397,18 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(generate, tmp_path, mon
     assert "Permission denied; choose a folder that can be written" in error.splitlines()[-1]
 
 
-def test_an_images_seed_is_that_of_its_prompt_and_its_number() -> None:
-    picture = Picture(Prompt("cat", "a cat", seed=40), 2)
-    assert (picture.seed, picture.file) == (42, "cat-02.png")
+def test_two_prompts_are_two_drawings_from_the_command_line_and_from_python(
+    folder, generate, tmp_path
+) -> None:
+    options = ["--prompt", "a red bar", "--prompt", "a box", "--num-images", 2, "--seed", 40]
+    assert generate(tmp_path / "one", *options)[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "one" / "images.jsonl").open()]
+    assert [(line["file"], line["prompt"], line["seed"]) for line in lines] == [
+        ("00000-00.png", "a red bar", 40), ("00000-01.png", "a red bar", 41),
+        ("00001-00.png", "a box", 40), ("00001-01.png", "a box", 41),
+    ]  # fmt: skip
+    settings = GenerateSettings(
+        model=folder, prompt=["a red bar", "a box"], out=tmp_path / "two", num_images=2, seed=40
+    )
+    assert generate_images(settings) == tmp_path / "two"
+    assert images(tmp_path / "two") == images(tmp_path / "one")

@@ -1,8 +1,6 @@
 """A conversation in the terminal, with images in both directions: `semhitok chat`."""
 
-import argparse
 import contextlib
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +8,14 @@ from pathlib import Path
 from torch import Tensor
 from transformers import TextStreamer
 
-from data_pipelines.images import open_image
+from data_pipelines.images import open_image, write_png
 from data_pipelines.records import IMAGE_MARK
-from mllm.drawing.drawer import Drawer, DrawingJob
-from mllm.drawing.generate import default_sampler
-from mllm.model.sampler import Sampler
+from mllm.drawing.drawer import Drawer
+from mllm.drawing.requests import ImageRequest
+from mllm.model.sampler import model_sampler
 from mllm.serving.answering import Answerer
-from runtime.errors import UserError
-from runtime.files import write_bytes
+from mllm.serving.settings import ChatSettings
+from runtime.errors import UserError, one_line
 from runtime.run_folder import make_folder
 
 HELP = """\
@@ -96,13 +94,12 @@ class ChatSession:
     def _draw(self, prompt: str) -> None:
         if not prompt:
             raise UserError("Say what to draw: /draw PROMPT.")
-        [(_, codes)] = self.drawer.draw([DrawingJob(prompt, self.seed)])
+        [(_, codes)] = self.drawer.draw([ImageRequest(prompt, self.seed)])
         self.seed += 1
         make_folder(self.out)
-        buffer = io.BytesIO()
-        self.drawer.pictures(codes.unsqueeze(0))[0].save(buffer, "PNG")
-        numbers = (self.out / f"drawing-{number:03d}.png" for number in range(10**6))
-        path = write_bytes(next(p for p in numbers if not p.exists()), buffer.getvalue())
+        paths = (self.out / f"drawing-{number:03d}.png" for number in range(10**6))
+        path = next(path for path in paths if not path.exists())
+        write_png(self.drawer.pictures(codes.unsqueeze(0))[0], path)
         self._show(self.drawer.model.vocabulary.token_ids(codes))
         print(f"(drew {path})")
 
@@ -153,14 +150,17 @@ def lines() -> Iterator[str]:
             return
 
 
-def command(args: argparse.Namespace) -> None:
-    """`semhitok chat`."""
-    answerer = Answerer.load(args.model)
-    overrides = {name: getattr(args, name, None) for name in Sampler.model_fields}
-    sampler = default_sampler(answerer.model, **overrides)
+def chat(settings: ChatSettings) -> None:
+    """Read lines until the last one, or until `/quit`.
+
+    Raises:
+        UserError: if the folder holds no whole model, or a line is no text.
+    """
+    answerer = Answerer.load(settings.model)
+    sampler = model_sampler(answerer.model.config.image_sampler, settings.sampler)
     drawer = Drawer(answerer.model, answerer.processor, sampler, sampler.num_candidates)
     session = ChatSession(
-        answerer, drawer, Path(args.out), args.history, args.max_new_tokens, args.seed
+        answerer, drawer, settings.out, settings.history, settings.max_new_tokens, settings.seed
     )
     if sys.stdin.isatty():
         print(HELP)
@@ -169,5 +169,5 @@ def command(args: argparse.Namespace) -> None:
             if not session.take(line):
                 return
         except UserError as error:
-            print(f"({' '.join(str(error).split())})")
+            print(f"({one_line(error)})")
         sys.stdout.flush()

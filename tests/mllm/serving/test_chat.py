@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from mllm.drawing.drawer import Drawer
+from mllm.drawing.requests import ImageRequest
 from mllm.model.sampler import Sampler
 from mllm.serving.answering import Answerer
-from mllm.serving.chat_session import ChatSession, lines
+from mllm.serving.chat import ChatSession, lines
 from runtime.errors import UserError
 from tests.mllm.tiny import REPOSITORY, make_model, picture
 
@@ -79,17 +80,11 @@ def test_a_drawing_is_a_file_and_can_be_asked_about(session, tmp_path, capsys):
     paths = sorted((tmp_path / "drawn").iterdir())
     assert [path.name for path in paths] == ["drawing-000.png", "drawing-001.png"]
     assert f"(drew {paths[1]})" in capsys.readouterr().out
-    [(_, codes)] = session.drawer.draw([session_job(1)])
+    [(_, codes)] = session.drawer.draw([ImageRequest("a red bar", 1)])
     with Image.open(paths[1]) as image:
         assert image.tobytes() == session.drawer.pictures(codes[None])[0].tobytes()
     session.take("what is it?")
     assert len(session.images) == 2
-
-
-def session_job(seed):
-    from mllm.drawing.drawer import DrawingJob
-
-    return DrawingJob("a red bar", seed)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""The door: everything that a drawing engine computes with, in the quickest form.
+
+Nothing outside of this room knows of tables, prepacked weights, or how many rows make a pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from mllm.drawing.choice import CodeChoice
+from mllm.drawing.cpu.batch_invariance import RowGroups, agreeing_sizes
+from mllm.drawing.cpu.compiled_pass import CompiledPass
+from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile, with_prepacked_linears
+from mllm.drawing.cpu.tables import make_embedding, make_head
+from mllm.drawing.step import LeanStep, OwnStep, is_known
+from mllm.model.modeling_unified import UnifiedModel
+
+
+@dataclass
+class Parts:
+    """What a pass is computed with.
+
+    Attributes:
+        step: the language model, a token for each row.
+        head: scores of codes, as of `FlatHead` or `HierarchicalHead`.
+        adapter: the model's, which embeds image codes.
+        embed: (n, D) embeddings of (n,) flat codes at (n,) image positions, from a table if it can.
+        prepacked: whether they multiply by prepacked weights.
+    """
+
+    step: LeanStep | OwnStep
+    head: Any
+    adapter: Any
+    embed: Callable[[Tensor, Tensor], Tensor]
+    prepacked: bool
+
+    def compiled_pass(self, choice: CodeChoice) -> CompiledPass:
+        """See `CompiledPass`."""
+        return CompiledPass(choice, self.embed, self.step, self.prepacked)
+
+    def row_groups(self, model: UnifiedModel, rows_each: int, batch_size: int) -> RowGroups:
+        """Which images go through an eager pass together; see `batch_invariance`."""
+        sizes = agreeing_sizes(model, self.step, self.head, self.adapter)
+        return RowGroups(sizes, rows_each, batch_size)
+
+
+def make_parts(model: UnifiedModel, compiled: bool = False) -> Parts:
+    """Read a model's weights, once.
+
+    Args:
+        model: in eval mode.
+        compiled: keep what a compiler reads of prepacked weights.
+    """
+    decoder = model.language_model.get_decoder()
+    prepacked = is_worthwhile(model.language_model)
+    step: LeanStep | OwnStep
+    if is_known(decoder):
+        make_product = partial(PrepackedLinear, keep_matrix=compiled) if prepacked else None
+        step = LeanStep(decoder, make_product)
+    else:
+        step = OwnStep(with_prepacked_linears(decoder) if prepacked else decoder)
+    head = make_head(model, prepacked, compiled)
+    adapter = with_prepacked_linears(model.adapter) if prepacked else model.adapter
+    return Parts(step, head, adapter, make_embedding(model, adapter), prepacked)
