@@ -21,7 +21,7 @@ from eval.drawing.easy_vqa_report import report_easy_vqa
 from eval.drawing.settings import EASY_VQA, GenerationSettings
 from eval.measures.intervals import wilson_interval
 from eval.reports.page import write_report
-from mllm.drawing.generate import draw
+from mllm.drawing.drawer import draw
 from mllm.model.sampler import model_sampler
 from mllm.saved.fingerprint import model_fingerprint
 from mllm.saved.load import load_for_inference

@@ -12,7 +12,7 @@ from eval.drawing.easy_vqa import GUIDANCE_CONVENTION
 from eval.drawing.layouts import LAYOUTS, Prompt, check_layout, save_drawing
 from eval.drawing.settings import GenerationSettings
 from eval.measures.conditions import UNKNOWN
-from mllm.drawing.generate import draw
+from mllm.drawing.drawer import draw
 from mllm.model.sampler import model_sampler
 from mllm.saved.fingerprint import model_fingerprint
 from mllm.saved.load import load_for_inference

@@ -17,6 +17,7 @@ from mllm.drawing.requests import ImageJob, ImageRequest
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler
+from runtime.progress import Progress
 from tokenizer.model.modeling_semhitok import ImageCodes
 
 
@@ -90,3 +91,32 @@ class Drawer:
         pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         token_ids = self.model.get_image_tokens(pixels.to(self.model.device))
         return self.model.vocabulary.image_codes(token_ids)[0].cpu()
+
+
+def draw(
+    model: UnifiedModel,
+    processor: UnifiedProcessor,
+    prompts: list[str],
+    seeds: list[int],
+    sampler: Sampler | None = None,
+    batch_size: int = 16,
+) -> Iterator[Image.Image]:
+    """Draw a list of prompts with a progress bar; arguments as of `Drawer`, and a seed for each.
+
+    Yields:
+        A picture of each prompt, in order.
+
+    Raises:
+        UserError: if a prompt with its image is longer than the model's context.
+    """
+    drawer = Drawer(model, processor, sampler, batch_size)
+    requests = (ImageRequest(*each) for each in zip(prompts, seeds, strict=True))
+    early: dict[int, Image.Image] = {}  # finished before their turn
+    following = 0
+    with Progress(len(prompts), "draw", unit="image") as progress:
+        for index, codes in drawer.draw(requests):
+            early[index] = drawer.pictures(codes.unsqueeze(0))[0]
+            progress.update()
+            while following in early:
+                yield early.pop(following)
+                following += 1

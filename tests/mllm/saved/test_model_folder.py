@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor
 
 from mllm import UnifiedForConditionalGeneration, UnifiedProcessor
-from mllm.drawing.generate import draw
+from mllm.drawing.drawer import draw
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.sampler import Sampler
 from mllm.saved.load import load_for_inference, load_model, load_processor
