@@ -3,12 +3,13 @@
     lmms_eval --model semhitok --model_args pretrained=DIR --tasks pope,gqa,mme --batch_size 16
     lmms_eval --model semhitok --model_args pretrained=DIR --tasks seedbench_ppl --force_simple
 
-The second is for tasks that weigh options by their likelihood: lmms-eval has these for its "simple"
-interface alone. It finds this file through the entry point `lmms_eval.models`; nothing else here
-imports it.
+The second is for tasks that compare options by their likelihood, which lmms-eval has for its
+"simple" interface alone. lmms-eval finds this file through the entry point `lmms_eval.models`;
+nothing else here imports it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipelines.records import IMAGE_MARK
-from mllm.serving.answering import Answerer
+from mllm.serving.answering import Answerer, Question, plan_batches
 from runtime.errors import UserError
 from runtime.progress import Progress
 
@@ -103,7 +104,7 @@ class SemHiTok(lmms):
         A bare pair would reach the task as a text (version 0.7.3), so it goes in a result's `text`,
         which is passed on as it is.
         """
-        prompts, images, endings = [], [], []
+        questions = []
         for request in requests:
             context, continuation, *rest = request.args
             pictures: list[Image.Image] = []
@@ -113,19 +114,19 @@ class SemHiTok(lmms):
                 pictures = to_visuals(document) if to_visuals else []
                 continuation = continuation(document) if callable(continuation) else continuation
             content = IMAGE_MARK * len(pictures) + context.replace(IMAGE_MARK, "")
-            prompts.append(self.answerer.prompt([{"role": "user", "content": content}]))
-            images.append(self._tokens(pictures))
-            endings.append(str(continuation).lstrip())
+            prompt = self.answerer.prompt([{"role": "user", "content": content}])
+            keys = tuple(map(_Picture, pictures))
+            questions.append(Question(prompt, keys, (str(continuation).lstrip(),)))
         results: list[GenerationResult] = []
-        with Progress(len(requests), "weigh", "answer") as progress:
-            for start in range(0, len(requests), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                weighed = self.answerer.loglikelihood(prompts[part], images[part], endings[part])
-                pairs: list[Any] = [
-                    (-w.log_likelihood / w.num_tokens, w.is_greedy) for w in weighed
-                ]
-                results += [GenerationResult(pair) for pair in pairs]
-                progress.update(len(weighed))
+        batches = plan_batches([len(question.prompt) for question in questions], self.batch_size)
+        with Progress(len(requests), "compare", "answer") as progress:
+            for batch, answers in self.answerer.answer_list(
+                questions, batches, self._tokens, batch_size=self.batch_size
+            ):
+                for (found,) in (answer.likelihoods for answer in answers):
+                    pair: Any = (-found.log_likelihood / found.num_tokens, found.is_greedy)
+                    results.append(GenerationResult(pair))
+                progress.update(len(batch))
         return results
 
     def _rounds(
@@ -152,28 +153,29 @@ class SemHiTok(lmms):
         progress: Progress | None = None,
     ) -> list[str]:
         """Answers in the order asked; prompts of like settings and length share a batch."""
-        read = [_conversation(messages) for messages in asked]
-        prompts = [self.answerer.prompt(messages) for messages, _ in read]
-        order = sorted(range(len(asked)), key=lambda i: (str(settings[i]), len(prompts[i])))
-        answers = [""] * len(asked)
-        start = 0
-        while start < len(order):
-            same = settings[order[start]]
-            batch = [i for i in order[start : start + self.batch_size] if settings[i] == same]
-            texts = self.answerer.answer(
-                [prompts[i] for i in batch],
-                [self._tokens(read[i][1]) for i in batch],
-                **self._generation(same, max(len(prompts[i]) for i in batch)),
-            )
-            for i, text in zip(batch, texts, strict=True):
-                answers[i] = _cut(text, same.get("until"))
-            start += len(batch)
-            if progress is not None:
-                progress.update(len(batch))
-        return answers
+        questions = []
+        for messages in asked:
+            said, pictures = _conversation(messages)
+            questions.append(Question(self.answerer.prompt(said), tuple(map(_Picture, pictures))))
+        alike: dict[str, list[int]] = {}
+        for index, chosen in enumerate(settings):
+            alike.setdefault(str(chosen), []).append(index)
+        texts = [""] * len(asked)
+        for indices in alike.values():
+            chosen = settings[indices[0]]
+            lengths = [len(questions[i].prompt) for i in indices]
+            for part in plan_batches(lengths, self.batch_size, window=len(indices)):
+                batch, longest = [indices[i] for i in part], max(lengths[i] for i in part)
+                options = self._generation(chosen, longest)
+                found = self.answerer.answer_list(questions, [batch], self._tokens, **options)
+                for i, answer in zip(batch, next(found)[1], strict=True):
+                    texts[i] = _cut(answer.text, chosen.get("until"))
+                if progress is not None:
+                    progress.update(len(batch))
+        return texts
 
-    def _tokens(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
-        return list(self.answerer.image_tokens(pictures)) if pictures else []
+    def _tokens(self, pictures: list["_Picture"]) -> Sequence[Tensor]:
+        return list(self.answerer.image_tokens([picture.image for picture in pictures]))
 
     def _generation(self, settings: dict[str, Any], prompt_length: int) -> dict[str, Any]:
         """A task's settings as `Answerer.answer` takes them; never beyond the model's context."""
@@ -229,6 +231,13 @@ class SimpleSemHiTok(SemHiTok):
         return answers
 
 
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """A picture of a question, known by itself alone."""
+
+    image: Image.Image
+
+
 def _user_turn(pictures: Sequence[Image.Image] | None, text: str) -> Messages:
     content: list[dict[str, Any]] = [{"type": "image", "url": p} for p in pictures or ()]
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
@@ -259,8 +268,8 @@ def _conversation(messages: Messages) -> tuple[list[dict[str, str]], list[Image.
 def _cut(text: str, until: Any) -> str:
     """The text before the first of the task's stop strings."""
     stops = [until] if isinstance(until, str) else until or []
-    places = [text.find(stop) for stop in stops if stop and stop in text]
-    return text[: min(places)].strip() if places else text
+    found = [text.find(stop) for stop in stops if stop and stop in text]
+    return text[: min(found)].strip() if found else text
 
 
 def _number(batch_size: int | str, most: int | str | None) -> int:

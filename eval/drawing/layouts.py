@@ -78,7 +78,7 @@ def read_prompts(task: str, file: Path | str, images_per_prompt: int | None = No
     file, layout = Path(file), LAYOUTS[task]
     number = images_per_prompt or layout.images_per_prompt
     if layout.grid and number != 4:
-        raise UserError(f"{task} wants grids of 4 drawings, not {number}: leave --seeds away.")
+        raise UserError(f"{task} needs grids of 4 drawings, not {number}: leave --seeds away.")
     try:
         prompts = layout.read(file, number)
     except (
@@ -123,7 +123,7 @@ def check_layout(task: str, folder: Path | str, prompts: Sequence[Prompt]) -> No
                 sides = image.size
         except Exception as error:  # Pillow lets a dozen kinds out of its parsers
             raise UserError(
-                f"{folder / path} is no whole picture; delete it, draw again."
+                f"{folder / path} is not a whole picture; delete it and draw again."
             ) from error
         if layout.grid and (sides[0] % 2 or sides[1] % 2):
             raise UserError(f"{folder / path} is {sides[0]}×{sides[1]}, no grid of two by two.")
@@ -210,7 +210,7 @@ def _compbench(file: Path, number: int) -> list[Prompt]:
     return [
         Prompt(
             text,
-            tuple(f"samples/{text}_{index * number + place:06d}.png" for place in range(number)),
+            tuple(f"samples/{text}_{index * number + sample:06d}.png" for sample in range(number)),
         )
         for index, text in enumerate(texts)
     ]

@@ -1,4 +1,4 @@
-"""What must agree of two results before their numbers may stand in one column."""
+"""What two results must have in common before their numbers may stand in one column."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,12 +31,12 @@ CONDITIONS = {
 """Keys of a summary that must agree, and what they are called."""
 
 UNKNOWN = "not known"
-"""How a condition begins of which nothing is known, as the decoding of another system: it is said,
-but keeps no results apart."""
+"""How a condition begins that is not known, such as the decoding of another system: mentioned,
+but it keeps no results apart."""
 
 
 def conditions_of(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """All that must agree of a result, as a summary of several results keeps it."""
+    """The conditions of a result, as a summary of several results keeps them."""
     found = {key: condition(summary, key) for key in CONDITIONS}
     return {key: value for key, value in found.items() if value not in (None, [])}
 
@@ -44,8 +44,8 @@ def conditions_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 def differences(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """What keeps results out of one table, each with the values; empty where nothing does.
 
-    A summary with `parts`, each the conditions of a result within it, is compared part by part. Of
-    results of other tasks nothing more is said.
+    A summary with `parts`, each the conditions of a result within it, is compared part by part.
+    Results of different tasks differ in nothing but that.
     """
     tasks = list(dict.fromkeys(str(summary.get("task")) for summary in summaries))
     if len(tasks) > 1:

@@ -125,7 +125,7 @@ def _inception(name: str, weights: str | None) -> FeatureNetwork:
         )
     except (OSError, RuntimeError, ValueError) as error:  # no network, or no such file
         raise UserError(
-            f"The Inception weights of FID cannot be had ({error}): download "
+            f"The Inception weights of FID cannot be loaded ({error}): download "
             "pt_inception-2015-12-05-6726825d.pth from torch-fidelity's releases and give "
             "inception:FILE, or name another network, such as efficientnet-lite0."
         ) from error

@@ -111,7 +111,7 @@ class EvaluationImages:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the images: of a prepared set its content, of a folder its names and file sizes."""
+        """Identifies the images: prepared ones by content, a folder by names and file sizes."""
         if self.is_prepared:
             whole = str(self._images.fingerprint)
         else:

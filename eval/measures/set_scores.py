@@ -29,7 +29,7 @@ def require_pairs(kinds: Sequence[str], *counts: int) -> None:
     """
     if "kid" in kinds and min(counts) < 2:
         raise UserError(
-            f"A kernel distance needs at least 2 images on either side, and here are "
+            f"A kernel distance needs at least 2 images on either side, but there are "
             f"{' and '.join(map(str, counts))}."
         )
 

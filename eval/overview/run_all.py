@@ -8,6 +8,7 @@ Example:
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +49,9 @@ def evaluate(settings: RunAllSettings) -> Path:
     out, model, data = settings.out, settings.model, settings.data
     open_benchmark(find_task("easy-vqa"), data)  # refuses data without questions before any work
     RunDirectory(out).start(settings, "semhitok eval all")
-    tokenizer = out / "tokenizer"
-    save_tokenizer(load_model(model).image_tokenizer, tokenizer)
-    steps: dict[str, Any] = {
-        "reconstruction": lambda folder: reconstruction.evaluate(
-            ReconstructionSettings(tokenizer=tokenizer, data=data, out=folder)
-        ),
-        "vqa": lambda folder: vqa.evaluate(VQASettings(model=model, data=data, out=folder)),
-        "generation": lambda folder: drawing.evaluate(
-            GenerationSettings(model=model, seeds=settings.seeds, out=folder)
-        ),
-    }
-    if settings.max_images:
-        steps["input_ablation"] = lambda folder: input_ablation.evaluate(
-            InputAblationSettings(
-                model=model, data=data, max_images=settings.max_images, out=folder
-            )
-        )
     seconds: dict[str, float] = {}
     parts: dict[str, dict[str, Any]] = {}
-    for name, run in steps.items():
+    for name, run in _steps(settings).items():
         started = time.monotonic()
         parts[name] = read_json(run(out / name) / "summary.json")
         seconds[name] = time.monotonic() - started
@@ -105,3 +89,25 @@ def evaluate(settings: RunAllSettings) -> Path:
     for name, score in summary["scores"].items():
         print(f"{name:<32} {score['value']:.4g}")
     return out
+
+
+def _steps(settings: RunAllSettings) -> dict[str, Callable[[Path], Path]]:
+    """Each evaluation by its name, as a function of the folder that it writes."""
+    model, data, tokenizer = settings.model, settings.data, settings.out / "tokenizer"
+    save_tokenizer(load_model(model).image_tokenizer, tokenizer)
+    steps: dict[str, Callable[[Path], Path]] = {
+        "reconstruction": lambda folder: reconstruction.evaluate(
+            ReconstructionSettings(tokenizer=tokenizer, data=data, out=folder)
+        ),
+        "vqa": lambda folder: vqa.evaluate(VQASettings(model=model, data=data, out=folder)),
+        "generation": lambda folder: drawing.evaluate(
+            GenerationSettings(model=model, seeds=settings.seeds, out=folder)
+        ),
+    }
+    if settings.max_images:
+        steps["input_ablation"] = lambda folder: input_ablation.evaluate(
+            InputAblationSettings(
+                model=model, data=data, max_images=settings.max_images, out=folder
+            )
+        )
+    return steps

@@ -61,7 +61,7 @@ def open_benchmark(
 
 @contextmanager
 def _laid_out(task: Task, data: str | None) -> Iterator[None]:
-    """Say in one sentence that a field is of another kind than the benchmark's own files have."""
+    """Tell in one sentence of a field that is not as in the benchmark's own files."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -84,8 +84,8 @@ def _read_path(task: Task, path: Path) -> QuestionSet:
         return read_own_lines(path)
     if task.name not in TASKS_WITH_FILES or (task.name == "mmbench" and path.suffix != ".tsv"):
         raise UserError(
-            f"{path} is nothing that {task.name} is read from; give a prepared folder, JSONL with "
-            "image, question and answers, or parquet files"
+            f"{path} is not a file that {task.name} is read from; give a prepared folder, JSONL "
+            "with image, question and answers, or parquet files"
         )
     return read_published(task.name, path)
 

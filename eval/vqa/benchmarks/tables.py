@@ -55,7 +55,7 @@ def read_hub(task: str, name: str | None = None, split: str | None = None) -> Qu
         split: another split.
 
     Raises:
-        UserError: if it cannot be had, or has other columns.
+        UserError: if it cannot be loaded, or has other columns.
     """
     copy = HUB_COPIES[task]
     name, split = name or copy.name, split or copy.split
@@ -63,14 +63,14 @@ def read_hub(task: str, name: str | None = None, split: str | None = None) -> Qu
     found = read_table(task, table, f"{name} ({split})")
     if copy.images and "image" not in table.column_names:
         pictures = _load(name, copy.images, split)
-        place = {str(key): index for index, key in enumerate(pictures["id"])}
-        missing = [q.image_id for q in found.questions if q.image_id not in place]
+        position = {str(key): index for index, key in enumerate(pictures["id"])}
+        missing = [q.image_id for q in found.questions if q.image_id not in position]
         if missing:
             raise UserError(f"{found.source} lacks {len(missing):,} images, such as {missing[0]!r}")
         found = replace(
             found,
             questions=[
-                replace(q, images=(_cell(pictures, place[q.image_id], "image"),))
+                replace(q, images=(_cell(pictures, position[q.image_id], "image"),))
                 for q in found.questions
             ],
         )
@@ -147,7 +147,7 @@ def _load(name: str, config: str | None, split: str) -> Any:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # datasets, huggingface_hub and the network each have their own
         raise UserError(
-            f"the data set {name} ({config or 'default'}, {split}) cannot be had from the hub "
+            f"the data set {name} ({config or 'default'}, {split}) cannot be loaded from the hub "
             f"({says(error)}); check the name and the network, or download it elsewhere and "
             "give its folder with --data"
         ) from error

@@ -26,7 +26,7 @@ def judge(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
 
 
 def confusion(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Accuracy, precision, recall, F1 ("yes" is the positive) and the share of answers "yes".
+    """Accuracy, precision, recall, F1 ("yes" is the positive) and the fraction of answers "yes".
 
     Precision, recall and F1 are None where the official script would divide by zero.
     """

@@ -134,7 +134,7 @@ def test_a_layout_check_names_the_first_file_that_is_missing(task, export):
         check_layout(task, folder, prompts)
     assert victim in str(refused.value)
     (folder / victim).write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(UserError, match="no whole picture"):
+    with pytest.raises(UserError, match="not a whole picture"):
         check_layout(task, folder, prompts)
 
 

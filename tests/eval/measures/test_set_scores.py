@@ -78,7 +78,7 @@ def test_groups_have_distances_of_their_own_and_kid_where_they_are_small():
 def test_too_small_sets_are_refused_before_the_work():
     require_pairs(["kid"], 2, 2)
     require_pairs(["frechet"], 1, 1)
-    with pytest.raises(UserError, match="at least 2 images on either side, and here are 4 and 1"):
+    with pytest.raises(UserError, match="at least 2 images on either side, but there are 4 and 1"):
         require_pairs(["frechet", "kid"], 4, 1)
 
 

@@ -509,7 +509,7 @@ def test_popes_ids_may_be_told_apart_by_category_or_order(tmp_path):
         (["--task", "vqa3"], "no task is called 'vqa3'; choose one of easy-vqa, vqav2"),
         (["--task", "nowhere.jsonl"], "no such file: nowhere.jsonl"),
         (["--task", "pope", "--data", "@nowhere/x.json"], "no such file or folder"),
-        (["--task", "pope"], "cannot be had from the hub"),
+        (["--task", "pope"], "cannot be loaded from the hub"),
         (["--task", "exact"], "needs --data"),
         ([], "needs --data"),
         (["--task", "@own.jsonl", "--data", "@own.jsonl"], "--data cannot name another"),

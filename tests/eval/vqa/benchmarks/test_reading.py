@@ -226,7 +226,7 @@ def test_the_hub_is_asked_for_the_usual_copy_and_its_images_joined(monkeypatch):
 
 
 def test_a_data_set_that_cannot_be_downloaded_is_one_sentence():
-    with pytest.raises(UserError, match=r"lmms-lab/POPE .* cannot be had from the hub .*--data"):
+    with pytest.raises(UserError, match=r"lmms-lab/POPE .* cannot be loaded from the hub .*--data"):
         open_benchmark(TASKS["pope"], None)
     with pytest.raises(UserError, match="somebody/else"):
         open_benchmark(TASKS["pope"], "somebody/else")
@@ -324,7 +324,7 @@ def test_published_files_that_cannot_be_scored_are_one_sentence(tmp_path, name, 
         ("gqa", "x.json", "[]", "is not a file of GQA"),
         ("textvqa", "x.json", "{}", 'has no list "data"'),
         ("pope", "x.json", "{\n", "line 1 of .* is not valid JSON"),
-        ("mmmu", "x.json", "{}", "nothing that mmmu is read from"),
+        ("mmmu", "x.json", "{}", "not a file that mmmu is read from"),
         ("pope", "x.parquet", "nonsense", "cannot be read as parquet"),
         ("mmbench", "x.tsv", "a\tb\n1\t2\n", "no field 'index'"),
         ("exact", "x.jsonl", '{"image": 1\n', "line 1 of .* is not valid JSON"),
