@@ -1,6 +1,6 @@
 """The loss in chunks beside full logits, over a text and an image vocabulary.
 
-Both compute the cross entropy of the same tokens over all rows, forward and backward. `full` makes
+Both compute the cross entropy of the same labels over both, forward and backward. `full` makes
 every logit, as transformers' causal models do; `ours` is the training loss. `torch`
 (`--with-torch`) is `linear_cross_entropy` in chunks of the same size, a loss for each label. Every
 label has a weight, as in training. Memory is the peak beyond the parameters, the hidden states and
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     example = "python -m benchmarks.loss --tokens 256 512 1024"
     parser = protocol.make_parser(__doc__ or "", example, repeats=2)
     add = parser.add_argument
-    add("--text-rows", type=protocol.positive, default=151_936, help="(default: 151936, Qwen2.5)")
-    add("--image-rows", type=protocol.positive, default=196_608, help="(default: 196608)")
+    add("--text-vocabulary", type=protocol.positive, default=151_936, help="(default: 151936)")
+    add("--image-vocabulary", type=protocol.positive, default=196_608, help="(default: 196608)")
     add("--width", type=protocol.positive, default=256, help="hidden size (default: 256)")
     add(
         "--tokens", type=protocol.positive, nargs="+", default=[256, 512, 1024], metavar="N",
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(set(arguments.tokens)) < 2:
         parser.error("--tokens needs at least two sizes, since a line goes through them")
     device = protocol.start(arguments)
-    head = nn.Linear(arguments.width, arguments.text_rows + arguments.image_rows, bias=False)
+    vocab_size = arguments.text_vocabulary + arguments.image_vocabulary
+    head = nn.Linear(arguments.width, vocab_size, bias=False)
     head.to(device)
     ways = (*WAYS, "torch") if arguments.with_torch else WAYS
     rows = [measure(head, n, arguments.repeats, ways) for n in sorted(set(arguments.tokens))]
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         time_ratio=rows[-1]["faster"],
         memory_ratio_extrapolated=further["less memory"],
         extrapolated_tokens=further["tokens"],
-        num_rows=head.out_features,
+        vocab_size=vocab_size,
         width=arguments.width,
         chunk_scores=loss.CHUNK_SCORES,
         repeats=arguments.repeats,

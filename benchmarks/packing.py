@@ -1,10 +1,10 @@
-"""Packed rows beside padded batches, on documents as long as those of LLaVA-1.5's mixture.
+"""Packed sequences beside padded batches, on documents as long as those of LLaVA-1.5's mixture.
 
 All ways train on the same documents, forward and backward, with one small model. `padded` takes
 `--batch` documents in the order of the data and pads them to the longest (plain causal SDPA, and
 no mask, since padding comes last); `groups` sorts windows of 16 such batches by length first;
-`packed` fills rows of `--row-length` by best fit and attends document by document. What counts is
-useful tokens a second: those of documents, not of padding.
+`packed` fills sequences of `--max-seq-length` by best fit and attends document by document. What
+counts is useful tokens a second: those of documents, not of padding.
 
 The numbers of documents of each source are those of the paper (Liu et al., arXiv 2310.03744, table
 7). How many text tokens a document of it has is our estimate: the median of a lognormal and its
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import protocol
-from mllm.data.packing import pack, plan_rows
-from mllm.data.sequences import Document
+from mllm.data.documents import Document
+from mllm.data.packing import pack, plan_sequences
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.modeling_unified import UnifiedModel
 
 NUM_IMAGE_TOKENS = 256
-TEXT_ROWS, NUM_CODES = 1000, 64 * 4
+TEXT_VOCABULARY, NUM_CODES = 1000, 64 * 4
 WINDOW = 16  # batches
 
 
@@ -60,17 +60,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--documents", type=protocol.positive, default=64, help="(default: 64)")
     add("--batch", type=protocol.positive, default=16, help="padded together (default: 16)")
-    add("--row-length", type=protocol.positive, default=2048, help="(default: 2048)")
+    add("--max-seq-length", type=protocol.positive, default=2048, help="(default: 2048)")
     add("--width", type=protocol.positive, default=128, help="hidden size (default: 128)")
     add("--layers", type=protocol.positive, default=4, help="(default: 4)")
     arguments = parser.parse_args(argv)
     device = protocol.start(arguments)
-    model = make_model(arguments.width, arguments.layers, arguments.row_length).to(device)
-    documents = make_documents(arguments.documents, arguments.row_length, arguments.seed)
+    model = make_model(arguments.width, arguments.layers, arguments.max_seq_length).to(device)
+    documents = make_documents(arguments.documents, arguments.max_seq_length, arguments.seed)
     batches = {
         "padded": in_order(documents, arguments.batch),
         "groups": by_length(documents, arguments.batch, arguments.seed),
-        "packed": packed(documents, arguments.row_length),
+        "packed": packed(documents, arguments.max_seq_length),
     }
     useful = sum(map(len, documents))
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         useful_tokens=useful,
         mean_length=useful / len(documents),
         batch=arguments.batch,
-        row_length=arguments.row_length,
+        max_seq_length=arguments.max_seq_length,
         width=arguments.width,
         layers=arguments.layers,
         repeats=arguments.repeats,
@@ -115,7 +115,7 @@ def make_model(width: int, layers: int, context: int) -> UnifiedModel:
     return UnifiedModel(
         UnifiedConfig(
             text_config={
-                "model_type": "qwen2", "vocab_size": TEXT_ROWS, "hidden_size": width,
+                "model_type": "qwen2", "vocab_size": TEXT_VOCABULARY, "hidden_size": width,
                 "intermediate_size": 3 * width, "num_hidden_layers": layers,
                 "num_attention_heads": max(1, width // 32),
                 "num_key_value_heads": max(1, width // 32), "max_position_embeddings": context,
@@ -137,19 +137,19 @@ def make_model(width: int, layers: int, context: int) -> UnifiedModel:
 
 def make_documents(number: int, longest: int, seed: int) -> list[Document]:
     """Documents of the mixture: an image where the source has them, and text, half of it labels."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     kinds = list(LLAVA.values())
     documents = []
-    for kind in draw.choices(kinds, [kind.count for kind in kinds], k=number):
+    for kind in rng.choices(kinds, [kind.count for kind in kinds], k=number):
         image = NUM_IMAGE_TOKENS if kind.has_image else 0
-        text = round(draw.lognormvariate(log(kind.median), kind.sigma))
+        text = round(rng.lognormvariate(log(kind.median), kind.sigma))
         text = max(8, min(text, longest - image))
         document = Document()
-        codes = [TEXT_ROWS + draw.randrange(NUM_CODES) for _ in range(image)]
-        position = document.extend(codes, 0, 0)
-        words = [draw.randrange(TEXT_ROWS) for _ in range(text)]
-        position = document.extend(words[: text // 2], 0, position)
-        document.extend(words[text // 2 :], 0, position, 1.0 / (text - text // 2))
+        codes = [TEXT_VOCABULARY + rng.randrange(NUM_CODES) for _ in range(image)]
+        position = document.add(codes, 0)
+        words = [rng.randrange(TEXT_VOCABULARY) for _ in range(text)]
+        position = document.add(words[: text // 2], position)
+        document.add(words[text // 2 :], position, 1.0 / (text - text // 2))
         documents.append(document)
     return documents
 
@@ -170,10 +170,10 @@ def by_length(documents: list[Document], batch: int, seed: int) -> list[dict[str
     return batches
 
 
-def packed(documents: list[Document], row_length: int) -> list[dict[str, Any]]:
-    """Rows of several documents, one row a forward pass."""
-    rows = plan_rows(map(len, documents), row_length)
-    return [pack([[documents[number] for number in row]], row_length, 0) for row in rows]
+def packed(documents: list[Document], max_seq_length: int) -> list[dict[str, Any]]:
+    """Sequences of several documents, one a forward pass."""
+    plan = plan_sequences(map(len, documents), max_seq_length)
+    return [pack([[documents[n] for n in numbers]], max_seq_length, 0) for numbers in plan]
 
 
 def train(

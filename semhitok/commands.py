@@ -1,6 +1,11 @@
 """All commands by name, in the order in which `semhitok --help` lists them."""
 
-from semhitok import data_commands, eval_commands, mllm_drawing_commands
+from semhitok import (
+    data_commands,
+    eval_commands,
+    mllm_drawing_commands,
+    mllm_training_commands,
+)
 from semhitok.command import Command
 
 GROUPS = {
@@ -12,6 +17,7 @@ GROUPS = {
 
 _ALL: tuple[Command, ...] = (
     *data_commands.COMMANDS,
+    *mllm_training_commands.COMMANDS,
     *mllm_drawing_commands.COMMANDS,
     *eval_commands.COMMANDS,
 )

@@ -12,7 +12,6 @@ from typing import Any
 
 from runtime import argument_types as cli_types
 from semhitok import __version__
-from semhitok.old_mllm_commands import add_language_model
 from semhitok.old_options import (
     TEST_DATA,
     TOKENIZER,
@@ -46,7 +45,6 @@ TRAINING_PHASES = {
         "train both levels of codes at once, to compare with",
         TOKENIZER_PHASE,
     ),
-    "mllm": ("train the language model on questions and drawing", "mllm.training.train:command"),
 }
 
 
@@ -68,7 +66,6 @@ def build_parser() -> Parser:
     _add_reconstruct(commands)
     _add_describe(commands)
     _add_export_tokenizer(commands)
-    add_language_model(commands)
     _add_ablate(commands)
     return parser
 

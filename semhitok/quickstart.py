@@ -21,6 +21,7 @@ from typing import Any
 from runtime.config import load_config, read_values
 from runtime.errors import UserError
 from runtime.run_folder import RunDirectory, read_json, write_json
+from runtime.settings import load_settings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_EXAMPLES = 8
@@ -115,17 +116,18 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
 
     def mllm() -> None:
         from mllm.init.build import init_mllm
-        from mllm.phase.settings import InitConfig, MLLMPhaseConfig
+        from mllm.init.settings import InitSettings
+        from mllm.phase.settings import PhaseSettings
         from mllm.training.train import train_mllm
 
         start = out / "mllm" / "start"
         overrides = _overrides(tokenizer=tokenizer, out=start)
         overrides += [f"text_data=[{data / 'train'}]", f"seed={config.seed}"]
         if not (start / "config.json").is_file():
-            init_mllm(load_config(InitConfig, _phase_file(config, "init_mllm"), overrides))
+            init_mllm(load_settings(InitSettings, _phase_file(config, "init_mllm"), overrides))
         overrides = _overrides(data=data / "train", codes=codes, model=start, out=out / "mllm")
         overrides.append(f"seed={config.seed}")
-        train_mllm(load_config(MLLMPhaseConfig, _phase_file(config, "mllm"), overrides))
+        train_mllm(PhaseSettings.load(_phase_file(config, "mllm"), overrides))
 
     def reconstruction() -> None:
         from eval.reconstruction.settings import ReconstructionSettings

@@ -19,8 +19,8 @@ S = TypeVar("S", bound=Settings)
 class YAMLOptions(Settings):
     """Where the settings come from."""
 
-    config: ConfigFile
-    """The settings, YAML."""
+    config: ConfigFile | None = None
+    """The settings, YAML; not needed where all required ones are given as key=value."""
 
 
 def add_yaml_options(parser: argparse.ArgumentParser, settings_class: type[Settings]) -> None:
@@ -43,8 +43,11 @@ def read_yaml_options(parser: Parser, settings_class: type[S], argv: Sequence[st
     for word in overrides:
         if not re.match(r"\s*[^=\s]+\s*=", word):
             parser.error(f"write an override as key.sub=value, not {word!r}")
+    given = getattr(arguments, "config", None)
+    if given is None and not overrides:
+        parser.error("the following arguments are required: --config")
     try:
-        path = YAMLOptions.model_validate({"config": arguments.config}).config
+        path = YAMLOptions.model_validate({"config": given}).config
     except ValidationError as error:
         raise UserError(explain(error, YAMLOptions, option=True)) from error
     loader: Any = getattr(settings_class, "load", None)  # of a file with several phases

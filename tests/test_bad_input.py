@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from data_pipelines.records import Question, Record
 from mllm.init.build import init_mllm
-from mllm.phase.settings import InitConfig
+from mllm.init.settings import InitSettings
 from semhitok import main as cli
 from tests.prepared import prepare_records, prepare_sources
 from tokenizer.extraction.extract import extract_codes
@@ -79,8 +79,10 @@ def place(tmp_path_factory):
         "max_position_embeddings": 512,
         "tie_word_embeddings": True,
     }
-    init = InitConfig(root / "good", root / "mllm", text_config=text, text_data=[root / "data"])
-    init.vocab_size = 300
+    init = InitSettings(
+        tokenizer=root / "good", out=root / "mllm", text_config=text, text_data=[root / "data"],
+        vocab_size=300,
+    )  # fmt: skip
     init_mllm(init)
 
     for name, source in (("other-shape", "good"), ("cut", "good"), ("no-weights", "good")):
@@ -144,7 +146,7 @@ def _write_phases(root: Path) -> None:
         "decoder": common + TRAINING + f"tokenizer: {root / 'good'}\n",
         "mllm": common
         + f"codes: {root / 'codes'}\nmodel: {root / 'mllm'}\nnum_steps: 1\nglobal_batch_size: 2\n"
-        + "learning_rate: 1e-3\nrow_length: 64\nuse_cpu: true\n",
+        + "learning_rate: 1e-3\nmax_seq_length: 64\nuse_cpu: true\n",
         "init_mllm": f"tokenizer: {root / 'good'}\nout: {root / 'run'}\nvocab_size: 300\n"
         + f"text_data: [{root / 'data'}]\ntext_config: {{model_type: qwen2, hidden_size: 32, "
         + "intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}\n",
@@ -492,10 +494,15 @@ def phase(name):
 @pytest.mark.parametrize("name", ["teacher", "semantic", "pixel", "decoder", "mllm", "init_mllm"])
 @pytest.mark.parametrize(
     ("override", "complaint"),
-    [("nonsense", "key.sub=value"), ("outt=x", "did you mean"), ("out=[1]", "must be a path")],
+    [("nonsense", "key.sub=value"), ("outt=x", "did you mean")],
 )
 def test_overrides_that_cannot_be_right(refuse, name, override, complaint):
     assert complaint in refuse(*phase(name), override)
+
+
+@pytest.mark.parametrize("name", ["teacher", "semantic", "pixel", "decoder"])
+def test_a_list_is_no_path(refuse, name):
+    assert "must be a path" in refuse(*phase(name), "out=[1]")
 
 
 @pytest.mark.parametrize(
@@ -535,28 +542,28 @@ def test_overrides_that_cannot_be_right(refuse, name, override, complaint):
         ("mllm", "data=@nowhere", "no prepared data"),
         ("mllm", "codes=@empty", "holds no codes"),
         ("mllm", "model=@good", "not a unified one"),
-        ("mllm", "model=@mllm-cut", "do not fit"),
-        ("mllm", "num_steps=0", "at least 1"),
+        ("mllm", "model=@mllm-cut", "missing or broken"),
+        ("mllm", "num_steps=0", "greater than 0"),
         ("mllm", "micro_batch_size=3", "not a multiple"),
-        ("mllm", "micro_batch_size=0", "at least 1"),
-        ("mllm", "learning_rate=-1", "above 0"),
-        ("mllm", "betas=[0.9,1.0]", "below 1"),
-        ("mllm", "num_workers=-1", "at least 0"),
-        ("mllm", "checkpoint_every=0", "at least 1"),
-        ("mllm", "mixture.drawing_weight=-1", "at least 0"),
+        ("mllm", "micro_batch_size=0", "greater than 0"),
+        ("mllm", "learning_rate=-1", "greater than 0"),
+        ("mllm", "betas=[0.9,1.0]", "less than 1"),
+        ("mllm", "num_workers=-1", "greater than or equal to 0"),
+        ("mllm", "checkpoint_every=0", "greater than 0"),
+        ("mllm", "mixture.drawing_weight=-1", "greater than or equal to 0"),
         ("mllm", "deepspeed=@nowhere.json", "does not exist"),
-        ("mllm", "mixture.caption_dropout=2", "at most 1"),
-        ("mllm", "row_length=4", "row_length"),
+        ("mllm", "mixture.caption_dropout=2", "less than or equal to 1"),
+        ("mllm", "max_seq_length=4", "max_seq_length"),
         ("init_mllm", "tokenizer=@teacher", "not an image tokenizer"),
         ("init_mllm", "text_data=[]", "text_data"),
         ("init_mllm", "vocab_size=3", "raise vocab_size"),
-        ("init_mllm", "seed=-1", "at least 0"),
+        ("init_mllm", "seed=-1", "greater than or equal to 0"),
         ("init_mllm", "text_data=[@nowhere]", "no prepared data"),
         ("init_mllm", "text_config.model_type=abacus", "unknown to transformers"),
         ("init_mllm", "text_config.hiden_size=8", "hiden_size is not a field"),
         ("init_mllm", "text_config.num_attention_heads=5", "not divisible"),
-        ("init_mllm", "llm=@nowhere", "No causal language model"),
-        ("init_mllm", "llm=@good", "No causal language model"),
+        ("init_mllm", "llm=@nowhere", "no causal language model"),
+        ("init_mllm", "llm=@good", "no causal language model"),
         ("init_mllm", "image_head=round", "must be one of"),
         ("init_mllm", "out=@cut.png", "is a file"),
     ],

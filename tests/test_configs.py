@@ -8,9 +8,12 @@ import yaml
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import semhitok
-from mllm.phase.settings import InitConfig, MLLMPhaseConfig, load_phase
-from runtime.config import load_config, read_values, to_dict
+from mllm.init.settings import InitSettings
+from mllm.phase.settings import PhaseSettings
+from runtime import config as old
+from runtime.config import read_values
 from runtime.errors import UserError
+from runtime.settings import Settings, load_settings, to_dict
 from semhitok.ablation_plan import AblationConfig
 from semhitok.quickstart import QuickstartConfig
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
@@ -21,7 +24,7 @@ CONFIGS = Path(semhitok.__file__).parents[1] / "configs"
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 JSONS = sorted(CONFIGS.rglob("*.json"))
 CLASSES = {name: config_class for name, (config_class, _) in PHASES.items()}
-CLASSES |= {"init_mllm": InitConfig, "mllm": MLLMPhaseConfig}
+CLASSES |= {"init_mllm": InitSettings, "mllm": PhaseSettings}
 OUTSIDE_A_QUICKSTART = {"joint"}  # only to compare with
 
 
@@ -36,9 +39,15 @@ def class_of(path):
 
 def load(path):
     """Every config in a file: one, or one for each of its phases."""
-    if class_of(path) is not MLLMPhaseConfig or "phases" not in read_values(path):
+    if class_of(path) is not PhaseSettings or "phases" not in read_values(path):
         return [load_config(class_of(path), path)]
-    return [load_phase(path, [f"phase={phase}"]) for phase in read_values(path)["phases"]]
+    return [PhaseSettings.load(path, [f"phase={phase}"]) for phase in read_values(path)["phases"]]
+
+
+def load_config(config_class, path):
+    if issubclass(config_class, Settings):
+        return load_settings(config_class, path)
+    return old.load_config(config_class, path)
 
 
 def name_of(path):
@@ -66,7 +75,8 @@ def test_every_yaml_opens_with_its_command(path):
 def test_a_config_comes_back_from_what_a_run_saves(path, tmp_path):
     for config in load(path):
         saved = tmp_path / "config.yaml"
-        saved.write_text(yaml.safe_dump(to_dict(config)))
+        values = to_dict(config) if isinstance(config, Settings) else old.to_dict(config)
+        saved.write_text(yaml.safe_dump(values))
         assert load_config(class_of(path), saved) == config
 
 
@@ -112,9 +122,9 @@ def test_every_json_is_a_deepspeed_config(path):
         ("pixel", "tokeniser: here", "tokenizer"),
         ("decoder", "training: {num_step: 1}", "training.num_steps"),
         ("init_mllm", "text_conf: {}", "text_config"),
-        ("init_mllm", "sampler: {topk: 1}", "top_k"),
+        ("init_mllm", "sampler: {topk: 1}", "sampler.top_k"),
         ("mllm", "learnig_rate: 1", "learning_rate"),
-        ("mllm", "mixture: {shares: {questions: 1}}", "mixture.shares.question"),
+        ("mllm", "mixture: {proportions: {questions: 1}}", "mixture.proportions.question"),
         ("quickstart-short", "train_sorce: x", "train_source"),
     ],
 )
@@ -125,3 +135,22 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(name, slip, meant,
     with pytest.raises(UserError, match=rf'did you mean "{meant}"\?$') as refusal:
         load_config(class_of(path), path)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("slip", "now"),
+    [
+        ("row_length: 64", '"row_length" is called "max_seq_length" now'),
+        ("rates: {layers: 0}", '"rates" is called "learning_rate_multipliers" now'),
+        (
+            "learning_rate_multipliers: {text_rows: 0}",
+            '"learning_rate_multipliers.text_rows" is called "embed_tokens" now',
+        ),
+        ("mixture: {shares: {text: 1}}", '"mixture.shares" is called "proportions" now'),
+    ],
+)
+def test_a_former_name_is_refused_with_the_present_one(slip, now, tmp_path):
+    path = tmp_path / "mllm.yaml"
+    path.write_text(f"base: {CONFIGS / 'quickstart' / 'mllm.yaml'}\n{slip}\n")
+    with pytest.raises(UserError, match=now):
+        PhaseSettings.load(path)

@@ -1,6 +1,6 @@
-"""Pack documents into rows of one length; nobody sees across a document.
+"""Pack documents into sequences of one length; nobody sees across a document.
 
-documents of 5, 3 and 4 tokens in rows of 8:  [A A A A A B B B]  [C C C C . . . .]
+documents of 5, 3 and 4 tokens in sequences of 8:  [A A A A A B B B]  [C C C C . . . .]
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,79 +9,70 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from mllm.data.sequences import IGNORE, Document
+from mllm.data.documents import IGNORE, Document
 from mllm.model.segments import Segments
 
 
-def plan_rows(lengths: Iterable[int], row_length: int, num_open: int = 16) -> Iterator[list[int]]:
+def plan_sequences(
+    lengths: Iterable[int], max_seq_length: int, num_open: int = 16
+) -> Iterator[list[int]]:
     """Best-fit packing over a stream.
 
     Args:
-        lengths: of the documents, in order.
-        row_length: tokens per row.
-        num_open: rows kept open for a better fit; the fullest leaves when there are more.
+        lengths: of the documents, in order; none is longer than a sequence.
+        max_seq_length: tokens of a sequence.
+        num_open: sequences kept open for a better fit; the fullest leaves when there are more.
 
     Yields:
-        Document numbers of one row; each document in exactly one row.
-
-    Raises:
-        ValueError: if a document is longer than a row.
+        Document numbers of one sequence; each document in exactly one sequence.
     """
-    open_rows: list[tuple[int, list[int]]] = []  # (free tokens, documents)
+    open_sequences: list[tuple[int, list[int]]] = []  # (free tokens, documents)
     for number, length in enumerate(lengths):
-        if length > row_length:
-            raise ValueError(
-                f"A document of {length} tokens does not fit into rows of {row_length}: raise "
-                f"row_length or shorten the document."
-            )
-        fitting = [index for index, (free, _) in enumerate(open_rows) if free >= length]
+        fitting = [index for index, (free, _) in enumerate(open_sequences) if free >= length]
         if fitting:
-            best = min(fitting, key=lambda index: open_rows[index][0])
-            free, documents = open_rows.pop(best)
-            open_rows.append((free - length, [*documents, number]))
+            best = min(fitting, key=lambda index: open_sequences[index][0])
+            free, documents = open_sequences.pop(best)
+            open_sequences.append((free - length, [*documents, number]))
         else:
-            open_rows.append((row_length - length, [number]))
-        if len(open_rows) > num_open:
-            fullest = min(range(len(open_rows)), key=lambda index: open_rows[index][0])
-            yield open_rows.pop(fullest)[1]
-    for _, documents in open_rows:
+            open_sequences.append((max_seq_length - length, [number]))
+        if len(open_sequences) > num_open:
+            fullest = min(range(len(open_sequences)), key=lambda index: open_sequences[index][0])
+            yield open_sequences.pop(fullest)[1]
+    for _, documents in open_sequences:
         yield documents
 
 
 def pack(
-    rows: list[list[Document]], row_length: int | None, pad_token_id: int
+    sequences: list[list[Document]], length: int | None, pad_token_id: int
 ) -> dict[str, Tensor | Segments]:
-    """Tensors of a batch of packed rows.
+    """Tensors of a batch of packed sequences.
 
     Args:
-        rows: documents of each row.
-        row_length: L; None takes the longest row's, rounded up to a multiple of 8.
-        pad_token_id: what fills a row up.
+        sequences: documents of each.
+        length: L; None takes the longest sequence's, rounded up to a multiple of 8.
+        pad_token_id: what fills a sequence up.
 
     Returns:
         `input_ids`, `labels`, `label_weights`, `position_ids` (B, L), and `segments`, which says
         where documents begin.
     """
-    if row_length is None:
-        row_length = ceil(max(sum(map(len, row)) for row in rows) / 8) * 8
-    batch: dict[str, list[list]] = {
-        "input_ids": [], "labels": [], "label_weights": [], "position_ids": [],
+    if length is None:
+        length = ceil(max(sum(map(len, documents)) for documents in sequences) / 8) * 8
+    fill = {
+        "input_ids": pad_token_id, "labels": IGNORE, "label_weights": 0.0, "position_ids": 0,
+        "suffixes": 0,
     }  # fmt: skip
-    lengths, padded, branches = [], [], []
-    for row in rows:
-        padding = row_length - sum(len(document) for document in row)
-        batch["input_ids"].append(_join(row, "token_ids", pad_token_id, padding))
-        batch["labels"].append(_join(row, "labels", IGNORE, padding))
-        batch["label_weights"].append(_join(row, "weights", 0.0, padding))
-        batch["position_ids"].append(_join(row, "positions", 0, padding))
-        branches.append(_join(row, "branches", 0, padding))
-        lengths.append([len(document) for document in row] + [padding] * (padding > 0))
+    batch: dict[str, list[list]] = {name: [] for name in fill}
+    lengths, padded = [], []
+    for documents in sequences:
+        padding = length - sum(map(len, documents))
+        columns = [document.columns() for document in documents]
+        for name in fill:
+            joined = [value for column in columns for value in column[name]]
+            batch[name].append(joined + [fill[name]] * padding)
+        lengths.append([*map(len, documents)] + [padding] * (padding > 0))
         padded.append(padding > 0)
-    has_branches = any(map(any, branches))
-    segments = Segments(lengths, padded, torch.tensor(branches) if has_branches else None)
+    suffixes = batch.pop("suffixes")
+    has_suffixes = any(map(any, suffixes))
+    segments = Segments(lengths, padded, torch.tensor(suffixes) if has_suffixes else None)
     return {name: torch.tensor(values) for name, values in batch.items()} | {"segments": segments}
-
-
-def _join(row: list[Document], name: str, fill: float, padding: int) -> list:
-    values = [value for document in row for value in getattr(document, name)]
-    return values + [fill] * padding

@@ -1,184 +1,289 @@
-"""Training documents: which tokens, which labels, who may look at whom.
+"""The sequences of a training run, planned as a function of the seed.
 
-A document is a stem and any number of branches. Every branch sees the stem and itself, no other
-branch: ten questions about one image share its tokens, and no question sees another's answer.
+Sequence r of the run is the same on any number of ranks, workers and restarts: the Trainer reads
+sequences in order, and resuming means to start at a later one. They are planned as far as they are
+read.
 
-    token      <u> <boi> 7 4 <eoi> color? <a> red </s>  circle? <a> no </s>
-    branch      0    0   0 0   0     1     1   1    1      2     2   2   2
-    position    0    1   2 3   4     5     6   7    8      5     6   7   8
-    label       -    -   - -   -     -     -  red </s>     -     -   no </s>
+Shapes: N tokens of an image.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
 
+from torch.utils.data import Dataset
+
+from data_pipelines.loading.batches import StepBatches
+from data_pipelines.records import IMAGE_MARK
+from mllm.data.documents import (
+    Document,
+    conversation_document,
+    drawing_document,
+    question_document,
+    text_document,
+)
+from mllm.data.packing import plan_sequences
+from mllm.data.settings import MixtureSettings
+from mllm.data.sources import NOUNS, TASKS, TrainingSource, image_names, question_pairs
 from mllm.model.chat_template import ChatEncoder
+from runtime.errors import UserError
 
-IGNORE = -100
+SEEDS = {"question": 0, "drawing": 1, "conversation": 2, "text": 3}
+PLANNED_AHEAD = 1000  # sequences, so that most faults of the data show before the first step
+WINDOW = 16  # global batches whose sequences are sorted by length together, without packing
 
 
-@dataclass
-class Document:
-    """Parallel lists, one entry a token.
+@dataclass(frozen=True)
+class Choice:
+    """One document of the run.
 
     Attributes:
-        token_ids: of text and images.
-        labels: the token's own id where it is to be predicted, -100 elsewhere.
-        weights: of the labels in the loss.
-        branches: 0 in the stem, 1, 2, … in the branches.
-        positions: place along its own path, so every branch starts where the stem ends.
+        task: of `TASKS`.
+        source: its number.
+        record: number within the source.
+        item: which of the record's conversations.
+        number: of the document in the run, which seeds whatever is random in it.
     """
 
-    token_ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    branches: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-    def extend(
-        self, token_ids: list[int], branch: int, position: int, weight: float | None = None
-    ) -> int:
-        """Append tokens; with a weight they are labels. Returns the next position."""
-        self.token_ids += token_ids
-        self.labels += [IGNORE] * len(token_ids) if weight is None else token_ids
-        self.weights += [weight or 0.0] * len(token_ids)
-        self.branches += [branch] * len(token_ids)
-        self.positions += range(position, position + len(token_ids))
-        return position + len(token_ids)
+    task: str
+    source: int
+    record: int
+    item: int
+    number: int
 
 
-def question_document(
-    chat: ChatEncoder,
-    image_token_ids: list[int],
-    questions: list[tuple[str, str]],
-    weight: float = 1.0,
-    max_length: int | None = None,
-) -> Document:
-    """Questions about one image, each a branch after the image.
+class TrainingSequences(Dataset):
+    """Item r is the list of documents of sequence r.
 
     Args:
+        sources: where documents come from; where codes hold several crops, each image takes one.
         chat: renders the template.
-        image_token_ids: the image's N token ids.
-        questions: (question, answer) pairs.
-        weight: of each answer in the loss, shared equally by its tokens.
-        max_length: questions that would pass it are left out.
-    """
-    prompts = [chat.question(question) for question, _ in questions]
-    stem = prompts[0][: prompts[0].index(chat.end_of_image_id) + 1]
-    document = Document()
-    position = document.extend(fill_image(chat, stem, image_token_ids), 0, 0)
-    for branch, (prompt, (question, answer)) in enumerate(zip(prompts, questions, strict=True), 1):
-        answer_ids = chat.answer(question, answer)
-        tail = prompt[len(stem) :]
-        if max_length is not None and len(document) + len(tail) + len(answer_ids) > max_length:
-            continue
-        after = document.extend(tail, branch, position)
-        document.extend(answer_ids, branch, after, weight / len(answer_ids))
-    return document
-
-
-def drawing_document(
-    chat: ChatEncoder, caption: str, image_token_ids: list[int], weight: float = 1.0
-) -> Document:
-    """Caption → image; the image's tokens are the labels, and share the weight equally."""
-    document = Document()
-    position = document.extend(chat.drawing(caption), 0, 0)
-    position = document.extend(image_token_ids, 0, position, weight / len(image_token_ids))
-    document.extend(chat.drawing_end(), 0, position)
-    return document
-
-
-def conversation_document(
-    chat: ChatEncoder,
-    messages: list[tuple[str, str]],
-    images: list[list[int]],
-    answer_weight: float = 1.0,
-    drawing_weight: float = 1.0,
-    max_length: int | None = None,
-) -> Document:
-    """Turns about any number of images, which may stand anywhere.
-
-    Images that the assistant draws are labels, like the tokens that it writes before and after.
-
-    Args:
-        chat: renders the template.
-        messages: (role, content), with a mark for each image.
-        images: token ids of the images, in the order of their marks.
-        answer_weight: of each answer's text in the loss, shared equally by its tokens.
-        drawing_weight: of each image in an answer, likewise.
-        max_length: whole turns that would pass it are left out, from the last one on.
+        offset: first image token id.
+        mixture: proportions and weights.
+        max_seq_length: tokens of a sequence.
+        num_sequences: of the whole run.
+        seed: of everything random.
+        context: tokens that the language model reads at most.
+        packing: several documents in a sequence; else one, and sequences of similar length
+            together.
+        batch: sequences of a step, which without packing are of similar length.
 
     Raises:
-        ValueError: if there are more or fewer marks than images.
+        UserError: if there is nothing to train a task on, or a document is too long.
     """
-    pieces = chat.conversation(messages)
-    marks = sum(token_ids.count(chat.begin_of_image_id) for token_ids, _ in pieces)
-    if marks != len(images):
-        raise ValueError(f"{marks} image marks, but {len(images)} images")
-    document, position, rest = Document(), 0, iter(images)
-    for (prompt, _), (answer, _) in zip(pieces[::2], pieces[1::2], strict=True):
-        length = len(document) + len(prompt) + len(answer)
-        if max_length is not None and len(document) and length > max_length:
-            break
-        position = document.extend(_fill(chat, prompt, rest), 0, position)
-        start = len(document)
-        position = document.extend(_fill(chat, answer, rest), 0, position)
-        # A drawn image ends by itself after its N codes: its end token is nobody's choice.
-        drawn = [token_id == chat.image_id for token_id in answer]
-        words = [
-            not image and token_id != chat.end_of_image_id
-            for token_id, image in zip(answer, drawn, strict=True)
-        ]
-        for place in range(len(answer)):
-            if drawn[place] or words[place]:
-                document.labels[start + place] = document.token_ids[start + place]
-                document.weights[start + place] = (
-                    drawing_weight / chat.num_image_positions
-                    if drawn[place]
-                    else answer_weight / sum(words)
+
+    def __init__(
+        self,
+        sources: list[TrainingSource],
+        chat: ChatEncoder,
+        offset: int,
+        mixture: MixtureSettings,
+        max_seq_length: int,
+        num_sequences: int,
+        seed: int,
+        context: int | None = None,
+        packing: bool = True,
+        batch: int = 1,
+    ):
+        self.sources = sources
+        self.chat = chat
+        self.offset = offset
+        self.mixture = mixture
+        self.max_seq_length = max_seq_length
+        self.num_sequences = num_sequences
+        self.seed = seed
+        self.context = context
+        self._items = {task: [source.items(task) for source in sources] for task in TASKS}
+        proportions = {task: getattr(mixture.proportions, task) for task in TASKS}
+        total = sum(proportions.values())
+        self._fractions = {task: p / total for task, p in proportions.items() if p > 0}
+        for task in self._fractions:
+            if not any(self._items[task]):
+                raise UserError(
+                    f"no record has a {NOUNS[task]}; set mixture.proportions.{task} to 0"
                 )
-    return document
+        self._plan: list[list[tuple[Choice, int]]] = []  # of each sequence, documents and lengths
+        self._planner = self._packed() if packing else self._by_length(batch)
+        self._plan_until(min(num_sequences, PLANNED_AHEAD))
+
+    def __len__(self) -> int:
+        return self.num_sequences
+
+    def __getitem__(self, number: int) -> list[Document]:
+        self._plan_until(number + 1)
+        return [self._document(choice, self._codes_for(choice)) for choice, _ in self._plan[number]]
+
+    def _plan_until(self, num_sequences: int) -> None:
+        self._plan += islice(self._planner, max(0, num_sequences - len(self._plan)))
+
+    def _packed(self) -> Iterator[list[tuple[Choice, int]]]:
+        chosen: list[tuple[Choice, int]] = []
+
+        def lengths() -> Iterator[int]:
+            for document in self._documents():
+                chosen.append(document)
+                yield document[1]
+
+        for numbers in plan_sequences(lengths(), self.max_seq_length):
+            yield [chosen[number] for number in numbers]
+
+    def _by_length(self, batch: int) -> Iterator[list[tuple[Choice, int]]]:
+        documents = self._documents()
+        for window in count():
+            some = sorted(islice(documents, batch * WINDOW), key=lambda pair: pair[1])
+            steps = [some[start : start + batch] for start in range(0, len(some), batch)]
+            random.Random(f"{self.seed} {window} window").shuffle(steps)
+            yield from ([document] for step in steps for document in step)
+
+    def _documents(self) -> Iterator[tuple[Choice, int]]:
+        """The documents of the run, without end, with their lengths."""
+        orders = {task: self._orders(task) for task in self._fractions}
+        tasks = _in_turn(list(self._fractions.items()))
+        placeholder = range(self.chat.num_image_positions)
+        for number in count():
+            task = next(tasks)
+            choice = Choice(task, *next(orders[task]), number)
+            length = len(self._document(choice, lambda name: placeholder))
+            self._refuse_too_long(choice, length)
+            yield choice, length
+
+    def _refuse_too_long(self, choice: Choice, length: int) -> None:
+        name = self.sources[choice.source].records[choice.record].record_id
+        document = f"a {choice.task} document of the record {name!r} has {length} tokens, more than"
+        if self.context is not None and length > self.context:
+            raise UserError(
+                f"{document} the {self.context} that the language model reads; shorten it, or "
+                f"choose another llm"
+            )
+        if length > self.max_seq_length:
+            raise UserError(
+                f"{document} max_seq_length {self.max_seq_length}; raise that or shorten it"
+            )
+
+    def _orders(self, task: str) -> Iterator[tuple[int, int, int]]:
+        """(source, record, item) of one task without end, each source in a new order each epoch."""
+        found = [(s, items) for s, items in enumerate(self._items[task]) if items]
+        streams = {
+            s: _shuffled(items, self.seed + SEEDS[task] + 1_000_003 * s) for s, items in found
+        }
+        weights = [(s, self.sources[s].weight) for s, _ in found]
+        total = sum(weight for _, weight in weights)
+        for source in _in_turn([(s, weight / total) for s, weight in weights]):
+            yield source, *next(streams[source])
+
+    def _codes_for(self, choice: Choice) -> Callable[[str], Sequence[int]]:
+        """What gives the N token ids of a record's image, in the crop that this document takes."""
+        codes = self.sources[choice.source].codes
+
+        def image(name: str) -> Sequence[int]:
+            assert codes is not None
+            rng = random.Random(f"{self.seed} {choice.number} crop")
+            crop = rng.randrange(codes.num_crops)
+            return (codes.flat(name, crop) + self.offset).tolist()
+
+        return image
+
+    def _document(self, choice: Choice, image: Callable[[str], Sequence[int]]) -> Document:
+        """A document.
+
+        Args:
+            choice: which.
+            image: N token ids of a record's image, or N of anything for the length alone.
+        """
+        mixture = self.mixture
+        record = self.sources[choice.source].records[choice.record]
+        rng = random.Random(f"{self.seed} {choice.number}")
+        if choice.task == "question":
+            pairs = question_pairs(record.questions)
+            return self._questions(rng.sample(pairs, len(pairs)), image(record.record_id))
+        if choice.task == "conversation":
+            messages = record.conversations[choice.item].messages
+            try:
+                return conversation_document(
+                    self.chat,
+                    [(message.role, message.content) for message in messages],
+                    [image(name) for name in image_names(record, choice.item)],
+                    mixture.answer_weight,
+                    mixture.drawing_weight,
+                    self.max_seq_length,
+                )
+            except ValueError as error:
+                raise UserError(f"a conversation of {record.record_id!r}: {error}") from error
+        if choice.task == "text":
+            start = rng.randrange(2**30)
+            return text_document(
+                self.chat, record.text or "", mixture.text_weight, self.max_seq_length, start
+            )
+        caption = rng.choice(record.captions)
+        if rng.random() < mixture.caption_dropout:
+            caption = ""
+        return drawing_document(self.chat, caption, image(record.record_id), mixture.drawing_weight)
+
+    def _questions(self, pairs: list[tuple[str, str]], image: Sequence[int]) -> Document:
+        weight = self.mixture.answer_weight
+        if self.mixture.several_questions == "shared_prefix":
+            return question_document(self.chat, image, pairs, weight, self.max_seq_length)
+        messages = [turn for q, a in pairs for turn in (("user", q), ("assistant", a))]
+        messages[0] = ("user", IMAGE_MARK + messages[0][1])
+        return conversation_document(
+            self.chat, messages, [image], weight, max_length=self.max_seq_length
+        )
+
+    def some_captions(self, number: int) -> list[str]:
+        """Captions of the first records that have any."""
+        found = (
+            source.records[record].captions[0]
+            for source, items in zip(self.sources, self._items["drawing"], strict=True)
+            for record, _ in items
+        )
+        return list(islice(found, number))
+
+    def some_questions(self, number: int) -> list[tuple[str, str, list[int]]]:
+        """The first questions, their answers, and the token ids of their images."""
+        found = (
+            (*question_pairs(source.records[record].questions)[0], source, record)
+            for source, items in zip(self.sources, self._items["question"], strict=True)
+            for record, _ in items
+        )
+        return [
+            (question, answer, (source.codes.flat(source.records[record].record_id) + self.offset)
+             .tolist())
+            for question, answer, source, record in islice(found, number)
+            if source.codes is not None
+        ]  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """Counts for the log, of the sequences that are planned."""
+        planned = [document for sequence in self._plan for document in sequence]
+        num_tokens = sum(length for _, length in planned)
+        tasks = [choice.task for choice, _ in planned]
+        return {
+            "sequences": self.num_sequences,
+            "planned_sequences": len(self._plan),
+            **{f"{task}_documents": tasks.count(task) for task in TASKS},
+            "padding_fraction": 1 - num_tokens / (len(self._plan) * self.max_seq_length),
+        }
 
 
-def text_document(
-    chat: ChatEncoder, text: str, weight: float = 1.0, max_length: int | None = None, start: int = 0
-) -> Document:
-    """Plain text, every token but the first a label; they share the weight equally.
-
-    Args:
-        chat: tokenises.
-        text: as it stands.
-        weight: of the text in the loss.
-        max_length: what of it is kept.
-        start: first token that is kept; taken modulo what there is to choose from.
-    """
-    token_ids = chat.text(text)
-    if max_length is not None and len(token_ids) > max_length:
-        start %= len(token_ids) - max_length + 1
-        token_ids = token_ids[start : start + max_length]
-    document = Document()
-    position = document.extend(token_ids[:1], 0, 0)
-    # Nothing comes before the first token, so nothing predicts it.
-    if len(token_ids) > 1:
-        document.extend(token_ids[1:], 0, position, weight / (len(token_ids) - 1))
-    return document
+def _in_turn(fractions: list[tuple[Any, float]]) -> Iterator[Any]:
+    """Names without end, each as often as its fraction says, as evenly as can be; the last fills
+    in."""
+    owed = {name: 0.0 for name, _ in fractions[:-1]}
+    while True:
+        for name, fraction in fractions[:-1]:
+            owed[name] += fraction
+        most = max(owed, key=lambda name: owed[name], default=None)
+        if most is None or owed[most] < 1.0 - 1e-9:
+            yield fractions[-1][0]
+        else:
+            owed[most] -= 1.0
+            yield most
 
 
-def _fill(chat: ChatEncoder, token_ids: list[int], images: Iterator[list[int]]) -> list[int]:
-    """Put the next image's token ids after each begin-of-image token."""
-    filled: list[int] = []
-    for token_id in token_ids:
-        if token_id != chat.image_id:
-            filled.append(token_id)
-        if token_id == chat.begin_of_image_id:
-            filled += next(images)
-    return filled
-
-
-def fill_image(chat: ChatEncoder, token_ids: list[int], image_token_ids: list[int]) -> list[int]:
-    """Put image token ids, in order, where the placeholders are."""
-    rest = iter(image_token_ids)
-    return [next(rest) if token_id == chat.image_id else token_id for token_id in token_ids]
+def _shuffled(items: list[tuple[int, int]], seed: int) -> Iterator[tuple[int, int]]:
+    """The items without end, in a new order each epoch."""
+    batches = StepBatches(len(items), 1, seed)
+    for step in count():
+        yield items[batches.indices(step)[0]]

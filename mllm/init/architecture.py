@@ -1,4 +1,4 @@
-"""Whether a language model is one that this project can extend and train in packed rows."""
+"""Whether a language model is one that this project can extend and train in packed sequences."""
 
 import torch
 
@@ -7,23 +7,23 @@ from mllm.model.segments import Segments
 from runtime.errors import UserError
 
 LENGTH = 8  # tokens of each document that is tried
-TOLERANCE = 1e-3  # of the largest hidden number; another document's shadow is about as large as it
+TOLERANCE = 1e-3  # of the largest hidden number; a leak from another document is about as large
 
 
 @torch.no_grad()
 def refuse_other_architecture(model: UnifiedModel) -> None:
-    """Try the language model on two documents in one row.
+    """Try the language model on two documents in one sequence.
 
     It must take embeddings and positions, and attend through transformers' interface: only then
     does no document see another. Recurrent and encoder models, and those with an attention of their
     own, don't.
 
     Raises:
-        UserError: if it cannot be run so, or a document comes out otherwise than alone.
+        UserError: if it cannot be run so, or a document's hidden states are other ones than alone.
     """
     kind = model.config.text_config.model_type
-    rows = model.config.text_config.vocab_size
-    documents = torch.arange(2 * LENGTH).remainder(rows).view(2, LENGTH)
+    vocab_size = model.config.text_config.vocab_size
+    documents = torch.arange(2 * LENGTH).remainder(vocab_size).view(2, LENGTH)
     positions = torch.arange(LENGTH)
     was_training = model.training
     model.eval()
@@ -47,6 +47,23 @@ def refuse_other_architecture(model: UnifiedModel) -> None:
 
 def _unknown(kind: str) -> UserError:
     return UserError(
-        f"A language model of the architecture {kind!r} cannot be trained in packed rows: choose a "
-        f"decoder such as Qwen2, Qwen3, Llama, SmolLM2, Gemma or Mistral."
+        f"a language model of the architecture {kind!r} cannot be trained in packed sequences; "
+        f"choose a decoder such as Qwen2, Qwen3, Llama, SmolLM2, Gemma or Mistral"
     )
+
+
+@torch.no_grad()
+def refuse_other_logits(model: UnifiedModel) -> None:
+    """Some language models do more to their logits than the head: that would be lost.
+
+    Raises:
+        UserError: if the extended model's text logits are not the language model's own.
+    """
+    token_ids = torch.arange(min(16, model.config.text_config.vocab_size)).unsqueeze(0)
+    model.eval()
+    if not torch.equal(model(token_ids).logits, model.language_model(token_ids).logits):
+        raise UserError(
+            f"a {model.config.text_config.model_type!r} model changes its logits after the head "
+            f"(a cap or a scale), which the unified model does not; choose an llm without it, such "
+            f"as Qwen2, Llama, Mistral or Gemma 3"
+        )

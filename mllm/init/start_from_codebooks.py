@@ -1,8 +1,8 @@
 """New weights of a unified model begin from the image tokenizer's codebooks.
 
-Codes that are alike are then read and written alike before the first step, image tokens enter as
-large as the language model's own tokens, and the first scores of codes are near chance, where
-random rows make them as sure as the hidden states of a pre-trained language model are long.
+Similar codes are then read and written alike before the first step, image tokens enter as large as
+the language model's own tokens, and the first scores of codes are near chance. With random weights
+those scores would be the more confident the longer the language model's hidden states are.
 
 Shapes: K semantic codes, M pixel codes each, D width of the language model.
 """
@@ -17,9 +17,9 @@ from mllm.model.modeling_unified import UnifiedModel
 from tokenizer.model.modeling_semhitok import ImageCodes
 
 CHUNK = 8192  # codes at once
-MEASURED = 8192  # codes that stand for all of them where means and spreads are taken
+MEASURED = 8192  # codes over which means and spreads are taken
 SPREAD = 0.5  # of the scores of codes that one hidden state gives at the start; ours
-PROBED = 64  # tokens whose hidden states say how large those are
+PROBED = 64  # tokens over which the length of hidden states is taken
 
 
 @torch.no_grad()
@@ -31,16 +31,18 @@ def start_from_codebooks(model: UnifiedModel, seed: int) -> None:
         seed: of the projections from code vectors to rows.
     """
     embedding = model.get_input_embeddings()
-    text_rows = embedding.get_parameter("weight") * getattr(embedding, "embed_scale", 1.0)  # Gemma
-    mean = text_rows.mean(0)
-    spread = (text_rows - mean).square().mean().sqrt()
+    scale = getattr(embedding, "embed_scale", 1.0)  # of Gemma
+    embeddings = embedding.get_parameter("weight") * scale
+    mean = embeddings.mean(0)
+    spread = (embeddings - mean).square().mean().sqrt()
     adapter = model.adapter
     if isinstance(adapter, PlainRows):
         _project(model, adapter.codes.weight, float(spread), seed)
         adapter.codes.weight += mean
     else:
         _fit(model, adapter, mean, spread)
-    # A hidden state of length |h| gives rows of numbers about s large scores about s·|h| apart.
+    # Under rows whose numbers have the spread s, a hidden state of length |h| has scores of spread
+    # s·|h|.
     _project(model, model.image_head.rows.weight, SPREAD / _hidden_length(model), seed + 1)
 
 
@@ -77,7 +79,7 @@ def _vectors(model: UnifiedModel, codes: Tensor, flat: bool) -> Tensor:
 
 
 def _widths(model: UnifiedModel, vectors: Tensor) -> Tensor:
-    """The spread of each half of the vectors, at each of its places, so that both count alike."""
+    """The spread of each half of the vectors, repeated over its width, so that both count alike."""
     dim = model.config.image_tokenizer_config.semantic_code_dim
     halves = [half for half in (vectors[:, :dim], vectors[:, dim:]) if half.shape[1]]
     spreads = [(half - half.mean(0)).square().mean().sqrt().clamp_min(1e-6) for half in halves]
@@ -90,7 +92,7 @@ def _some(number: int) -> Tensor:
 
 
 def _fit(model: UnifiedModel, adapter: DualMLPAdapter, mean: Tensor, spread: Tensor) -> None:
-    """Let each branch's layers see numbers of unit size, and give them as text rows have them.
+    """Scale each branch's layers: unit size after the first, text embeddings' after the last.
 
     As LSUV (Mishkin and Matas, arXiv 1511.06422), with all codes for a batch.
     """
@@ -118,7 +120,7 @@ def _fit_layer(layer: nn.Linear, inputs: Tensor, mean: Tensor, spread: Tensor) -
 
 
 def _hidden_length(model: UnifiedModel) -> float:
-    """|h|, the length of the hidden states that heads score, over a row of text tokens."""
+    """|h|, the length of the hidden states that heads score, over a sequence of text tokens."""
     was_training = model.training
     model.eval()
     token_ids = torch.arange(PROBED).remainder(model.vocabulary.offset).unsqueeze(0)

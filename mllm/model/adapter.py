@@ -1,6 +1,6 @@
 """How image tokens enter the language model: through their frozen code vectors, or as plain rows.
 
-Both also know where in its image a token stands, if they are asked to.
+Both can also add where in its image a token stands.
 """
 
 import torch
@@ -20,10 +20,10 @@ def make_adapter(config: UnifiedConfig) -> "DualMLPAdapter | PlainRows":
 
 
 class GridPositions(nn.Module):
-    """Learned embeddings of the row and the column of a place, which are added.
+    """Learned embeddings of a position's row and column, which are added.
 
-    A small model from nothing learns shapes from them that it would hardly learn from the place in
-    the sequence alone.
+    With them a small model from nothing learns shapes that it would hardly learn from the position
+    in the sequence alone.
 
     Args:
         width: D.
@@ -37,12 +37,12 @@ class GridPositions(nn.Module):
             self.rows = nn.Embedding(grid_size, width)
             self.columns = nn.Embedding(grid_size, width)
 
-    def add_places(self, embeddings: Tensor, places: Tensor) -> Tensor:
-        """Add those of `places` (n,), row-major from 0, to (n, D)."""
+    def add_positions(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        """Add those of `positions` (n,), row-major from 0, to (n, D)."""
         if self.grid_size is None:
             return embeddings
-        rows = places.div(self.grid_size, rounding_mode="floor") % self.grid_size
-        return embeddings + self.rows(rows) + self.columns(places % self.grid_size)
+        rows = positions.div(self.grid_size, rounding_mode="floor") % self.grid_size
+        return embeddings + self.rows(rows) + self.columns(positions % self.grid_size)
 
 
 class PlainRows(GridPositions):
@@ -58,9 +58,9 @@ class PlainRows(GridPositions):
         super().__init__(width, grid_size)
         self.codes = nn.Embedding(num_image_codes, width)
 
-    def forward(self, image_codes: Tensor, _: SemHiTokModel, places: Tensor) -> Tensor:
+    def forward(self, image_codes: Tensor, _: SemHiTokModel, positions: Tensor) -> Tensor:
         """See `DualMLPAdapter`."""
-        return self.add_places(self.codes(image_codes), places)
+        return self.add_positions(self.codes(image_codes), positions)
 
 
 class DualMLPAdapter(GridPositions):
@@ -79,14 +79,14 @@ class DualMLPAdapter(GridPositions):
         self.pixel = _mlp(pixel_dim, width - semantic_width)
 
     def forward(
-        self, image_codes: Tensor, image_tokenizer: SemHiTokModel, places: Tensor
+        self, image_codes: Tensor, image_tokenizer: SemHiTokModel, positions: Tensor
     ) -> Tensor:
         """Embed flat image codes.
 
         Args:
             image_codes: (n,) flat codes.
             image_tokenizer: holds the code vectors.
-            places: (n,) place of each token in its image, row-major from 0.
+            positions: (n,) of each token in its image, row-major from 0.
 
         Returns:
             (n, width).
@@ -99,7 +99,7 @@ class DualMLPAdapter(GridPositions):
             [semantic_dim, vectors.shape[-1] - semantic_dim], -1
         )
         embeddings = torch.cat([self.semantic(semantic), self.pixel(pixel)], dim=-1)
-        return self.add_places(embeddings, places)
+        return self.add_positions(embeddings, positions)
 
 
 def _mlp(in_dim: int, out_dim: int) -> nn.Sequential:

@@ -1,13 +1,13 @@
-"""Attention that never crosses documents of a packed row, in three ways.
+"""Attention that never crosses documents of a packed sequence, in three ways.
 
 `sdpa`: each document by itself, by PyTorch's own kernels. Work grows with the sum of the documents'
-    squared lengths, not with the row's; on a CPU nothing here is faster.
+    squared lengths, not with the sequence's; on a CPU nothing here is faster.
 `flex`: one kernel for the batch that skips empty blocks of its mask (PyTorch's FlexAttention); on a
     GPU for training, since it has no backward pass on a CPU.
-`flash`: FlashAttention over documents laid end to end, in bfloat16 on a GPU; it knows no branches,
-    so several questions about an image must be turns of one conversation.
+`flash`: FlashAttention over documents laid end to end, in bfloat16 on a GPU; it knows no shared
+    prefixes, so several questions about an image must be turns of one conversation.
 
-A batch without `Segments`, as in generation, is attended to as transformers' SDPA does it.
+For a batch without `Segments`, as in generation, attention is transformers' own SDPA.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ PREFIX = "documents_by_"
 
 
 def choose_attention(decoder: Any, way: str) -> None:
-    """Let a decoder attend in one of the ways of this module, from now on.
+    """Switch a decoder to one of the ways of this module.
 
     Args:
         decoder: of the language model.
@@ -43,23 +43,23 @@ def has_choice(decoder: Any) -> bool:
     return str(decoder.config._attn_implementation).startswith(PREFIX)
 
 
-def refuse_attention(way: str, on_gpu: bool, bf16: bool, has_branches: bool) -> None:
+def refuse_attention(way: str, on_gpu: bool, bf16: bool, shared_prefix: bool) -> None:
     """Raise a UserError where a run could not attend in this way.
 
     Args:
         way: "sdpa", "flex" or "flash".
         on_gpu: train on a CUDA device.
         bf16: train in bfloat16.
-        has_branches: questions about an image are branches of one document.
+        shared_prefix: questions about an image share it as their prefix.
     """
     if way != "sdpa" and not on_gpu:
-        raise UserError(f"attention {way} trains only on a GPU: set attention to sdpa.")
+        raise UserError(f"attention {way} trains only on a GPU; set attention to sdpa")
     if way == "flash" and not bf16:
-        raise UserError("attention flash computes in bfloat16: set bf16, or attention to sdpa.")
-    if way == "flash" and has_branches:
+        raise UserError("attention flash computes in bfloat16; set bf16, or attention to sdpa")
+    if way == "flash" and shared_prefix:
         raise UserError(
-            "attention flash knows no branches: set mixture.several_questions to turns, or "
-            "attention to sdpa or flex."
+            "attention flash knows no shared prefixes; set mixture.several_questions to turns, or "
+            "attention to sdpa or flex"
         )
 
 
@@ -68,24 +68,24 @@ def _by_sdpa(
 ) -> Tensor:
     """(B, heads, L, D) → (B, L, heads, D)."""
     window = kwargs.pop("sliding_window", None)
-    rows = []
+    sequences = []
     tensors = (query.split(1), key.split(1), value.split(1))
-    for row, (lengths, parts) in enumerate(
+    for sequence, (lengths, parts) in enumerate(
         zip(segments.lengths, zip(*tensors, strict=True), strict=True)
     ):
         outputs, start = [], 0
-        # Split, not sliced: the gradients of slices would each be as large as the row.
+        # Split, not sliced: the gradients of slices would each be as large as the sequence.
         documents = list(zip(*(part.split(lengths, 2) for part in parts), strict=True))
         for number, (q, k, v) in enumerate(documents):
-            if segments.padded[row] and number == len(lengths) - 1:
+            if segments.padded[sequence] and number == len(lengths) - 1:
                 outputs.append(torch.zeros_like(q).transpose(1, 2))
                 continue
-            mask = segments.mask(row, start, lengths[number], window)
+            mask = segments.mask(sequence, start, lengths[number], window)
             mask = None if mask is None else mask.to(q.device)
             outputs.append(sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0])
             start += lengths[number]
-        rows.append(torch.cat(outputs, 1))
-    return torch.cat(rows)
+        sequences.append(torch.cat(outputs, 1))
+    return torch.cat(sequences)
 
 
 def _by_flex(
@@ -102,7 +102,7 @@ def _by_flex(
 
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
-    """Not compiled, flex attention would make the scores of whole rows."""
+    """Flex attention, compiled: otherwise it would make the scores of whole sequences."""
     return torch.compile(flex_attention)
 
 
@@ -111,7 +111,7 @@ def _by_flash(
 ) -> Tensor:
     starts, longest = segments.boundaries(query.device)
     window = kwargs.get("sliding_window")
-    # (B, heads, L, D) → (B·L, heads, D), the rows end to end.
+    # (B, heads, L, D) → (B·L, heads, D), the sequences end to end.
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     output = varlen_attn(
         q, k, v, starts, starts, longest, longest, scale=kwargs.get("scaling"),
@@ -135,7 +135,7 @@ def _interface(way: str) -> Callable[..., tuple[Tensor, None]]:
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         if kwargs.get("softcap") is not None:
-            raise ValueError("This attention does not cap its scores, as the model wants it to.")
+            raise ValueError("this attention does not cap its scores, as the model needs")
         if segments is None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         kept = {name: kwargs.get(name) for name in ("scaling", "sliding_window")}

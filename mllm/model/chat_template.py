@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import repeat
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +13,7 @@ from runtime.files import is_whole_text
 
 BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE = "<|image_begin|>", "<|image_end|>", "<|image|>"
 IMAGE_TOKENS = (BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE)
+IMAGE_WITH_ENDS = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
 
 # For language models built from nothing; a pre-trained one brings its own.
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
@@ -57,62 +59,70 @@ class ChatEncoder:
             messages, add_generation_prompt=add_generation_prompt, tokenize=False
         )
         if not is_whole_text(text):
-            raise UserError("The text holds half a character, which is none: write it anew.")
+            raise UserError("the text contains an unpaired surrogate; remove it")
         token_ids: list[int] = self.text_tokenizer(text, add_special_tokens=False)["input_ids"]
         return token_ids
 
     @staticmethod
-    def _refuse_rewriting(prompt: list[int], whole: list[int]) -> None:
+    def _refuse_rewriting(prompt: Sequence[int], whole: Sequence[int]) -> None:
         if whole[: len(prompt)] != prompt:
             raise ValueError(
-                "The chat template writes a question with an answer otherwise than the question "
-                "alone, so answers cannot be told from prompts: use another template."
+                "the chat template writes a question that has an answer differently from one that "
+                "has none, so answers cannot be told from prompts; use another template"
             )
 
-    def _expand(self, token_ids: Iterable[int]) -> list[int]:
+    def length(self, token_ids: Sequence[int]) -> int:
+        """Tokens with N for each image, of ids with one."""
+        return len(token_ids) + (self.num_image_positions - 1) * token_ids.count(self.image_id)
+
+    def expand(
+        self, token_ids: Sequence[int], images: Iterable[Sequence[int]] | None = None
+    ) -> list[int]:
+        """Put N token ids where an image stands: those of `images` in order, or N placeholders."""
+        placeholder = [self.image_id] * self.num_image_positions
+        rest = repeat(placeholder) if images is None else iter(images)
         expanded: list[int] = []
         for token_id in token_ids:
-            repeats = self.num_image_positions if token_id == self.image_id else 1
-            expanded += [token_id] * repeats
+            expanded += next(rest) if token_id == self.image_id else [token_id]
         return expanded
 
     def question(self, question: str) -> list[int]:
         """Prompt of a question about one image: the image first, then the text."""
-        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
-        return self._expand(self._render(image + clean(question, self._control), None))
+        return self.expand(self.question_ids(question))
+
+    def question_ids(self, question: str) -> tuple[int, ...]:
+        """The same with one placeholder for the whole image."""
+        return self._render(IMAGE_WITH_ENDS + clean(question, self._control), None)
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Prompt of a conversation that the assistant goes on with.
+        """Prompt of a conversation in which the assistant speaks next.
 
         Args:
             messages: "role" (system, user or assistant) and "content", with an `<image>` wherever
                 an image is shown.
         """
-        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
-        rendered = [
-            {
-                "role": message["role"],
-                "content": clean(message["content"], self._control).replace(IMAGE_MARK, image),
-            }
-            for message in messages
-        ]
+        rendered = [self._message(message["role"], message["content"]) for message in messages]
         template = self.text_tokenizer.chat_template or ""
         if rendered[0]["role"] == "system" and "system" not in template and len(rendered) > 1:
-            # A template without a system turn: what it would say goes before the first question.
+            # A template without a system turn: its text goes before the first question.
             first, second = rendered[:2]
             both = f"{first['content']}\n{second['content']}"
             rendered[:2] = [{"role": second["role"], "content": both}]
-        return self._expand(self._ids(rendered, True))
+        return self.expand(self._ids(rendered, True))
+
+    def _message(self, role: str, content: str) -> dict[str, str]:
+        cleaned = clean(content, self._control).replace(IMAGE_MARK, IMAGE_WITH_ENDS)
+        return {"role": role, "content": cleaned}
 
     def answer(self, question: str, answer: str) -> list[int]:
         """What the assistant writes after `question`, up to and with the token that ends it."""
-        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
-        prompt = self._render(image + clean(question, self._control), None)
-        whole = self._render(image + clean(question, self._control), clean(answer, self._control))
-        self._refuse_rewriting(list(prompt), list(whole))
+        asked = IMAGE_WITH_ENDS + clean(question, self._control)
+        prompt = self._render(asked, None)
+        whole = self._render(asked, clean(answer, self._control))
+        self._refuse_rewriting(prompt, whole)
         return self._until_end(list(whole[len(prompt) :]))
 
-    def conversation(self, messages: list[tuple[str, str]]) -> list[tuple[list[int], bool]]:
+    def conversation(self, messages: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Several turns, as they follow one another.
 
         Args:
@@ -120,28 +130,25 @@ class ChatEncoder:
                 last answer is read.
 
         Returns:
-            Token ids and whether the assistant says them, in order; answers end with the token that
-            ends a turn. Where the template writes an earlier turn otherwise once another follows
-            (Qwen3 drops what was thought), that turn is part of a prompt like any other.
+            Token ids of each answer's prompt and of the answer, with one placeholder for each
+            image; answers end with the token that ends a turn. Where the template changes an
+            earlier turn once another follows (Qwen3 drops its reasoning), that turn is part of the
+            next prompt.
         """
-        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
-        said = [
-            {"role": role, "content": clean(content, self._control).replace(IMAGE_MARK, image)}
-            for role, content in messages
-        ]
-        pieces: list[tuple[list[int], bool]] = []
+        said = [self._message(role, content) for role, content in messages]
+        turns: list[tuple[list[int], list[int]]] = []
         done: list[int] = []
-        for turn, message in enumerate(said):
+        for number, message in enumerate(said):
             if message["role"] != "assistant":
                 continue
-            prompt, whole = self._ids(said[:turn], True), self._ids(said[: turn + 1], False)
+            prompt, whole = self._ids(said[:number], True), self._ids(said[: number + 1], False)
             self._refuse_rewriting(prompt, whole)
             if prompt[: len(done)] != done:
-                pieces, done = [], []
+                turns, done = [], []
             answer = self._until_end(whole[len(prompt) :])
-            pieces += [(self._expand(prompt[len(done) :]), False), (self._expand(answer), True)]
+            turns.append((prompt[len(done) :], answer))
             done = prompt + answer
-        return pieces
+        return turns
 
     def text(self, text: str) -> list[int]:
         """Plain text as the language model was pre-trained on it, up to and with its end."""
@@ -154,16 +161,15 @@ class ChatEncoder:
         return any(token in text for token in self._control)
 
     def rendered(self, text: str) -> list[int]:
-        """Ids of a prompt that is rendered already, with the places of its images."""
-        return self._expand(self.text_tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Ids of a prompt that is rendered already, with N placeholders for each image."""
+        return self.expand(self.text_tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def content(self, content: str | Sequence[dict]) -> str:
         """One message's content, cleaned, with the marks of its images."""
-        image = BEGIN_OF_IMAGE + IMAGE + END_OF_IMAGE
         if isinstance(content, str):
             return clean(content, self._control)
         return "".join(
-            image if part["type"] == "image" else clean(part["text"], self._control)
+            IMAGE_WITH_ENDS if part["type"] == "image" else clean(part["text"], self._control)
             for part in content
         )
 

@@ -17,10 +17,10 @@ class UnifiedConfig(PreTrainedConfig):
         image_tokenizer_config: configuration of the image tokenizer inside.
         begin_of_image_token_id, end_of_image_token_id, image_token_id: ids, in the text vocabulary,
             of the tokens around an image and of the placeholder for one image position.
-        image_input: "adapter" (a dual MLP on the frozen code vectors) or "rows" (a trained row for
-            each of the K·M codes).
-        image_head: "hierarchical" (K rows, then M) or "flat" (K·M rows).
-        z_loss_weight: weight of (log Z)² over text rows, against drifting logits (UniTok: 5e-5).
+        image_input: "adapter" (a dual MLP on the frozen code vectors) or "rows" (a trained
+            embedding for each of the K·M codes).
+        image_head: "hierarchical" (K scores, then M) or "flat" (K·M scores).
+        z_loss_weight: weight of (log Z)² of text scores, against drifting logits (UniTok: 5e-5).
         image_positions: "grid" adds learned row and column embeddings to image tokens, "none" is
             the paper's plain sequence.
         image_sampler: fields of `mllm.model.sampler.Sampler`, the default way to draw.
@@ -51,7 +51,7 @@ class UnifiedConfig(PreTrainedConfig):
         if isinstance(self.text_config, dict):
             model_type = self.text_config.get("model_type", "qwen2")
             if model_type not in CONFIG_MAPPING:
-                raise ValueError(f"text_config names the unknown model type {model_type!r}.")
+                raise ValueError(f"text_config names the unknown model type {model_type!r}")
             self.text_config = CONFIG_MAPPING[model_type](**self.text_config)
         elif self.text_config is None:
             self.text_config = CONFIG_MAPPING["qwen2"]()
@@ -70,7 +70,7 @@ class UnifiedConfig(PreTrainedConfig):
 
     @property
     def image_token_offset(self) -> int:
-        """First image token id: all text rows lie below."""
+        """First image token id: all text tokens lie below."""
         return self.text_config.vocab_size
 
     @property

@@ -12,7 +12,7 @@ from tokenizer.model.modeling_semhitok import SemHiTokModel
 
 
 class FlatHead(nn.Module):
-    """One row per flat code, K·M rows: the paper's head."""
+    """One score for each of the K·M flat codes: the paper's head."""
 
     def __init__(self, width: int, num_semantic_codes: int, num_pixel_codes: int):
         super().__init__()
@@ -48,7 +48,7 @@ class FlatHead(nn.Module):
 
     @torch.no_grad()
     def _pixel_losses(self, hidden: Tensor, image_codes: Tensor) -> Tensor:
-        """(n,) -log p(j | i), where a chunk's rows take no more memory than its scores may."""
+        """(n,) -log p(j | i), in chunks whose rows take no more memory than its scores may."""
         chunk = max(1, loss.CHUNK_SCORES // (self.num_pixel_codes * hidden.shape[-1]))
         parts = []
         for states, codes in zip(hidden.split(chunk), image_codes.split(chunk), strict=True):
@@ -73,7 +73,7 @@ class FlatHead(nn.Module):
 
 
 class HierarchicalHead(nn.Module):
-    """p(i) over K rows, then p(j | i) over the M codes of sub-codebook i: K + M scores a token.
+    """p(i) over K codes, then p(j | i) over the M codes of sub-codebook i: K + M scores a token.
 
     The second level compares a query, made from the hidden state and the chosen semantic code, with
     the code vectors of that sub-codebook: pixel codes of different sub-codebooks share no meaning

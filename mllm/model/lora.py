@@ -4,9 +4,9 @@
     semhitok merge-lora --model runs/smollm2-135m/mllm/model --out runs/merged
 
 PEFT makes the layers. What is new to the language model trains whole: image adapter, image head,
-and the rows of the tokens around an image in both the embedding and the head, tied or not. PEFT's
-own `trainable_token_indices` writes those rows into a copy of the whole matrix at every call, and
-under ZeRO-3 needs a GPU; here they are looked up beside the matrix.
+and the tokens around an image in both the embedding and the head, tied or not. PEFT's own
+`trainable_token_indices` writes those rows into a copy of the whole matrix at every call, and under
+ZeRO-3 needs a GPU; here they are looked up beside the matrix.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-class NewRows(nn.Module):
-    """Trained rows of a few tokens, which stand in for the frozen ones of embedding and head.
+class NewTokens(nn.Module):
+    """Trained rows of a few tokens, used in place of the frozen ones of embedding and head.
 
     Args:
         token_ids: of the language model's text vocabulary.
         width: D.
-        tied: whether the head reads with the very rows of the embedding.
+        tied: whether the head scores with the very rows of the embedding.
     """
 
     def __init__(self, token_ids: list[int], width: int, tied: bool):
@@ -38,16 +38,16 @@ class NewRows(nn.Module):
         """(tokens, D) rows that the head scores with."""
         return self.read if self.write is None else self.write
 
-    def stand_in(self, embedding: nn.Module, head: nn.Module) -> None:
-        """Let both modules answer with these rows for their tokens; nothing of them is changed."""
+    def attach(self, embedding: nn.Module, head: nn.Module) -> None:
+        """Make both modules use these rows for their tokens; their weights do not change."""
         embedding.register_forward_hook(partial(_embed_new, self))
         head.register_forward_hook(partial(_score_new, self))
-        # A chunked loss reads a plain layer's weight: this one is more than its weight.
-        head.stand_in = partial(_score_new, self)  # type: ignore[assignment]
+        # A chunked loss reads a plain layer's weight, and this one is more than its weight.
+        head.replace_scores = partial(_score_new, self)  # type: ignore[assignment]
 
     @torch.no_grad()
     def copy_from(self, embedding: nn.Module, head: nn.Module) -> None:
-        """Begin as the rows that are there; under ZeRO-3 every rank gathers them."""
+        """Start from the present rows; under ZeRO-3 every rank gathers them."""
         for rows, module in ((self.read, embedding), (self.write, head)):
             if rows is not None:
                 weight = module.get_parameter("weight")
@@ -64,7 +64,7 @@ class NewRows(nn.Module):
 
 
 # Functions, not closures: a deep copy of a model must look up its own rows, not the original's.
-def _embed_new(rows: NewRows, embedding: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+def _embed_new(rows: NewTokens, embedding: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
     scale = getattr(embedding, "embed_scale", 1.0)  # of Gemma
     for row, token_id in zip(rows.read, rows.token_ids, strict=True):
         here = (inputs[0] == token_id).unsqueeze(-1)
@@ -72,8 +72,8 @@ def _embed_new(rows: NewRows, embedding: nn.Module, inputs: tuple, output: Tenso
     return output
 
 
-def _score_new(rows: NewRows, head: nn.Module, inputs: tuple, output: Any) -> Any:
-    if not isinstance(output, Tensor):  # a loss, which has put them in place itself
+def _score_new(rows: NewTokens, head: nn.Module, inputs: tuple, output: Any) -> Any:
+    if not isinstance(output, Tensor):  # a loss, which has replaced the scores itself
         return output
     token_ids = torch.tensor(rows.token_ids, device=output.device)
     bias = getattr(head, "bias", None)
@@ -85,7 +85,7 @@ def _score_new(rows: NewRows, head: nn.Module, inputs: tuple, output: Any) -> An
 
 
 def whole_parameters(parameters: list[nn.Parameter]) -> AbstractContextManager:
-    """Within it every rank holds whole parameters, which ZeRO-3 may have cut up."""
+    """Let every rank hold whole parameters, which ZeRO-3 may have cut up."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
     import deepspeed
@@ -103,7 +103,7 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> None:
             its folder loads with the same layers.
 
     Raises:
-        ValueError: if a target is not there, or is the embedding or the head.
+        ValueError: if a target does not exist, or is the embedding or the head.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -117,8 +117,8 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     wrong = sorted(set(settings["targets"]) - maps)
     if wrong:
         raise ValueError(
-            f"lora.targets names {wrong[0]!r}, which is no linear map of the decoder's layers: "
-            f"choose among {', '.join(sorted(maps))}."
+            f"lora.targets names {wrong[0]!r}, which is no linear map of the decoder's layers; "
+            f"choose among {', '.join(sorted(maps))}"
         )
     lora = LoraConfig(
         r=settings["rank"],
@@ -128,13 +128,13 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     )
     inject_adapter_in_model(lora, language_model)
     for name, parameter in language_model.named_parameters():
-        if "lora_" in name:  # bfloat16 on a 4-bit base, which rounds small steps off
+        if "lora_" in name:  # else bfloat16 on a 4-bit base, which would round small steps off
             parameter.data = parameter.data.float()
     tied = model.config.text_config.tie_word_embeddings
-    model.new_rows = NewRows(settings["token_ids"], model.config.text_config.hidden_size, tied)
+    model.new_rows = NewTokens(settings["token_ids"], model.config.text_config.hidden_size, tied)
     if embedding.weight.device.type != "meta":
         model.new_rows.copy_from(embedding, head)
-    model.new_rows.stand_in(embedding, head)
+    model.new_rows.attach(embedding, head)
     model.config.lora = dict(settings)
     freeze(model)
 
@@ -144,7 +144,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def freeze(model: PreTrainedModel) -> None:
-    """Leave trainable what LoRA trains: its layers, and whatever the language model has not had."""
+    """Leave trainable what LoRA trains: its layers, and whatever is new to the language model."""
     for name, parameter in model.language_model.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
@@ -166,5 +166,5 @@ def merge(model: PreTrainedModel) -> None:
         for key, registered in list(module._forward_hooks.items()):
             if getattr(registered, "func", None) is hook:
                 del module._forward_hooks[key]
-    del model.new_rows, head.stand_in
+    del model.new_rows, head.replace_scores
     model.config.lora = None

@@ -1,15 +1,14 @@
 """Weighted cross entropy of a linear layer's scores, a bounded number of scores at a time.
 
-The scores of 8,192 labels over 348,544 rows take 11.4 GB in float32, and training holds them more
-than once. Here a chunk of labels is scored, reduced to its losses and to its share of the gradients
+The scores of 8,192 labels over 348,544 tokens take 11.4 GB in float32, and training holds them more
+than once. Here a chunk of labels is scored, reduced to its losses and to its part of the gradients
 at once, and dropped. No score is made twice: torch's own `linear_cross_entropy` scores again in its
 backward pass when each label has a weight of its own, which costs a third more time.
 
-Shapes: n labels, D width, V rows.
+Shapes: n labels, D width, V vocabulary.
 """
 
 from collections.abc import Callable
-from functools import partial
 from math import ceil
 from typing import Any
 
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-# 268 MB of float32: 192 labels over 348,544 rows. What fits into one chunk goes through the head as
-# any layer does.
+# 268 MB of float32: 192 labels over 348,544 tokens. What fits into one chunk goes through the head
+# as through any layer.
 CHUNK_SCORES = 2**26
 # On a CPU the softmax goes over a few labels at a time, whose scores stay in the cache: 2 MB.
 CACHED_SCORES = 2**19
@@ -28,7 +27,7 @@ CACHED_SCORES = 2**19
 
 def weighted_loss(
     head: nn.Module,
-    num_rows: int,
+    vocab_size: int,
     hidden: Tensor,
     labels: Tensor,
     weights: Tensor,
@@ -38,7 +37,7 @@ def weighted_loss(
 
     Args:
         head: linear layer, or a wrapper of one, such as PEFT's.
-        num_rows: V, which a weight that ZeRO-3 has cut up doesn't tell.
+        vocab_size: V, which a weight that ZeRO-3 has cut up doesn't tell.
         hidden: (n, D) states that predict the labels.
         labels: (n,) in [0, V).
         weights: (n,) of the labels; they take no gradient.
@@ -49,50 +48,59 @@ def weighted_loss(
         of each, (n,), in nats, without.
     """
     weights = weights.detach().float()
-    if not any(hasattr(parameter, "ds_id") for parameter in head.parameters(recurse=False)):
-        return _chunked(head, head, num_rows, hidden, labels, weights, z_weight)
-
-    # ZeRO-3 gathers the weight at each call of the head, on all ranks at once. Ranks have other
-    # numbers of labels, so all their chunks are one call, of the head with another forward pass.
-    def inside(states: Tensor) -> tuple[Tensor, Tensor]:
-        score = partial(_plain_scores, head)
-        return _chunked(head, score, num_rows, states, labels, weights, z_weight)
-
-    head.forward = inside
-    try:
-        return head(hidden)
-    finally:
-        del head.forward
+    if isinstance(head, OneCallHead):
+        return head(hidden, loss=(vocab_size, labels, weights, z_weight))
+    return _chunked(head, head, vocab_size, hidden, labels, weights, z_weight)
 
 
-def _plain_scores(head: nn.Module, hidden: Tensor) -> Tensor:
-    """What the head computes, without the hooks around it."""
-    scores = type(head).forward(head, hidden)
-    return scores if _stand_in(head) is None else _stand_in(head)(head, (hidden,), scores)
+class OneCallHead(nn.Linear):
+    """A head that can also compute the loss of its scores, all chunks in one call.
+
+    ZeRO-3 gathers the weight at each call of a module, on all ranks at once. Ranks have different
+    numbers of labels, so a call for each chunk would make them wait for one another forever.
+    """
+
+    def forward(self, hidden: Tensor, loss: tuple | None = None) -> Any:
+        """Scores of (n, D) states, or their loss with the other arguments of `_chunked`."""
+        if loss is None:
+            return super().forward(hidden)
+        vocab_size, *others = loss
+        return _chunked(self, self._scores, vocab_size, hidden, *others)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """What a call gives, without ZeRO-3's hooks around it."""
+        scores = super().forward(hidden)
+        replace = _replacement(self)
+        return scores if replace is None else replace(self, (hidden,), scores)
 
 
-def _stand_in(head: nn.Module) -> Any:
-    """What `lora.NewRows` puts in place of some scores of a head; None for a plain one."""
-    return vars(head).get("stand_in")
+def compute_loss_in_one_call(head: nn.Module) -> None:
+    """Make a head a `OneCallHead`, in place: its weight and its owners stay the same."""
+    head.__class__ = OneCallHead
+
+
+def _replacement(head: nn.Module) -> Any:
+    """What `lora.NewTokens` puts in place of some scores of a head; None for a plain one."""
+    return vars(head).get("replace_scores")
 
 
 def _chunked(
     head: nn.Module,
     score: Callable[[Tensor], Tensor],
-    num_rows: int,
+    vocab_size: int,
     hidden: Tensor,
     labels: Tensor,
     weights: Tensor,
     z_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    chunk = max(1, CHUNK_SCORES // num_rows)
+    chunk = max(1, CHUNK_SCORES // vocab_size)
     if len(labels) <= chunk:
         return _whole(score, hidden, labels, weights, z_weight)
     # Its `weight` alone may not be what it computes.
-    if type(head) is not nn.Linear or _stand_in(head) is not None:
+    if type(head) not in (nn.Linear, OneCallHead) or _replacement(head) is not None:
         return _through_module(score, hidden, labels, weights, z_weight, chunk)
-    weight: Tensor = head.weight
-    bias: Tensor | None = head.bias
+    weight: Any = head.weight
+    bias: Any = head.bias
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -190,7 +198,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         # Handed over, not kept: what autograd alone holds becomes `.grad` without a copy.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("The gradients of this loss are gone: call backward once.")
+            raise RuntimeError("the gradients of this loss are gone; call backward once")
         scaled = [
             None if part is None else part.mul_(gradient).to(dtype)
             for part, dtype in zip(gradients, ctx.dtypes, strict=True)

@@ -25,10 +25,10 @@ from tokenizer.model.modeling_semhitok import ImageCodes, SemHiTokModel
 
 @dataclass
 class UnifiedOutput(ModelOutput):
-    """What a forward pass gives.
+    """Result of a forward pass.
 
     Attributes:
-        loss: scalar; the weighted sum over labels divided by the number of rows B.
+        loss: scalar; the weighted sum over labels divided by the number of sequences B.
         logits: (B, L', text vocabulary); empty when labels are given, since the loss needs none.
         past_key_values: the cache.
         text_loss, semantic_loss, pixel_loss: sums of negative log-likelihoods over the labels, in
@@ -52,9 +52,9 @@ class UnifiedModel(PreTrainedModel):
 
     The public class, which also generates, is `mllm.UnifiedForConditionalGeneration`.
 
-    Text rows are the language model's own and are never resized; image tokens enter through the
-    dual-MLP adapter (or rows of their own) and leave through an image head of their own. Text is
-    predicted only at text positions and image codes only at image positions.
+    The language model's own embeddings and head are for text and never resized; image tokens enter
+    through the dual-MLP adapter (or embeddings of their own) and leave through an image head. Text
+    is predicted only at text positions and image codes only at image positions.
     """
 
     config_class = UnifiedConfig
@@ -65,7 +65,7 @@ class UnifiedModel(PreTrainedModel):
     input_modalities = ("image", "text") if is_torchvision_available() else ("text",)
     output_modalities = ("text", "image")
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # rows, not labels, normalise the loss: see `UnifiedOutput.loss`
+    accepts_loss_kwargs = False  # sequences, not labels, normalise `UnifiedOutput.loss`
     # Codes are those of the exact tokenizer, in whatever dtype the language model is loaded; the
     # teacher inside has a dtype of its own.
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = [
@@ -159,20 +159,19 @@ class UnifiedModel(PreTrainedModel):
             ValueError: if the number of placeholders is not N for each image.
         """
         image_tokens = self.get_image_tokens(pixel_values)
-        places = input_ids == self.config.image_token_id
-        if int(places.sum()) != image_tokens.numel():
+        is_placeholder = input_ids == self.config.image_token_id
+        if (found := int(is_placeholder.sum())) != image_tokens.numel():
             raise ValueError(
-                f"{int(places.sum())} image placeholders in the text, but {len(image_tokens)} "
-                f"images need {image_tokens.numel()}: let the processor make both."
+                f"{found} image placeholders in the text, but {len(image_tokens)} images need "
+                f"{image_tokens.numel()}; let the processor make both"
             )
-        return input_ids.masked_scatter(places, image_tokens.flatten())
+        return input_ids.masked_scatter(is_placeholder, image_tokens.flatten())
 
-    def embed(self, input_ids: Tensor, first_place: int = 0) -> Tensor:
+    def embed(self, input_ids: Tensor) -> Tensor:
         """Embed token ids of text and images.
 
         Args:
-            input_ids: (B, L); a run of image tokens is one image.
-            first_place: place in its image of a first token that goes on with an image.
+            input_ids: (B, L); consecutive image tokens are one image.
 
         Returns:
             (B, L, D).
@@ -181,11 +180,11 @@ class UnifiedModel(PreTrainedModel):
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         codes = input_ids[is_image] - self.vocabulary.offset
         # Also called on no codes at all, so that every rank's graph holds the same parameters.
-        # Place in the image = distance to the last text token: [t t i i i t i i] → 0 1 2, 0 1.
+        # Position in the image = distance to the last text token: [t t i i i t i i] → 0 1 2, 0 1.
         index = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        last_text = index.masked_fill(is_image, -1 - first_place).cummax(-1).values
-        places = (index - last_text - 1)[is_image]
-        image = self.adapter(codes, self.image_tokenizer, places).to(embeddings.dtype)
+        last_text = index.masked_fill(is_image, -1).cummax(-1).values
+        positions = (index - last_text - 1)[is_image]
+        image = self.adapter(codes, self.image_tokenizer, positions).to(embeddings.dtype)
         return embeddings.masked_scatter(is_image.unsqueeze(-1), image)
 
     def forward(
@@ -211,11 +210,11 @@ class UnifiedModel(PreTrainedModel):
             pixel_values: (images, 3, H, W) in [-1, 1].
             attention_mask: (B, L), or (B, 1, L, L) boolean.
             position_ids: (B, L).
-            labels: (B, L) token ids to predict at their own place, -100 elsewhere.
-            label_weights: (B, L) weight of each label; by default 1 / (labels of its row).
+            labels: (B, L) token ids to predict, each at its own position; -100 elsewhere.
+            label_weights: (B, L) weight of each label; by default 1 / (labels of its sequence).
             logits_to_keep: as in transformers.
-            segments: documents of packed rows, in place of an attention mask; with position ids
-                that start again in each.
+            segments: documents of packed sequences, in place of an attention mask; with position
+                ids that start again in each.
         """
         if inputs_embeds is None:
             assert input_ids is not None
@@ -229,7 +228,8 @@ class UnifiedModel(PreTrainedModel):
             if not has_choice(decoder):
                 choose_attention(decoder, "sdpa")
             kwargs["segments"] = segments
-            # What has four axes is handed on as it is; else an L×L mask would be made in vain.
+            # transformers passes a mask of four dimensions through, and would build an L×L one, for
+            # which `segments` has no use, from anything else.
             attention_mask = inputs_embeds.new_zeros(1, 1, 1, 1)
         outputs = decoder(
             inputs_embeds=inputs_embeds,
@@ -251,11 +251,10 @@ class UnifiedModel(PreTrainedModel):
         )
 
     def _loss(self, hidden: Tensor, labels: Tensor, weights: Tensor | None) -> UnifiedOutput:
-        """Weighted negative log-likelihood of text and image labels, per row."""
+        """Weighted negative log-likelihood of text and image labels, per sequence."""
         if weights is None:
             num_labels = (labels != -100).sum(-1, keepdim=True).clamp_min(1)
             weights = torch.ones_like(labels, dtype=torch.float32) / num_labels
-        num_rows = labels.shape[0]
         hidden, labels, weights = hidden[:, :-1], labels[:, 1:], weights[:, 1:]
         is_image = self.vocabulary.is_image(labels)
         is_text = (labels >= 0) & ~is_image
@@ -275,7 +274,7 @@ class UnifiedModel(PreTrainedModel):
             weights[is_image],
         )
         return UnifiedOutput(
-            loss=(text_loss + image_loss) / num_rows,
+            loss=(text_loss + image_loss) / len(hidden),
             text_loss=text.sum(),
             semantic_loss=semantic.sum(),
             pixel_loss=pixel.sum(),

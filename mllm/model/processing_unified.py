@@ -55,7 +55,7 @@ class UnifiedProcessor(ProcessorMixin):
         """Inputs of `generate` in the manner of transformers, whose pipelines call this.
 
         Args:
-            images: one image or a list of them, in the order of their places in the texts.
+            images: one image or a list of them, in the order in which the texts show them.
             text: plain texts, each taken as what a user says (after the image, if there is one for
                 each), or rendered chats with `<|image|>` where an image stands.
             videos, audio: must be None.
@@ -65,20 +65,14 @@ class UnifiedProcessor(ProcessorMixin):
             images; without images also `unconditional_ids` and `unconditional_mask`, for drawing.
         """
         if videos is not None or audio is not None:
-            raise ValueError("This model reads text and images, no video or audio.")
+            raise ValueError("this model reads text and images, no video or audio")
         texts = [text] if isinstance(text, str) else list(text or [])
         if not texts:
-            raise ValueError("The processor needs a text beside the images.")
+            raise ValueError("the processor needs a text beside the images")
         loaded = self.image_processor.fetch_images(_flat(images))
         prompts = [self._prompt(one, bool(loaded)) for one in texts]
         if not loaded:
-            without = [self.chat.drawing("")] * len(prompts)
-            padded = self.pad(without)
-            unconditional = {
-                "unconditional_ids": padded["input_ids"],
-                "unconditional_mask": padded["attention_mask"],
-            }
-            return BatchFeature({**self.pad(prompts), **unconditional})
+            return self._with_unconditional(prompts)
         pixels = self.image_processor(images=loaded, return_tensors="pt")["pixel_values"]
         return BatchFeature({**self.pad(prompts), "pixel_values": pixels})
 
@@ -148,7 +142,7 @@ class UnifiedProcessor(ProcessorMixin):
             `input_ids` and `attention_mask` (B, L), padded on the left, and `pixel_values`.
         """
         if len(images) != len(questions):
-            raise ValueError(f"{len(images)} images for {len(questions)} questions.")
+            raise ValueError(f"{len(images)} images for {len(questions)} questions")
         inputs = self.pad([self.chat.question(question) for question in questions])
         pixels = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
         return BatchFeature({**inputs, "pixel_values": pixels})
@@ -160,15 +154,15 @@ class UnifiedProcessor(ProcessorMixin):
             `input_ids`, `attention_mask` (B, L) and, for guidance, `unconditional_ids`,
             `unconditional_mask` (B, L').
         """
-        inputs = self.pad([self.chat.drawing(prompt) for prompt in prompts])
+        return self._with_unconditional([self.chat.drawing(prompt) for prompt in prompts])
+
+    def _with_unconditional(self, prompts: list[list[int]]) -> BatchFeature:
         without = self.pad([self.chat.drawing("")] * len(prompts))
-        return BatchFeature(
-            {
-                **inputs,
-                "unconditional_ids": without["input_ids"],
-                "unconditional_mask": without["attention_mask"],
-            }
-        )
+        unconditional = {
+            "unconditional_ids": without["input_ids"],
+            "unconditional_mask": without["attention_mask"],
+        }
+        return BatchFeature({**self.pad(prompts), **unconditional})
 
     def pad(self, token_ids: list[list[int]]) -> dict[str, torch.Tensor]:
         """Left-pad lists of ids to `input_ids` and `attention_mask` (B, L)."""

@@ -14,7 +14,7 @@ class ImageVocabulary:
     """Where the image codes lie.
 
     Attributes:
-        offset: first image token id; the number of text rows.
+        offset: first image token id; the size of the text vocabulary.
         num_semantic_codes: K.
         num_pixel_codes: M.
     """
@@ -46,8 +46,8 @@ class ImageVocabulary:
         codes = token_ids - self.offset
         if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.num_image_codes):
             raise ValueError(
-                f"Token ids must lie in [{self.offset}, {self.size}) to be image tokens; got "
-                f"{int(token_ids.min())} to {int(token_ids.max())}."
+                f"token ids must lie in [{self.offset}, {self.size}) to be image tokens, not "
+                f"{int(token_ids.min())} to {int(token_ids.max())}"
             )
         return codes
 

@@ -1,4 +1,4 @@
-"""A training phase with LoRA: which rows are new, how it goes on, and the 4-bit base of QLoRA."""
+"""A training phase with LoRA: new tokens, layers that are there already, 4-bit base (QLoRA)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,41 +11,41 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, set_seed
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.chat_template import ASSISTANT, BEGIN_OF_IMAGE, END_OF_IMAGE, USER
 from mllm.model.lora import add_lora
-from mllm.phase.settings import LoRAConfig
+from mllm.model.modeling_unified import UnifiedModel
+from mllm.phase.settings import LoRASettings
 from mllm.saved.load import load_model
 from runtime.errors import UserError
 
-# What no 4-bit matrix may hold: the frozen tokenizer's fingerprint is of its exact weights, and the
-# others train.
-_WHOLE = ["image_tokenizer", "adapter", "image_head", "lm_head", r".*\.lora_[AB]"]
+# Never in 4 bits: the frozen tokenizer's fingerprint is of its exact weights, and the others train.
+_NOT_IN_4BIT = ["image_tokenizer", "adapter", "image_head", "lm_head", r".*\.lora_[AB]"]
 
 
 def load_for_lora(
     folder: Path,
-    lora: LoRAConfig | None,
+    lora: LoRASettings | None,
     text_tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> UnifiedForConditionalGeneration:
     """The model that a phase trains, with LoRA layers where the phase or the model has them.
 
     Raises:
-        UserError: if the layers of `folder` are not those of `lora`, or a target is not there, or
+        UserError: if the layers of `folder` are not those of `lora`, a target does not exist, or
             4 bits are asked for without bitsandbytes.
     """
     if lora is None or not lora.load_in_4bit:
         model = load_model(folder)
     else:
         model = load_model(folder, quantization_config=_four_bits())
-    set_seed(seed)  # loading draws as it likes, under ZeRO-3 otherwise than without
+    set_seed(seed)  # loading draws random numbers, and other ones under ZeRO-3
     put_lora(model, lora, new_token_ids(text_tokenizer), folder)
-    _as_zero_3_has_it(model)
+    _match_zero_3_precision(model)
     return model
 
 
-def _as_zero_3_has_it(model: UnifiedForConditionalGeneration) -> None:
-    """Give what was put into a model that ZeRO-3 has cut up the precision of its pieces.
+def _match_zero_3_precision(model: UnifiedModel) -> None:
+    """Give layers that were put into a model under ZeRO-3 the precision of the others.
 
-    DeepSpeed asks for one, and keeps float32 copies of what trains by itself.
+    DeepSpeed demands one precision, and itself keeps float32 copies of what trains.
     """
     embedding = model.get_input_embeddings().get_parameter("weight")
     if hasattr(embedding, "ds_id"):
@@ -55,8 +55,8 @@ def _as_zero_3_has_it(model: UnifiedForConditionalGeneration) -> None:
 
 
 def put_lora(
-    model: UnifiedForConditionalGeneration,
-    lora: LoRAConfig | None,
+    model: UnifiedModel,
+    lora: LoRASettings | None,
     token_ids: list[int],
     folder: Path,
 ) -> None:
@@ -65,27 +65,21 @@ def put_lora(
     Args:
         model: to be trained.
         lora: of the phase.
-        token_ids: whose rows are new to the language model.
+        token_ids: tokens that are new to the language model.
         folder: of the model, for messages.
 
     Raises:
-        UserError: if the model has other layers than those of `lora`, or a target is not there.
+        UserError: if the model has other layers than those of `lora`, or a target does not exist.
     """
     has = model.config.lora
     if lora is None:
         if has is not None:
             raise UserError(
-                f"The model in {folder} has LoRA layers: give a lora section to train them, or "
-                f"merge them first with `semhitok merge-lora`."
+                f"the model in {folder} has LoRA layers; give a lora section to train them, or "
+                f"merge them first with `semhitok merge-lora`"
             )
         return
-    settings = {
-        "rank": lora.rank,
-        "alpha": lora.alpha,
-        "dropout": lora.dropout,
-        "targets": list(lora.targets),
-        "token_ids": token_ids,
-    }
+    settings = lora.model_dump(exclude={"load_in_4bit"}) | {"token_ids": token_ids}
     if has is None:
         try:
             add_lora(model, settings)
@@ -94,17 +88,17 @@ def put_lora(
     elif has != settings:
         other = next(name for name in settings if has.get(name) != settings[name])
         raise UserError(
-            f"The model in {folder} has LoRA layers with {other} {has.get(other)}, not "
-            f"{settings[other]}: give those settings, or merge the layers first with "
-            f"`semhitok merge-lora`."
+            f"the model in {folder} has LoRA layers with {other} {has.get(other)}, not "
+            f"{settings[other]}; give those settings, or merge the layers first with "
+            f"`semhitok merge-lora`"
         )
 
 
 def new_token_ids(text_tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the tokens that the language model has not had."""
+    """Ids of the tokens that are new to the language model."""
     vocabulary = text_tokenizer.get_vocab()
-    # Images are told to the language model by the tokens around them; roles are new to those that
-    # had no chat template. The placeholder of an image position is never read or written.
+    # The tokens around an image; and the roles, which are new to a language model without a chat
+    # template. The placeholder of an image position is never read or written.
     tokens = (BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT)
     return [vocabulary[token] for token in tokens if token in vocabulary]
 
@@ -112,21 +106,21 @@ def new_token_ids(text_tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _four_bits() -> BitsAndBytesConfig:
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            "lora.load_in_4bit needs the package bitsandbytes, which is not installed: "
-            "`pip install bitsandbytes`, or set lora.load_in_4bit to false."
+            "lora.load_in_4bit needs the package bitsandbytes, which is not installed; run "
+            "`pip install bitsandbytes`, or set lora.load_in_4bit to false"
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",  # QLoRA (arXiv 2305.14314)
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=_WHOLE,
+        llm_int8_skip_modules=_NOT_IN_4BIT,
     )
 
 
 @contextmanager
-def trainable_over_four_bits(model: UnifiedForConditionalGeneration) -> Iterator[None]:
-    """Within it the Trainer sees that a 4-bit model has LoRA layers, which it knows PEFT's by."""
+def trainable_over_four_bits(model: UnifiedModel) -> Iterator[None]:
+    """Let the Trainer accept a 4-bit model: this mark tells it that there are LoRA layers."""
     if not getattr(model, "is_quantized", False):
         yield
         return

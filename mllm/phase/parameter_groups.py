@@ -1,14 +1,14 @@
 """Which parts of the model train, and the groups of parameters that the optimiser makes of them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from transformers import Trainer
 
-from mllm.phase.settings import MLLMPhaseConfig, PartRates
+from mllm.phase.settings import PhaseSettings
 
-PARTS = ("image_adapter", "image_head", "layers", "text_rows")
+PARTS = ("image_adapter", "image_head", "layers", "embed_tokens")
 
 
 @dataclass
@@ -17,17 +17,17 @@ class ParameterGroup:
 
     Attributes:
         rule: "adamw" or "muon".
-        decays: whether weight decay pulls at them.
+        decays: whether weight decay acts on them.
+        multiplier: their learning rate as a factor of the run's.
         names: of the parameters.
         parameters: themselves.
-        rate: their learning rate as a factor of the run's.
     """
 
-    rule: str
+    rule: Literal["adamw", "muon"]
     decays: bool
+    multiplier: float
     names: list[str]
     parameters: list[nn.Parameter]
-    rate: float = 1.0
 
     @property
     def num_parameters(self) -> int:
@@ -35,7 +35,7 @@ class ParameterGroup:
         return sum(parameter.numel() for parameter in self.parameters)
 
     @property
-    def states(self) -> int:
+    def num_states(self) -> int:
         """float32 numbers kept for each parameter: two moments of AdamW, the momentum of Muon."""
         return 2 if self.rule == "adamw" else 1
 
@@ -43,6 +43,14 @@ class ParameterGroup:
     def parts(self) -> list[str]:
         """Of the model, in the order of `PARTS`."""
         return [part for part in PARTS if any(part_of(name) == part for name in self.names)]
+
+    def for_torch(self, settings: PhaseSettings) -> dict[str, Any]:
+        """The group as torch's optimisers take it."""
+        return {
+            "params": self.parameters,
+            "lr": settings.learning_rate * self.multiplier,
+            "weight_decay": settings.weight_decay if self.decays else 0.0,
+        }
 
 
 def part_of(name: str) -> str:
@@ -57,42 +65,52 @@ def part_of(name: str) -> str:
         return "image_head"
     if name.startswith("image_tokenizer."):
         return ""
-    return "layers" if ".layers." in name or ".norm." in name else "text_rows"
+    return "layers" if ".layers." in name or ".norm." in name else "embed_tokens"
 
 
-def freeze_parts(model: nn.Module, rates: PartRates) -> None:
-    """Let a part whose rate is 0 take no gradient."""
+def freeze_parts(model: nn.Module, settings: PhaseSettings) -> None:
+    """Turn off the gradients of the parts whose multiplier is 0."""
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        if part and getattr(rates, part) == 0:
+        if part and settings.multipliers[part] == 0:
             parameter.requires_grad_(False)
 
 
-def adamw_groups(model: nn.Module, config: MLLMPhaseConfig) -> list[ParameterGroup]:
-    """What AdamW moves: a group for each learning rate, with and without weight decay."""
-    # A method of the Trainer that reads nothing of it.
-    decaying = set(Trainer.get_decay_parameter_names(None, model))
-    groups: dict[tuple[bool, float], ParameterGroup] = {}
+def parameter_groups(model: Any, settings: PhaseSettings) -> list[ParameterGroup]:
+    """What the optimiser moves: a group for each learning rate, with and without weight decay.
+
+    Args:
+        model: the whole model; only what is trainable is moved.
+        settings: with optimizer muon the language model's linear maps are the first group, without
+            its embeddings and its head.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups = []
+    if settings.optimizer == "muon":
+        names = {id(parameter): name for name, parameter in trained.items()}
+        hidden = _hidden_matrices(model.language_model)
+        of_hidden = [names[id(parameter)] for parameter in hidden]
+        multiplier = settings.learning_rate_multipliers.layers
+        groups.append(ParameterGroup("muon", True, multiplier, of_hidden, hidden))
+        trained = {name: p for name, p in trained.items() if name not in of_hidden}
+        decaying = {name for name, parameter in trained.items() if parameter.ndim > 1}
+    else:  # a method of the Trainer that reads nothing of it
+        decaying = set(Trainer.get_decay_parameter_names(None, model))
+    by_rule: dict[tuple[bool, float], ParameterGroup] = {}
     for decays in (True, False):
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or (name in decaying) != decays:
-                continue
-            rate = getattr(config.rates, part_of(name))
-            group = groups.setdefault((decays, rate), ParameterGroup("adamw", decays, [], [], rate))
-            group.names.append(name)
-            group.parameters.append(parameter)
-    return list(groups.values())
+        for name, parameter in trained.items():
+            if (name in decaying) == decays:
+                multiplier = settings.multipliers[part_of(name)]
+                new = ParameterGroup("adamw", decays, multiplier, [], [])
+                group = by_rule.setdefault((decays, multiplier), new)
+                group.names.append(name)
+                group.parameters.append(parameter)
+    return [*groups, *by_rule.values()]
 
 
-def as_optimizer_groups(
-    groups: list[ParameterGroup], config: MLLMPhaseConfig
-) -> list[dict[str, Any]]:
-    """Groups as torch's optimisers take them."""
-    return [
-        {
-            "params": group.parameters,
-            "lr": config.learning_rate * group.rate,
-            "weight_decay": config.weight_decay if group.decays else 0.0,
-        }
-        for group in groups
-    ]
+def _hidden_matrices(language_model: Any) -> list[nn.Parameter]:
+    ends = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
+    outside = {id(parameter) for module in ends for parameter in module.parameters()}
+    linear = [m for m in language_model.modules() if isinstance(m, nn.Linear)]
+    weights = [module.get_parameter("weight") for module in linear]
+    return [w for w in weights if w.requires_grad and id(w) not in outside]

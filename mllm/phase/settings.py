@@ -1,297 +1,197 @@
-"""Run settings of the language model's phases."""
+"""Settings of the language model's training phases."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from mllm.model.sampler import Sampler
-from runtime.config import build_config, load_config, merge, override, read_values
-from runtime.config_ranges import check_ranges
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from mllm.data.settings import FolderName, MixtureSettings, SourceSettings
 from runtime.errors import UserError
+from runtime.settings import Seed, Settings, build_settings, settings_with_overrides
+from runtime.yaml_values import merge, read_values
+
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass
-class InitConfig:
-    """`init-mllm`: a language model that knows image codes, saved once, before training."""
+class LearningRateMultipliers(Settings):
+    """What each part's learning rate is, as a factor of `learning_rate`; 0 freezes the part."""
 
-    tokenizer: Path
-    """Folder of the image tokenizer; it is copied into the model."""
-    out: Path
-    """Folder of the new model."""
-    llm: str | None = None
-    """Folder or hub name of a pre-trained causal LM, or a GGUF file of one, which is dequantised to
-    float32 (needs the package `gguf`); none builds one from `text_config`."""
-    text_config: dict[str, Any] = field(default_factory=dict)
-    """Fields of the LM's config, `model_type` among them, when none is pre-trained; with `llm`, its
-    published sizes, which `semhitok plan` reads before anything is downloaded."""
-    text_data: list[Path] = field(default_factory=list)
-    """Prepared folders whose text the sentencepiece vocabulary is trained on, likewise."""
-    vocab_size: int = 1024
-    """Upper bound of that vocabulary."""
-    image_input: Literal["adapter", "rows"] = "adapter"
-    """See `UnifiedConfig`."""
-    image_head: Literal["hierarchical", "flat"] = "hierarchical"
-    """See `UnifiedConfig`."""
-    new_weights: Literal["codebooks", "random"] = "codebooks"
-    """What the weights around image tokens begin as; see `mllm.init.start_from_codebooks`."""
-    image_positions: Literal["none", "grid"] = "none"
-    """See `UnifiedConfig`."""
-    z_loss_weight: float = 0.0
-    """See `UnifiedConfig`."""
-    planned_tokenizer: dict[str, Any] = field(default_factory=dict)
-    """Fields of the image tokenizer's config that `semhitok plan` takes while the folder
-    `tokenizer` is not there; the default is the paper's size."""
-    sampler: Sampler = field(default_factory=Sampler)
-    """How the model draws unless told otherwise; saved in its config."""
-    seed: int = 0
-    """Of new weights."""
+    renamed: ClassVar = {"text_rows": "embed_tokens"}
 
-    def __post_init__(self) -> None:
-        draw = partial(check_ranges, self.sampler, "sampler.")
-        draw(at_least=0, names=("temperature", "pixel_temperature", "top_k"))
-        draw(at_least=0, at_most=1, names=("top_p",))
-        draw(at_least=1, names=("num_candidates",))
-        draw(names=("guidance_scale",))
-        check_ranges(self, at_least=0, names=("z_loss_weight",))
-        check_ranges(self, at_least=0, below=2**32, names=("seed",))
-
-
-@dataclass
-class TaskShares:
-    """How often each task comes, relative to the others; 0 leaves it out."""
-
-    question: float = 1.0
-    """Questions about one image, all of a record's in one document."""
-    drawing: float = 1.0
-    """An image after its caption."""
-    conversation: float = 0.0
-    """Several turns about any number of images."""
-    text: float = 0.0
-    """Plain text, so that the language model keeps its language."""
-
-    def __post_init__(self) -> None:
-        names = ("question", "drawing", "conversation", "text")
-        check_ranges(self, "mixture.shares.", at_least=0, names=names)
-        if not any(getattr(self, name) for name in names):
-            raise ValueError("mixture.shares are all 0: give one task a share above 0.")
-
-
-@dataclass
-class MixtureConfig:
-    """What the model sees, and how much each label counts."""
-
-    shares: TaskShares = field(default_factory=TaskShares)
-    """Of documents, not of tokens."""
-    caption_dropout: float = 0.1
-    """Share of drawings whose caption is dropped, for guidance (every peer uses 0.1)."""
-    several_questions: Literal["branches", "turns"] = "branches"
-    """How questions about one image share it: as branches, none of which sees another, or as the
-    turns of one conversation, which FlashAttention needs."""
-    answer_weight: float = 1.0
-    """Weight of one answer in the loss, shared by its tokens."""
-    drawing_weight: float = 1.0
-    """Weight of one drawing in the loss, shared by its tokens."""
-    text_weight: float = 1.0
-    """Weight of one plain text in the loss, shared by its tokens."""
-
-    def __post_init__(self) -> None:
-        check = partial(check_ranges, self, "mixture.", at_least=0)
-        check(at_most=1, names=("caption_dropout",))
-        check(names=("answer_weight", "drawing_weight", "text_weight"))
-
-
-@dataclass
-class SourceConfig:
-    """One prepared folder of several."""
-
-    data: Path
-    """Prepared folder."""
-    codes: Path | None = None
-    """Codes of its images, by the tokenizer inside the model; none for plain text alone."""
-    weight: float = 1.0
-    """How often it is taken, relative to the other sources of the same task."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, above=0, names=("weight",))
-
-
-@dataclass
-class PartRates:
-    """Learning rate of each part, as a factor of `learning_rate`; 0 freezes the part."""
-
-    image_adapter: float = 1.0
+    image_adapter: NonNegativeFloat = 1.0
     """What image tokens enter through."""
-    image_head: float = 1.0
-    """What image tokens leave through: the new rows."""
-    layers: float = 1.0
+    image_head: NonNegativeFloat = 1.0
+    """What image tokens leave through."""
+    layers: NonNegativeFloat = 1.0
     """The language model's own layers."""
-    text_rows: float = 1.0
-    """Its embeddings and its head."""
+    embed_tokens: NonNegativeFloat = 1.0
+    """Its embeddings of text, and its head, lm_head."""
 
-    def __post_init__(self) -> None:
-        names = ("image_adapter", "image_head", "layers", "text_rows")
-        check_ranges(self, "rates.", at_least=0, names=names)
-        if not any(getattr(self, name) for name in names):
-            raise ValueError("rates are all 0, so nothing would train: give one part a rate.")
+    @model_validator(mode="after")
+    def _something_trains(self) -> "LearningRateMultipliers":
+        if not any(dict(self).values()):
+            raise ValueError("all multipliers are 0, so nothing would train; raise one")
+        return self
 
 
-@dataclass
-class LoRAConfig:
+class LoRASettings(Settings):
     """Train small matrices beside the language model's own, which stay as they are.
 
     The image adapter, the image head and the rows of the tokens around an image train whole.
     """
 
-    rank: int = 16
-    """Of the two matrices beside each linear map."""
-    alpha: float = 32.0
+    rank: PositiveInt = 16
+    """Rank of the two matrices beside each linear map."""
+    alpha: PositiveFloat = 32.0
     """Their product is scaled by alpha / rank."""
-    dropout: float = 0.0
-    """On what they read."""
-    targets: list[str] = field(default_factory=list)
-    """Last names of the linear maps, such as q_proj; none for all of the decoder's layers."""
+    dropout: BelowOne = 0.0
+    """Dropout on what they read."""
+    targets: list[str] = []
+    """Last names of the linear maps, such as q_proj; none is all of the decoder's layers."""
     load_in_4bit: bool = False
     """Hold the frozen matrices in 4 bits while training (QLoRA; needs the package bitsandbytes)."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "lora.", at_least=1, names=("rank",))
-        check_ranges(self, "lora.", above=0, names=("alpha",))
-        check_ranges(self, "lora.", at_least=0, below=1, names=("dropout",))
 
-
-@dataclass
-class MLLMPhaseConfig:
+class PhaseSettings(Settings):
     """`train mllm`: questions, drawings, conversations and plain text together."""
+
+    renamed: ClassVar = {"rates": "learning_rate_multipliers", "row_length": "max_seq_length"}
 
     model: Path
     """Model folder to start from, as written by `init-mllm`."""
     out: Path
     """Run folder; the trained model goes to `out/model`."""
-    num_steps: int
+    num_steps: PositiveInt
     """Optimiser steps."""
-    global_batch_size: int
-    """Packed rows per step over all ranks and accumulation."""
-    learning_rate: float
+    global_batch_size: PositiveInt
+    """Sequences per step over all ranks and accumulation."""
+    learning_rate: PositiveFloat
     """Peak learning rate."""
     phase: Literal["align", "pretrain", "sft"] | None = None
-    """Which of the file's `phases` this is, where it has several; see `load_phase`."""
-    data: Path | None = None
+    """Which of the file's `phases` this is, where it has several."""
+    data: FolderName | None = None
     """Prepared folder, where there is but one; else see `sources`."""
-    codes: Path | None = None
-    """Codes of its images, by the tokenizer inside the model."""
-    sources: list[SourceConfig] = field(default_factory=list)
+    codes: FolderName | None = None
+    """Codes of its images, made by the tokenizer inside the model."""
+    sources: list[SourceSettings] = []
     """Prepared folders, where there are several."""
-    micro_batch_size: int | None = None
-    """Rows per forward pass and rank; by default, on a GPU the largest that `plan` says fits, on a
-    CPU the global batch divided by the ranks."""
-    row_length: int = 2048
-    """Tokens per packed row."""
+    micro_batch_size: PositiveInt | None = None
+    """Sequences per forward pass and rank; by default, on a GPU the largest that `plan` says fits,
+    on a CPU the global batch divided by the ranks."""
+    max_seq_length: PositiveInt = 2048
+    """Tokens of a sequence, into which documents are packed."""
     packing: bool = True
-    """Put several documents into a row. Otherwise a row is one document, `row_length` the longest
-    that may be, and rows of about the same length come together."""
+    """Put several documents into a sequence. Otherwise a sequence is one document, `max_seq_length`
+    the longest that may be, and sequences of similar length come together."""
     attention: Literal["sdpa", "flex", "flash"] = "sdpa"
-    """How documents of a row are kept apart; see `mllm.model.attention`."""
-    rates: PartRates = field(default_factory=PartRates)
+    """How documents of a sequence are kept apart; see `mllm.model.attention`."""
+    learning_rate_multipliers: LearningRateMultipliers = LearningRateMultipliers()
     """Which parts train, and how fast."""
-    warmup_steps: int = 50
+    warmup_steps: NonNegativeInt = 50
     """Steps of linear warm-up before the cosine."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """What moves the weights; "muon" takes it for the language model's hidden matrices alone, and
-    does not work under DeepSpeed, which cuts matrices up."""
-    weight_decay: float = 0.05
+    """What moves the weights; "muon" moves the language model's hidden matrices by Muon and the
+    rest by AdamW, and does not work under DeepSpeed, which cuts matrices up."""
+    weight_decay: NonNegativeFloat = 0.05
     """Weight decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW momentum terms."""
-    max_grad_norm: float = 1.0
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.95)
+    """Momentum terms of AdamW."""
+    max_grad_norm: PositiveFloat = 1.0
     """Gradient clipping by global norm."""
-    mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """See `MixtureConfig`."""
-    lora: LoRAConfig | None = None
-    """See `LoRAConfig`; by default the whole language model trains."""
+    mixture: MixtureSettings = MixtureSettings()
+    """What the model sees, and how much each label counts."""
+    lora: LoRASettings | None = None
+    """Train LoRA layers; by default the whole language model trains."""
     bf16: bool = False
     """Train in bfloat16."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass."""
+    """Compute activations again in the backward pass."""
     deepspeed: Path | None = None
     """A DeepSpeed JSON, such as configs/deepspeed/zero2.json."""
     use_cpu: bool = False
     """Train on the CPU although there is a GPU."""
-    num_workers: int = 0
+    num_workers: NonNegativeInt = 0
     """Processes that build batches, per rank."""
-    seed: int = 0
-    """Of data order, packing and dropout."""
-    log_every: int = 20
+    seed: Seed = 0
+    """Seed of data order, packing and dropout."""
+    log_every: PositiveInt = 20
     """Steps between two lines of metrics.jsonl."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
-    samples_every: int | None = None
+    samples_every: PositiveInt | None = None
     """Steps between two looks at what the model draws and answers, for the folder `samples` and
     TensorBoard; by default none."""
-    peak_tflops: float | None = None
+    peak_tflops: PositiveFloat | None = None
     """What one device computes at most in this precision, in 10¹² FLOPs a second (an A100 312, an
-    H100 989 in bfloat16), for the share of it that training uses (MFU); by default not said."""
-    dry_run: bool = False
-    """Build the model without memory, say what would train and how, and stop."""
-    checkpoint_every: int = 100
-    """Steps between two checkpoints that a killed run resumes from."""
+    H100 989 in bfloat16), for the fraction of it that training uses (MFU); by default not said."""
+    checkpoint_every: PositiveInt = 100
+    """Steps between two checkpoints, from which a killed run resumes."""
 
-    def __post_init__(self) -> None:
-        counts = ("num_steps", "global_batch_size", "micro_batch_size", "row_length")
-        every = ("log_every", "checkpoint_every", "samples_every")
-        check_ranges(self, at_least=1, names=(*counts, *every))
-        check_ranges(self, at_least=0, names=("warmup_steps", "weight_decay", "num_workers"))
-        check_ranges(self, above=0, names=("learning_rate", "max_grad_norm", "peak_tflops"))
+    @model_validator(mode="after")
+    def _possible(self) -> "PhaseSettings":
         if (self.data is None) == (not self.sources):
-            raise ValueError("give either data (with codes) or sources, the one or the other.")
-        check_ranges(self, at_least=0, below=1, names=("betas",))
-        check_ranges(self, at_least=0, below=2**32, names=("seed",))
-        if self.optimizer == "muon" and self.lora is not None:
-            raise ValueError(
-                "optimizer muon is made for whole matrices, not for the thin ones of lora: set "
-                "optimizer to adamw, or leave lora out."
-            )
-        if self.optimizer == "muon" and self.deepspeed is not None:
-            raise ValueError(
-                "optimizer muon needs whole matrices, which DeepSpeed cuts up: set optimizer to "
-                "adamw, or leave deepspeed out."
-            )
+            raise ValueError("give either data (with codes) or sources, not both")
+        if self.optimizer == "muon":
+            reasons = {
+                "is made for whole matrices, not for the thin ones of lora": self.lora is not None,
+                "needs whole matrices, which DeepSpeed cuts up": self.deepspeed is not None,
+                "moves the layers, whose multiplier is 0": self.multipliers["layers"] == 0,
+            }
+            if reason := next((reason for reason, holds in reasons.items() if holds), None):
+                raise ValueError(f"optimizer muon {reason}; set optimizer to adamw")
+        return self
 
     @property
-    def all_sources(self) -> list[SourceConfig]:
+    def all_sources(self) -> list[SourceSettings]:
         """`sources`, or the one of `data` and `codes`."""
         if self.data is None:
             return self.sources
-        return [SourceConfig(self.data, self.codes)]
+        return [SourceSettings(data=self.data, codes=self.codes)]
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """Learning-rate multiplier of each part."""
+        return dict(self.learning_rate_multipliers)
+
+    @property
+    def in_4bit(self) -> bool:
+        """Whether the frozen matrices are held in 4 bits."""
+        return self.lora is not None and self.lora.load_in_4bit
+
+    @classmethod
+    def load(cls, path: Path | None, overrides: Sequence[str] = ()) -> "PhaseSettings":
+        """Read a YAML file, of one phase or of several, or overrides alone.
+
+        A file of several has a section for each under `phases`, whose settings override those of
+        the file itself; `phase=align` chooses one.
+
+        Raises:
+            UserError: as `load_settings`, also for a slip in a section that is not chosen, and if
+                the file has phases and none of them is chosen.
+        """
+        values = {} if path is None else read_values(path)
+        sections = values.pop("phases", None)
+        if sections is None:
+            return settings_with_overrides(cls, values, overrides, str(path or "the settings"))
+        if not isinstance(sections, dict) or not all(map(_is_section, sections.values())):
+            raise UserError(f"{path}: phases must hold a section of settings for each phase")
+        merged = {name: merge({**values, "phase": name}, own) for name, own in sections.items()}
+        for name, own in merged.items():
+            build_settings(cls, own, f"{path} (phase={name})")
+        chosen = [text.partition("=")[2].strip() for text in overrides if text.startswith("phase=")]
+        if not chosen or chosen[-1] not in merged:
+            given = f", not {chosen[-1]}" if chosen else ""
+            raise UserError(f"{path} has several phases; add phase={'|'.join(merged)}{given}")
+        return settings_with_overrides(cls, merged[chosen[-1]], overrides, str(path))
 
 
-def load_phase(path: Path, overrides: Sequence[str] = ()) -> MLLMPhaseConfig:
-    """Read a training config, of one phase or of several.
-
-    A file of several has a section for each under `phases`, whose settings go before those of the
-    file itself; `phase=align` chooses one.
-
-    Raises:
-        UserError: as `load_config`, also for a slip in a section that is not chosen, and if the
-            file has phases and none of them is chosen.
-    """
-    values = read_values(path)
-    sections = values.pop("phases", None)
-    if sections is None:
-        return load_config(MLLMPhaseConfig, path, overrides)
-    if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
-        raise UserError(f"{path}: phases must hold a section of settings for each phase")
-    merged = {name: merge(values | {"phase": name}, own) for name, own in sections.items()}
-    configs = {
-        name: build_config(MLLMPhaseConfig, own, f"{path} (phase={name})")
-        for name, own in merged.items()
-    }
-    chosen = [text.partition("=")[2].strip() for text in overrides if text.startswith("phase=")]
-    if not chosen or chosen[-1] not in configs:
-        given = f", not {chosen[-1]}" if chosen else ""
-        raise UserError(f"{path} has several phases: add phase={'|'.join(configs)}{given}")
-    name = chosen[-1]
-    return build_config(
-        MLLMPhaseConfig, override(merged[name], overrides), f"{path} (with {' '.join(overrides)})"
-    )
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict)

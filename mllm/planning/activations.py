@@ -21,13 +21,13 @@ _NAME = "saved_by_a_fused_kernel"
 
 @dataclass
 class Activations:
-    """Bytes for one row of the micro-batch on one rank.
+    """Bytes for one sequence of the micro-batch on one rank.
 
     Attributes:
         layers: saved by all decoder layers.
         checkpointed: with activation checkpointing: every layer's input, and the insides of the one
             layer that is being recomputed (Chen et al., arXiv 1604.06174).
-        mask: the visibility mask, boolean and as the additive one that kernels make of it.
+        mask: the attention mask, boolean and as the additive one that kernels make of it.
     """
 
     layers: int
@@ -35,12 +35,12 @@ class Activations:
     mask: int
 
 
-def activations(model: UnifiedModel, row_length: int, dtype: torch.dtype) -> Activations:
-    """Measure one row.
+def activations(model: UnifiedModel, length: int, dtype: torch.dtype) -> Activations:
+    """Measure one sequence.
 
     Args:
         model: on the meta device; it is not changed.
-        row_length: L, tokens of a row.
+        length: L, tokens of a sequence.
         dtype: of the compute.
     """
     text = model.config.text_config
@@ -51,21 +51,19 @@ def activations(model: UnifiedModel, row_length: int, dtype: torch.dtype) -> Act
     decoder.to(dtype)
     decoder.config._attn_implementation = _NAME
     try:
-        total, per_layer = _measure(decoder, row_length, text.hidden_size, dtype)
+        total, per_layer = _measure(decoder, length, text.hidden_size, dtype)
     finally:
         decoder.config._attn_implementation = attention
         decoder.to(before)
-    inputs = row_length * text.hidden_size * dtype.itemsize
+    inputs = length * text.hidden_size * dtype.itemsize
     return Activations(
         layers=total,
         checkpointed=text.num_hidden_layers * inputs + max(per_layer),
-        mask=row_length**2 * (1 + dtype.itemsize),
+        mask=length**2 * (1 + dtype.itemsize),
     )
 
 
-def _measure(
-    decoder: Any, row_length: int, width: int, dtype: torch.dtype
-) -> tuple[int, list[int]]:
+def _measure(decoder: Any, length: int, width: int, dtype: torch.dtype) -> tuple[int, list[int]]:
     """Bytes saved by the whole decoder, and by each layer."""
     own = {id(parameter.untyped_storage()) for parameter in decoder.parameters()}
     saved: dict[int, tuple[Any, int]] = {}
@@ -83,13 +81,11 @@ def _measure(
     handles = [layer.register_forward_hook(mark) for layer in decoder.layers]
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            row = torch.empty(1, row_length, width, device="meta", dtype=dtype, requires_grad=True)
+            embedded = torch.empty(1, length, width, device="meta", dtype=dtype, requires_grad=True)
             decoder(
-                inputs_embeds=row,
-                attention_mask=torch.ones(
-                    1, 1, row_length, row_length, dtype=torch.bool, device="meta"
-                ),
-                position_ids=torch.empty(1, row_length, dtype=torch.long, device="meta"),
+                inputs_embeds=embedded,
+                attention_mask=torch.ones(1, 1, length, length, dtype=torch.bool, device="meta"),
+                position_ids=torch.empty(1, length, dtype=torch.long, device="meta"),
                 use_cache=False,
             )
         mark()

@@ -87,27 +87,27 @@ def states(
             gradients=MASTER_BYTES * num_trained,
             master=0,
             optimizer=sum(
-                MASTER_BYTES * g.states * sum(n) for g, n in zip(groups, trained, strict=True)
+                MASTER_BYTES * g.num_states * sum(n) for g, n in zip(groups, trained, strict=True)
             ),
             buffers=buckets + copies,
         )
     item = 2 if bf16 else MASTER_BYTES
     if stage == 3:
-        shares = [sum(ceil(n / num_ranks) for n in numels) for numels in trained]
-        frozen_share = sum(ceil(n / num_ranks) for n in frozen)
-        weights = item * (sum(shares) + frozen_share)
+        shards = [sum(ceil(n / num_ranks) for n in numels) for numels in trained]
+        frozen_shard = sum(ceil(n / num_ranks) for n in frozen)
+        weights = item * (sum(shards) + frozen_shard)
         gathered = min(LIVE_PARAMETERS, num_trained + num_frozen) * (num_ranks > 1)
     else:
         step = ALIGNMENT * num_ranks
-        shares = [ceil(sum(numels) / step) * ALIGNMENT for numels in trained]
-        weights = item * (num_ranks * sum(shares) + num_frozen)
+        shards = [ceil(sum(numels) / step) * ALIGNMENT for numels in trained]
+        weights = item * (num_ranks * sum(shards) + num_frozen)
         gathered = 0
-    master = 0 if stage == 3 and not bf16 and not offload else MASTER_BYTES * sum(shares)
-    moments = sum(MASTER_BYTES * g.states * n for g, n in zip(groups, shares, strict=True))
+    master = 0 if stage == 3 and not bf16 and not offload else MASTER_BYTES * sum(shards)
+    moments = sum(MASTER_BYTES * g.num_states * n for g, n in zip(groups, shards, strict=True))
     bucket = min(REDUCE_BUCKET, num_trained) if num_ranks > 1 else 0
     return States(
         weights=weights + packed,
-        gradients=item * (num_trained if stage == 1 else sum(shares)),
+        gradients=item * (num_trained if stage == 1 else sum(shards)),
         master=master,
         optimizer=moments,
         buffers=item * (bucket + gathered),
@@ -126,43 +126,11 @@ def four_bit_bytes(num: int) -> int:
     return ceil(num / 2) + num_scales + MASTER_BYTES * (ceil(num_scales / 256) + 1) + tables
 
 
-def loss_bytes(num_labels: int, rows: int, width: int, bf16: bool) -> int:
-    """Peak of the loss of labels over the rows of a head, D wide.
+def loss_bytes(num_labels: int, vocab_size: int, width: int, bf16: bool) -> int:
+    """Peak of the loss of labels under a head of `vocab_size` scores, D wide.
 
     The scores and their gradient in the compute's type; in float32 the scores, their log-softmax
     and its gradient; the chosen hidden states and their gradient.
     """
     item = 2 if bf16 else MASTER_BYTES
-    return num_labels * (rows * (2 * item + 3 * MASTER_BYTES) + 2 * width * item)
-
-
-def flops_of_a_row(
-    num_trained: int,
-    num_frozen: int,
-    num_head_numbers: int,
-    num_layers: int,
-    attention_width: int,
-    row_length: int,
-    recompute: bool,
-    frozen_head: bool = False,
-) -> int:
-    """FLOPs of a forward and a backward pass over one row (PaLM, arXiv 2204.02311, appendix B).
-
-    For each token, six for each number of a trained matrix (two forward, four backward) and
-    12·L·width of attention in each layer, counted dense; a frozen matrix takes no gradient, which
-    is two of the six; activation checkpointing runs the layers once more.
-
-    Args:
-        num_trained, num_frozen: numbers of the decoder layers' matrices.
-        num_head_numbers: of the head that scores the token.
-        num_layers: of the decoder.
-        attention_width: heads × width of a head.
-        row_length: L.
-        recompute: activation checkpointing.
-        frozen_head: the head takes no gradient.
-    """
-    passes = 4 if recompute else 3
-    matrices = 2 * (num_trained * passes + num_frozen * (passes - 1))
-    attention = 4 * num_layers * attention_width * row_length * passes
-    head = 2 * num_head_numbers * (3 - frozen_head)
-    return row_length * (matrices + attention + head)
+    return num_labels * (vocab_size * (2 * item + 3 * MASTER_BYTES) + 2 * width * item)

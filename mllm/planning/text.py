@@ -1,95 +1,79 @@
-"""A plan as text: parameters, optimiser groups with their shapes, and the table of ZeRO stages."""
+"""A plan as text: parameters, optimiser groups, shapes, and the table of ZeRO stages."""
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
+import torch
+
+from mllm.phase.deepspeed_config import zero_of
 from mllm.phase.parameter_groups import ParameterGroup
-from mllm.phase.settings import LoRAConfig
-from mllm.planning.model import LORA_LAYERS, NEW_ROWS
+from mllm.planning.model import LORA_LAYERS, NEW_TOKENS
+from mllm.planning.plan import Plan, Sharding
 
-if TYPE_CHECKING:
-    from mllm.planning.plan import Placement, Plan
-
-PARTS = {  # names of `plan_model.parts` and of `PartRates`
+PARTS = {  # names of `planning.model.parts` and of `LearningRateMultipliers`
     "language model layers": "layers",
-    "text rows": "text_rows",
-    "text head": "text_rows",
+    "embed_tokens": "embed_tokens",
+    "lm_head": "embed_tokens",
     "image adapter": "image_adapter",
     "image head": "image_head",
     LORA_LAYERS: "layers",
-    NEW_ROWS: "text_rows",
+    NEW_TOKENS: "embed_tokens",
 }
-OF_THE_LLM = ("language model layers", "text rows", "text head")  # frozen beside LoRA layers
+OF_THE_LLM = ("language model layers", "embed_tokens", "lm_head")  # frozen beside LoRA layers
 COLUMNS = (
     "ZeRO", "weights", "gradients", "master", "optimiser", "buffers", "on host",
     "micro-batch", "accumulate", "peak",
 )  # fmt: skip
 
 
-def print_plan(plan: "Plan") -> None:
+def print_plan(plan: Plan) -> None:
     """Print a plan; sizes are GB of 10⁹ bytes on one rank."""
-    print_parts(plan.parameters, plan.rates, plan.lora)
-    print_groups(plan.groups)
-    kept = plan.activations
-    mark = {True: " *", False: ""}
-    print(f"one row of {plan.row_length:,} tokens")
-    print(f"  activations               {_gb(kept.layers)}{mark[not plan.gradient_checkpointing]}")
-    print(
-        f"  with checkpointing        {_gb(kept.checkpointed)}{mark[plan.gradient_checkpointing]}"
-    )
-    print(f"  attention mask            {_gb(kept.mask)}")
-    print(f"  logits and loss           {_gb(plan.loss)}")
-    print(
-        f"a step: {plan.global_batch_size:,} rows, {plan.tokens_per_step:,} tokens, "
-        f"{plan.flops_per_step:.3g} FLOPs"
-    )
-    precision = "bfloat16" if plan.bf16 else "float32"
-    print(
-        f"each of {plan.num_gpus} GPUs with {_gb(plan.gpu_memory).strip()} GB, {precision}, sizes "
-        f"in GB (* as the config says)"
-    )
-    print("  " + "".join(f"{name:>12}" for name in COLUMNS))
-    for placement in plan.placements:
-        print("  " + "".join(f"{cell:>12}" for cell in _cells(placement)))
+    sections = (_run, _parts, _groups, _shapes, _sequence, _table)
+    print("\n".join(line for section in sections for line in section(plan)))
 
 
-def print_parts(
-    parameters: dict[str, int], rates: dict[str, float], lora: LoRAConfig | None = None
-) -> None:
-    """Print a line for each part of the model: its parameters, and how it trains.
+def _run(plan: Plan) -> Iterator[str]:
+    settings = plan.settings
+    yield f"phase: {settings.phase or 'the only one'}"
+    for source in settings.all_sources:
+        yield f"source: {source.data}, codes {source.codes or 'none'}, weight {source.weight:g}"
+    proportions = dict(settings.mixture.proportions).items()
+    yield "proportions: " + ", ".join(f"{name} {value:g}" for name, value in proportions if value)
+    zero = zero_of(settings)
+    host = "" if zero.offload == "none" else f", optimiser on the {zero.offload}"
+    by_zero = f"ZeRO-{zero.stage}{host} ({settings.deepspeed})"
+    yield f"distribution: {'plain data parallel' if settings.deepspeed is None else by_zero}"
 
-    Args:
-        parameters: numbers by part, as `plan_model.parts` counts them.
-        rates: learning rates of the parts that train.
-        lora: of the phase.
-    """
+
+def _parts(plan: Plan) -> Iterator[str]:
+    """A line for each part of the model: its parameters, and how it trains."""
+    lora = plan.settings.lora
     if lora is not None:
         targets = ", ".join(lora.targets) or "all linear maps of the decoder"
-        print(f"LoRA: rank {lora.rank}, alpha {lora.alpha:g}, on {targets}")
-    print("parameters")
-    for name, count in parameters.items():
-        rate = rates.get(PARTS.get(name, ""))
+        yield f"LoRA: rank {lora.rank}, alpha {lora.alpha:g}, on {targets}"
+    yield "parameters"
+    for name, count in plan.parameters.items():
+        rate = plan.learning_rates.get(PARTS.get(name, ""))
         if lora is not None and name in OF_THE_LLM:
             rate = None
         trains = "frozen" if rate is None else f"learning rate {rate:g}"
-        if lora is not None and lora.load_in_4bit and name == "language model layers":
+        if plan.settings.in_4bit and name == "language model layers":
             trains += ", in 4 bits"
-        print(f"  {name:28}{count:>18,}  {trains}")
-    print(f"  {'in all':28}{sum(parameters.values()):>18,}")
+        yield f"  {name:28}{count:>18,}  {trains}"
+    yield f"  {'in all':28}{sum(plan.parameters.values()):>18,}"
 
 
-def print_groups(groups: list[ParameterGroup]) -> None:
-    """Print the optimiser's groups with the shapes in them."""
-    for group in groups:
+def _groups(plan: Plan) -> Iterator[str]:
+    """The optimiser's groups with the shapes in them."""
+    for group in plan.groups:
         decay = "decays" if group.decays else "no decay"
-        rate = "" if group.rate == 1 else f", {group.rate:g} × the learning rate"
-        print(f"optimiser group: {group.rule}, {decay}{rate}, {group.num_parameters:,} parameters")
-        for line in shapes(group):
-            print(f"  {line}")
+        factor = "" if group.multiplier == 1 else f", {group.multiplier:g} × the learning rate"
+        yield f"optimiser group: {group.rule}, {decay}{factor}, {group.num_parameters:,} parameters"
+        yield from (f"  {line}" for line in _shapes_of(group))
 
 
-def shapes(group: ParameterGroup) -> list[str]:
+def _shapes_of(group: ParameterGroup) -> list[str]:
     """A line for each kind of parameter: its name with `*` for layer numbers, shape and count."""
     counts = Counter(
         (re.sub(r"\.\d+\.", ".*.", name), tuple(parameter.shape))
@@ -98,17 +82,73 @@ def shapes(group: ParameterGroup) -> list[str]:
     return [f"{count:>4} × {name} {shape}" for (name, shape), count in counts.items()]
 
 
-def _cells(placement: "Placement") -> list[str]:
-    held = placement.states
-    name = f"{placement.stage}{' + host' if placement.offload else ''}"
+@torch.no_grad()
+def _shapes(plan: Plan) -> Iterator[str]:
+    """Shapes that the decoder and the heads make of one micro-batch, on the meta device."""
+    model, length = plan.model, plan.settings.max_seq_length
+    text, image = model.config.text_config, model.config.image_tokenizer_config
+    micro = plan.settings.micro_batch_size or 1
+    embedded = torch.empty(micro, length, text.hidden_size, device="meta")
+    hidden = model.language_model.get_decoder()(
+        inputs_embeds=embedded,
+        attention_mask=torch.ones(1, 1, length, length, dtype=torch.bool, device="meta"),
+        position_ids=torch.empty(1, length, dtype=torch.long, device="meta"),
+        use_cache=False,
+    ).last_hidden_state
+    one, codes = hidden[0, :1], torch.zeros(1, dtype=torch.long, device="meta")
+    shapes = {
+        "embedded sequences": embedded.shape,
+        "hidden states": hidden.shape,
+        "text scores of a label": model.get_output_embeddings()(one).shape,
+        "semantic scores of a label": model.image_head.semantic_scores(one).shape,
+        "pixel scores of a label": model.image_head.pixel_scores(
+            one, codes, model.image_tokenizer
+        ).shape,
+    }
+    yield "shapes of a micro-batch"
+    yield from (f"  {name:28}{tuple(shape)!s:>24}" for name, shape in shapes.items())
+    yield f"  {'text vocabulary':28}{text.vocab_size:>24,}"
+    yield f"  {'image codes':28}{image.num_semantic_codes * image.num_pixel_codes:>24,}"
+
+
+def _sequence(plan: Plan) -> Iterator[str]:
+    settings, kept = plan.settings, plan.activations
+    mark = {True: " *", False: ""}
+    checkpoints = settings.gradient_checkpointing
+    yield f"one sequence of {settings.max_seq_length:,} tokens"
+    yield f"  activations               {_gb(kept.layers)}{mark[not checkpoints]}"
+    yield f"  with checkpointing        {_gb(kept.checkpointed)}{mark[checkpoints]}"
+    yield f"  attention mask            {_gb(kept.mask)}"
+    yield f"  logits and loss           {_gb(plan.loss)}"
+    packing = "packed" if settings.packing else "a document a sequence"
+    yield (
+        f"a step: {settings.global_batch_size:,} sequences, attention {settings.attention}, "
+        f"{packing}, {plan.tokens_per_step:,} tokens, {plan.flops_per_step:.3g} FLOPs"
+    )
+
+
+def _table(plan: Plan) -> Iterator[str]:
+    precision = "bfloat16" if plan.settings.bf16 else "float32"
+    yield (
+        f"each of {plan.num_gpus} GPUs with {_gb(plan.gpu_memory).strip()} GB, {precision}, sizes "
+        f"in GB (* as the settings say)"
+    )
+    yield "  " + "".join(f"{name:>12}" for name in COLUMNS)
+    for sharding in plan.shardings:
+        yield "  " + "".join(f"{cell:>12}" for cell in _cells(sharding))
+
+
+def _cells(sharding: Sharding) -> list[str]:
+    held = sharding.states
+    name = f"{sharding.stage}{' + host' if sharding.offload else ''}"
     sizes = (held.weights, held.gradients, held.master, held.optimizer, held.buffers, held.host)
-    fits = placement.micro_batch_size > 0
+    fits = sharding.micro_batch_size > 0
     return [
-        ("* " if placement.chosen else "") + name,
+        ("* " if sharding.chosen else "") + name,
         *(_gb(size).strip() for size in sizes),
-        str(placement.micro_batch_size) if fits else "too large",
-        str(placement.accumulation) if fits else "–",
-        _gb(placement.peak).strip(),
+        str(sharding.micro_batch_size) if fits else "too large",
+        str(sharding.accumulation) if fits else "–",
+        _gb(sharding.peak).strip(),
     ]
 
 

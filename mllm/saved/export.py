@@ -1,30 +1,29 @@
-"""A unified model as a plain causal LM that any server loads: one table of rows, one head.
+"""A unified model as a plain causal LM that any server loads: one embedding, one head.
 
     semhitok export-llm --model DIR --out DIR
 
 The adapter is a function of the image code alone, so its values become rows of the embedding; the
-rows of a flat head follow the text rows of the LM's head. Text ids stay, image code h is token id
-`image_token_offset + h`. The plain model chooses among all rows at once; the unified model looks at
-the text rows or at the image rows, and a server restores that by masking the others.
+rows of a flat head follow those of the LM's head. Text ids stay, image code h is token id
+`image_token_offset + h`. The plain model chooses among all tokens at once; the unified model
+chooses among text or among image tokens, which a server restores by masking the others.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mllm.model.adapter import make_adapter
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.saved.load import load_processor
+from mllm.saved.load import load_config, load_processor
 from mllm.saved.saved_weights import Weights
-from runtime.errors import UserError, says
+from mllm.saved.settings import ExportSettings
+from runtime.errors import UserError
 from runtime.files import write_json
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.model_folder import whole_folder
@@ -33,57 +32,48 @@ CHUNK = 8192  # image codes folded at once
 SHARD_BYTES = 5 * 10**9  # as transformers cuts its own files
 
 
-def export_llm(model: Path, out: Path) -> Path:
+def export_llm(settings: ExportSettings) -> Path:
     """Write the plain causal LM of a unified model; memory holds one shard and two tensors at most.
 
-    Args:
-        model: folder of a unified model with a flat head and no grid positions.
-        out: folder to write: weights in shards, config, text tokenizer, and `image_tokens.json`,
-            which says where the image ids lie.
+    The folder gets weights in shards, config, text tokenizer, and `image_tokens.json`, which says
+    where the image ids lie.
 
     Raises:
         UserError: if the model holds something that a plain LM has no place for.
     """
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    if not isinstance(config, UnifiedConfig):
-        raise UserError(
-            f"{model} holds a {config.model_type!r} model, not a unified one: give the `model` "
-            f"folder that `train mllm` wrote."
-        )
-    _refuse_what_cannot_be_folded(model, config)
-    processor = load_processor(model)
-    image, offset = config.image_tokenizer_config, config.image_token_offset
+    folder = settings.model
+    config = load_config(folder)
+    _refuse_what_cannot_be_folded(folder, config)
+    processor = load_processor(folder)
     plain_config = plain_config_of(config)
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(plain_config)
     plain_config.architectures = [type(plain).__name__]
     names = {id(module): name for name, module in plain.named_modules()}
     ends = [names[id(m)] for m in (plain.get_input_embeddings(), plain.get_output_embeddings())]
-    try:
-        with whole_folder(out) as unfinished:
-            weights = Weights(model)
-            _write_shards(_tensors(weights, config, *ends), unfinished)
-            plain_config.save_pretrained(unfinished)
-            GenerationConfig.from_pretrained(model).save_pretrained(unfinished)
-            processor.tokenizer.save_pretrained(unfinished)
-            write_json(
-                unfinished / "image_tokens.json",
-                {
-                    "image_token_offset": offset,
-                    "num_semantic_codes": image.num_semantic_codes,
-                    "num_pixel_codes": image.num_pixel_codes,
-                    "num_image_positions": config.num_image_positions,
-                    "begin_of_image_token_id": config.begin_of_image_token_id,
-                    "end_of_image_token_id": config.end_of_image_token_id,
-                },
-            )
-    except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"The weights in {model} cannot be exported: {says(error)}") from error
-    return out
+    image = config.image_tokenizer_config
+    with whole_folder(settings.out) as unfinished:
+        _write_shards(_tensors(Weights(folder), config, *ends), unfinished)
+        plain_config.save_pretrained(unfinished)
+        if (folder / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(folder).save_pretrained(unfinished)
+        processor.tokenizer.save_pretrained(unfinished)
+        write_json(
+            unfinished / "image_tokens.json",
+            {
+                "image_token_offset": config.image_token_offset,
+                "num_semantic_codes": image.num_semantic_codes,
+                "num_pixel_codes": image.num_pixel_codes,
+                "num_image_positions": config.num_image_positions,
+                "begin_of_image_token_id": config.begin_of_image_token_id,
+                "end_of_image_token_id": config.end_of_image_token_id,
+            },
+        )
+    return settings.out
 
 
 def plain_config_of(config: UnifiedConfig) -> Any:
-    """The language model's own config, with a row for each image code behind the text rows."""
+    """The language model's own config, with a token for each image code after those of text."""
     plain_config = type(config.text_config)(**config.text_config.to_dict())
     plain_config.vocab_size = config.image_token_offset + (
         config.image_tokenizer_config.num_image_codes
@@ -95,25 +85,25 @@ def plain_config_of(config: UnifiedConfig) -> Any:
 def _refuse_what_cannot_be_folded(model: Path, config: UnifiedConfig) -> None:
     if config.lora is not None:
         raise UserError(
-            f"The model in {model} has LoRA layers beside its matrices: merge them first with "
-            f"`semhitok merge-lora`."
+            f"the model in {model} has LoRA layers beside its matrices; merge them first with "
+            f"`semhitok merge-lora`"
         )
     if config.image_head != "flat":
         raise UserError(
-            f"The {config.image_head} image head of {model} is two decisions, for which a plain "
-            f"language model has no place: train a model with image_head: flat (init-mllm)."
+            f"the {config.image_head} image head of {model} makes two decisions, which a plain "
+            f"language model cannot; train a model with image_head: flat (init-mllm)"
         )
     if config.image_positions != "none":
         raise UserError(
-            f"{model} adds the place in the {config.image_positions} to its image tokens, which no "
-            f"row can hold: train a model with image_positions: none (init-mllm)."
+            f"{model} adds the position in the {config.image_positions} to its image tokens, which "
+            f"no embedding can hold; train a model with image_positions: none (init-mllm)"
         )
     with torch.device("meta"):
         embedding = AutoModelForCausalLM.from_config(config.text_config).get_input_embeddings()
     if type(embedding) is not nn.Embedding:
         raise UserError(
-            f"A {config.text_config.model_type!r} model scales its rows as it reads them, but "
-            f"image tokens are not scaled: train on Qwen, Llama or Mistral to export a plain model."
+            f"a {config.text_config.model_type!r} model scales its embeddings, also those of image "
+            f"tokens; train on Qwen, Llama or Mistral to export a plain model"
         )
 
 
@@ -136,19 +126,19 @@ def _tensors(
 
 
 @torch.no_grad()
-def _with_folded_adapter(text_rows: Tensor, weights: Weights, config: UnifiedConfig) -> Tensor:
-    """(text vocabulary + K·M, D): the text rows, then what the adapter makes of each code."""
+def _with_folded_adapter(text: Tensor, weights: Weights, config: UnifiedConfig) -> Tensor:
+    """(text vocabulary + K·M, D): embeddings of text, then the adapter's output for each code."""
     image = config.image_tokenizer_config
     image_tokenizer = SemHiTokModel(image).eval()
     image_tokenizer.load_state_dict(weights.below("image_tokenizer."))
     adapter = make_adapter(config)
     adapter.load_state_dict(weights.below("adapter."))
-    rows = text_rows.new_empty(len(text_rows) + image.num_image_codes, text_rows.shape[1])
-    rows[: len(text_rows)] = text_rows
+    rows = text.new_empty(len(text) + image.num_image_codes, text.shape[1])
+    rows[: len(text)] = text
     for first in range(0, image.num_image_codes, CHUNK):
         codes = torch.arange(first, min(first + CHUNK, image.num_image_codes))
-        place = len(text_rows) + first
-        rows[place : place + len(codes)] = adapter(codes, image_tokenizer, codes)
+        start = len(text) + first
+        rows[start : start + len(codes)] = adapter(codes, image_tokenizer, codes)
     return rows
 
 
@@ -179,8 +169,3 @@ def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(folder / "model.safetensors.index.json", index)
-
-
-def command(args: argparse.Namespace) -> Path:
-    """`semhitok export-llm`."""
-    return export_llm(args.model, args.out)

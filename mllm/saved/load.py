@@ -39,9 +39,14 @@ def load_for_inference(
     return load_model(folder).to(device).eval(), load_processor(folder)
 
 
+def load_config(folder: Path | str) -> UnifiedConfig:
+    """The config of a model folder, without its weights."""
+    return read_config(Path(folder), UnifiedConfig, "a unified one", _WRITTEN_BY)
+
+
 def load_processor(folder: Path | str) -> UnifiedProcessor:
     """The processor of a model folder."""
-    read_config(Path(folder), UnifiedConfig, "a unified one", _WRITTEN_BY)
+    load_config(folder)
     try:
         return UnifiedProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:

@@ -1,9 +1,9 @@
-"""Which checkpoint a run goes on from: the newest that was written to its end, never half of one.
+"""Which checkpoint a run resumes from: the newest that was written completely.
 
-A checkpoint is whole once `whole.json` lies in it, which rank 0 writes after every rank has
-finished; it lists the files with their sizes, so that a cut copy is found out too. While a
-checkpoint is being written or deleted it holds `unfinished.json`: a run killed there leaves nothing
-to mend, and the next one goes on from the checkpoint before.
+A checkpoint is whole once it holds `whole.json`, which rank 0 writes after every rank has finished;
+it lists the files with their sizes, so that a truncated copy is found too. While a checkpoint is
+being written or deleted it holds `unfinished.json`: a run killed there leaves nothing to mend, and
+the next one resumes from the checkpoint before.
 """
 
 import shutil
@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def begin(folder: Path) -> None:
-    """Mark a checkpoint that is about to be written; what a killed run left there is deleted."""
+    """Mark a checkpoint that is about to be written; leftovers of a killed run are deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_json(folder / UNFINISHED, {"step": _step(folder)})
@@ -54,7 +54,7 @@ def finish(folder: Path, num_ranks: int) -> None:
 
 
 def delete_all(root: Path) -> None:
-    """Delete the checkpoints of a finished run; a kill on the way damages none."""
+    """Delete the checkpoints of a finished run; a kill meanwhile damages none."""
     for folder in _folders(root):
         _delete(folder)
     shutil.rmtree(root, ignore_errors=True)
@@ -64,8 +64,8 @@ def newest(root: Path) -> Checkpoint | None:
     """The newest whole checkpoint of `root`; None where no run has come to its first.
 
     Raises:
-        UserError: if there are checkpoints, none of them whole, and one that is neither marked as
-            being written: it was copied or deleted in part.
+        UserError: if there are checkpoints but no whole one, and one is not marked as being
+            written: it was copied or deleted in part.
     """
     damaged: list[str] = []
     for folder in reversed(_folders(root)):
@@ -77,16 +77,16 @@ def newest(root: Path) -> Checkpoint | None:
             damaged.append(f"{folder.name}: {problem}")
     if damaged:
         raise UserError(
-            f"{root} holds no whole checkpoint ({damaged[0]}), so there is nothing to go on from: "
-            f"restore its files, or delete {root} to start anew."
+            f"{root} holds no whole checkpoint ({damaged[0]}), so the run cannot resume; restore "
+            f"its files, or delete {root} to start again"
         )
     return None
 
 
 def _problem(folder: Path) -> str | None:
-    """Why a checkpoint cannot be gone on from; None where it can."""
+    """Why a run cannot resume from a checkpoint; None where it can."""
     if (folder / UNFINISHED).is_file():
-        return "it was not written to its end"
+        return "it was not written completely"
     if not (folder / WHOLE).is_file():
         return f"no {WHOLE}"
     try:

@@ -1,24 +1,25 @@
-"""What a run says of itself: a progress bar, metrics.jsonl and TensorBoard."""
+"""What a run reports: a progress bar, metrics.jsonl and TensorBoard."""
 
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from mllm.model.segments import Segments
-from mllm.phase.parameter_groups import PARTS
+from mllm.phase.settings import PhaseSettings
 from runtime.metrics_log import MetricsLog
 from runtime.progress import Progress
 
-if TYPE_CHECKING:
-    from mllm.training.train import UnifiedTrainer
-
-LOSSES = {"text_loss": "num_text_labels", "semantic_loss": "num_image_labels"}
-LOSSES |= {"pixel_loss": "num_image_labels"}
-COUNTS = ("num_tokens", "num_places", "num_text_labels", "num_image_labels", *LOSSES)
+LOSSES = {
+    "text_loss": "num_text_labels",
+    "semantic_loss": "num_image_labels",
+    "pixel_loss": "num_image_labels",
+}
+LABELS = ("num_text_labels", "num_image_labels")
+COUNTS = ("num_tokens", "num_positions", *LABELS, *LOSSES)
 # These depend on the machine, so a resumed run has others.
 UNSTEADY = ("tokens_per_second", "mfu")
 
@@ -27,17 +28,21 @@ class Tally:
     """Sums over micro-batches since the last line of the log."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start at zero, now."""
         self.sums = dict.fromkeys(COUNTS, 0.0)
         self.since = time.perf_counter()
 
     def add(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Count one micro-batch."""
-        for name in ("num_text_labels", "num_image_labels", *LOSSES):
+        for name in (*LABELS, *LOSSES):
             self.sums[name] += float(outputs[name])
         segments = inputs.get("segments")
         if isinstance(segments, Segments):
             self.sums["num_tokens"] += segments.num_tokens
-            self.sums["num_places"] += inputs["input_ids"].numel()
+            self.sums["num_positions"] += inputs["input_ids"].numel()
 
     def take(self, flops_per_token: float, peak_flops: float | None) -> dict[str, float]:
         """Means over all ranks since the last call, which every rank makes at the same step.
@@ -47,9 +52,9 @@ class Tally:
             peak_flops: of one device, in a second.
 
         Returns:
-            Losses in nats a label, `tokens_per_second` and `padding_share` of all ranks, and with
-            `peak_flops` the share of it that useful tokens take, `mfu` (PaLM, arXiv 2204.02311,
-            appendix B).
+            Losses in nats a label, `tokens_per_second` and `padding_fraction` of all ranks, and
+            with `peak_flops` the fraction of it that useful tokens take, `mfu` (PaLM, arXiv
+            2204.02311, appendix B).
         """
         seconds, num_ranks = time.perf_counter() - self.since, 1
         sums = torch.tensor([self.sums[name] for name in COUNTS], dtype=torch.float64)
@@ -59,10 +64,10 @@ class Tally:
                 sums = sums.float().cuda()
             torch.distributed.all_reduce(sums)
         total = dict(zip(COUNTS, sums.tolist(), strict=True))
-        self.__init__()  # type: ignore[misc]
+        self.reset()
         values = {name: total[name] / max(1.0, total[count]) for name, count in LOSSES.items()}
-        if total["num_places"]:
-            values["padding_share"] = 1 - total["num_tokens"] / total["num_places"]
+        if total["num_positions"]:
+            values["padding_fraction"] = 1 - total["num_tokens"] / total["num_positions"]
         values["tokens_per_second"] = total["num_tokens"] / seconds
         if peak_flops is not None:
             rate = values["tokens_per_second"] / num_ranks
@@ -74,24 +79,28 @@ class Reporter(TrainerCallback):
     """Progress bar and metrics, in the words of the other phases.
 
     Args:
-        trainer: whose tally is written.
-        out: the run's folder.
+        tally: of the trainer.
+        settings: of the run.
+        first_multiplier: learning-rate multiplier of the optimiser's first group.
         flops_per_token: see `Tally.take`.
     """
 
-    def __init__(self, trainer: "UnifiedTrainer", out: Path, flops_per_token: float):
-        self.trainer = trainer
-        self.out = out
+    def __init__(
+        self, tally: Tally, settings: PhaseSettings, first_multiplier: float, flops_per_token: float
+    ):
+        self.tally = tally
+        self.settings = settings
+        self.first_multiplier = first_multiplier
         self.flops_per_token = flops_per_token
         self.progress: Progress | None = None
         self.log: MetricsLog | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.progress = Progress(state.max_steps, "mllm", initial=state.global_step).__enter__()
-        self.trainer.tally = Tally()
+        self.tally.reset()
         if state.is_world_process_zero:
-            tensorboard = self.trainer.config.tensorboard
-            self.log = MetricsLog(self.out, state.global_step, tensorboard)
+            out, tensorboard = Path(self.settings.out), self.settings.tensorboard
+            self.log = MetricsLog(out, state.global_step, tensorboard)
 
     def on_step_end(self, args, state, control, **kwargs):
         assert self.progress is not None
@@ -101,15 +110,15 @@ class Reporter(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         assert self.progress is not None
-        config = self.trainer.config
         names = ("loss", "grad_norm", "learning_rate")
         values = {name: float(logs[name]) for name in names if name in logs}
         if "learning_rate" in values:
             # The schedule scales all groups alike, and the Trainer logs the first group's.
-            values["learning_rate"] /= self.trainer.first_rate
-            values |= _rates(values["learning_rate"], vars(config.rates))
-        peak = None if config.peak_tflops is None else config.peak_tflops * 1e12
-        values |= self.trainer.tally.take(self.flops_per_token, peak)
+            values["learning_rate"] /= self.first_multiplier
+            values |= _learning_rates(values["learning_rate"], self.settings.multipliers)
+        tflops = self.settings.peak_tflops
+        peak = None if tflops is None else tflops * 1e12
+        values |= self.tally.take(self.flops_per_token, peak)
         if self.log is not None:
             self.log.write(state.global_step, **values)
         self.progress.update(0, loss=values["loss"])
@@ -121,8 +130,8 @@ class Reporter(TrainerCallback):
             self.log.close()
 
 
-def _rates(learning_rate: float, rates: dict[str, float]) -> dict[str, float]:
+def _learning_rates(learning_rate: float, multipliers: dict[str, float]) -> dict[str, float]:
     """The learning rate of each part, where they are not all the same."""
-    if len(set(rates.values())) == 1:
+    if len(set(multipliers.values())) == 1:
         return {}
-    return {f"learning_rate_{part}": learning_rate * rates[part] for part in PARTS}
+    return {f"learning_rate_{part}": learning_rate * m for part, m in multipliers.items()}

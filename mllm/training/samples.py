@@ -1,4 +1,4 @@
-"""What the model draws and answers while it trains, as pictures and text in the run's folder.
+"""What the model draws and answers while it trains: pictures and text in the run's folder.
 
 samples/000500.png          drawings of a few captions of the data, side by side
 samples/000500.json         those captions; a few questions, what was answered, and the truth
@@ -7,53 +7,56 @@ samples/000500.json         those captions; a few questions, what was answered, 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from mllm.data.rows import TrainingRows
-from mllm.data.sequences import fill_image
+from mllm.data.sequences import TrainingSequences
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.lora import whole_parameters
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler, model_sampler
+from mllm.training.report import Reporter
 from runtime.files import write_json
-
-if TYPE_CHECKING:
-    from mllm.training.report import Reporter
+from runtime.run_folder import make_folder
 
 NUM_SAMPLES = 4
 MAX_NEW_TOKENS = 32
 
 
 class Samples(TrainerCallback):
-    """Draws and answers every few steps; training goes on as if nothing had been asked.
+    """Draws and answers every few steps, without any effect on training.
 
     Args:
-        reporter: of the run, whose TensorBoard shows the samples too.
-        model: that trains, not its wrapper.
+        trainer: of the run.
+        reporter: whose TensorBoard shows the samples too.
+        out: folder of the run.
         processor: of the model.
-        rows: of the run; captions and questions are the first of its records.
+        sequences: of the run; captions and questions are the first of its records.
         every: steps.
     """
 
     def __init__(
         self,
-        reporter: "Reporter",
-        model: UnifiedForConditionalGeneration,
+        trainer: Trainer,
+        reporter: Reporter,
+        out: Path,
         processor: UnifiedProcessor,
-        rows: TrainingRows,
+        sequences: TrainingSequences,
         every: int,
     ):
+        self.trainer = trainer
+        self.model: UnifiedForConditionalGeneration = trainer.model
         self.reporter = reporter
-        self.model = model
+        self.folder = out / "samples"
         self.processor = processor
-        self.captions = rows.some_captions(NUM_SAMPLES)
-        self.questions = rows.some_questions(NUM_SAMPLES)
+        self.captions = sequences.some_captions(NUM_SAMPLES)
+        self.questions = sequences.some_questions(NUM_SAMPLES)
         self.every = every
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -62,7 +65,7 @@ class Samples(TrainerCallback):
         # Under ZeRO-3 each rank holds a piece of every matrix, so all must run the model.
         if not state.is_world_process_zero and not is_deepspeed_zero3_enabled():
             return
-        with undisturbed(self.model), whole_model(self.reporter.trainer.model_wrapped):
+        with undisturbed(self.model), whole_model(self.trainer.model_wrapped):
             picture = self._draw() if self.captions else None
             answers = self._answer() if self.questions else []
         if state.is_world_process_zero:
@@ -73,23 +76,23 @@ class Samples(TrainerCallback):
         inputs = self.processor.drawings(self.captions)
         tokens = self.model.generate(
             generation_mode="image",
-            **self._placed(inputs),
+            **self._on_device(inputs),
             seeds=list(range(len(self.captions))),
             sampler=sampler,
         )
         pictures = self.processor.pictures(self.model.decode_image_tokens(tokens).float().cpu())
         width, height = pictures[0].size
         sheet = Image.new("RGB", (width * len(pictures), height))
-        for place, picture in enumerate(pictures):
-            sheet.paste(picture, (place * width, 0))
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (column * width, 0))
         return sheet
 
     def _answer(self) -> list[dict[str, str]]:
         chat = self.processor.chat
-        prompts = [fill_image(chat, chat.question(q), image) for q, _, image in self.questions]
+        prompts = [chat.expand(chat.question_ids(q), [image]) for q, _, image in self.questions]
         inputs = self.processor.pad(prompts)
         token_ids = self.model.generate(
-            **self._placed(inputs),
+            **self._on_device(inputs),
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
         )
@@ -99,12 +102,11 @@ class Samples(TrainerCallback):
             for (question, truth, _), text in zip(self.questions, texts, strict=True)
         ]
 
-    def _placed(self, inputs: Any) -> dict[str, Any]:
+    def _on_device(self, inputs: Any) -> dict[str, Any]:
         return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
 
     def _write(self, step: int, picture: Image.Image | None, answers: list[dict]) -> None:
-        folder = self.reporter.out / "samples"
-        folder.mkdir(exist_ok=True)
+        folder = make_folder(self.folder)
         log = self.reporter.log
         if picture is not None:
             picture.save(folder / f"{step:06}.png")
@@ -118,7 +120,7 @@ class Samples(TrainerCallback):
 
 @contextmanager
 def whole_model(engine: Any) -> Iterator[None]:
-    """Within it every rank holds the whole model, which ZeRO-3 had cut up.
+    """Let every rank hold the whole model, which ZeRO-3 has cut up.
 
     Drawing reads weights where no module is called, so DeepSpeed's hooks would not gather them; and
     gathering each layer for each token would take longer than training.
@@ -144,7 +146,7 @@ def whole_model(engine: Any) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """Within it the model may be asked; its mode and every random state are as before after."""
+    """Use the model; afterwards its mode and every random state are as before."""
     was_training = model.training
     states = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -7,7 +7,17 @@ from torch import nn
 from benchmarks import loss
 from mllm.model import loss as loss_module
 
-TINY = ["--text-rows", "300", "--image-rows", "200", "--width", "8", "--tokens", "64", "32"]
+TINY = [
+    "--text-vocabulary",
+    "300",
+    "--image-vocabulary",
+    "200",
+    "--width",
+    "8",
+    "--tokens",
+    "64",
+    "32",
+]
 
 
 def test_memory_is_that_of_its_scores(monkeypatch, capsys):
@@ -15,7 +25,7 @@ def test_memory_is_that_of_its_scores(monkeypatch, capsys):
     loss.main([*TINY, "--with-torch", "--repeats", "1", "--extrapolate", "640"])
     *table, last = capsys.readouterr().out.splitlines()
     record = json.loads(last)
-    assert record["benchmark"] == "loss" and record["num_rows"] == 500
+    assert record["benchmark"] == "loss" and record["vocab_size"] == 500
     assert len(table) == 2 + 2 + 1
     assert [row["tokens"] for row in record["rows"]] == [32, 64]
     largest = record["rows"][-1]

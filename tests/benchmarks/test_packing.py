@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import packing
 
-TINY = ["--documents", "12", "--batch", "4", "--row-length", "1024", "--width", "32"]
+TINY = ["--documents", "12", "--batch", "4", "--max-seq-length", "1024", "--width", "32"]
 
 
 def test_it_counts_useful_tokens(capsys):

@@ -18,9 +18,10 @@ import deepspeed  # noqa: F401 - the Trainer would, anew in each life
 
 import mllm.training.checkpoints
 import mllm.training.train
-from mllm.phase.settings import MLLMPhaseConfig
-from mllm.training.train import UnifiedTrainer, train_mllm
-from runtime.config import load_config
+from mllm.phase.settings import PhaseSettings
+from mllm.training.train import train_mllm
+from mllm.training.trainer import UnifiedTrainer
+from runtime.settings import load_settings
 
 PLACES = ("step", "writing", "between the marks", "deleting")
 
@@ -81,12 +82,12 @@ def live(config, place=None, num_steps=0):
 
 
 def main(path, num_kills, seed):
-    config = load_config(MLLMPhaseConfig, path)
-    draw = random.Random(seed)
+    config = load_settings(PhaseSettings, path)
+    rng = random.Random(seed)
     deaths = []
     for number in range(num_kills):
-        place = PLACES[number % len(PLACES)] if number < len(PLACES) else draw.choice(PLACES)
-        num_steps = draw.randint(1, 4)
+        place = PLACES[number % len(PLACES)] if number < len(PLACES) else rng.choice(PLACES)
+        num_steps = rng.randint(1, 4)
         assert live(config, place, num_steps) == signal.SIGKILL, (place, num_steps)
         last = mllm.training.checkpoints.newest(config.out / "checkpoints")
         deaths.append((place, num_steps, 0 if last is None else last.step))

@@ -8,17 +8,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from data_pipelines.records import Question, Record
+from mllm.data.settings import MixtureSettings
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.init.build import init_mllm
-from mllm.phase.settings import InitConfig, MixtureConfig, MLLMPhaseConfig
+from mllm.init.settings import InitSettings
+from mllm.phase.settings import PhaseSettings
 from mllm.training.report import UNSTEADY
 from runtime.metrics_log import read_metrics
+from runtime.settings import save_settings
 from tests.ports import free_port
 from tests.prepared import prepare_records
 from tokenizer.extraction.extract import extract_codes
@@ -96,7 +100,7 @@ class World:
         self.tokenizer = save_tiny_tokenizer(root / "tokenizer")
         self.codes = extract_codes(self.tokenizer, self.data, root / "codes")
         self.start = init_mllm(
-            InitConfig(
+            InitSettings(
                 tokenizer=self.tokenizer,
                 out=root / "start",
                 text_config=dict(TEXT_CONFIG),
@@ -105,15 +109,15 @@ class World:
             )
         )
 
-    def phase(self, out: Path, **settings) -> MLLMPhaseConfig:
+    def phase(self, out: Path, **settings) -> PhaseSettings:
         """A short run of the mllm phase."""
         defaults = {
-            "num_steps": 12, "global_batch_size": 4, "learning_rate": 3e-3, "row_length": 64,
+            "num_steps": 12, "global_batch_size": 4, "learning_rate": 3e-3, "max_seq_length": 64,
             "warmup_steps": 2, "use_cpu": True, "log_every": 1,
-            "mixture": MixtureConfig(drawing_weight=4.0),
+            "mixture": MixtureSettings(drawing_weight=4.0),
         }  # fmt: skip
         paths = {"data": self.data, "codes": self.codes, "model": self.start, "out": out}
-        return MLLMPhaseConfig(**{**paths, **defaults, **settings})
+        return PhaseSettings(**{**paths, **defaults, **settings})
 
 
 def make_model(world: World, image_head: str = "hierarchical", **settings):
@@ -134,6 +138,18 @@ def make_model(world: World, image_head: str = "hierarchical", **settings):
             if not name.startswith("image_tokenizer.") and parameter.ndim > 1:
                 parameter.normal_(std=0.2)
     return model
+
+
+def flat(document):
+    """A document's parallel lists, one entry a token."""
+    columns = document.columns()
+    return SimpleNamespace(
+        token_ids=columns["input_ids"],
+        labels=columns["labels"],
+        weights=columns["label_weights"],
+        positions=columns["position_ids"],
+        suffixes=columns["suffixes"],
+    )
 
 
 def image_ids(model, *codes: int) -> list[int]:
@@ -184,12 +200,9 @@ def launch(
     )  # fmt: skip
 
 
-def write_phase(path: Path, config: MLLMPhaseConfig) -> Path:
+def write_phase(path: Path, config: PhaseSettings) -> Path:
     """The YAML of a run."""
-    from runtime.config import save_config
-
-    save_config(config, path)
-    return path
+    return save_settings(config, path)
 
 
 def change_config(folder: Path, out: Path, **values) -> Path:

@@ -17,16 +17,17 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import mllm.model.loss
-import mllm.training.train
-from mllm.phase.deepspeed_config import start_deepspeed
-from mllm.phase.settings import MLLMPhaseConfig
-from mllm.training.train import UnifiedTrainer, train_mllm
-from runtime.config import load_config
+import mllm.training.trainer
+from mllm.phase.settings import PhaseSettings
+from mllm.training.deepspeed import start_deepspeed
+from mllm.training.train import train_mllm
+from mllm.training.trainer import UnifiedTrainer
 from runtime.ranks import leave
+from runtime.settings import load_settings
 
 TOKEN_IDS = torch.tensor([[7, 3, 9, 8, 5, 4, 11, 6]])
 CHUNK_SCORES = mllm.model.loss.CHUNK_SCORES
-finish, save_model = mllm.training.train.finish, UnifiedTrainer.save_model
+finish, save_model = mllm.training.trainer.finish, UnifiedTrainer.save_model
 
 
 def save_with_logits(self, output_dir=None, _internal_call=False):
@@ -45,14 +46,14 @@ def save_with_logits(self, output_dir=None, _internal_call=False):
 
 def run(job):
     mllm.model.loss.CHUNK_SCORES = job.get("chunk") or CHUNK_SCORES
-    config = load_config(MLLMPhaseConfig, Path(job["config"]))
+    config = load_settings(PhaseSettings, Path(job["config"]))
 
     def finish_and_keep(folder, num_ranks):
         finish(folder, num_ranks)
         if job.get("keep") and folder.name == f"checkpoint-{job['keep'][1]}":
             shutil.copytree(config.out, job["keep"][0])
 
-    mllm.training.train.finish = finish_and_keep
+    mllm.training.trainer.finish = finish_and_keep
     train_mllm(config)
     # The next run may be of another stage, or of none.
     unset_hf_deepspeed_config()

@@ -78,7 +78,7 @@ def failure(capsys, argv) -> str:
     return output.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "mllm", "--help"], ["quickstart"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "semantic", "--help"], ["quickstart"]])
 def test_help_and_parsing_import_nothing_heavy(arguments):
     code = (
         "import contextlib, io, sys; from semhitok.old_main import parse\n"

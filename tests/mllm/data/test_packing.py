@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from mllm.data.packing import pack, plan_rows
-from mllm.data.sequences import Document, drawing_document, question_document
+from mllm.data.documents import Document, drawing_document, question_document
+from mllm.data.packing import pack, plan_sequences
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model import attention
 from mllm.model.attention import choose_attention
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.segments import Segments, visibility
-from tests.mllm.tiny import TEXT_CONFIG, make_model
+from tests.mllm.tiny import TEXT_CONFIG, flat, make_model
 
 QUESTIONS = [("what color is it?", "red"), ("what shape is it?", "bar"), ("is it blue?", "no")]
 
@@ -57,13 +57,15 @@ def way(request, monkeypatch):
 
 
 def paths(document):
-    """Indices of stem + branch, for each branch; of the stem alone where there is none."""
-    for branch in range(1, max(document.branches) + 1) if any(document.branches) else [0]:
-        yield [i for i, b in enumerate(document.branches) if b in (0, branch)]
+    """Indices of prefix + suffix, for each suffix; of the prefix alone where there is none."""
+    for suffix in (
+        range(1, max(flat(document).suffixes) + 1) if any(flat(document).suffixes) else [0]
+    ):
+        yield [i for i, b in enumerate(flat(document).suffixes) if b in (0, suffix)]
 
 
 def test_a_packed_document_is_the_document_alone(model, chat, documents, way):
-    if way == "flash":  # it knows no branches
+    if way == "flash":  # it knows no shared prefixes
         documents = [drawing_document(chat, "a red bar", [40 + i] * 4) for i in range(3)]
     model = copy.deepcopy(model)
     choose_attention(model.language_model.get_decoder(), way)
@@ -77,7 +79,7 @@ def test_a_packed_document_is_the_document_alone(model, chat, documents, way):
     for row, start, document in ((0, 0, documents[0]), (0, len(documents[0]), documents[1]),
                                  (1, 0, documents[2])):  # fmt: skip
         for path in paths(document):
-            ids = torch.tensor([[document.token_ids[i] for i in path]])
+            ids = torch.tensor([[flat(document).token_ids[i] for i in path]])
             with torch.no_grad():
                 alone = model(ids).last_hidden_state[0]
             place = torch.tensor(path) + start
@@ -105,7 +107,7 @@ def test_a_sliding_window_slides_within_the_document(world, documents, model_typ
     batch = pack([documents[:2], documents[2:]], 128, pad_token_id=0)
     packed = hidden_states(model, batch)
     for path in paths(documents[0]):
-        ids = torch.tensor([[documents[0].token_ids[i] for i in path]])
+        ids = torch.tensor([[flat(documents[0]).token_ids[i] for i in path]])
         with torch.no_grad():
             alone = model(ids).last_hidden_state[0]
         assert (packed[0, torch.tensor(path)] - alone).abs().max() < 1e-5
@@ -121,10 +123,10 @@ def test_gradients_are_those_of_one_dense_mask(model, documents):
     masks = []
     for row in (documents[:2], documents[2:]):
         numbers = [n for n, document in enumerate(row) for _ in range(len(document))]
-        branches = [branch for document in row for branch in document.branches]
+        suffixes = [suffix for document in row for suffix in flat(document).suffixes]
         fill = 128 - len(numbers)
-        numbers, branches = numbers + [len(row)] * fill, branches + [0] * fill
-        masks.append(visibility(torch.tensor([numbers]), torch.tensor([branches])))
+        numbers, suffixes = numbers + [len(row)] * fill, suffixes + [0] * fill
+        masks.append(visibility(torch.tensor([numbers]), torch.tensor([suffixes])))
     plain = {name: value for name, value in batch.items() if name != "segments"}
     plain["attention_mask"] = torch.cat(masks).unsqueeze(1)
     model = copy.deepcopy(model)
@@ -154,7 +156,7 @@ def test_flash_attention_itself_is_sdpa():
         torch.testing.assert_close(got, wanted, atol=2e-2, rtol=2e-2)
 
 
-def test_without_packing_rows_are_as_long_as_their_longest(documents):
+def test_without_packing_sequences_are_as_long_as_their_longest(documents):
     batch = pack([[document] for document in documents], None, 0)
     longest = max(map(len, documents))
     assert longest <= batch["input_ids"].shape[1] < longest + 8
@@ -179,9 +181,10 @@ def test_labels_never_cross_documents(documents):
     batch = pack([documents], 128, 0)
     labels, positions = batch["labels"][0], batch["position_ids"][0]
     lengths = [len(document) for document in documents]
+    masks = [batch["segments"].mask(0, sum(lengths[:i]), n, None) for i, n in enumerate(lengths)]
     visible = torch.block_diag(
-        *(batch["segments"].mask(0, sum(lengths[:i]), n, None)[0, 0] if any(documents[i].branches)
-          else torch.ones(n, n).tril() for i, n in enumerate(lengths))
+        *(torch.ones(n, n).tril() if mask is None else mask[0, 0]
+          for mask, n in zip(masks, lengths, strict=True))
     )  # fmt: skip
     places = (labels != -100).nonzero().flatten()
     assert len(places) > 10
@@ -195,8 +198,8 @@ def test_labels_never_cross_documents(documents):
 
 def test_the_worked_example_of_visibility():
     documents = torch.tensor([[0, 0, 0, 0, 1, 1]])
-    branches = torch.tensor([[0, 1, 1, 2, 0, 0]])
-    assert visibility(documents, branches)[0].int().tolist() == [
+    suffixes = torch.tensor([[0, 1, 1, 2, 0, 0]])
+    assert visibility(documents, suffixes)[0].int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
@@ -207,24 +210,19 @@ def test_the_worked_example_of_visibility():
 
 
 @pytest.mark.parametrize("num_open", [1, 4, 16])
-def test_every_document_is_in_exactly_one_row(num_open):
+def test_every_document_is_in_exactly_one_sequence(num_open):
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 65, (500,), generator=generator).tolist()
-    rows = list(plan_rows(lengths, 64, num_open))
-    assert sorted(number for row in rows for number in row) == list(range(500))
-    assert all(sum(lengths[number] for number in row) <= 64 for row in rows)
+    sequences = list(plan_sequences(lengths, 64, num_open))
+    assert sorted(number for numbers in sequences for number in numbers) == list(range(500))
+    assert all(sum(lengths[number] for number in numbers) <= 64 for numbers in sequences)
 
 
 def test_best_fit_leaves_little_padding():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 33, (2000,), generator=generator).tolist()
-    rows = list(plan_rows(lengths, 64))
-    assert 1 - sum(lengths) / (64 * len(rows)) < 0.03  # measured 0.006
-
-
-def test_a_document_longer_than_a_row_is_an_error():
-    with pytest.raises(ValueError, match="65 tokens does not fit into rows of 64"):
-        list(plan_rows([3, 65], 64))
+    sequences = list(plan_sequences(lengths, 64))
+    assert 1 - sum(lengths) / (64 * len(sequences)) < 0.03  # measured 0.006
 
 
 def test_questions_that_do_not_fit_are_left_out(chat, hierarchical_model):
@@ -232,12 +230,16 @@ def test_questions_that_do_not_fit_are_left_out(chat, hierarchical_model):
     whole = question_document(chat, codes, QUESTIONS)
     cut = question_document(chat, codes, QUESTIONS, max_length=len(whole) - 1)
     assert len(cut) < len(whole)
-    assert sorted(set(cut.branches)) == [0, 1, 2]
-    assert cut.token_ids == whole.token_ids[: len(cut)]
+    assert sorted(set(flat(cut).suffixes)) == [0, 1, 2]
+    assert flat(cut).token_ids == flat(whole).token_ids[: len(cut)]
 
 
-def test_document_fields_stay_parallel():
+def test_document_columns_are_parallel():
     document = Document()
-    assert document.extend([5, 6], branch=0, position=0) == 2
-    assert document.extend([7], branch=1, position=2, weight=0.5) == 3
-    assert document == Document([5, 6, 7], [-100, -100, 7], [0, 0, 0.5], [0, 0, 1], [0, 1, 2])
+    assert document.add([5, 6], position=0) == 2
+    assert document.add([7], position=2, weight=0.5, suffix=1) == 3
+    assert document.columns() == {
+        "input_ids": [5, 6, 7], "labels": [-100, -100, 7], "label_weights": [0, 0, 0.5],
+        "position_ids": [0, 1, 2], "suffixes": [0, 0, 1],
+    }  # fmt: skip
+    assert len(document) == 3

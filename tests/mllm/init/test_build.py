@@ -7,10 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mllm.init.build import init_mllm
-from mllm.phase.settings import InitConfig
+from mllm.init.settings import InitSettings
 from mllm.saved.load import load_model
 from runtime.errors import UserError
-from semhitok import old_main as cli
+from semhitok import main as cli
 
 ARCHITECTURES = {
     "qwen2": {"tie_word_embeddings": True},  # Qwen2.5 too, its large sizes untied
@@ -45,7 +45,7 @@ def save_llm(world, folder, model_type, dtype=torch.float32, **fields):
 
 
 def extend(world, llm, out, **settings):
-    return init_mllm(InitConfig(tokenizer=world.tokenizer, out=out, llm=str(llm), **settings))
+    return init_mllm(InitSettings(tokenizer=world.tokenizer, out=out, llm=str(llm), **settings))
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -95,7 +95,7 @@ def test_an_architecture_that_transformers_does_not_know_is_one_sentence(world, 
     llm = save_llm(world, tmp_path / "llm", "llama")
     config = json.loads((llm / "config.json").read_text())
     (llm / "config.json").write_text(json.dumps(config | {"model_type": "llama9"}))
-    with pytest.raises(UserError, match="No causal language model can be loaded") as refusal:
+    with pytest.raises(UserError, match="no causal language model can be loaded") as refusal:
         extend(world, llm, tmp_path / "out")
     assert "\n" not in str(refusal.value)
 
@@ -109,10 +109,10 @@ def test_logits_changed_after_the_head_are_one_sentence(world, tmp_path):
 
 def test_the_command_needs_no_yaml(world, tmp_path, capsys):
     llm = save_llm(world, tmp_path / "llm", "llama")
-    command = ["init-mllm", "--llm", llm, "--tokenizer", world.tokenizer, "--out", tmp_path / "out"]
-    assert cli.main([str(word) for word in command]) == 0
+    settings = [f"llm={llm}", f"tokenizer={world.tokenizer}", f"out={tmp_path / 'out'}"]
+    assert cli.main(["init-mllm", *settings]) == 0
     assert load_model(tmp_path / "out").config.text_config.model_type == "llama"
-    assert cli.main(["init-mllm", "--llm", str(llm)]) == 2
+    assert cli.main(["init-mllm", settings[0]]) == 2
     assert 'required key "tokenizer" is missing' in capsys.readouterr().err
 
 

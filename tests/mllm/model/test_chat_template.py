@@ -2,8 +2,9 @@ import copy
 
 import pytest
 
-from mllm.data.sequences import drawing_document, question_document
+from mllm.data.documents import drawing_document, question_document
 from mllm.model.chat_template import IMAGE_TOKENS, ChatEncoder, clean
+from tests.mllm.tiny import flat
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}"
@@ -53,29 +54,29 @@ def test_a_question_about_an_image_is_these_tokens_with_these_labels(chat):
 
     first, second = pieces(chat, "what color is it?"), pieces(chat, "is it blue?")
     red, no = pieces(chat, "red"), pieces(chat, "no")
-    stem = ["<|user|>", "<|image_begin|>", 7, 0, 14, 3, "<|image_end|>"]
-    branch_1 = [*first, "<|assistant|>", *red, "</s>"]
-    branch_2 = [*second, "<|assistant|>", *no, "</s>"]
-    assert spelled(chat, document.token_ids, offset) == stem + branch_1 + branch_2
+    prefix = ["<|user|>", "<|image_begin|>", 7, 0, 14, 3, "<|image_end|>"]
+    suffix_1 = [*first, "<|assistant|>", *red, "</s>"]
+    suffix_2 = [*second, "<|assistant|>", *no, "</s>"]
+    assert spelled(chat, flat(document).token_ids, offset) == prefix + suffix_1 + suffix_2
     assert "".join(first).replace("▁", " ") == " what color is it?"
 
-    ids = document.token_ids
-    starts = (len(stem) + len(first) + 1, len(stem) + len(branch_1) + len(second) + 1)
+    ids = flat(document).token_ids
+    starts = (len(prefix) + len(first) + 1, len(prefix) + len(suffix_1) + len(second) + 1)
     answered = [*range(starts[0], starts[0] + len(red) + 1)]
     answered += [*range(starts[1], starts[1] + len(no) + 1)]
     expected = [ids[i] if i in answered else -100 for i in range(len(ids))]
-    assert document.labels == expected
-    assert document.branches == [0] * 7 + [1] * len(branch_1) + [2] * len(branch_2)
-    assert document.positions == [
+    assert flat(document).labels == expected
+    assert flat(document).suffixes == [0] * 7 + [1] * len(suffix_1) + [2] * len(suffix_2)
+    assert flat(document).positions == [
         *range(7),
-        *range(7, 7 + len(branch_1)),
-        *range(7, 7 + len(branch_2)),
+        *range(7, 7 + len(suffix_1)),
+        *range(7, 7 + len(suffix_2)),
     ]
     share = 1 / (len(red) + 1)
-    assert [document.weights[i] for i in range(starts[0], starts[0] + len(red) + 1)] == [share] * (
-        len(red) + 1
-    )
-    assert sum(document.weights) == pytest.approx(2.0)
+    assert [flat(document).weights[i] for i in range(starts[0], starts[0] + len(red) + 1)] == [
+        share
+    ] * (len(red) + 1)
+    assert sum(flat(document).weights) == pytest.approx(2.0)
 
 
 def test_a_drawing_is_these_tokens_with_these_labels(chat):
@@ -83,21 +84,21 @@ def test_a_drawing_is_these_tokens_with_these_labels(chat):
     codes = [offset + code for code in (7, 0, 14, 3)]
     document = drawing_document(chat, "a red bar", codes, weight=10.0)
     caption = pieces(chat, "a red bar")
-    assert spelled(chat, document.token_ids, offset) == [
+    assert spelled(chat, flat(document).token_ids, offset) == [
         "<|user|>", *caption, "<|assistant|>", "<|image_begin|>", 7, 0, 14, 3, "<|image_end|>",
         "</s>",
     ]  # fmt: skip
     before = len(caption) + 3
-    assert document.labels == [-100] * before + codes + [-100] * 2
-    assert document.weights == [0.0] * before + [2.5] * 4 + [0.0] * 2
-    assert document.positions == list(range(before + 6))
-    assert set(document.branches) == {0}
+    assert flat(document).labels == [-100] * before + codes + [-100] * 2
+    assert flat(document).weights == [0.0] * before + [2.5] * 4 + [0.0] * 2
+    assert flat(document).positions == list(range(before + 6))
+    assert set(flat(document).suffixes) == {0}
 
 
 def test_a_drawing_without_caption_keeps_the_turns(chat):
     offset = len(chat.text_tokenizer)
     document = drawing_document(chat, "", [offset] * 4)
-    assert spelled(chat, document.token_ids, offset)[:3] == [
+    assert spelled(chat, flat(document).token_ids, offset)[:3] == [
         "<|user|>", "<|assistant|>", "<|image_begin|>",
     ]  # fmt: skip
 
@@ -141,15 +142,15 @@ def test_a_chatml_template_gives_the_same_document_in_its_own_words(chatml):
     offset = len(chatml.text_tokenizer)
     codes = [offset + code for code in (1, 2, 3, 4)]
     document = question_document(chatml, codes, [("what color is it?", "red")])
-    text = chatml.text_tokenizer.decode([i for i in document.token_ids if i < offset])
+    text = chatml.text_tokenizer.decode([i for i in flat(document).token_ids if i < offset])
     squeezed = text.replace(" ", "").replace("\n", "")
     assert squeezed == (
         "<|im_start|>systemYouareahelpfulassistant.<|im_end|><|im_start|>user<|image_begin|>"
         "<|image_end|>whatcolorisit?<|im_end|><|im_start|>assistantred<|im_end|>"
     )
-    labels = [label for label in document.labels if label != -100]
+    labels = [label for label in flat(document).labels if label != -100]
     assert chatml.text_tokenizer.decode(labels).replace(" ", "") == "red<|im_end|>"
-    assert spelled(chatml, document.token_ids, offset).count(1) == 1
+    assert spelled(chatml, flat(document).token_ids, offset).count(1) == 1
 
 
 def test_a_template_that_rewrites_the_prompt_is_refused(processor):

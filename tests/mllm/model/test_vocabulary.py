@@ -30,11 +30,11 @@ def test_no_ids_are_no_codes():
     assert VOCABULARY.image_codes(torch.empty(0, dtype=torch.long)).numel() == 0
 
 
-def test_text_rows_of_a_pretrained_model_stay_as_they_are(world, tmp_path):
+def test_embed_tokens_of_a_pretrained_model_stay_as_they_are(world, tmp_path):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from mllm.init.build import init_mllm
-    from mllm.phase.settings import InitConfig
+    from mllm.init.settings import InitSettings
     from mllm.saved.load import load_model, load_processor
 
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_text_rows_of_a_pretrained_model_stay_as_they_are(world, tmp_path):
     plain.save_pretrained(tmp_path / "llm")
     text_tokenizer.save_pretrained(tmp_path / "llm")
     folder = init_mllm(
-        InitConfig(tokenizer=world.tokenizer, out=tmp_path / "out", llm=str(tmp_path / "llm"))
+        InitSettings(tokenizer=world.tokenizer, out=tmp_path / "out", llm=str(tmp_path / "llm"))
     )
     model, processor = load_model(folder).eval(), load_processor(folder)
     input_ids = torch.tensor([processor.tokenizer("what color is it?")["input_ids"]])

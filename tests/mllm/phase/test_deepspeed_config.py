@@ -61,17 +61,16 @@ def test_what_is_left_out_is_the_runs_and_not_deepspeeds_own(world, tmp_path):
         ({"bf16": {"enabled": True}}, "bf16.enabled is True there, but bf16 is False"),
         (
             {"fp16": {"enabled": True}},
-            "fp16.enabled is True there, but float16 is not trained in, and bf16 is False",
+            "fp16.enabled is True there, but float16 is never trained in, so it is False",
         ),
         (
             {"optimizer": {"type": "Adam", "params": {"lr": 1e-4}}},
-            "its optimizer block says Adam, but the run takes optimizer adamw with learning_rate "
-            "0.003",
+            "its optimizer block says Adam, but the run uses adamw with learning_rate 0.003",
         ),
         (
             {"scheduler": {"type": "WarmupLR"}},
-            "its scheduler block says WarmupLR, but the run takes warmup_steps 2 and a cosine over "
-            "12 steps",
+            "its scheduler block says WarmupLR, but the run uses a cosine over 12 steps after "
+            "warmup_steps 2",
         ),
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage is 4 there, but ZeRO has"),
         ({"zero_optimization": 3}, "zero_optimization of the DeepSpeed config"),

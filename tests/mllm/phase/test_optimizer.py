@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from mllm.phase.optimizer import MuonWithAdamW
+from mllm.phase.parameter_groups import parameter_groups
+from mllm.phase.settings import PhaseSettings
 from tests.mllm.tiny import make_model
 
 
@@ -13,7 +15,11 @@ def unified(world):
 
 
 def optimizer_of(model):
-    return MuonWithAdamW(model, model.language_model, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    settings = PhaseSettings(
+        model="none", out="none", data="none", num_steps=1, global_batch_size=1,
+        learning_rate=0.01, weight_decay=0.1, optimizer="muon",
+    )  # fmt: skip
+    return MuonWithAdamW(parameter_groups(model, settings), settings)
 
 
 def step(optimizer, model):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import semhitok
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
+from mllm.init.settings import InitSettings
 from mllm.phase.lora_phase import load_for_lora
 from mllm.phase.optimizer import MuonWithAdamW
-from mllm.phase.parameter_groups import adamw_groups
-from mllm.phase.settings import InitConfig, LoRAConfig, load_phase
+from mllm.phase.parameter_groups import parameter_groups
+from mllm.phase.settings import LoRASettings, PhaseSettings
 from mllm.planning.activations import activations
-from mllm.planning.memory import flops_of_a_row, states
+from mllm.planning.flops import count_flops
+from mllm.planning.memory import states
 from mllm.planning.model import (
     build_on_meta,
     optimizer_groups,
@@ -30,9 +31,9 @@ from mllm.planning.model import (
 from mllm.planning.plan import make_plan
 from mllm.planning.text import print_plan
 from mllm.saved.load import load_model, load_processor
-from runtime.config import load_config
 from runtime.errors import UserError
-from semhitok import old_main as cli
+from runtime.settings import load_settings
+from semhitok import main as cli
 from tests.mllm.tiny import make_model, write_phase
 from tests.ports import free_port
 
@@ -47,8 +48,8 @@ GPUS = {"smollm2-135m": 1, "qwen2.5-0.5b": 4, "qwen2.5-7b-instruct": 8, "llama-3
 
 
 def shipped(name, phase="sft"):
-    init = load_config(InitConfig, CONFIGS / name / "init_mllm.yaml")
-    return load_phase(CONFIGS / name / "mllm.yaml", [f"phase={phase}"]), init
+    init = load_settings(InitSettings, CONFIGS / name / "init_mllm.yaml")
+    return PhaseSettings.load(CONFIGS / name / "mllm.yaml", [f"phase={phase}"]), init
 
 
 def test_every_size_is_planned_here():
@@ -61,14 +62,14 @@ def test_a_shipped_size_is_the_published_one_and_fits_its_hardware(name, monkeyp
     config, init = shipped(name)
     plan = make_plan(config, init, GPUS[name], 80 * 10**9)
     count = plan.parameters
-    language_model = ("language model layers", "text rows", "text head")
+    language_model = ("language model layers", "embed_tokens", "lm_head")
     assert sum(count[part] for part in language_model) == PUBLISHED[name]
     frozen = count["image tokenizer (frozen)"]
     assert sum(g.num_parameters for g in plan.groups) == sum(count.values()) - frozen
-    (chosen,) = [p for p in plan.placements if p.chosen]
+    (chosen,) = [p for p in plan.shardings if p.chosen]
     assert chosen.micro_batch_size >= 1 and chosen.peak <= plan.gpu_memory
-    rows = chosen.micro_batch_size * chosen.accumulation * GPUS[name]
-    assert rows == config.global_batch_size
+    num_sequences = chosen.micro_batch_size * chosen.accumulation * GPUS[name]
+    assert num_sequences == config.global_batch_size
     assert plan.tokens_per_step == 256 * 4096
 
 
@@ -82,8 +83,8 @@ def test_a_phase_that_freezes_the_language_model_needs_less(monkeypatch):
     assert align.parameters == sft.parameters
     new = align.parameters["image adapter"] + align.parameters["image head"]
     assert sum(group.num_parameters for group in align.groups) == new
-    assert set(align.rates) == {"image_adapter", "image_head"} < set(sft.rates)
-    for small, large in zip(align.placements, sft.placements, strict=True):
+    assert set(align.learning_rates) == {"image_adapter", "image_head"} < set(sft.learning_rates)
+    for small, large in zip(align.shardings, sft.shardings, strict=True):
         assert small.states.optimizer < 0.02 * large.states.optimizer
     # Six for each number of a matrix, without the two of its gradient; attention and heads stay.
     assert 0.6 < align.flops_per_step / sft.flops_per_step < 0.9
@@ -119,7 +120,7 @@ def test_bytes_are_what_torch_holds(tiny, rule):
         optimizer = AdamW(trained)
         inner = [optimizer]
     else:
-        optimizer = MuonWithAdamW(model, model.language_model, 1e-3, (0.9, 0.95), 0.1)
+        optimizer = MuonWithAdamW(parameter_groups(model, config), config)
         inner = [optimizer.muon, optimizer.adamw]
     for parameter in trained:
         parameter.grad = torch.ones_like(parameter)
@@ -133,7 +134,7 @@ def test_bytes_are_what_torch_holds(tiny, rule):
     assert held.device == held.weights + held.gradients + held.optimizer
 
 
-LORA = LoRAConfig(rank=2, alpha=4.0)
+LORA = LoRASettings(rank=2, alpha=4.0)
 
 
 @pytest.fixture(params=["tied", "untied"])
@@ -164,7 +165,7 @@ def test_a_lora_plan_is_of_the_model_that_trains(lora):
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
     layers = [p for name, p in model.named_parameters() if "lora_" in name]
     assert counts["LoRA layers"] == sum(p.numel() for p in layers) > 0
-    assert counts["rows of new tokens"] == sum(p.numel() for p in model.new_rows.parameters()) > 0
+    assert counts["new tokens"] == sum(p.numel() for p in model.new_rows.parameters()) > 0
 
 
 def test_bytes_of_a_lora_run_are_what_torch_holds(lora):
@@ -176,15 +177,15 @@ def test_bytes_of_a_lora_run_are_what_torch_holds(lora):
     optimizer.step()
     plan = make_plan(config, None, 1, 10**9)
     assert [group.names for group in plan.groups] == [
-        group.names for group in adamw_groups(model, config)
+        group.names for group in parameter_groups(model, config)
     ]
-    held = plan.placements[0].states
+    held = plan.shardings[0].states
     moments = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
     assert held.optimizer == bytes_of(moments) > 0
     assert held.gradients == bytes_of(p.grad for p in model.parameters() if p.grad is not None)
     assert held.weights == bytes_of(model.parameters())
-    whole = make_plan(replace(config, lora=None), None, 1, 10**9)
-    assert held.optimizer < whole.placements[0].states.optimizer
+    whole = make_plan(config.model_copy(update={"lora": None}), None, 1, 10**9)
+    assert held.optimizer < whole.shardings[0].states.optimizer
     assert plan.flops_per_step < whole.flops_per_step
 
 
@@ -192,16 +193,16 @@ def test_a_plan_of_the_7b_with_lora_counts_the_adapters_alone(monkeypatch, capsy
     monkeypatch.chdir(CONFIGS.parents[1])
     config, init = shipped("qwen2.5-7b-instruct")
     whole = make_plan(config, init, 8, 80 * 10**9)
-    config.lora = LoRAConfig(rank=16)
+    config.lora = LoRASettings(rank=16)
     plan = make_plan(config, init, 8, 80 * 10**9)
     # For each layer's maps 16 numbers a row and a column: q, o; k, v; gate, up, down.
     maps = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
     assert plan.parameters["LoRA layers"] == 28 * 16 * maps == 40_370_176
-    assert plan.parameters["rows of new tokens"] == 2 * 2 * 3584  # read and written apart
-    new = ("LoRA layers", "rows of new tokens", "image adapter", "image head")
+    assert plan.parameters["new tokens"] == 2 * 2 * 3584  # read and written apart
+    new = ("LoRA layers", "new tokens", "image adapter", "image head")
     num_trained = sum(plan.parameters[part] for part in new)
     assert sum(group.num_parameters for group in plan.groups) == num_trained
-    for small, large in zip(plan.placements, whole.placements, strict=True):
+    for small, large in zip(plan.shardings, whole.shardings, strict=True):
         assert small.states.optimizer < 0.03 * large.states.optimizer
         assert small.states.gradients < 0.03 * large.states.gradients
     assert 0.6 < plan.flops_per_step / whole.flops_per_step < 0.9
@@ -209,10 +210,10 @@ def test_a_plan_of_the_7b_with_lora_counts_the_adapters_alone(monkeypatch, capsy
     config.deepspeed = None
     packed = make_plan(config, init, 8, 80 * 10**9)
     matrices = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
-    saved = plan.placements[0].states.weights - packed.placements[0].states.weights
+    saved = plan.shardings[0].states.weights - packed.shardings[0].states.weights
     # QLoRA: 4.127 bits a number in place of 32.
     assert saved == pytest.approx(matrices * (32 - 4.127) / 8, rel=1e-3)
-    assert [placement.stage for placement in packed.placements] == [0, 1, 1, 2, 2]
+    assert [placement.stage for placement in packed.shardings] == [0, 1, 1, 2, 2]
     print_plan(packed)
     shown = capsys.readouterr().out
     assert "LoRA: rank 16, alpha 32, on all linear maps of the decoder" in shown
@@ -226,20 +227,28 @@ def test_what_lora_cannot_do_is_refused_by_a_plan_as_by_the_run(lora, tmp_path):
     config.model = tmp_path / "trained"
     assert "LoRA layers" in make_plan(config, None, 1, 10**9).parameters
     config.lora = None
-    with pytest.raises(UserError, match="has LoRA layers: give a lora section to train them"):
+    with pytest.raises(UserError, match="has LoRA layers; give a lora section to train them"):
         make_plan(config, None, 1, 10**9)
-    config.lora = LoRAConfig(rank=4, alpha=4.0)
+    config.lora = LoRASettings(rank=4, alpha=4.0)
     with pytest.raises(UserError, match="has LoRA layers with rank 2, not 4"):
         make_plan(config, None, 1, 10**9)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
 def test_groups_are_the_trainers(world, tiny, rule, tmp_path):
-    from mllm.training.train import UnifiedTrainer, _arguments
+    from mllm.training.arguments import training_arguments
+    from mllm.training.report import Tally
+    from mllm.training.trainer import UnifiedTrainer
 
     config, model, planned = tiny
     config.optimizer = rule
-    trainer = UnifiedTrainer(model=model, args=_arguments(config), config=config)
+    trainer = UnifiedTrainer(
+        model=model,
+        args=training_arguments(config),
+        settings=config,
+        groups=parameter_groups(model, config),
+        tally=Tally(),
+    )
     names = {id(p): name for name, p in model.named_parameters()}
     real = [
         (group["weight_decay"] > 0, [names[id(p)] for p in group["params"]])
@@ -288,7 +297,7 @@ def test_flops_are_what_torch_counts(world, recompute):
         hidden = model.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         model.lm_head(hidden).sum().backward()
     layers = model.get_decoder().layers
-    counted = flops_of_a_row(
+    counted = count_flops(
         sum(p.numel() for p in layers.parameters() if p.ndim > 1),
         0,
         text.vocab_size * text.hidden_size,
@@ -317,16 +326,16 @@ def test_more_ranks_and_stages_never_need_more(tiny):
 def test_the_largest_micro_batch_is_found(world, tmp_path):
     config = world.phase(tmp_path / "run", global_batch_size=12)
     plan = make_plan(config, None, 1, 10**12)
-    first = plan.placements[0]
+    first = plan.shardings[0]
     assert (first.micro_batch_size, first.accumulation) == (12, 1)
-    needed = first.states.device + 5 * plan.row_bytes
-    tight = make_plan(config, None, 1, int(needed / 0.9) + 2).placements[0]
+    needed = first.states.device + 5 * plan.sequence_bytes
+    tight = make_plan(config, None, 1, int(needed / 0.9) + 2).shardings[0]
     assert (tight.micro_batch_size, tight.accumulation) == (4, 3)
-    assert make_plan(config, None, 1, 10**5).placements[0].micro_batch_size == 0
+    assert make_plan(config, None, 1, 10**5).shardings[0].micro_batch_size == 0
     config.micro_batch_size = 3
-    given = make_plan(config, None, 1, 10**12).placements[0]
+    given = make_plan(config, None, 1, 10**12).shardings[0]
     assert (given.micro_batch_size, given.accumulation) == (3, 4)
-    assert given.peak == first.states.device + 3 * plan.row_bytes
+    assert given.peak == first.states.device + 3 * plan.sequence_bytes
     config.micro_batch_size = 5
     with pytest.raises(UserError, match="not a multiple of micro_batch_size 5 × 1 GPUs"):
         make_plan(config, None, 1, 10**12)
@@ -335,12 +344,12 @@ def test_the_largest_micro_batch_is_found(world, tmp_path):
 def test_the_command_prints_a_table_and_writes_it(world, tmp_path, capsys):
     config = write_phase(tmp_path / "mllm.yaml", world.phase(tmp_path / "run"))
     command = ["plan", "--config", str(config), "--gpus", "2", "--gpu-memory", "1GiB"]
-    assert cli.main([*command, "--json", str(tmp_path / "plan.json")]) == 0
+    assert cli.main([*command, "--out", str(tmp_path / "plan.json")]) == 0
     shown = capsys.readouterr().out
     assert "image tokenizer (frozen)" in shown and "2 × language_model" in shown
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan["gpu_memory"] == 2**30 and len(plan["placements"]) == 7
-    assert sum(placement["chosen"] for placement in plan["placements"]) == 1
+    assert plan["gpu_memory"] == 2**30 and len(plan["shardings"]) == 7
+    assert sum(placement["chosen"] for placement in plan["shardings"]) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -350,7 +359,7 @@ def test_the_command_prints_a_table_and_writes_it(world, tmp_path, capsys):
         (["--gpus", "3"], "global_batch_size 4 is not a multiple of 3 GPUs"),
         (["--gpu-memory", "much"], "give a size such as 80G"),
         (["model=nowhere"], "give the settings of init-mllm with --init FILE"),
-        (["--json", "nowhere/plan.json"], "no such folder: nowhere"),
+        (["--out", "nowhere/plan.json"], "no such folder: nowhere"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(world, tmp_path, capsys, arguments, message):
@@ -361,8 +370,8 @@ def test_what_cannot_be_planned_is_one_sentence(world, tmp_path, capsys, argumen
 
 
 def test_a_language_model_of_unknown_sizes_is_one_sentence(tmp_path):
-    init = InitConfig(tokenizer=tmp_path / "none", out=tmp_path, llm="some/model")
-    with pytest.raises(UserError, match=r"some/model are not known here: write its text_config"):
+    init = InitSettings(tokenizer=tmp_path / "none", out=tmp_path, llm="some/model")
+    with pytest.raises(UserError, match=r"some/model are not known here; write its text_config"):
         read_model_config(tmp_path / "none", init)
     init.text_config = {"model_type": "llama", "hiden_size": 8}
     with pytest.raises(UserError, match=r"text_config\.hiden_size is not a field"):

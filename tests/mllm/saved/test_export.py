@@ -7,12 +7,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mllm.phase.lora_phase import put_lora
-from mllm.phase.settings import LoRAConfig
+from mllm.phase.settings import LoRASettings
 from mllm.saved import export
 from mllm.saved.export import export_llm
 from mllm.saved.load import load_model
+from mllm.saved.settings import ExportSettings
 from runtime.errors import UserError
-from semhitok import old_main as cli
+from semhitok import main as cli
 from tests.mllm.init.test_build import extend, save_llm
 from tests.mllm.tiny import NUM_PIXEL, NUM_SEMANTIC
 
@@ -49,7 +50,7 @@ def test_logits_over_all_rows_are_the_unified_models(
     folder, model = make_flat(world, tmp_path, model_type, image_input, tie_word_embeddings=tied)
     monkeypatch.setattr(export, "SHARD_BYTES", 20_000)
     monkeypatch.setattr(export, "CHUNK", 4)  # not a divisor of the 15 codes
-    out = export_llm(folder, tmp_path / "plain")
+    out = export_llm(ExportSettings(model=folder, out=tmp_path / "plain"))
     assert len(list(out.glob("model-*.safetensors"))) > 2
     plain, found = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert type(plain).__name__ == name
@@ -87,34 +88,34 @@ def test_the_folder_says_where_image_tokens_lie_and_has_the_text_tokenizer(world
             {"image_head": "flat", "image_positions": "grid"},
             "train a model with image_positions: none",
         ),
-        ("gemma", {"image_head": "flat"}, "'gemma' model scales its rows"),
+        ("gemma", {"image_head": "flat"}, "'gemma' model scales its embeddings"),
     ],
 )
 def test_what_cannot_be_folded_is_one_sentence(world, tmp_path, model_type, settings, message):
     llm = save_llm(world, tmp_path / "llm", model_type)
     folder = extend(world, llm, tmp_path / "unified", **settings)
     with pytest.raises(UserError, match=message):
-        export_llm(folder, tmp_path / "plain")
+        export_llm(ExportSettings(model=folder, out=tmp_path / "plain"))
     assert not (tmp_path / "plain").exists()
 
 
 def test_a_model_with_lora_layers_is_to_be_merged_first(world, tmp_path):
     folder, model = make_flat(world, tmp_path, "llama")
-    put_lora(model, LoRAConfig(rank=2), [3, 4], folder)
+    put_lora(model, LoRASettings(rank=2), [3, 4], folder)
     model.save_pretrained(folder)
-    with pytest.raises(UserError, match="has LoRA layers beside its matrices: merge them first"):
-        export_llm(folder, tmp_path / "plain")
+    with pytest.raises(UserError, match="has LoRA layers beside its matrices; merge them first"):
+        export_llm(ExportSettings(model=folder, out=tmp_path / "plain"))
     assert not (tmp_path / "plain").exists()
 
 
 def test_an_image_tokenizer_is_one_sentence(world, tmp_path):
     with pytest.raises(UserError, match="holds a 'semhitok' model, not a unified one"):
-        export_llm(world.tokenizer, tmp_path / "plain")
+        export_llm(ExportSettings(model=world.tokenizer, out=tmp_path / "plain"))
 
 
 def test_weights_that_are_not_there_are_one_sentence(world, tmp_path):
     folder, _ = make_flat(world, tmp_path, "llama")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="cannot be exported"):
-        export_llm(folder, tmp_path / "plain")
+    with pytest.raises(UserError, match="missing or broken"):
+        export_llm(ExportSettings(model=folder, out=tmp_path / "plain"))
     assert not (tmp_path / "plain" / "config.json").exists()

@@ -111,6 +111,6 @@ def test_a_run_does_not_go_on_from_half_a_checkpoint(world, tmp_path):
     run = tmp_path / "run"
     damaged = write(run / "checkpoints", 5)
     (damaged / "weights").unlink()
-    with pytest.raises(UserError, match="so there is nothing to go on from: restore its files"):
+    with pytest.raises(UserError, match="so the run cannot resume; restore its files"):
         train_mllm(world.phase(run))
     assert damaged.is_dir() and not (run / "config.yaml").exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mllm.model.lora import merge
-from mllm.phase.settings import LoRAConfig, PartRates
+from mllm.phase.settings import LearningRateMultipliers, LoRASettings
 from mllm.saved.load import load_model, load_processor
 from mllm.training.train import train_mllm
 from tests.mllm.tiny import REPOSITORY, launch, losses_of, make_model, write_phase
@@ -23,7 +23,7 @@ NUM_STEPS, CHECKPOINT = 12, 6
 # Losses go from 44.5 to 31; measured: 3.8e-6, which is the last bit of a float32 of that size.
 TOLERANCE = 2e-5
 CONFIGS = REPOSITORY / "configs" / "deepspeed"
-LORA = {"lora": LoRAConfig(rank=2, alpha=4.0)}
+LORA = {"lora": LoRASettings(rank=2, alpha=4.0)}
 TINY_CHUNK = 700  # scores: two labels at a time over the text rows, 46 over the flat head's
 
 
@@ -86,7 +86,7 @@ STOPPED = ["zero1", "zero2", "zero3", "zero3 lora"]
 GROWN = ["zero2", "zero3"]
 BF16 = ["zero2 bf16", "zero3 bf16"]
 BF16_LORA = "zero3 lora bf16"
-ALIGN = {"rates": PartRates(layers=0, text_rows=0)}
+ALIGN = {"learning_rate_multipliers": LearningRateMultipliers(layers=0, embed_tokens=0)}
 
 
 @pytest.fixture(scope="module")

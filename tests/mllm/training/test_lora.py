@@ -8,11 +8,14 @@ import torch
 
 import mllm.model.loss
 from mllm.init.build import init_mllm
+from mllm.init.settings import InitSettings
 from mllm.model.lora import add_lora, merge
-from mllm.phase.settings import InitConfig, LoRAConfig
+from mllm.phase.settings import LoRASettings
 from mllm.saved.load import load_model, load_processor
 from mllm.saved.merge_lora import merge_lora
-from mllm.training.train import UnifiedTrainer, train_mllm
+from mllm.saved.settings import MergeSettings
+from mllm.training.train import train_mllm
+from mllm.training.trainer import UnifiedTrainer
 from runtime.errors import UserError
 from tests.mllm.tiny import TEXT_CONFIG, image_ids, losses_of
 
@@ -27,9 +30,9 @@ def start(request, world, tmp_path_factory):
         return world.start
     text = TEXT_CONFIG | {"tie_word_embeddings": False}
     return init_mllm(
-        InitConfig(
-            world.tokenizer, tmp_path_factory.mktemp("untied") / "start", text_config=dict(text),
-            text_data=[world.data], vocab_size=320,
+        InitSettings(
+            tokenizer=world.tokenizer, out=tmp_path_factory.mktemp("untied") / "start",
+            text_config=dict(text), text_data=[world.data], vocab_size=320,
         )
     )  # fmt: skip
 
@@ -42,7 +45,7 @@ def trained(world, start, tmp_path_factory):
 
 
 def phase(world, start, out, **settings):
-    lora = LoRAConfig(rank=2, alpha=4.0, dropout=0.1)
+    lora = LoRASettings(rank=2, alpha=4.0, dropout=0.1)
     return world.phase(out, model=start, checkpoint_every=5, **{"lora": lora, **settings})
 
 
@@ -141,7 +144,7 @@ def test_training_changes_the_layers_and_what_is_new_only(start, trained):
 
 
 def test_merging_keeps_the_logits_and_makes_a_plain_folder(start, trained, tmp_path):
-    merged = merge_lora(trained, tmp_path / "merged")
+    merged = merge_lora(MergeSettings(model=trained, out=tmp_path / "merged"))
     plain, lora = load_model(merged).eval(), load_model(trained).eval()
     assert plain.config.lora is None
     assert plain.state_dict().keys() == load_model(start).state_dict().keys()
@@ -177,29 +180,29 @@ def test_an_interrupted_lora_run_ends_as_an_undisturbed_one(world, start, traine
 def test_a_second_phase_goes_on_with_the_same_layers_only(world, trained, tmp_path):
     again = train_mllm(phase(world, trained, tmp_path / "same", num_steps=3))
     assert load_model(again).config.lora == load_model(trained).config.lora
-    with pytest.raises(UserError, match=r"has LoRA layers with rank 2, not 4: give those settings"):
-        train_mllm(phase(world, trained, tmp_path / "a", lora=LoRAConfig(rank=4, alpha=4.0)))
-    with pytest.raises(UserError, match="has LoRA layers: give a lora section to train them"):
+    with pytest.raises(UserError, match=r"has LoRA layers with rank 2, not 4; give those settings"):
+        train_mllm(phase(world, trained, tmp_path / "a", lora=LoRASettings(rank=4, alpha=4.0)))
+    with pytest.raises(UserError, match="has LoRA layers; give a lora section to train them"):
         train_mllm(phase(world, trained, tmp_path / "b", lora=None))
 
 
 def test_what_lora_cannot_do_is_one_sentence(world, tmp_path):
     with pytest.raises(UserError, match="names 'lm_head', which is no linear map of the decoder"):
-        train_mllm(phase(world, world.start, tmp_path, lora=LoRAConfig(targets=["lm_head"])))
+        train_mllm(phase(world, world.start, tmp_path, lora=LoRASettings(targets=["lm_head"])))
     with pytest.raises(ValueError, match="optimizer muon is made for whole matrices"):
         phase(world, world.start, tmp_path, optimizer="muon")
-    with pytest.raises(ValueError, match=r"lora\.rank must be at least 1, not 0"):
-        LoRAConfig(rank=0)
-    with pytest.raises(UserError, match="has no LoRA layers: it is a plain one already"):
-        merge_lora(world.start, tmp_path / "merged")
+    with pytest.raises(ValueError, match="greater than 0"):
+        LoRASettings(rank=0)
+    with pytest.raises(UserError, match="has no LoRA layers; it is a plain one already"):
+        merge_lora(MergeSettings(model=world.start, out=tmp_path / "merged"))
     with pytest.raises(UserError, match="is the model's own folder"):
-        merge_lora(world.start, world.start)
+        merge_lora(MergeSettings(model=world.start, out=world.start))
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_four_bits_without_bitsandbytes_are_one_sentence(world, tmp_path):
     with pytest.raises(UserError, match="needs the package bitsandbytes, which is not installed"):
-        train_mllm(phase(world, world.start, tmp_path, lora=LoRAConfig(load_in_4bit=True)))
+        train_mllm(phase(world, world.start, tmp_path, lora=LoRASettings(load_in_4bit=True)))
 
 
 def test_named_targets_alone_get_layers(start):

@@ -69,10 +69,10 @@ def test_tensorboard_shows_numbers_pictures_and_answers(runs):
 
 
 def test_the_log_counts_tokens_and_padding(runs):
-    told = json.loads((runs[0].out / "rows.json").read_text())
+    told = json.loads((runs[0].out / "sequences.json").read_text())
     lines = read_metrics(runs[0].out)
-    shares = [line["padding_share"] for line in lines]
-    assert sum(shares) / len(shares) == pytest.approx(told["padding_share"])
+    shares = [line["padding_fraction"] for line in lines]
+    assert sum(shares) / len(shares) == pytest.approx(told["padding_fraction"])
     assert all(line["tokens_per_second"] > 0 for line in lines)
     assert "mfu" not in lines[0] and read_metrics(runs[1].out)[0]["mfu"] > 0
 
@@ -92,7 +92,7 @@ def test_random_states_and_mode_are_as_before(world):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"attention": "flex"}, "attention flex trains only on a GPU: set attention to sdpa"),
+        ({"attention": "flex"}, "attention flex trains only on a GPU; set attention to sdpa"),
         ({"attention": "flash"}, "attention flash trains only on a GPU"),
     ],
 )

@@ -7,11 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from mllm.init.build import init_mllm
-from mllm.phase.settings import InitConfig
+from mllm.init.settings import InitSettings
 from mllm.saved.load import load_model, load_processor
-from mllm.training.train import UnifiedTrainer, command, train_mllm
+from mllm.training.train import train_mllm
+from mllm.training.trainer import UnifiedTrainer
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
+from semhitok import main as cli
 from tests.mllm.tiny import (
     REPOSITORY,
     TEXT_CONFIG,
@@ -21,6 +23,7 @@ from tests.mllm.tiny import (
     prepare_records,
     save_tiny_tokenizer,
     steady_metrics,
+    write_phase,
 )
 from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.fingerprint import code_fingerprint
@@ -45,12 +48,12 @@ def finished(world, tmp_path_factory):
 def test_the_loss_falls_and_the_run_is_written(finished):
     lines = read_metrics(finished)
     assert [line["step"] for line in lines] == list(range(1, 13))
-    names = {"step", "loss", "grad_norm", "learning_rate", "padding_share", "tokens_per_second"}
+    names = {"step", "loss", "grad_norm", "learning_rate", "padding_fraction", "tokens_per_second"}
     names |= {"text_loss", "semantic_loss", "pixel_loss"}
     assert set(lines[0]) == names
     # Measured: from 45.9 to 21.5.
     assert sum(losses_of(finished)[-3:]) < 0.85 * sum(losses_of(finished)[:3])
-    assert json.loads((finished / "rows.json").read_text())["rows"] == 48
+    assert json.loads((finished / "sequences.json").read_text())["sequences"] == 48
     assert (finished / "config.yaml").is_file() and (finished / "environment.json").is_file()
     assert not (finished / "checkpoints").exists()
     assert not list(finished.glob(".*"))
@@ -98,8 +101,8 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path
     shutil.copytree(half.with_name("checkpoint-5"), half)
     (half / "trainer_state.json").unlink()
 
-    with pytest.raises(UserError, match="by a run with another learning_rate, seed: give those"):
-        train_mllm(dataclasses.replace(config, learning_rate=1.0, seed=5))
+    with pytest.raises(UserError, match="by a run with another learning_rate, seed; give those"):
+        train_mllm(config.model_copy(update={"learning_rate": 1.0, "seed": 5}))
     train_mllm(config)
     assert same(weights(tmp_path / "run" / "model"), weights(finished / "model"))
     assert steady_metrics(tmp_path / "run") == steady_metrics(finished)
@@ -146,7 +149,7 @@ def test_codes_of_images_of_the_same_names_are_refused(world, tmp_path):
         train_mllm(world.phase(tmp_path / "run", data=data))
 
 
-def test_a_run_does_not_go_on_with_codes_of_another_tokenizer(world, tmp_path):
+def test_a_run_does_not_resume_with_codes_of_another_tokenizer(world, tmp_path):
     # Tokenizer, model and codes are all made anew under their old names; the checkpoint is not.
     folders = {name: tmp_path / name for name in ("start", "codes")}
     for name, folder in folders.items():
@@ -160,9 +163,9 @@ def test_a_run_does_not_go_on_with_codes_of_another_tokenizer(world, tmp_path):
     other = save_tiny_tokenizer(tmp_path / "tokenizer", seed=1)
     extract_codes(other, world.data, folders["codes"])
     init_mllm(
-        InitConfig(
-            other, folders["start"], text_config=dict(TEXT_CONFIG), text_data=[world.data],
-            vocab_size=320,
+        InitSettings(
+            tokenizer=other, out=folders["start"], text_config=dict(TEXT_CONFIG),
+            text_data=[world.data], vocab_size=320,
         )
     )  # fmt: skip
     with pytest.raises(UserError, match="began with codes of another tokenizer fingerprint"):
@@ -191,7 +194,7 @@ def test_a_batch_that_does_not_divide_is_one_sentence(world, tmp_path):
         ("model", "holds no model"),
         ("data", "holds no prepared data"),
         ("codes", "holds no codes"),
-        ("deepspeed", "does not exist: see configs/deepspeed/"),
+        ("deepspeed", "does not exist; see configs/deepspeed/"),
     ],
 )
 def test_a_path_to_nothing_is_one_sentence(world, tmp_path, setting, message):
@@ -207,11 +210,6 @@ def test_deepspeed_without_a_launcher_is_one_sentence(world, tmp_path, monkeypat
 
 
 def test_the_command_reads_the_file_and_the_overrides(world, tmp_path):
-    from argparse import Namespace
-
-    from runtime.config import save_config
-
-    save_config(world.phase(tmp_path / "run"), tmp_path / "mllm.yaml")
-    arguments = Namespace(config=tmp_path / "mllm.yaml", overrides=["num_steps=2"])
-    assert command(arguments) == tmp_path / "run" / "model"
+    config = write_phase(tmp_path / "mllm.yaml", world.phase(tmp_path / "run"))
+    assert cli.main(["train", "mllm", "--config", str(config), "num_steps=2"]) == 0
     assert len(losses_of(tmp_path / "run")) == 2

@@ -5,10 +5,11 @@ import pytest
 
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.records import Conversation, Message, Record
-from mllm.data.rows import Chosen, TrainingRows, TrainingSource
-from mllm.phase.settings import MixtureConfig, TaskShares
+from mllm.data.sequences import Choice, TrainingSequences
+from mllm.data.settings import MixtureSettings, TaskProportions
+from mllm.data.sources import TrainingSource
 from runtime.errors import UserError
-from tests.mllm.tiny import make_records, prepare_records
+from tests.mllm.tiny import flat, make_records, prepare_records
 from tokenizer.extraction.code_shards import CodeStore
 from tokenizer.extraction.extract import extract_codes
 
@@ -19,18 +20,18 @@ DRAWINGS = {"question": 0.0, "drawing": 1.0}
 @pytest.fixture
 def make_rows(world, chat):
     def make(
-        num_rows=40, seed=0, row_length=64, data=None, codes=None, shares=None, sources=None,
+        num_rows=40, seed=0, max_seq_length=64, data=None, codes=None, shares=None, sources=None,
         packing=True, batch=4, context=None, **mixture,
     ):  # fmt: skip
         if sources is None:
             records = PreparedDataset(data or world.data)
             sources = [TrainingSource.open(records, CodeStore(codes or world.codes))]
-        return TrainingRows(
+        return TrainingSequences(
             sources,
             chat,
             len(chat.text_tokenizer),
-            MixtureConfig(shares=TaskShares(**shares or {}), **mixture),
-            row_length,
+            MixtureSettings(proportions=TaskProportions(**shares or {}), **mixture),
+            max_seq_length,
             num_rows,
             seed,
             context,
@@ -64,22 +65,30 @@ def test_a_longer_run_begins_like_a_shorter_one(make_rows):
 def test_rows_fit_and_hold_each_document_of_the_plan_once(make_rows):
     rows = make_rows(200)
     assert all(0 < sum(map(len, rows[i])) <= 64 for i in range(200))
-    numbers = [chosen.number for row in rows._plan for chosen in row]
+    numbers = [chosen.number for row in rows._plan for chosen, _ in row]
     assert len(numbers) == len(set(numbers))
+
+
+def placeholder(name):
+    return range(4)
 
 
 def test_a_tenth_of_the_captions_is_dropped(make_rows, chat):
     rows = make_rows(1, shares=DRAWINGS, caption_dropout=0.1)
     bare = len(chat.drawing(""))
     dropped = sum(
-        rows._document(Chosen("drawing", 0, number % 12, 0, number)).token_ids[bare - 1]
+        flat(rows._document(Choice("drawing", 0, number % 12, 0, number), placeholder)).token_ids[
+            bare - 1
+        ]
         == chat.begin_of_image_id
         for number in range(2000)
     )
     assert pytest.approx(dropped / 2000, abs=0.02) == 0.1  # three standard deviations
     for share, expected in ((0.0, 0), (1.0, 50)):
         rows = make_rows(1, shares=DRAWINGS, caption_dropout=share)
-        lengths = [len(rows._document(Chosen("drawing", 0, 0, 0, n))) for n in range(50)]
+        lengths = [
+            len(rows._document(Choice("drawing", 0, 0, 0, n), placeholder)) for n in range(50)
+        ]
         assert sum(length == bare + 4 + 2 for length in lengths) == expected
 
 
@@ -93,7 +102,9 @@ def test_the_question_share_is_kept(make_rows, share):
 def test_every_record_comes_before_one_comes_again(make_rows):
     rows = make_rows(60)
     for task in ("question", "drawing"):
-        planned = sorted((c.number, c.record) for row in rows._plan for c in row if c.task == task)
+        planned = sorted(
+            (c.number, c.record) for row in rows._plan for c, _ in row if c.task == task
+        )
         records = [record for _, record in planned]
         # Rows that are still open at the end of a plan hold back a few documents.
         assert len(set(records[:12])) >= 11
@@ -103,9 +114,9 @@ def test_documents_carry_the_codes_of_their_record(make_rows, world, chat):
     rows, codes = make_rows(), CodeStore(world.codes)
     offset = len(chat.text_tokenizer)
     for i in range(10):
-        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
+        for (chosen, _), document in zip(rows._plan[i], rows[i], strict=True):
             name = rows.sources[0].records[chosen.record].record_id
-            images = [t - offset for t in document.token_ids if t >= offset]
+            images = [t - offset for t in flat(document).token_ids if t >= offset]
             assert images == codes.flat(name).tolist()
 
 
@@ -116,9 +127,9 @@ def test_each_document_takes_one_of_the_crops_by_the_seed(make_rows, world, tmp_
     assert [rows[i] for i in range(60)] == [again[i] for i in range(60)]
     taken, changed, seen = set(), 0, {}
     for i in range(60):
-        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
+        for (chosen, _), document in zip(rows._plan[i], rows[i], strict=True):
             name = rows.sources[0].records[chosen.record].record_id
-            images = [t - rows.offset for t in document.token_ids if t >= rows.offset]
+            images = [t - rows.offset for t in flat(document).token_ids if t >= rows.offset]
             matches = [c for c in range(3) if store.flat(name, c).tolist() == images]
             assert matches
             taken |= set(matches) if len(matches) == 1 else set()
@@ -129,55 +140,57 @@ def test_each_document_takes_one_of_the_crops_by_the_seed(make_rows, world, tmp_
     # The crops change the images alone: captions and questions are drawn as ever.
     for i in range(60):
         for document, same in zip(rows[i], plain[i], strict=True):
-            text = [t for t in document.token_ids if t < rows.offset]
-            assert text == [t for t in same.token_ids if t < rows.offset]
+            text = [t for t in flat(document).token_ids if t < rows.offset]
+            assert text == [t for t in flat(same).token_ids if t < rows.offset]
 
 
 def test_labels_and_weights_are_those_of_the_mixture(make_rows, chat):
     rows = make_rows(answer_weight=2.0, drawing_weight=10.0)
     offset = len(chat.text_tokenizer)
     for i in range(10):
-        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
-            labels = [label for label in document.labels if label != -100]
+        for (chosen, _), document in zip(rows._plan[i], rows[i], strict=True):
+            labels = [label for label in flat(document).labels if label != -100]
             if chosen.task == "drawing":
                 assert len(labels) == 4 and min(labels) >= offset
-                assert sum(document.weights) == pytest.approx(10.0)
+                assert sum(flat(document).weights) == pytest.approx(10.0)
             else:
                 assert max(labels) < offset
-                assert sum(document.weights) == pytest.approx(2.0 * max(document.branches))
+                assert sum(flat(document).weights) == pytest.approx(
+                    2.0 * max(flat(document).suffixes)
+                )
 
 
 def test_describe_counts_the_padding(make_rows):
     rows = make_rows(50)
     used = sum(len(document) for i in range(50) for document in rows[i])
-    assert rows.describe()["padding_share"] == pytest.approx(1 - used / (50 * 64))
-    assert rows.describe()["rows"] == len(rows) == 50
+    assert rows.describe()["padding_fraction"] == pytest.approx(1 - used / (50 * 64))
+    assert rows.describe()["sequences"] == len(rows) == 50
 
 
 def test_a_row_shorter_than_a_document_is_one_sentence(make_rows):
-    with pytest.raises(UserError, match="rows of 8: raise row_length"):
-        make_rows(row_length=8)
+    with pytest.raises(
+        UserError, match=r"of the record '.*' has \d+ tokens, more than max_seq_length 8"
+    ):
+        make_rows(max_seq_length=8)
 
 
 def test_data_without_what_the_mixture_wants_is_one_sentence(make_rows, tmp_path):
     records = make_records()
     bare = [dataclasses.replace(record, questions=[]) for record in records]
     data = prepare_records(bare, tmp_path / "captions")
-    with pytest.raises(UserError, match=r"No record has a question: set mixture\.shares"):
+    with pytest.raises(UserError, match=r"no record has a question; set mixture\.proportions"):
         make_rows(data=data)
     assert len(make_rows(data=data, shares=DRAWINGS)) == 40
     asked = [dataclasses.replace(record, captions=[]) for record in records]
     data = prepare_records(asked, tmp_path / "questions")
-    with pytest.raises(UserError, match=r"No record has a caption: set mixture\.shares"):
+    with pytest.raises(UserError, match=r"no record has a caption; set mixture\.proportions"):
         make_rows(data=data)
     assert len(make_rows(data=data, shares=QUESTIONS)) == 40
 
 
 def test_a_share_out_of_range_is_an_error():
-    with pytest.raises(
-        ValueError, match=r"mixture\.caption_dropout must be at least 0 and at most 1"
-    ):
-        MixtureConfig(caption_dropout=1.5)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        MixtureSettings(caption_dropout=1.5)
 
 
 def test_records_without_codes_are_one_sentence(make_rows, tmp_path):
@@ -224,8 +237,8 @@ def test_a_conversation_carries_the_codes_of_the_records_it_names(make_rows, ric
     wanted = {0: [names[3], names[1]], 1: [names[0]]}
     seen = set()
     for i in range(40):
-        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
-            images = [t - rows.offset for t in document.token_ids if t >= rows.offset]
+        for (chosen, _), document in zip(rows._plan[i], rows[i], strict=True):
+            images = [t - rows.offset for t in flat(document).token_ids if t >= rows.offset]
             codes = [rich[0].codes.flat(name).tolist() for name in wanted[chosen.item]]
             assert images == [code for image in codes for code in image]
             seen.add(chosen.item)
@@ -235,36 +248,36 @@ def test_a_conversation_carries_the_codes_of_the_records_it_names(make_rows, ric
 def test_sources_are_taken_by_their_weights(make_rows, rich, world):
     other = TrainingSource.open(PreparedDataset(world.data), CodeStore(world.codes), 3.0)
     rows = make_rows(300, shares=QUESTIONS, sources=[rich[0], other])
-    taken = [chosen.source for row in rows._plan for chosen in row]
+    taken = [chosen.source for row in rows._plan for chosen, _ in row]
     assert sum(taken) / len(taken) == pytest.approx(0.75, abs=0.01)
-    first = [c.record for row in rows._plan for c in row if c.source == 0][:12]
-    second = [c.record for row in rows._plan for c in row if c.source == 1][:12]
+    first = [c.record for row in rows._plan for c, _ in row if c.source == 0][:12]
+    second = [c.record for row in rows._plan for c, _ in row if c.source == 1][:12]
     assert first != second  # each has an order of its own
 
 
 def test_a_task_that_no_source_has_is_one_sentence(make_rows):
     for task, noun in (("conversation", "conversation"), ("text", "text")):
         with pytest.raises(
-            UserError, match=rf"No record has a {noun}: set mixture\.shares\.{task}"
+            UserError, match=rf"no record has a {noun}; set mixture\.proportions\.{task}"
         ):
             make_rows(shares={task: 1.0})
 
 
 def test_questions_may_be_turns_of_one_conversation(make_rows):
-    branches, turns = (
-        make_rows(20, shares=QUESTIONS, several_questions=way) for way in ("branches", "turns")
+    shared, turns = (
+        make_rows(20, shares=QUESTIONS, several_questions=way) for way in ("shared_prefix", "turns")
     )
     for i in range(20):
-        assert all(not any(document.branches) for document in turns[i])
-        assert any(any(document.branches) for document in branches[i])
-    labels = [sum(label != -100 for label in document.labels) for document in turns[0]]
+        assert all(not any(flat(document).suffixes) for document in turns[i])
+        assert any(any(flat(document).suffixes) for document in shared[i])
+    labels = [sum(label != -100 for label in flat(document).labels) for document in turns[0]]
     assert min(labels) >= 6  # three answers and their ends
 
 
 def test_without_packing_rows_of_a_step_are_about_as_long(make_rows):
     rows = make_rows(64, shares={"question": 1, "drawing": 1}, packing=False)
     assert all(len(rows[i]) == 1 for i in range(64))
-    numbers = [chosen.number for row in rows._plan for chosen in row]
+    numbers = [chosen.number for row in rows._plan for chosen, _ in row]
     assert len(set(numbers)) == 64 and numbers != sorted(numbers)
     spread = [
         max(lengths) - min(lengths)
@@ -287,7 +300,7 @@ def test_a_document_longer_than_the_context_is_one_sentence(make_rows):
 
 def test_more_rows_are_planned_than_ahead_only_as_they_are_read(make_rows, monkeypatch):
     whole = make_rows(40)
-    monkeypatch.setattr("mllm.data.rows.PLANNED_AHEAD", 5)
+    monkeypatch.setattr("mllm.data.sequences.PLANNED_AHEAD", 5)
     lazy = make_rows(40)
     assert len(lazy._plan) == 5 and len(lazy) == 40
     assert lazy[30] == whole[30] and lazy[2] == whole[2]

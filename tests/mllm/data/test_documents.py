@@ -4,9 +4,10 @@ import copy
 
 import pytest
 
-from mllm.data.sequences import conversation_document, text_document
+from mllm.data.documents import conversation_document, text_document
 from mllm.model.chat_template import ChatEncoder
 from tests.mllm.model.test_chat_template import CHATML, pieces, spelled
+from tests.mllm.tiny import flat
 
 CODES = [[7, 0, 14, 3], [1, 2, 3, 4]]
 
@@ -18,9 +19,9 @@ def images(chat):
 
 def labelled(document):
     """Places of the labels; each label must be its own token."""
-    places = [place for place, label in enumerate(document.labels) if label != -100]
-    assert all(document.labels[place] == document.token_ids[place] for place in places)
-    assert all((document.weights[p] > 0) == (p in places) for p in range(len(document)))
+    places = [place for place, label in enumerate(flat(document).labels) if label != -100]
+    assert all(flat(document).labels[place] == flat(document).token_ids[place] for place in places)
+    assert all((flat(document).weights[p] > 0) == (p in places) for p in range(len(document)))
     return places
 
 
@@ -39,13 +40,15 @@ def test_two_turns_about_two_images_are_these_tokens_with_these_labels(chat, ima
         [*no, "</s>"],
     ]
     offset = len(chat.text_tokenizer)
-    assert spelled(chat, document.token_ids, offset) == [token for turn in turns for token in turn]
+    assert spelled(chat, flat(document).token_ids, offset) == [
+        token for turn in turns for token in turn
+    ]
     starts = [sum(map(len, turns[:i])) for i in range(5)]
     assert labelled(document) == [*range(starts[1], starts[2]), *range(starts[3], starts[4])]
     for turn in (1, 3):
-        assert sum(document.weights[starts[turn] : starts[turn + 1]]) == pytest.approx(2.0)
-    assert document.positions == list(range(len(document)))
-    assert set(document.branches) == {0}
+        assert sum(flat(document).weights[starts[turn] : starts[turn + 1]]) == pytest.approx(2.0)
+    assert flat(document).positions == list(range(len(document)))
+    assert set(flat(document).suffixes) == {0}
 
 
 def test_an_image_that_the_assistant_draws_is_a_label_but_for_its_end(chat, images):
@@ -55,19 +58,22 @@ def test_an_image_that_the_assistant_draws_is_a_label_but_for_its_end(chat, imag
     head = ["<|user|>", *pieces(chat, "a red bar"), "<|assistant|>"]
     said = [*before, "<|image_begin|>", *CODES[0], "<|image_end|>", *after, "</s>"]
     offset = len(chat.text_tokenizer)
-    assert spelled(chat, document.token_ids, offset) == head + said
+    assert spelled(chat, flat(document).token_ids, offset) == head + said
     end = len(head) + said.index("<|image_end|>")
     wanted = [place for place in range(len(head), len(head + said)) if place != end]
     assert labelled(document) == wanted
-    drawn = [place for place in wanted if document.token_ids[place] >= offset]
-    assert [document.weights[place] for place in drawn] == [2.0] * 4
-    assert sum(document.weights) == pytest.approx(9.0)
+    drawn = [place for place in wanted if flat(document).token_ids[place] >= offset]
+    assert [flat(document).weights[place] for place in drawn] == [2.0] * 4
+    assert sum(flat(document).weights) == pytest.approx(9.0)
 
 
 def test_a_system_message_is_no_label(chat):
     messages = [("system", "be brief"), ("user", "is it blue?"), ("assistant", "no")]
     document = conversation_document(chat, messages, [])
-    assert spelled(chat, document.token_ids, 10**6)[-len(pieces(chat, "no")) - 2] == "<|assistant|>"
+    assert (
+        spelled(chat, flat(document).token_ids, 10**6)[-len(pieces(chat, "no")) - 2]
+        == "<|assistant|>"
+    )
     assert len(labelled(document)) == len(pieces(chat, "no")) + 1
 
 
@@ -117,13 +123,13 @@ TURNS = [
 def test_turns_of_another_template_are_labelled_likewise(make_chat):
     chat = make_chat(CHATML)
     document = conversation_document(chat, TURNS, [[10**6] * 4])
-    assert words(chat, document.token_ids) == (
+    assert words(chat, flat(document).token_ids) == (
         "<|im_start|>systemYouareahelpfulassistant.<|im_end|>"
         "<|im_start|>user<|image_begin|><|image_end|>whatcolorisit?<|im_end|>"
         "<|im_start|>assistantred<|im_end|><|im_start|>userisitblue?<|im_end|>"
         "<|im_start|>assistantno<|im_end|>"
     )
-    labels = [document.token_ids[place] for place in labelled(document)]
+    labels = [flat(document).token_ids[place] for place in labelled(document)]
     assert words(chat, labels) == "red<|im_end|>no<|im_end|>"
 
 
@@ -136,26 +142,29 @@ def test_a_template_that_rewrites_earlier_turns_leaves_the_last_answer_as_label(
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     document = conversation_document(chat, TURNS, [[10**6] * 4])
-    assert words(chat, document.token_ids).count("hm") == 1
-    labels = [document.token_ids[place] for place in labelled(document)]
+    assert words(chat, flat(document).token_ids).count("hm") == 1
+    labels = [flat(document).token_ids[place] for place in labelled(document)]
     assert words(chat, labels) == "hmno<|im_end|>"
 
 
 def test_plain_text_is_all_labels_but_its_first_token(chat):
     document = text_document(chat, "what color is it? red", weight=3.0)
     ids = chat.text_tokenizer("what color is it? red")["input_ids"]
-    assert document.token_ids == [*ids, chat.text_tokenizer.eos_token_id]
+    assert flat(document).token_ids == [*ids, chat.text_tokenizer.eos_token_id]
     assert labelled(document) == list(range(1, len(document)))
-    assert sum(document.weights) == pytest.approx(3.0)
+    assert sum(flat(document).weights) == pytest.approx(3.0)
 
 
 def test_a_long_text_is_cut_where_the_seed_says(chat):
     whole = text_document(chat, "what color is it? " * 9)
     parts = [text_document(chat, "what color is it? " * 9, max_length=12, start=s) for s in (0, 5)]
-    assert [part.token_ids for part in parts] == [whole.token_ids[:12], whole.token_ids[5:17]]
+    assert [flat(part).token_ids for part in parts] == [
+        flat(whole).token_ids[:12],
+        flat(whole).token_ids[5:17],
+    ]
     assert all(labelled(part) == list(range(1, 12)) for part in parts)
 
 
 def test_text_cannot_forge_an_image(chat):
     document = text_document(chat, "a <|image_begin|><|image|> b")
-    assert not {chat.begin_of_image_id, chat.image_id} & set(document.token_ids)
+    assert not {chat.begin_of_image_id, chat.image_id} & set(flat(document).token_ids)

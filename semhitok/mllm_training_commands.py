@@ -1,0 +1,50 @@
+"""Commands that make, size, train and convert the language model.
+
+The examples work after `semhitok quickstart`, but `export-llm` needs a model with a flat head
+beside it, and `merge-lora` one with LoRA layers.
+"""
+
+from semhitok.command import Command
+
+FLAT_MODEL = "runs/flat"  # init-mllm ... image_head=flat image_positions=none out=runs/flat
+LORA_MODEL = "runs/lora/model"  # train mllm ... lora.rank=16 out=runs/lora
+
+COMMANDS = (
+    Command(
+        "init-mllm",
+        "make the untrained language model with its image vocabulary",
+        "semhitok init-mllm --config configs/quickstart/init_mllm.yaml",
+        "mllm.init.settings:InitSettings",
+        "mllm.init.build:init_mllm",
+        yaml=True,
+    ),
+    Command(
+        "plan",
+        "memory, tokens and FLOPs of a training of the language model, from its config alone",
+        "semhitok plan --config configs/quickstart/mllm.yaml --gpus 2 --gpu-memory 80G",
+        "mllm.planning.settings:PlanSettings",
+        "mllm.planning.command:plan",
+    ),
+    Command(
+        "train mllm",
+        "train the language model on questions and drawing",
+        "semhitok train mllm --config configs/quickstart/mllm.yaml",
+        "mllm.phase.settings:PhaseSettings",
+        "mllm.training.train:train_mllm",
+        yaml=True,
+    ),
+    Command(
+        "export-llm",
+        "write a model with a flat head as a plain causal LM, for servers such as vLLM",
+        f"semhitok export-llm --model {FLAT_MODEL} --out runs/exported",
+        "mllm.saved.settings:ExportSettings",
+        "mllm.saved.export:export_llm",
+    ),
+    Command(
+        "merge-lora",
+        "fold the LoRA layers of a trained model into its plain matrices",
+        f"semhitok merge-lora --model {LORA_MODEL} --out runs/merged",
+        "mllm.saved.settings:MergeSettings",
+        "mllm.saved.merge_lora:merge_lora",
+    ),
+)
