@@ -1,4 +1,4 @@
 """Builds the untrained unified model: language model, image tokenizer, new weights.
 
-Imports `model` and `saved`. Begin with `build`.
+Imports `drawing` (for the public model class), `data` and `model`. Begin with `build`.
 """

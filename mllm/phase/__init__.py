@@ -1,4 +1,4 @@
-"""What a training phase is: its settings, which parts train, with which optimiser.
+"""A training phase: its settings, which parts train, with which optimiser.
 
-Imports `model`, `data` and `saved`. Begin with `settings`.
+Imports `saved`, `drawing`, `data` and `model`. Begin with `settings`.
 """

@@ -1,4 +1,4 @@
 """Unified models on disk: loading, fingerprints, export, merged LoRA layers.
 
-Imports `drawing` and `model`. Begin with `load`.
+Imports `drawing` (for the public model class) and `model`. Begin with `load`.
 """
