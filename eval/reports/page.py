@@ -105,8 +105,11 @@ def write_report(report: Report, folder: Path | str) -> Path:
 
 def parts_of(report: Report) -> list[Section]:
     """A whole report as one section with parts, for a page that holds several."""
-    head = Section(report.title, report.lead)
-    return [head, *(replace(section, level=3) for section in report.sections)]
+    sections = [Section(report.title, report.lead), *report.sections]
+    if report.settings:
+        lines = (f"{key}: {value}" for key, value in flat_settings(report.settings).items())
+        sections.append(Section("What these numbers depend on", code="\n".join(lines)))
+    return [sections[0], *(replace(section, level=3) for section in sections[1:])]
 
 
 def absent(title: str, what: str, where: str, level: int = 2) -> Section:
