@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from data_pipelines.loading.batches import StepBatches
-from data_pipelines.records import IMAGE_MARK
+from data_pipelines.records import IMAGE_MARK, RecordText
 from mllm.data.documents import (
     Document,
     conversation_document,
@@ -231,28 +231,14 @@ class TrainingSequences(Dataset):
             self.chat, messages, [image], weight, max_length=self.max_seq_length
         )
 
-    def some_captions(self, number: int) -> list[str]:
-        """Captions of the first records that have any."""
+    def first(self, task: str, number: int) -> list[tuple[TrainingSource, RecordText]]:
+        """The first records that have something for a task, each with its source."""
         found = (
-            source.records[record].captions[0]
-            for source, items in zip(self.sources, self._items["drawing"], strict=True)
+            (source, source.records[record])
+            for source, items in zip(self.sources, self._items[task], strict=True)
             for record, _ in items
         )
         return list(islice(found, number))
-
-    def some_questions(self, number: int) -> list[tuple[str, str, list[int]]]:
-        """The first questions, their answers, and the token ids of their images."""
-        found = (
-            (*question_pairs(source.records[record].questions)[0], source, record)
-            for source, items in zip(self.sources, self._items["question"], strict=True)
-            for record, _ in items
-        )
-        return [
-            (question, answer, (source.codes.flat(source.records[record].record_id) + self.offset)
-             .tolist())
-            for question, answer, source, record in islice(found, number)
-            if source.codes is not None
-        ]  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """Counts for the log, of the sequences that are planned."""

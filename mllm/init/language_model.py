@@ -1,7 +1,7 @@
 """The language model of a unified one: from nothing, or pre-trained, with tokens for images."""
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -33,7 +33,14 @@ def make_language_model(
         text_tokenizer, language_model = _pretrained(settings.llm, settings)
         return text_tokenizer, language_model.config, language_model
     text_tokenizer = _new_text_tokenizer(settings)
-    return text_tokenizer, _new_text_config(settings, text_tokenizer), None
+    text_config = make_text_config(
+        settings,
+        vocab_size=len(text_tokenizer),
+        pad_token_id=text_tokenizer.pad_token_id,
+        bos_token_id=text_tokenizer.bos_token_id,
+        eos_token_id=text_tokenizer.eos_token_id,
+    )
+    return text_tokenizer, text_config, None
 
 
 def _new_text_tokenizer(settings: InitSettings) -> PreTrainedTokenizerBase:
@@ -59,9 +66,16 @@ def _new_text_tokenizer(settings: InitSettings) -> PreTrainedTokenizerBase:
     return text_tokenizer
 
 
-def _new_text_config(
-    settings: InitSettings, text_tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedConfig:
+def make_text_config(settings: InitSettings, **others: Any) -> PreTrainedConfig:
+    """The config of the language model that `text_config` describes.
+
+    Args:
+        settings: with the fields.
+        others: fields that override them.
+
+    Raises:
+        UserError: if it describes no language model of transformers.
+    """
     fields = dict(settings.text_config)
     model_type = fields.pop("model_type", None)
     if model_type is None:
@@ -72,31 +86,21 @@ def _new_text_config(
             f"language model, such as qwen2 or llama"
         )
     try:
-        text_config = AutoConfig.for_model(
-            model_type,
-            **fields,
-            vocab_size=len(text_tokenizer),
-            pad_token_id=text_tokenizer.pad_token_id,
-            bos_token_id=text_tokenizer.bos_token_id,
-            eos_token_id=text_tokenizer.eos_token_id,
-        )
-    except ValueError as error:
+        text_config = AutoConfig.for_model(model_type, **{**fields, **others})
+    except Exception as error:  # strict dataclasses raise their own types
         raise UserError(f"text_config does not fit: {says(error)}") from error
+    # A config keeps the names that it does not know.
+    if unknown := fields.keys() - type(text_config)().to_dict().keys():
+        raise UserError(
+            f"text_config.{min(unknown)} is not a field of {type(text_config).__name__}"
+        )
     width, num_heads = text_config.hidden_size, text_config.num_attention_heads
-    if width % num_heads:
+    if width % num_heads and "head_dim" not in fields:
         raise UserError(
             f"text_config.hidden_size {width} is not divisible by num_attention_heads {num_heads}; "
             f"change one of them"
         )
-    refuse_unknown_fields(text_config, fields)
     return text_config
-
-
-def refuse_unknown_fields(text_config: PreTrainedConfig, fields: Iterable[str]) -> None:
-    """Raise a UserError for a name that `text_config` does not know, which it would swallow."""
-    unknown = [field for field in fields if field not in type(text_config)().to_dict()]
-    if unknown:
-        raise UserError(f"text_config.{unknown[0]} is not a field of {type(text_config).__name__}")
 
 
 def _pretrained(

@@ -23,7 +23,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mllm.model.segments import Segments
-from runtime.errors import UserError
 
 PREFIX = "documents_by_"
 
@@ -41,26 +40,6 @@ def choose_attention(decoder: Any, way: str) -> None:
 def has_choice(decoder: Any) -> bool:
     """Whether `choose_attention` was called."""
     return str(decoder.config._attn_implementation).startswith(PREFIX)
-
-
-def refuse_attention(way: str, on_gpu: bool, bf16: bool, shared_prefix: bool) -> None:
-    """Raise a UserError where a run could not attend in this way.
-
-    Args:
-        way: "sdpa", "flex" or "flash".
-        on_gpu: train on a CUDA device.
-        bf16: train in bfloat16.
-        shared_prefix: questions about an image share it as their prefix.
-    """
-    if way != "sdpa" and not on_gpu:
-        raise UserError(f"attention {way} trains only on a GPU; set attention to sdpa")
-    if way == "flash" and not bf16:
-        raise UserError("attention flash computes in bfloat16; set bf16, or attention to sdpa")
-    if way == "flash" and shared_prefix:
-        raise UserError(
-            "attention flash knows no shared prefixes; set mixture.several_questions to turns, or "
-            "attention to sdpa or flex"
-        )
 
 
 def _by_sdpa(

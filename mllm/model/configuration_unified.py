@@ -59,13 +59,7 @@ class UnifiedConfig(PreTrainedConfig):
             self.image_tokenizer_config = SemHiTokConfig(**self.image_tokenizer_config)
         elif self.image_tokenizer_config is None:
             self.image_tokenizer_config = SemHiTokConfig()
-        if self.image_sampler is None:
-            self.image_sampler = {
-                "guidance_scale": 3.0,
-                "temperature": 1.0,
-                "top_k": 0,
-                "top_p": 1.0,
-            }
+        self.image_sampler = self.image_sampler or {}
         super().__post_init__(**kwargs)
 
     @property

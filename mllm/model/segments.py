@@ -58,24 +58,17 @@ class Segments:
         """
         key = (number, start, window)
         if key not in self._made:
-            self._made[key] = self._mask(number, start, length, window)
-        return self._made[key]
-
-    def _mask(self, number: int, start: int, length: int, window: int | None) -> Tensor | None:
-        suffixes = None
-        if self.suffixes is not None:
-            suffixes = self.suffixes[number, start : start + length]
-        if window is not None and window >= length:
-            window = None
-        if window is None and (suffixes is None or not suffixes.any()):
-            return None
-        if suffixes is None:
             suffixes = torch.zeros(length, dtype=torch.long)
-        documents = torch.zeros_like(suffixes)
-        seen = visibility(documents[None], suffixes[None])
-        if window is not None:
-            seen = seen & _near(suffixes, window)
-        return seen[None]
+            if self.suffixes is not None:
+                suffixes = self.suffixes[number, start : start + length]
+            window = None if window is None or window >= length else window
+            seen = None
+            if window is not None or suffixes.any():
+                seen = visibility(torch.zeros_like(suffixes)[None], suffixes[None])
+                if window is not None:
+                    seen = seen & _near(seen, window)
+            self._made[key] = None if seen is None else seen[None]
+        return self._made[key]
 
     def block_mask(self, window: int | None, device: torch.device) -> BlockMask:
         """The whole batch's mask for flex attention, in blocks of which the empty are skipped."""
@@ -89,7 +82,10 @@ class Segments:
             suffixes = self.suffixes
             suffixes = torch.zeros_like(documents) if suffixes is None else suffixes.to(device)
             positions = torch.stack(
-                [_positions(d, b) for d, b in zip(documents, suffixes, strict=True)]
+                [
+                    visibility(d[None], s[None])[0].sum(1)
+                    for d, s in zip(documents, suffixes, strict=True)
+                ]
             )
 
             def seen(batch: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -130,12 +126,10 @@ def visibility(documents: Tensor, suffixes: Tensor) -> Tensor:
     return causal & same_document & (same_suffix | prefix_key)
 
 
-def _positions(documents: Tensor, suffixes: Tensor) -> Tensor:
-    """(L,) position of each token along its own path: how many tokens it sees before itself."""
-    return visibility(documents[None], suffixes[None])[0].sum(1) - 1
+def _near(seen: Tensor, window: int) -> Tensor:
+    """(1, l, l) boolean: the key is less than `window` tokens back on the query's path.
 
-
-def _near(suffixes: Tensor, window: int) -> Tensor:
-    """(l, l) boolean: the key is less than `window` tokens back on the query's path."""
-    positions = _positions(torch.zeros_like(suffixes), suffixes)
-    return positions[:, None] - positions[None] < window
+    A token's position on its path is the number of tokens that it sees before itself.
+    """
+    positions = seen.sum(-1)
+    return positions.unsqueeze(2) - positions.unsqueeze(1) < window

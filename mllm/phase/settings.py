@@ -147,6 +147,14 @@ class PhaseSettings(Settings):
             }
             if reason := next((reason for reason, holds in reasons.items() if holds), None):
                 raise ValueError(f"optimizer muon {reason}; set optimizer to adamw")
+        if self.attention == "flash":
+            if not self.bf16:
+                raise ValueError("attention flash computes in bfloat16; set bf16, or another one")
+            if self.mixture.proportions.question and self.mixture.several_questions != "turns":
+                raise ValueError(
+                    "attention flash knows no shared prefixes; set mixture.several_questions to "
+                    "turns, or attention to sdpa or flex"
+                )
         return self
 
     @property

@@ -31,40 +31,34 @@ def plan(settings: PlanSettings) -> Path | None:
     return None if settings.out is None else write_json(settings.out, as_json(planned))
 
 
+SETTINGS = {"bf16", "gradient_checkpointing", "max_seq_length", "global_batch_size", "lora"}
+NUMBERS = (
+    "num_gpus", "gpu_memory", "parameters", "learning_rates", "loss", "sequence_bytes",
+    "tokens_per_step", "flops_per_step",
+)  # fmt: skip
+
+
 def as_json(plan: Plan) -> dict[str, Any]:
     """The numbers of a plan."""
-    settings = plan.settings
+    groups = [
+        {
+            **{name: getattr(group, name) for name in ("rule", "decays", "parts", "multiplier")},
+            "num_parameters": group.num_parameters,
+            "shapes": {
+                name: list(parameter.shape)
+                for name, parameter in zip(group.names, group.parameters, strict=True)
+            },
+        }
+        for group in plan.groups
+    ]
+    shardings = [
+        asdict(s) | {"device_bytes": s.states.device, "fits": s.micro_batch_size > 0}
+        for s in plan.shardings
+    ]
     return {
-        "num_gpus": plan.num_gpus,
-        "gpu_memory": plan.gpu_memory,
-        "bf16": settings.bf16,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "max_seq_length": settings.max_seq_length,
-        "global_batch_size": settings.global_batch_size,
-        "lora": None if settings.lora is None else settings.lora.model_dump(),
-        "parameters": plan.parameters,
-        "learning_rates": plan.learning_rates,
-        "groups": [
-            {
-                "rule": group.rule,
-                "decays": group.decays,
-                "parts": group.parts,
-                "multiplier": group.multiplier,
-                "num_parameters": group.num_parameters,
-                "shapes": {
-                    name: list(parameter.shape)
-                    for name, parameter in zip(group.names, group.parameters, strict=True)
-                },
-            }
-            for group in plan.groups
-        ],
+        **plan.settings.model_dump(include=SETTINGS),
+        **{name: getattr(plan, name) for name in NUMBERS},
+        "groups": groups,
         "activations": asdict(plan.activations),
-        "loss": plan.loss,
-        "sequence_bytes": plan.sequence_bytes,
-        "tokens_per_step": plan.tokens_per_step,
-        "flops_per_step": plan.flops_per_step,
-        "shardings": [
-            asdict(s) | {"device_bytes": s.states.device, "fits": s.micro_batch_size > 0}
-            for s in plan.shardings
-        ],
+        "shardings": shardings,
     }

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from mllm.init.build import unified_config
-from mllm.init.language_model import refuse_unknown_fields
+from mllm.init.language_model import make_text_config
 from mllm.init.settings import InitSettings
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.modeling_unified import UnifiedModel
@@ -45,22 +45,15 @@ def read_model_config(model: Path, init: InitSettings | None) -> UnifiedConfig:
 
 
 def _text_config(init: InitSettings) -> PreTrainedConfig:
-    fields = dict(init.text_config)
     if init.llm is not None and (Path(init.llm) / "config.json").is_file():
         return AutoConfig.from_pretrained(init.llm, trust_remote_code=False)
-    model_type = fields.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
+    if init.llm is not None and not init.text_config:
         raise UserError(
-            f"the sizes of the language model {init.llm or ''} are not known here; write its "
+            f"the sizes of the language model {init.llm} are not known here; write its "
             f"text_config, with a model_type such as qwen2 or llama, into the settings of init-mllm"
         )
-    if init.llm is None:
-        fields.setdefault("vocab_size", init.vocab_size)
-    try:
-        config = CONFIG_MAPPING[model_type](**fields)
-    except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"text_config does not fit: {says(error)}") from error
-    refuse_unknown_fields(config, fields)
+    size = {} if init.llm is not None else {"vocab_size": init.vocab_size}
+    config = make_text_config(init, **size)
     config.dtype = torch.float32
     return config
 

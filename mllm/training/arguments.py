@@ -5,7 +5,6 @@ import os
 import torch
 from transformers import TrainingArguments
 
-from mllm.model.attention import refuse_attention
 from mllm.phase.deepspeed_config import read_deepspeed
 from mllm.phase.settings import PhaseSettings
 from mllm.planning.plan import micro_batch_that_fits
@@ -35,14 +34,10 @@ def training_arguments(settings: PhaseSettings, universal: bool = False) -> Trai
             f"global_batch_size {settings.global_batch_size} is not a multiple of micro_batch_size "
             f"{micro} × {num_ranks} ranks; change one of them"
         )
-    mixture = settings.mixture
-    shares_prefix = mixture.several_questions == "shared_prefix"
-    refuse_attention(
-        settings.attention,
-        on_gpu=not use_cpu,
-        bf16=settings.bf16,
-        shared_prefix=shares_prefix and mixture.proportions.question > 0,
-    )
+    if settings.attention != "sdpa" and use_cpu:
+        raise UserError(
+            f"attention {settings.attention} trains only on a GPU; set attention to sdpa"
+        )
     deepspeed = None
     if settings.deepspeed is not None:
         deepspeed = read_deepspeed(settings.deepspeed, settings, micro, num_ranks)

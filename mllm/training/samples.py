@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from mllm.data.sequences import TrainingSequences
+from mllm.data.sources import question_pairs
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.lora import whole_parameters
 from mllm.model.processing_unified import UnifiedProcessor
@@ -55,8 +56,9 @@ class Samples(TrainerCallback):
         self.reporter = reporter
         self.folder = out / "samples"
         self.processor = processor
-        self.captions = sequences.some_captions(NUM_SAMPLES)
-        self.questions = sequences.some_questions(NUM_SAMPLES)
+        drawings = sequences.first("drawing", NUM_SAMPLES)
+        self.captions = [record.captions[0] for _, record in drawings]
+        self.asked = sequences.first("question", NUM_SAMPLES)
         self.every = every
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -67,7 +69,7 @@ class Samples(TrainerCallback):
             return
         with undisturbed(self.model), whole_model(self.trainer.model_wrapped):
             picture = self._draw() if self.captions else None
-            answers = self._answer() if self.questions else []
+            answers = self._answer() if self.asked else []
         if state.is_world_process_zero:
             self._write(state.global_step, picture, answers)
 
@@ -88,8 +90,12 @@ class Samples(TrainerCallback):
         return sheet
 
     def _answer(self) -> list[dict[str, str]]:
-        chat = self.processor.chat
-        prompts = [chat.expand(chat.question_ids(q), [image]) for q, _, image in self.questions]
+        chat, prompts, pairs = self.processor.chat, [], []
+        for source, record in self.asked:
+            assert source.codes is not None
+            image = source.codes.flat(record.record_id) + self.model.vocabulary.offset
+            pairs.append(question_pairs(record.questions)[0])
+            prompts.append(chat.expand(chat.question_ids(pairs[-1][0]), [image.tolist()]))
         inputs = self.processor.pad(prompts)
         token_ids = self.model.generate(
             **self._on_device(inputs),
@@ -99,7 +105,7 @@ class Samples(TrainerCallback):
         texts = self.processor.answers(token_ids, inputs["input_ids"].shape[1])
         return [
             {"question": question, "answer": text, "truth": truth}
-            for (question, truth, _), text in zip(self.questions, texts, strict=True)
+            for (question, truth), text in zip(pairs, texts, strict=True)
         ]
 
     def _on_device(self, inputs: Any) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from mllm.data.documents import drawing_document, question_document
 from mllm.saved.load import load_processor
-from tests.mllm.tiny import World, make_model
+from tests.mllm.tiny import QUESTIONS, World, make_model
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,14 @@ def grid_model(world):
 def model(request):
     """Each image head in turn, and image tokens with places; tests must not change it."""
     return request.getfixturevalue(f"{request.param}_model")
+
+
+@pytest.fixture
+def documents(chat, hierarchical_model):
+    offset = hierarchical_model.vocabulary.offset
+    codes = [[offset + 3 * i + j for j in range(4)] for i in range(3)]
+    return [
+        question_document(chat, codes[0], QUESTIONS),
+        drawing_document(chat, "a red bar", codes[1]),
+        question_document(chat, codes[2], QUESTIONS[:2]),
+    ]

@@ -34,6 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 NUM_SEMANTIC, NUM_PIXEL, NUM_POSITIONS = 5, 3, 4  # K, M, N
 COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 200)}
 SHAPES = ("bar", "box")
+QUESTIONS = [("what color is it?", "red"), ("what shape is it?", "bar"), ("is it blue?", "no")]
 
 
 def picture(colour: str, shape: str, shift: int = 0) -> Image.Image:

@@ -79,8 +79,3 @@ def test_a_restored_optimizer_goes_on_alike(unified, world):
     step(second, other)
     for name, parameter in unified.named_parameters():
         assert torch.equal(parameter, other.get_parameter(name)), name
-
-
-def test_muon_with_deepspeed_is_one_sentence(world, tmp_path):
-    with pytest.raises(ValueError, match="set optimizer to adamw"):
-        world.phase(tmp_path, optimizer="muon", deepspeed=tmp_path / "zero2.json")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mllm.data.settings import MixtureSettings
 from mllm.training.samples import undisturbed
 from mllm.training.train import train_mllm
 from runtime.errors import UserError
@@ -93,7 +94,14 @@ def test_random_states_and_mode_are_as_before(world):
     ("settings", "message"),
     [
         ({"attention": "flex"}, "attention flex trains only on a GPU; set attention to sdpa"),
-        ({"attention": "flash"}, "attention flash trains only on a GPU"),
+        (
+            {
+                "attention": "flash",
+                "bf16": True,
+                "mixture": MixtureSettings(several_questions="turns"),
+            },
+            "attention flash trains only on a GPU",
+        ),
     ],
 )
 def test_attention_that_cannot_run_here_is_one_sentence(world, tmp_path, settings, message):
