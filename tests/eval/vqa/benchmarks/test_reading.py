@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import datasets
@@ -378,3 +379,79 @@ def test_the_fingerprint_tells_questions_answers_and_options_apart(tmp_path):
     changed = [OWN, OWN | {"answers": ["blue"]}, OWN | {"question": "who?"}, OWN | {"id": "9"},
                OWN | {"category": "c"}, OWN | {"options": ["red", "blue"]}]  # fmt: skip
     assert len({fingerprint(row) for row in changed}) == len(changed)
+
+
+# Inputs of real people: byte-order marks, Unicode forms, what macOS leaves, names like ours.
+
+
+def test_a_byte_order_mark_is_passed_over_wherever_text_is_read(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    own = own_lines(tmp_path / "own.jsonl", OWN, OWN | {"id": "x"})
+    files = {"exact": [own]}
+    for name in ("vqav2", "gqa", "pope", "mme", "seedbench", "mmbench"):
+        path = MAKERS[name](tmp_path / name)
+        endings = ("*.json", "*.txt", "*.tsv")
+        files[name] = [f for ending in endings for f in (tmp_path / name).rglob(ending)]
+        before = open_benchmark(TASKS[name], str(path))
+        for file in files[name]:
+            file.write_bytes(mark + file.read_bytes())
+        after = open_benchmark(TASKS[name], str(path))
+        assert after.fingerprint == before.fingerprint and files[name]
+    own.write_bytes(mark + own.read_bytes())
+    assert [q.question_id for q in open_benchmark(TASKS["exact"], str(own)).questions] == ["1", "x"]
+
+
+def test_lines_end_at_a_newline_alone(tmp_path):
+    path = own_lines(tmp_path / "own.jsonl", OWN | {"question": "what\u2028now?"}, OWN)
+    text = path.read_text()
+    path.write_text(text.replace("\\u2028", "\u2028"))
+    assert [q.question for q in open_benchmark(TASKS["exact"], str(path)).questions] == [
+        "what\u2028now?",
+        "what?",
+    ]
+
+
+@pytest.mark.parametrize("folder", ["", "Städte/"])
+def test_names_of_images_compare_in_one_unicode_form(tmp_path, folder):
+    on_disk = unicodedata.normalize("NFD", f"{folder}Köln.png")
+    write(tmp_path / on_disk, png())
+    row = OWN | {"image": unicodedata.normalize("NFC", f"{folder}Köln.png")}
+    path = write(tmp_path / "own.jsonl", json.dumps(row))
+    (question,) = open_benchmark(TASKS["exact"], str(path)).questions
+    assert question.images == (tmp_path / on_disk,)
+
+
+def test_ids_that_differ_by_their_unicode_form_alone_are_one_id(tmp_path):
+    rows = [OWN | {"id": unicodedata.normalize(form, "Köln")} for form in ("NFC", "NFD")]
+    path = own_lines(tmp_path / "own.jsonl", *rows)
+    with pytest.raises(UserError, match="more than once"):
+        open_benchmark(TASKS["exact"], str(path))
+
+
+def test_what_macos_leaves_beside_files_is_passed_over(tmp_path):
+    path = make_pope(tmp_path / "pope")
+    write(path / "._coco_pope_random.json", b"\x00\x05\x16\x07")
+    write(path / "val2014" / "._COCO_val2014_000000000042.jpg", b"\x00")
+    assert len(open_benchmark(TASKS["pope"], str(path)).questions) == 6
+    path = make_mme(tmp_path / "mme")
+    write(path / "count" / "._0002.txt", b"\x00\x05\x16\x07")
+    write(path / "__MACOSX" / "0001.txt", "x")
+    assert len(open_benchmark(TASKS["mme"], str(path)).questions) == 4
+
+
+@pytest.mark.parametrize("name", ["a b", "a,b", "a[1]", "a#b", "2026-11-30", "a*b", "100%"])
+def test_folders_of_any_name_are_read(tmp_path, name):
+    parquet(tmp_path / name / "test-0.parquet", [ROWS["gqa"]])
+    assert len(open_benchmark(TASKS["gqa"], str(tmp_path / name)).questions) == 1
+    path = make_pope(tmp_path / name / "pope")
+    assert len(open_benchmark(TASKS["pope"], str(path)).questions) == 6
+    assert open_benchmark(TASKS["exact"], str(own_lines(tmp_path / name / "o.jsonl", OWN)))
+
+
+def test_annotations_that_no_question_has_are_counted(tmp_path):
+    path = make_vqav2(tmp_path)
+    file = path / "v2_mscoco_val2014_annotations.json"
+    rows = json.loads(file.read_text())["annotations"]
+    write(file, {"annotations": [*rows, rows[0] | {"question_id": 421}]})
+    found = open_benchmark(TASKS["vqav2"], str(path))
+    assert found.left_out == {"annotations without a question": 1}
