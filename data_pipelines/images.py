@@ -13,9 +13,11 @@ What becomes of the odd kinds of image, so that one file always gives the same p
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import random
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,8 +49,15 @@ MAX_ZOOM = 1.1
 """LlamaGen cuts its ten crops from an image 1.1 times the size. There is no mirroring: a caption or
 a question may speak of left and right."""
 
-ROWS_OF_STRIP = 256
-"""Rows of a large image that are copied at a time."""
+MAX_ASPECT = 50
+"""Longer side over the shorter one, up to which a picture is scaled as ADM scales it."""
+
+PIXELS_OF_STRIP = 1_000_000
+"""Pixels of a large image that are copied at a time."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+"""All that decide the pixels, and which way up they are."""
 
 
 class ImageError(UserError):
@@ -84,21 +93,14 @@ def open_image(
     # Pillow lets a dozen kinds of exception out of its parsers (struct, zlib, Index, Key ...);
     # whatever a hostile file provokes, the answer is the same.
     try:
-        with warnings.catch_warnings():
-            # Pillow's own warning about large images; the limit below speaks for itself.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                limit = min(max_pixels, MAX_PIXELS_OF.get(str(image.format), max_pixels))
-                if width * height > limit:
-                    raise ImageError(
-                        f"{label} declares {width:,} x {height:,} pixels; "
-                        f"the limit is {limit:,} in all"
-                    )
-                image.load()
-                if image.fp is not None:
-                    image.fp.close()  # where Pillow's WebP keeps every pixel once more
-                return _to_rgb(_upright(image))
+        try:
+            return _decode(data, max_pixels, label)
+        except Exception:
+            # What stands beside the pixels may be damaged, or larger than Pillow reads.
+            if (pixels_alone := _without_side_chunks(data)) is not None:
+                with contextlib.suppress(Exception):
+                    return _decode(pixels_alone, max_pixels, label)
+            raise
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -112,6 +114,11 @@ def open_image(
         ) from None
     except Exception as error:
         raise ImageError(f"{label} is damaged and cannot be decoded ({error})") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """What `open_image` makes of a picture once it is decoded; the given one stays as it is."""
+    return _to_rgb(_upright(image.copy()))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -172,7 +179,7 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     if image.size == (size, size):
         return image
     if min(image.size) == size:
-        return _cut_middle(image, size)
+        return _cut_middle(image, size, size)
     # What the whole picture would be scaled to; max() guards the longer side against rounding.
     whole = [max(size, round(size * side / min(image.size))) for side in image.size]
     # The square in it, as a box in the picture: products before quotients, so that edges are exact.
@@ -184,10 +191,10 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
 
-def _cut_middle(image: Image.Image, size: int) -> Image.Image:
-    """The central square; where pixels are left over on both sides, an odd one stays at the end."""
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+def _cut_middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The middle; where pixels are left over on both sides, an odd one stays at the end."""
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def numbered_crop(image: Image.Image, size: int, number: int, name: str) -> Image.Image:
@@ -223,11 +230,14 @@ def centre_crop_adm(image: Image.Image, size: int) -> Image.Image:
     while the shorter side is at least twice `size`, scales the rest of the way bicubically, and
     cuts the middle.
     """
+    if max(image.size) > MAX_ASPECT * min(image.size):  # else a thread is scaled to a huge band
+        side = MAX_ASPECT * min(image.size)
+        image = _cut_middle(image, min(side, image.width), min(side, image.height))
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = (round(side * scale) for side in image.size)
-    return _cut_middle(image.resize((width, height), Image.Resampling.BICUBIC), size)
+    return _cut_middle(image.resize((width, height), Image.Resampling.BICUBIC), size, size)
 
 
 def pixel_digest(image: Image.Image) -> str:
@@ -238,9 +248,10 @@ def pixel_digest(image: Image.Image) -> str:
 
 
 def _strips(image: Image.Image) -> Iterator[Image.Image]:
-    """The image from top to bottom, `ROWS_OF_STRIP` rows at a time, each a copy."""
-    for top in range(0, image.height, ROWS_OF_STRIP):
-        yield image.crop((0, top, image.width, min(top + ROWS_OF_STRIP, image.height)))
+    """The image from top to bottom, about `PIXELS_OF_STRIP` pixels at a time, each a copy."""
+    rows = max(1, PIXELS_OF_STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _read_file(path: Path, max_file_size: int, label: str) -> bytes:
@@ -256,6 +267,37 @@ def _read_file(path: Path, max_file_size: int, label: str) -> bytes:
         raise ImageError(f"{label} cannot be read ({error.strerror})") from error
 
 
+def _decode(data: bytes, max_pixels: int, label: str) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow's own warning about large images; the limit below speaks for itself.
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            limit = min(max_pixels, MAX_PIXELS_OF.get(str(image.format), max_pixels))
+            if width * height > limit:
+                raise ImageError(
+                    f"{label} declares {width:,} x {height:,} pixels; the limit is {limit:,} in all"
+                )
+            image.load()
+            if image.fp is not None:
+                image.fp.close()  # where Pillow's WebP keeps every pixel once more
+            return _to_rgb(_upright(image))
+
+
+def _without_side_chunks(data: bytes) -> bytes | None:
+    """A PNG with nothing but its pixels: no profile, no texts; None of what is no PNG."""
+    if not data.startswith(PNG_SIGNATURE):
+        return None
+    parts, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        end = at + 12 + length
+        if kind in PNG_CHUNKS:
+            parts.append(data[at:end])
+        at = end
+    return b"".join(parts)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation, where there is one that can be read."""
     try:
@@ -263,6 +305,8 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # EXIF is a TIFF of its own, and its parser fails in as many ways
         return image
     if turned:
+        for key in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+            image.info.pop(key, None)  # else Pillow writes it again, broken as it may be
         ImageOps.exif_transpose(image, in_place=True)  # else the caller would hold both
     return image
 

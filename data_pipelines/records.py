@@ -66,6 +66,8 @@ class Question:
     """Accepted answers, one for each annotator; repeats count."""
     question_id: str
     """Unique within the data set."""
+    own_id: str | None = field(default=None, compare=False)
+    """What its source calls it, where a record gathers entries of their own; not written."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Conversation:
     images: list[str] = field(default_factory=list)
     """Ids of the records whose images stand at the marks, in order; empty where the only mark, if
     there is one, is the record's own image."""
+    own_id: str | None = field(default=None, compare=False)
+    """As of a question."""
 
 
 @dataclass(frozen=True)
@@ -122,17 +126,21 @@ class RecordText:
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that a source found but could not, or must not, read."""
+    """A record, or a part of one, that cannot or must not be used."""
 
     record_id: str
-    """The id that the record would have had."""
+    """Its own id; of a part without one, that of its record."""
     reason: str
     """One clause for the user."""
+    kind: str = ""
+    """Of a part without an id of its own: which it is, such as `caption-2`."""
 
 
 def record_to_row(record: Record) -> dict[str, Any]:
     """The record as a row of `SCHEMA`."""
     row = asdict(record)
+    for part in (*row["questions"], *row["conversations"]):
+        del part["own_id"]
     image = None if record.image is None else {"bytes": record.image, "path": None}
     return {"id": row.pop("record_id"), **row, "image": image}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -70,9 +71,21 @@ def read_named(root: Path, name: str, max_file_size: int) -> bytes:
     """
     check_name(name)
     try:
-        return read_inside(root, root / name, max_file_size)
+        return read_inside(root, _in_any_form(root, name), max_file_size)
     except OSError as error:
         raise ValueError(f"{name[:100]} cannot be read ({error.strerror})") from error
+
+
+def _in_any_form(root: Path, name: str) -> Path:
+    """The path of a name, which the disk may hold in another Unicode form, as macOS does."""
+    path = root / name
+    if name.isascii() or os.path.lexists(path):
+        return path
+    path = root
+    for part in PurePosixPath(name).parts:
+        known = {unicodedata.normalize("NFC", other): other for other in os.listdir(path)}
+        path /= known.get(unicodedata.normalize("NFC", part), part)
+    return path
 
 
 def short_names(paths: list[str]) -> list[str]:
@@ -97,7 +110,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if len(line) >= MAX_LINE_SIZE:
         raise ValueError(f"the line has {MAX_LINE_SIZE:,} bytes or more")
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"the line is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:

@@ -1,16 +1,23 @@
-"""What a record must be before anything trains on it."""
+"""What a record must be before anything trains on it.
 
-from collections.abc import Iterator
-from typing import NamedTuple
+A part that is not acceptable (a caption, question, conversation or text) is rejected by itself, and
+what else the record holds stays. A record none of whose texts is acceptable is rejected whole.
+"""
 
-from data_pipelines.images import open_image, pixel_digest
-from data_pipelines.records import IMAGE_MARK, ROLES, Conversation, Record
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+from data_pipelines.images import ImageError, open_image, pixel_digest
+from data_pipelines.records import IMAGE_MARK, ROLES, Conversation, Question, Record, Reject
 
 MAX_TEXT_LENGTH = 20_000
 """Longest caption, question, answer or id, in characters; longer ones are files gone astray."""
 
 MAX_DOCUMENT_LENGTH = 1_000_000
 """Longest plain text or message, in characters."""
+
+T = TypeVar("T", bound=str | Question | Conversation)
 
 
 class ImageFacts(NamedTuple):
@@ -22,39 +29,93 @@ class ImageFacts(NamedTuple):
     """Width and height in pixels."""
 
 
-def check_record(record: Record) -> ImageFacts | None:
+class Checked(NamedTuple):
+    """What is left of a record."""
+
+    record: Record | None
+    """Its good parts; None where it is rejected."""
+    facts: ImageFacts | None
+    """Of its image, if there is one."""
+    rejects: list[Reject]
+    """The record, or its other parts, each with its own id."""
+
+
+def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
     """Decode the image and check every text.
 
-    An image without any text is fine: a tokenizer trains on images alone.
+    An image without any text is fine: a tokenizer trains on images alone. (The picture itself is
+    let go of in here: a large one beside the next would be too much memory.)
 
-    Returns:
-        The facts of the image; None where there is none. (The picture itself is let go of in here:
-        a large one beside the next would be too much memory.)
-
-    Raises:
-        ImageError: if the image is not safe or not whole.
-        ValueError: if a text is empty, too long, not UTF-8 or holds a NUL; if a question has no
-            answer; if a conversation's turns or marks are out of order; or if a text is about an
-            image and the record has none.
+    Args:
+        record: as it was read.
+        rejects: parts of it that could not be read.
     """
-    for kind, text, limit in _texts(record):
-        _check_text(kind, text, limit)
-    for question in record.questions:
-        if not question.answers:
-            raise ValueError(f"the question {question.question_id} has no answer")
-    for conversation in record.conversations:
-        _check_conversation(conversation, has_image=record.image is not None)
-    if record.image is not None:
-        image = open_image(record.image, name="the image")
-        return ImageFacts(pixel_digest(image), image.size)
-    if record.captions or record.questions:
-        raise ValueError("a caption or question, but no image that it is about")
-    if record.text is None and not record.conversations:
-        raise ValueError("neither an image nor a text")
-    return None
+    rejected = list(rejects)
+    try:
+        _check_text("record id", record.record_id, MAX_TEXT_LENGTH)
+        facts = None if record.image is None else _facts(record.image)
+    except (ImageError, ValueError) as error:
+        return Checked(None, None, _whole(record, rejected, str(error)))
+    has_image = facts is not None
+
+    def good(kind: str, parts: Sequence[T], check: Callable[[T], T]) -> list[T]:
+        kept = []
+        for number, part in enumerate(parts, start=1):
+            try:
+                kept.append(check(part))
+            except ValueError as error:
+                own_id = getattr(part, "own_id", None)
+                name = "" if own_id else f"{kind}-{number}"
+                rejected.append(Reject(own_id or record.record_id, str(error), name))
+        return kept
+
+    texts = [] if record.text is None else [record.text]
+    kept = replace(
+        record,
+        captions=good("caption", record.captions, lambda text: _check_caption(text, has_image)),
+        questions=good(
+            "question", record.questions, lambda q: _check_question(q, has_image, rejected)
+        ),
+        conversations=good(
+            "conversation", record.conversations, lambda c: _check_conversation(c, has_image)
+        ),
+        text=next(iter(good("text", texts, _check_document)), None),
+    )
+    has_text = kept.captions or kept.questions or kept.conversations or kept.text is not None
+    if not has_text and (rejected or not has_image):
+        return Checked(None, None, _whole(kept, rejected, "neither an image nor a text"))
+    return Checked(kept, facts, [_named(part) for part in rejected])
 
 
-def _check_text(kind: str, text: str, limit: int) -> None:
+def _facts(encoded: bytes) -> ImageFacts:
+    image = open_image(encoded, name="the image")
+    return ImageFacts(pixel_digest(image), image.size)
+
+
+def _whole(record: Record, rejected: list[Reject], reason: str) -> list[Reject]:
+    """The rejects of a record that is not accepted: its parts that have ids, or else itself.
+
+    Args:
+        record: with the parts that are not among the rejects yet.
+        rejected: parts.
+        reason: why the record, and with it those parts, are not accepted.
+    """
+    own = [part for part in rejected if not part.kind]
+    others = [part.reason for part in rejected if part.kind]
+    parts: list[Question | Conversation] = [*record.questions, *record.conversations]
+    own += [Reject(part.own_id, reason) for part in parts if part.own_id]
+    unnamed = record.captions or record.text is not None or any(not part.own_id for part in parts)
+    if others or unnamed or not own:
+        own.append(Reject(record.record_id, others[0] if others else reason))
+    return own
+
+
+def _named(part: Reject) -> Reject:
+    """A rejected part of an accepted record, told from the record."""
+    return Reject(f"{part.record_id}#{part.kind}", part.reason) if part.kind else part
+
+
+def _check_text(kind: str, text: Any, limit: int) -> None:
     """Refuse a text that nothing can be learnt from, or that a tokenizer would stumble over."""
     if not isinstance(text, str):
         raise ValueError(f"a {kind} is not a text but {type(text).__name__}")
@@ -70,8 +131,45 @@ def _check_text(kind: str, text: str, limit: int) -> None:
         raise ValueError(f"a {kind} is not UTF-8 (character {error.start})") from error
 
 
-def _check_conversation(conversation: Conversation, has_image: bool) -> None:
+def _check_document(text: str) -> str:
+    _check_text("text", text, MAX_DOCUMENT_LENGTH)
+    return text
+
+
+def _check_caption(caption: str, has_image: bool) -> str:
+    if not has_image:
+        raise ValueError("a caption, but no image that it is about")
+    _check_text("caption", caption, MAX_TEXT_LENGTH)
+    return caption
+
+
+def _check_question(question: Question, has_image: bool, rejected: list[Reject]) -> Question:
+    """Refuse a question without any good answer; bad ones beside good ones are rejected alone."""
+    if not has_image:
+        raise ValueError("a question, but no image that it is about")
+    _check_text("question id", question.question_id, MAX_TEXT_LENGTH)
+    _check_text("question", question.question, MAX_TEXT_LENGTH)
+    answers, bad = [], []
+    for number, answer in enumerate(question.answers, start=1):
+        try:
+            _check_text("answer", answer, MAX_TEXT_LENGTH)
+            answers.append(answer)
+        except ValueError as error:
+            bad.append(Reject(f"{question.question_id}#answer-{number}", str(error)))
+    if not answers:
+        raise ValueError(
+            bad[0].reason if bad else f"the question {question.question_id} has no answer"
+        )
+    rejected += bad
+    return replace(question, answers=answers)
+
+
+def _check_conversation(conversation: Conversation, has_image: bool) -> Conversation:
     """Refuse turns that no chat template renders, and marks that no image stands at."""
+    for message in conversation.messages:
+        _check_text("message", message.content, MAX_DOCUMENT_LENGTH)
+    for name in conversation.images:
+        _check_text("record id", name, MAX_TEXT_LENGTH)
     roles = [message.role for message in conversation.messages]
     unknown = [role for role in roles if role not in ROLES]
     if unknown:
@@ -81,33 +179,15 @@ def _check_conversation(conversation: Conversation, has_image: bool) -> None:
         raise ValueError(
             "a conversation is not user and assistant in turn, ending with the assistant"
         )
-    marks = [message.content.count(IMAGE_MARK) for message in conversation.messages]
+    marks = sum(message.content.count(IMAGE_MARK) for message in conversation.messages)
     if conversation.images:
-        if len(conversation.images) != sum(marks):
+        if len(conversation.images) != marks:
             raise ValueError(
-                f"a conversation has {sum(marks)} image marks for {len(conversation.images)} images"
+                f"a conversation has {marks} image marks for {len(conversation.images)} images"
             )
-    elif sum(marks) > int(has_image):
+    elif marks > int(has_image):
         raise ValueError(
-            f"a conversation has {sum(marks)} image marks and names no images, and its record has "
+            f"a conversation has {marks} image marks and names no images, and its record has "
             + ("one image" if has_image else "none")
         )
-
-
-def _texts(record: Record) -> Iterator[tuple[str, str, int]]:
-    """Yield (kind, text, limit in characters) for every text of a record."""
-    yield "record id", record.record_id, MAX_TEXT_LENGTH
-    for caption in record.captions:
-        yield "caption", caption, MAX_TEXT_LENGTH
-    for question in record.questions:
-        yield "question id", question.question_id, MAX_TEXT_LENGTH
-        yield "question", question.question, MAX_TEXT_LENGTH
-        for answer in question.answers:
-            yield "answer", answer, MAX_TEXT_LENGTH
-    for conversation in record.conversations:
-        for record_id in conversation.images:
-            yield "record id", record_id, MAX_TEXT_LENGTH
-        for message in conversation.messages:
-            yield "message", message.content, MAX_DOCUMENT_LENGTH
-    if record.text is not None:
-        yield "text", record.text, MAX_DOCUMENT_LENGTH
+    return conversation

@@ -19,6 +19,9 @@ from runtime.errors import UserError, says
 from runtime.files import fingerprint, whole_file
 from runtime.run_folder import make_folder
 
+MAX_FILES = 1_000_000
+"""Most files that a range of numbers may mean."""
+
 
 def is_remote(location: str | Path) -> bool:
     """Whether a location is in an object store."""
@@ -104,14 +107,19 @@ def matching(location: str, ending: str) -> list[str]:
         UserError: if a file is not there, or the location cannot be listed. (A single URL is not
             looked for before it is read.)
     """
-    if braces := re.search(r"\{(\d+)\.\.(\d+)\}", location):
+    is_there = not is_remote(location) and os.path.exists(location)  # whatever its name holds
+    if not is_there and (braces := re.search(r"\{(\d+)\.\.(\d+)\}", location)):
         first, last = braces.groups()
         numbers = range(int(first), int(last) + 1)
+        if len(numbers) > MAX_FILES:
+            raise UserError(f"{location} means {len(numbers):,} files; the limit is {MAX_FILES:,}")
         each = (location.replace(braces[0], f"{n:0{len(first)}d}", 1) for n in numbers)
         return [name for one in each for name in matching(one, ending)]
     is_folder = location.endswith("/") if is_remote(location) else os.path.isdir(location)
+    if is_there and not is_folder:
+        return [location]
     if "*" not in location and not is_folder:
-        if not is_remote(location) and not os.path.isfile(location):
+        if not is_remote(location):
             raise UserError(f"no such file: {location}")
         return [location]
     try:

@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.prepare.run import prepare
 from data_pipelines.prepare.settings import PrepareSettings
 from data_pipelines.records import Record
-from data_pipelines.sources.rows import Rows
+from data_pipelines.sources.rows import Found, Rows
 from data_pipelines.sources.source import Source
 
 
@@ -24,7 +24,8 @@ def prepare_sources(sources: str | Path | list[Any], out: Path | str, **settings
 
 def prepare_records(records: Sequence[Record], out: Path, **settings: Any) -> Path:
     """A prepared folder of hand-made records."""
-    source = Source("hand-made", "CC0-1.0", "a test", Rows(len(records), records.__getitem__))
+    rows = Rows(len(records), lambda index: Found(records[index]))
+    source = Source("hand-made", "CC0-1.0", "a test", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data_pipelines.prepare.run.open_source", lambda name: source)
         return prepare_sources("hand-made", out, **settings)

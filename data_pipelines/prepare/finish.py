@@ -7,6 +7,7 @@ done again at any moment.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ from data_pipelines.prepare.decide import Decision
 from data_pipelines.prepare.part import SIDES, Account
 from data_pipelines.shards import map_batches, writing_shard
 from data_pipelines.sources.source import Source
+from data_pipelines.sources.spec import similar_key
 from runtime.errors import UserError
 from runtime.files import TEMPORARY
 from runtime.storage import Storage
@@ -78,6 +80,9 @@ def write_prepared(
         {"source": source.name, "licence": source.licence, "origin": source.origin}
         for source in sources
     ]
+    not_read: list[Counter[str]] = [Counter() for _ in sources]
+    for account in accounts:
+        not_read[account.part.source].update(account.unread)
     folders = split_folders(storage, request["test_fraction"])
     manifests = []
     for folder, side in folders:
@@ -101,6 +106,8 @@ def write_prepared(
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         folder.write(MANIFEST_NAME, f"{text}\n".encode())
     _report(decision, storage)
+    for source, unread in zip(sources, not_read, strict=True):
+        _report_unread(source.name, unread)
 
 
 def _write_shards(
@@ -184,6 +191,19 @@ def _report(decision: Decision, storage: Storage) -> None:
             f"see {storage.location}/{QUARANTINE_NAME}: {told}{more}",
             file=sys.stderr,
         )
+
+
+def _report_unread(source: str, unread: Counter[str]) -> None:
+    """Name the columns that were not read, with what they might have meant."""
+    if not unread:
+        return
+    told = []
+    for column, count in unread.most_common(10):
+        key = similar_key(column)
+        hint = f"; {key}={column} reads it" if key else ""
+        told.append(f"{column} ({count:,} record{'' if count == 1 else 's'}{hint})")
+    more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
+    print(f"{source}: these columns were not read: {', '.join(told)}{more}", file=sys.stderr)
 
 
 def _lines(entries: list[dict[str, str]]) -> bytes:

@@ -7,17 +7,17 @@ again.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from data_pipelines.records import Record, Reject, record_to_row
+from data_pipelines.records import Record, record_to_row
 from data_pipelines.shards import ShardWriter, writing_shard
-from data_pipelines.sources.rows import Streams, guarded
+from data_pipelines.sources.rows import Found, Streams
 from data_pipelines.sources.source import Source
-from data_pipelines.validate import ImageFacts, check_record
-from runtime.errors import UserError, one_line
+from data_pipelines.validate import Checked, ImageFacts, check_record
+from runtime.errors import one_line
 from runtime.storage import Storage
 
 SIDES = ("train", "test")
@@ -86,6 +86,8 @@ class Account:
     """Of each accepted record, in order."""
     rejects: list[dict[str, str]] = field(default_factory=list)
     """`id`, `source` and `reason` of each."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """Columns or files of entries that were not read, and of how many."""
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the manifest would say of the shard of each side that has one."""
 
@@ -115,21 +117,23 @@ def write_part(source: Source, part: Part, staging: Storage, test_fraction: floa
     account = Account(part)
     shards: dict[str, ShardWriter] = {}
     with ExitStack() as stack:
-        for item in _items(source, part):
-            if not isinstance(item, Reject):
-                try:
-                    facts = check_record(item)
-                except (UserError, ValueError) as error:
-                    item = Reject(item.record_id, str(error))
-            if isinstance(item, Reject):
-                account.rejects.append(refusal(item.record_id, source.name, item.reason))
+        for found in _found(source, part):
+            for name in found.unread:
+                account.unread[name] = account.unread.get(name, 0) + 1
+            checked = Checked(None, None, found.rejects)
+            if found.record is not None:
+                checked = check_record(found.record, found.rejects)
+            account.rejects += [
+                refusal(reject.record_id, source.name, reject.reason) for reject in checked.rejects
+            ]
+            if checked.record is None:
                 continue
-            entry = _entry(item, facts)
+            entry = _entry(checked.record, checked.facts)
             account.entries.append(entry)
             side = entry.first_side(test_fraction)
             if side not in shards:
                 shards[side] = stack.enter_context(writing_shard(staging, part.shard(side)))
-            shards[side].add(record_to_row(item))
+            shards[side].add(record_to_row(checked.record))
     account.shards = {side: shard.entry for side, shard in shards.items()}
     # ASCII: an id with a lone surrogate must not break the file.
     staging.write(part.account, json.dumps(vars(account) | {"part": part}).encode("ascii"))
@@ -152,14 +156,11 @@ def refusal(record_id: str, source: str, reason: str) -> dict[str, str]:
     return {"id": record_id, "source": source, "reason": one_line(reason)}
 
 
-def _items(source: Source, part: Part) -> Iterator[Record | Reject]:
-    """The records of a part; what goes wrong in reading one is a reject."""
-    records = source.records
-    if isinstance(records, Streams):
-        yield from records.opened[part.start]()
-        return
-    for index in range(part.start, part.stop):
-        yield guarded(source.name, index, lambda index=index: records[index])  # type: ignore[misc]
+def _found(source: Source, part: Part) -> Iterable[Found]:
+    """What the entries of a part give."""
+    if isinstance(source.records, Streams):
+        return source.records.opened[part.start]()
+    return map(source.records.read, range(part.start, part.stop))
 
 
 def _entry(record: Record, facts: ImageFacts | None) -> Entry:

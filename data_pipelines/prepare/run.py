@@ -74,6 +74,10 @@ def prepare(settings: PrepareSettings) -> str:
             )
         return settings.out
     sources = [open_source(name) for name in settings.sources]  # before anything is written
+    if is_main_rank():
+        for source in sources:
+            for note in source.records.notes:
+                print(note, file=sys.stderr)
     _refuse_inside(settings.sources, storage)
     parts = make_parts(sources, settings.shard_size)
     rank, world = rank_and_world()

@@ -1,36 +1,44 @@
 """Rows of somebody's table as records: which column is what, and what a cell may hold.
 
     image          bytes, a {bytes, path} struct as Hugging Face writes it, or a file's name below
-                   the folder of images
+                   the folder of images; or a list of one of them
     caption        a text, or a list of texts
     question       a text, with `answer` a text or one text an annotator
+    questions      a list of {"question": ..., "answers": ...}, perhaps with "question_id"
     conversations  a list of turns, {"from": "human", "value": ...} or {"role": "user",
-                   "content": ...}
+                   "content": ...}, whose content may be a list of {"type": "text", "text": ...}
+                   and {"type": "image"}; or a list of such lists, or of {"messages": ...}
     text           plain text without an image; a caption where there is one
     id             unique; else the file's name and the row's number
 
 A key that is not given takes a column of a usual name (see `USUAL`), if there is one.
 """
 
-from __future__ import annotations
-
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipelines.images import MAX_FILE_SIZE
-from data_pipelines.records import IMAGE_MARK, Conversation, Message, Question, Record
+from data_pipelines.records import IMAGE_MARK, Conversation, Message, Question, Record, Reject
 from data_pipelines.safe_files import read_named
+from data_pipelines.sources.rows import Found, attempt
 from data_pipelines.sources.spec import USUAL
 from runtime.errors import UserError
 
+T = TypeVar("T")
+
 SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
     "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
 }
-"""Names of the roles in the wild, and ours."""
+"""Names of the roles in the wild, in any case, and ours."""
 
 
 def choose_columns(given: dict[str, str], columns: list[str], name: str) -> dict[str, str]:
@@ -51,18 +59,25 @@ def choose_columns(given: dict[str, str], columns: list[str], name: str) -> dict
     for key, column in given.items():
         if column not in columns:
             raise UserError(f"{name} has no column {column!r} for {key}; its columns are: {there}")
-    chosen = dict(given)
-    for key, usual in USUAL.items():
-        found = [column for column in usual if column in columns and column not in given.values()]
-        if key not in chosen and found:
-            chosen[key] = found[0]
-    if "image" in chosen and "text" in chosen and "caption" not in chosen:
-        chosen["caption"] = chosen.pop("text")  # as most captioned sets on the hub name it
+    chosen = usual_columns(given, columns)
     if not {"image", "text", "conversations"} & chosen.keys():
         raise UserError(
             f"{name} has no column of images, texts or conversations that is known by its name; "
             f"say which it is, such as image=COLUMN; its columns are: {there}"
         )
+    return chosen
+
+
+def usual_columns(given: dict[str, str], columns: Iterable[str]) -> dict[str, str]:
+    """The same without an error: of what is given, and of usual names, what there is."""
+    left = [column for column in columns if column not in given.values()]
+    chosen = {key: column for key, column in given.items() if column in columns}
+    for key, usual in USUAL.items():
+        found = [column for column in usual if column in left]
+        if key not in given and found:
+            chosen[key] = found[0]
+    if "image" in chosen and "text" in chosen and "caption" not in chosen:
+        chosen["caption"] = chosen.pop("text")  # as most captioned sets on the hub name it
     if "question" in chosen and "answer" not in chosen:
         del chosen["question"]
     return chosen
@@ -70,45 +85,81 @@ def choose_columns(given: dict[str, str], columns: list[str], name: str) -> dict
 
 def record_of_row(
     row: dict[str, Any], columns: dict[str, str], default_id: str, images: Path | None
-) -> Record:
-    """Turn one row into a record.
+) -> Found:
+    """Turn one row into a record; cells that hold what they must not are rejected by themselves.
 
     Args:
         row: column -> value.
         columns: from `choose_columns`.
-        default_id: where no column tells the id.
+        default_id: where no column holds the id.
         images: the folder below which file names are looked for.
-
-    Raises:
-        ValueError: in one clause, if a cell holds what it must not.
     """
     cells = {key: row.get(column) for key, column in columns.items()}
-    record_id = default_id if cells.get("id") is None else id_of(cells["id"])
-    asked = cells.get("question")
-    questions = []
-    if asked is not None:
-        question_id = cells.get("question_id")
-        question_id = f"{record_id}-0" if question_id is None else id_of(question_id)
-        answers = texts_of(cells.get("answer"), "answer")
-        questions = [Question(text_of(asked, "question"), answers, question_id)]
-    image = None if cells.get("image") is None else image_of(cells["image"], images)
-    turns = cells.get("conversations")
-    text = cells.get("text")
-    return Record(
-        record_id=record_id,
-        image=image,
-        captions=texts_of(cells.get("caption"), "caption"),
-        questions=questions,
-        conversations=[] if turns is None else [conversation_of(turns, image is not None)],
-        text=None if text is None else text_of(text, "text"),
+    rejects: list[Reject] = []
+    record_id: str | None = default_id
+    if cells.get("id") is not None:
+        record_id = attempt(rejects, default_id, id_of, cells["id"])
+    image = attempt(rejects, record_id or default_id, image_of, cells.get("image"), images)
+    if rejects or record_id is None:
+        return Found(None, rejects[:1])
+
+    def read(kind: str, values: list[Any], read_one: Callable[..., T], *args: Any) -> list[T]:
+        found = (
+            attempt(rejects, record_id, read_one, value, *args, kind=f"{kind}-{number}")
+            for number, value in enumerate(values, start=1)
+            if value is not None
+        )
+        return [value for value in found if value is not None]
+
+    asked = _listed(cells.get("questions"))
+    if cells.get("question") is not None:
+        asked = [{key: cells.get(key) for key in ("question", "answer", "question_id")}, *asked]
+    asked = [{"question_id": f"{record_id}-{n}"} | _without_none(q) for n, q in enumerate(asked)]
+    spoken = _listed(cells.get("conversations"))
+    if spoken and not all(map(_is_conversation, spoken)):
+        spoken = [spoken]  # the turns of one
+    texts = read("text", [cells.get("text")], text_of, "text")
+    record = Record(
+        record_id,
+        image,
+        read("caption", _listed(cells.get("caption")), text_of, "caption"),
+        read("question", asked, _question_of),
+        read("conversation", spoken, conversation_of, image is not None),
+        texts[0] if texts else None,
     )
+    return Found(record, rejects, tuple(name for name in row if name not in columns.values()))
 
 
-def image_of(value: Any, images: Path | None) -> bytes:
-    """The encoded file in a cell."""
+def _listed(value: Any) -> list[Any]:
+    """The values of a cell that may hold one or several."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _without_none(value: Any) -> Any:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether a value in a list is a whole conversation, and not a turn of one."""
+    return isinstance(value, list) or (isinstance(value, dict) and "messages" in value)
+
+
+def image_of(value: Any, images: Path | None) -> bytes | None:
+    """The encoded file in a cell; None where the cell names none."""
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise ValueError(
+                f"it names {len(value)} images, where a row has one: give conversations about "
+                "several as llava:FILE,images=DIR"
+            )
+        value = value[0] if value else None
     if isinstance(value, dict):
         found = value.get("bytes")
         value = found if found is not None else value.get("path")
+    if value is None or value == "":
+        return None
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     if not isinstance(value, str):
@@ -118,39 +169,61 @@ def image_of(value: Any, images: Path | None) -> bytes:
     return read_named(images, value, MAX_FILE_SIZE)
 
 
-def conversation_of(turns: Any, has_image: bool, images: list[str] | None = None) -> Conversation:
+def _question_of(value: dict[str, Any]) -> Question:
+    """A question with its answers, of which there may be one."""
+    answers = texts_of(value.get("answers", value.get("answer")), "answer")
+    return Question(
+        text_of(value.get("question"), "question"), answers, id_of(value["question_id"])
+    )
+
+
+def conversation_of(
+    turns: Any, has_image: bool, images: list[str] | None = None, own_id: str | None = None
+) -> Conversation:
     """Turns as they are written in the wild; an image without a mark is shown at the beginning."""
+    if isinstance(turns, dict):
+        images = images or [id_of(name) for name in _listed(turns.get("images"))]
+        turns = turns.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("its conversation is no list of turns")
     messages = []
     for turn in turns:
         speaker = turn.get("from", turn.get("role"))
-        if not isinstance(speaker, str) or speaker not in SPEAKERS:
+        role = SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
+        if role is None:
             raise ValueError(f"a turn is by {speaker!r}; known are {', '.join(SPEAKERS)}")
-        content = text_of(turn.get("value", turn.get("content")), "message")
-        messages.append(Message(SPEAKERS[speaker], content))
+        messages.append(Message(role, _content_of(turn.get("value", turn.get("content")))))
     marked = any(IMAGE_MARK in message.content for message in messages)
     if has_image and not images and not marked:
         first = next((i for i, m in enumerate(messages) if m.role == "user"), None)
         if first is not None:
-            shown = f"{IMAGE_MARK}\n{messages[first].content}"
-            messages[first] = Message("user", shown)
-    return Conversation(messages, images or [])
+            messages[first] = Message("user", f"{IMAGE_MARK}\n{messages[first].content}")
+    return Conversation(messages, images or [], own_id)
+
+
+def _content_of(value: Any) -> str:
+    """What a message says, which may be written in parts; an image among them becomes a mark."""
+    if not isinstance(value, list):
+        return text_of(value, "message")
+    texts = []
+    for each in value:
+        kind = each.get("type") if isinstance(each, dict) else None
+        if kind not in ("text", "image", "image_url"):
+            raise ValueError(f"a part of a message is neither text nor image ({kind})")
+        texts.append(text_of(each.get("text"), "message") if kind == "text" else IMAGE_MARK)
+    return "\n".join(texts)
 
 
 def id_of(value: Any) -> str:
-    """An id, which may be a number."""
+    """An id, which may be a number; in the Unicode form in which all ids are compared."""
     if isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value)
+        return unicodedata.normalize("NFC", str(value))
     raise ValueError(f"its id is neither text nor number ({type(value).__name__})")
 
 
 def texts_of(value: Any, kind: str) -> list[str]:
     """A text or a list of them, without the missing ones."""
-    if value is None:
-        return []
-    values = value if isinstance(value, list) else [value]
-    return [text_of(each, kind) for each in values if each is not None]
+    return [text_of(each, kind) for each in _listed(value) if each is not None]
 
 
 def text_of(value: Any, kind: str) -> str:
@@ -167,4 +240,4 @@ def text_of(value: Any, kind: str) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"a {kind} is not a text but {type(value).__name__}")
-    return value.strip()
+    return value.strip().removeprefix("\ufeff")

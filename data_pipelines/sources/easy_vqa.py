@@ -20,7 +20,7 @@ import numpy as np
 from data_pipelines.images import open_image
 from data_pipelines.records import Question, Record
 from data_pipelines.sources.easy_vqa_shapes import PALETTE, SHAPES, judge_shape
-from data_pipelines.sources.rows import Rows
+from data_pipelines.sources.rows import Found, Rows
 from runtime.errors import UserError
 
 LICENCE = "MIT"
@@ -51,9 +51,10 @@ def read_rows(split: str) -> Rows:
         asked[image_number].append((question, answer))
     numbers = sorted(asked)
 
-    def read(index: int) -> Record:
+    def read(index: int) -> Found:
         number = numbers[index]
-        return _record(split, number, folder / "images" / f"{number}.png", asked[number])
+        image = folder / "images" / f"{number}.png"
+        return Found(_record(split, number, image, asked[number]))
 
     return Rows(len(numbers), read)
 

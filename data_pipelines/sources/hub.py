@@ -3,15 +3,14 @@
 The library downloads, caches and streams; it runs no code of the data set's.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.records import Record
 from data_pipelines.sources.columns import choose_columns, record_of_row
 from data_pipelines.sources.hub_files import HubFiles
-from data_pipelines.sources.rows import Rows, Streams, guarded
+from data_pipelines.sources.rows import Found, Rows, Streams, guarded
 from runtime.errors import UserError, says
 
 
@@ -50,6 +49,7 @@ def read_hub(
             loaded = loaded.cast_column(column, datasets.Image(decode=False))
     known = list(features) or list(loaded.column_names or [])
     chosen = choose_columns(columns, known, name)
+    unread = tuple(column for column in known if column not in chosen.values())
     loaded = loaded.select_columns(sorted(set(chosen.values())))
     labels = {
         column: feature
@@ -59,25 +59,28 @@ def read_hub(
     stem = name.rstrip("/").rsplit("/", 1)[-1]
     files = HubFiles(name)
 
-    def record(row: Any, position: int) -> Record:
-        for column, feature in labels.items():  # a class by its name, not by its number
-            number = row[column]
-            row[column] = None if number is None or number < 0 else feature.int2str(number)
-        image = row.get(chosen.get("image"))
-        path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
-        if isinstance(path, str) and files.has(path):
-            row[chosen["image"]] = files.read(path)
-        return record_of_row(row, chosen, f"{stem}-{split}-{position:07d}", images)
+    def found(position: int, read: Callable[[], Any]) -> Found:
+        record_id = f"{stem}-{split}-{position:07d}"
+
+        def record() -> Found:
+            row = read()
+            for column, feature in labels.items():  # a class by its name, not by its number
+                number = row[column]
+                row[column] = None if number is None or number < 0 else feature.int2str(number)
+            image = row.get(chosen.get("image"))
+            path = image.get("path") if isinstance(image, dict) and not image.get("bytes") else None
+            if isinstance(path, str) and files.has(path):
+                row[chosen["image"]] = files.read(path)
+            return replace(record_of_row(row, chosen, record_id, images), unread=unread)
+
+        return guarded(record_id, record)
 
     if not streaming:
-        return Rows(
-            len(loaded),
-            lambda index: guarded(stem, index, lambda: record(loaded[index], index)),
-        )
+        return Rows(len(loaded), lambda index: found(index, lambda: loaded[index]))
     # Each stream's records are numbered in a range of their own.
     each = 10_000_000
 
-    def stream(number: int) -> Any:
+    def stream(number: int) -> Iterator[Found]:
         rows = enumerate(loaded.shard(loaded.num_shards, number))
         while True:
             try:
@@ -87,9 +90,8 @@ def read_hub(
             except Exception as error:
                 raise UserError(
                     f"reading the data set {name} broke off ({says(error)}): where the network "
-                    "is at fault, the same command goes on from there"
+                    "is at fault, run the same command again to resume"
                 ) from error
-            position = number * each + index
-            yield guarded(stem, position, lambda row=row, position=position: record(row, position))  # type: ignore[misc]
+            yield found(number * each + index, lambda row=row: row)  # type: ignore[misc]
 
     return Streams([lambda number=i: stream(number) for i in range(loaded.num_shards)])  # type: ignore[misc]

@@ -1,27 +1,35 @@
-"""A folder of images, captioned by text files of the same name or by one table.
+"""A folder of images, captioned by text files of the same name or by tables.
 
     cats/one.jpg    cats/one.txt    one caption a line; blank lines don't count
     cats/two.png                    no text file: an image without a caption
-    metadata.jsonl                  or metadata.csv: `file_name` and `caption` (or `text`) a line,
-                                    as `datasets` reads it; then text files are not looked at
+    metadata.jsonl                  or metadata.csv, in any folder: `file_name`, from there, and
+                                    `caption` (or `text`) a line, as `datasets` reads it; the text
+                                    file of an image that it captions is not read
 
-A record's id is the image's path below the folder, such as `cats/one.jpg`.
+A record's id is the image's path below the folder, such as `cats/one.jpg`. What macOS leaves beside
+files (`._one.jpg`, `__MACOSX/`) is passed over.
 """
-
-from __future__ import annotations
 
 import csv
 import io
 import os
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Record, Reject
-from data_pipelines.safe_files import line_offsets, parse_line, read_inside, read_line
+from data_pipelines.safe_files import (
+    MAX_LINE_SIZE,
+    check_name,
+    line_offsets,
+    parse_line,
+    read_inside,
+    read_line,
+)
 from data_pipelines.sources.columns import choose_columns, texts_of
-from data_pipelines.sources.rows import Rows, guarded
+from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
@@ -42,17 +50,16 @@ def list_images(root: Path) -> list[Path]:
     Raises:
         UserError: if the folder is missing or holds no image.
     """
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}")
-    paths = [
-        Path(folder, name)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    ]
-    if not paths:
+    return _split(root)[0]
+
+
+def _split(root: Path) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, and its other files."""
+    files = _list_files(root)
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if not images:
         raise UserError(f"the folder {root} holds no image ({', '.join(sorted(SUFFIXES))})")
-    return sorted(paths, key=lambda path: _record_id(root, path))
+    return images, [path for path in files if path.suffix.lower() not in SUFFIXES]
 
 
 def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str] = {}) -> Rows:  # noqa: B006  (only read)
@@ -64,119 +71,176 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
 
     Args:
         root: the folder.
-        captions: a JSONL or CSV file; else `TABLES` are looked for.
+        captions: a JSONL or CSV file with paths from the folder; else `TABLES` are looked for.
         columns: which of its columns are `image` and `caption`.
 
     Raises:
-        UserError: if the folder is missing or holds no image, the table cannot be read, or
+        UserError: if the folder is missing or holds no image, a table cannot be read, or
             columns are given and there is no table.
     """
-    paths = list_images(root)
-    table = captions or next((root / name for name in TABLES if (root / name).is_file()), None)
-    if table is None and columns:
-        told = ",".join(f"{key}={column}" for key, column in columns.items())
+    paths, others = _split(root)
+    tables = [path for path in others if path.name in TABLES] if captions is None else [captions]
+    if not tables and columns:
+        said = ",".join(f"{key}={column}" for key, column in columns.items())
         raise UserError(
-            f"{root} has no table of captions ({' or '.join(TABLES)}) in which {told} could say "
+            f"{root} has no table of captions ({' or '.join(TABLES)}) in which {said} could say "
             "which column is what: name one with captions=FILE, or leave that away"
         )
-    if table is None:
-        return Rows(len(paths), lambda index: _read(root, paths[index]))
-    found, rejects = _read_table(table, columns)
-    ids = {_record_id(root, path) for path in paths}
-    rejects += [
-        Reject(f"{table.name}#{name}", "there is no such image in the folder")
-        for name in sorted(found.keys() - ids)
-    ]
+    table = _CaptionTable()
+    for path in tables:
+        below = path.parent.relative_to(root).as_posix() if captions is None else "."
+        table.read(path, columns, "" if below == "." else f"{below}/")
+    ids = [_record_id(root, path) for path in paths]
+    texts = defaultdict(list)  # an image's id without its ending -> its text files
+    for path in others:
+        if path.suffix.lower() == ".txt":
+            texts[_stem(_record_id(root, path))].append(path)
+    table.reject_others(ids)
+    rejects = table.rejects
 
-    def read(index: int) -> Record | Reject:
+    def read(index: int) -> Found:
         if index >= len(paths):
-            return rejects[index - len(paths)]
-        return _read(root, paths[index], found[_record_id(root, paths[index])])
+            return Found(None, [rejects[index - len(paths)]])
+        record_id = ids[index]
+        bad: list[Reject] = []
+        image = attempt(bad, record_id, read_inside, root, paths[index], MAX_FILE_SIZE)
+        if image is None:
+            return Found(None, bad)
+        if record_id in table.captions:
+            return Found(Record(record_id, image, table.captions[record_id]))
+        captions: list[str] = []
+        for path in texts[_stem(record_id)]:
+            captions += attempt(bad, record_id, _captions, root, path, kind="captions") or []
+        return Found(Record(record_id, image, captions), bad)
 
-    return Rows(len(paths) + len(rejects), read)
+    read_texts = {_stem(record_id) for record_id in ids if record_id not in table.captions}
+    unread = [path for stem, files in texts.items() if stem not in read_texts for path in files]
+    known = set(map(os.path.realpath, tables))
+    others = [path for path in others if path.suffix.lower() != ".txt"]
+    unread += [path for path in others if os.path.realpath(path) not in known]
+    return Rows(
+        len(paths) + len(rejects),
+        lambda index: guarded(ids[min(index, len(ids) - 1)], read, index),
+        (*table.notes, *_note(root, unread)),
+    )
 
 
-def _read(root: Path, path: Path, captions: list[str] | None = None) -> Record | Reject:
-    """Read one image, and its text file where no table tells the captions."""
-    record_id = _record_id(root, path)
-    try:
-        image = read_inside(root, path, MAX_FILE_SIZE)
-        if captions is None:
-            captions = _captions(root, path.with_suffix(".txt"))
-    except ValueError as error:
-        return Reject(record_id, str(error))
-    except OSError as error:
-        return Reject(record_id, f"cannot be read ({error.strerror})")
-    return Record(record_id, image, captions, [])
+def _list_files(root: Path) -> list[Path]:
+    """All files below a folder but what macOS leaves, in the order of their ids."""
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}")
+    paths = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name != "__MACOSX"]
+        paths += [Path(folder, name) for name in names if not name.startswith(("._", ".DS_Store"))]
+    return sorted(paths, key=lambda path: _record_id(root, path))
 
 
 def _record_id(root: Path, path: Path) -> str:
-    """Return the path below the root, with bytes that are no UTF-8 written as escapes."""
-    return path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+    """The path below the root, with bytes that are no UTF-8 written as escapes."""
+    name = path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+    return unicodedata.normalize("NFC", name)
+
+
+def _stem(record_id: str) -> str:
+    return os.path.splitext(record_id)[0]
 
 
 def _captions(root: Path, path: Path) -> list[str]:
-    """Read the captions of a text file that may not exist."""
-    if not path.exists() and not path.is_symlink():
-        return []
+    """The captions of a text file."""
     data = read_inside(root, path, MAX_CAPTION_FILE_SIZE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"the caption file is not UTF-8 (byte {error.start})") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def _read_table(
-    path: Path, columns: dict[str, str]
-) -> tuple[defaultdict[str, list[str]], list[Reject]]:
-    """Read image name -> captions from a JSONL or CSV file, and the lines that are of no use."""
-    rows = list(_csv_rows(path)) if path.suffix.lower() == ".csv" else list(_jsonl_rows(path))
-    known: dict[str, None] = {}  # a set that keeps the order
-    for row in rows:
-        if isinstance(row, dict):
-            known |= dict.fromkeys(row)
-    chosen = choose_columns(columns, list(known), str(path))
-    if "image" not in chosen or "caption" not in chosen:
-        raise UserError(
-            f"{path} needs a column `file_name` and one of captions, or image=COLUMN and "
-            f"caption=COLUMN; its columns are: {', '.join(known)}"
-        )
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    rejects = []
-    for number, row in enumerate(rows):
-
-        def one(row: dict | Reject = row) -> Reject | Record:
-            if isinstance(row, Reject):
-                return row
-            name = str(row.get(chosen["image"]))
-            found[name] += texts_of(row.get(chosen["caption"]), "caption")
-            return Record(name, None)
-
-        item = guarded(path.name, number, one)
-        if isinstance(item, Reject):
-            rejects.append(item)
-    return found, rejects
+def _note(root: Path, unread: list[Path]) -> list[str]:
+    """One sentence about files that nothing was read from."""
+    if not unread:
+        return []
+    kinds = Counter(path.suffix.lower() or "no ending" for path in unread)
+    told = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common(5))
+    return [
+        f"{len(unread):,} files below {root} belong to no image and were not read ({told}), the "
+        f"first is {_record_id(root, unread[0])}"
+    ]
 
 
-def _jsonl_rows(path: Path) -> Iterator[dict | Reject]:
+class _CaptionTable:
+    """Captions out of tables, by the ids of their images."""
+
+    def __init__(self) -> None:
+        self.captions: dict[str, list[str]] = {}
+        self.rejects: list[Reject] = []
+        self.notes: list[str] = []
+        self._lines: dict[str, str] = {}  # image -> a line that names it
+
+    def read(self, path: Path, columns: dict[str, str], folder: str) -> None:
+        """Add a JSONL or CSV file.
+
+        Args:
+            path: the file.
+            columns: which column is what.
+            folder: below the root, in which its names lie; "" or with "/" at its end.
+        """
+        rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path))
+        known: dict[str, None] = {}  # a set that keeps the order
+        for _, row in rows:
+            known |= dict.fromkeys(row) if isinstance(row, dict) else {}
+        chosen = choose_columns(columns, list(known), str(path))
+        if "image" not in chosen or "caption" not in chosen:
+            raise UserError(
+                f"{path} needs a column `file_name` and one of captions, or image=COLUMN and "
+                f"caption=COLUMN; its columns are: {', '.join(known)}"
+            )
+        left = [column for column in known if column not in (chosen["image"], chosen["caption"])]
+        if left:
+            self.notes.append(f"these columns of {path} were not read: {', '.join(left)}")
+        for line, row in rows:
+            attempt(self.rejects, line, self._add, line, row, chosen, folder)
+
+    def _add(self, line: str, row: dict | Reject, chosen: dict[str, str], folder: str) -> None:
+        if isinstance(row, Reject):
+            raise ValueError(row.reason)
+        name = str(row.get(chosen["image"]))
+        check_name(name)
+        record_id = unicodedata.normalize("NFC", folder + os.path.normpath(name))
+        self._lines[record_id] = line
+        self.captions.setdefault(record_id, [])
+        self.captions[record_id] += texts_of(row.get(chosen["caption"]), "caption")
+
+    def reject_others(self, ids: list[str]) -> None:
+        """Reject what names no image of the folder."""
+        for record_id in sorted(self.captions.keys() - set(ids)):
+            del self.captions[record_id]
+            reason = f"there is no such image in the folder ({self._lines[record_id]})"
+            self.rejects.append(Reject(record_id, reason))
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict | Reject]]:
+    """Each line, with what to call it."""
     for number, start, length in line_offsets(path).tolist():
+        name = f"{path.name}:{number}"
         try:
-            yield parse_line(read_line(path, start, length))
+            yield name, parse_line(read_line(path, start, length))
         except ValueError as error:
-            yield Reject(f"{path.name}:{number}", str(error))
+            yield name, Reject(name, str(error))
 
 
-def _csv_rows(path: Path) -> Iterator[dict | Reject]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict | Reject]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    csv.field_size_limit(MAX_LINE_SIZE)  # a longer text than csv's own limit is one reject
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        for row in csv.DictReader(io.StringIO(text, newline="")):
+        for row in reader:
             row.pop(None, None)  # cells beyond the header's
-            yield row
+            yield f"{path.name}:{reader.line_num}", row
     except csv.Error as error:
         raise UserError(f"{path} is not valid CSV ({error})") from error

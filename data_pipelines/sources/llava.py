@@ -5,22 +5,22 @@
         {"from": "gpt", "value": "It is white and red."}]}
 
 Entries about one image become one record, whose id is the image's name. An entry without an image
-is a record of text; one whose `image` (or `images`) is a list is a record of the conversation, that
-names a record of each image.
+(none, null, "" or []) is a record of text; one whose `image` (or `images`) is a list is a record of
+the conversation, that names a record of each image. Both have the entry's own id, if it is the only
+one of that id.
 """
 
-from __future__ import annotations
-
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.images import MAX_FILE_SIZE
-from data_pipelines.records import Record, Reject
+from data_pipelines.records import Conversation, Record, Reject
 from data_pipelines.safe_files import line_offsets, parse_line, read_line, read_named
-from data_pipelines.sources.columns import conversation_of
-from data_pipelines.sources.rows import Rows, guarded
+from data_pipelines.sources.columns import conversation_of, id_of
+from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
 from runtime.files import read_json
 
@@ -38,51 +38,70 @@ def read_llava(path: Path, images: Path) -> Rows:
     entries = _Lines(path) if path.suffix.lower() == ".jsonl" else read_json(path)
     if not isinstance(entries, (list, _Lines)) or not len(entries):
         raise UserError(f"{path} holds no list of conversations")
-    groups: dict[str, list[int]] = {}  # image name, or a name of our own -> its entries
+    own_ids: list[str] = []
+    named: list[list[str]] = []
     for number, entry in enumerate(entries):
-        named = _image_names(entry)
-        if len(named) == 1:
-            groups.setdefault(named[0], []).append(number)
-            continue
-        groups[f"{path.stem}-{number:07d}"] = [number]
-        for name in named:
+        own_ids.append(_own_id(entry, f"{path.stem}-{number:07d}"))
+        named.append(_image_names(entry))
+    taken = {name for names in named for name in names}
+    groups: dict[str, list[int]] = {}  # record id -> its entries
+    for number, names in enumerate(named):
+        record_id = names[0] if len(names) == 1 else own_ids[number]
+        if len(names) != 1 and (record_id in taken or record_id in groups):
+            record_id = f"{record_id}-{number:07d}"
+        groups.setdefault(record_id, []).append(number)
+        for name in names:
             groups.setdefault(name, [])
-    names = list(groups)
+    record_ids = list(groups)
 
-    def read(index: int) -> Record | Reject:
-        name = names[index]
-        return guarded(name, index, lambda: _record(name, [entries[i] for i in groups[name]]))
+    def read(index: int) -> Found:
+        record_id = record_ids[index]
+        numbers = groups[record_id]
+        own = record_id in taken
+        rejects: list[Reject] = []
+        image = None
+        if own:
+            image = attempt(rejects, record_id, read_named, images, record_id, MAX_FILE_SIZE)
+        if rejects:  # of the image, and so of each entry about it
+            reason = rejects[0].reason
+            return Found(None, [Reject(own_ids[n], reason) for n in numbers] or rejects)
+        spoken = [
+            attempt(rejects, own_ids[n], _conversation, entries[n], own, shown, own_ids[n])
+            for n in numbers
+            for shown in [[] if own else named[n]]
+        ]
+        good = [conversation for conversation in spoken if conversation is not None]
+        return Found(Record(record_id, image, conversations=good) if own or good else None, rejects)
 
-    def _record(name: str, found: list[Any]) -> Record | Reject:
-        if found and isinstance(found[0], Reject):
-            return found[0]
-        if not all(isinstance(entry, dict) for entry in found):
-            return Reject(name, "its entry is no JSON object")
-        own = not found or len(_image_names(found[0])) == 1
-        try:
-            image = read_named(images, name, MAX_FILE_SIZE) if own else None
-            spoken = [
-                conversation_of(
-                    entry.get("conversations"), own, None if own else _image_names(entry)
-                )
-                for entry in found
-            ]
-        except ValueError as error:
-            return Reject(name, str(error))
-        return Record(name, image, conversations=spoken)
+    return Rows(len(record_ids), lambda index: guarded(record_ids[index], read, index))
 
-    return Rows(len(names), read)
+
+def _conversation(entry: Any, has_image: bool, images: list[str], own_id: str) -> Conversation:
+    if isinstance(entry, Reject):
+        raise ValueError(entry.reason)
+    if not isinstance(entry, dict):
+        raise ValueError("its entry is no JSON object")
+    turns = entry.get("conversations", entry.get("messages"))
+    return conversation_of(turns, has_image, images, own_id)
+
+
+def _own_id(entry: Any, default: str) -> str:
+    if isinstance(entry, Reject):
+        return entry.record_id
+    try:
+        return id_of(entry["id"]) or default
+    except (KeyError, TypeError, ValueError):
+        return default
 
 
 def _image_names(entry: Any) -> list[str]:
     """What an entry calls its images; what is no name is left for the reading to refuse."""
     if not isinstance(entry, dict):
         return []
-    named = entry.get("image", entry.get("images"))
-    if named is None:
-        return []
+    named = entry.get("image") or entry.get("images") or []
     values = named if isinstance(named, list) else [named]
-    return [value if isinstance(value, str) else json.dumps(value) for value in values]
+    names = [value if isinstance(value, str) else json.dumps(value) for value in values if value]
+    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 class _Lines:

@@ -1,32 +1,42 @@
 """The two shapes of a source: rows that can be read in any order, and streams that cannot."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from data_pipelines.records import Record, Reject
 from runtime.errors import UserError
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an entry of a source gives: everything in it is in the record, rejected or named."""
+
+    record: Record | None
+    """None where nothing of the entry can be used."""
+    rejects: list[Reject] = field(default_factory=list)
+    """The entry, or parts of it, that cannot be read."""
+    unread: tuple[str, ...] = ()
+    """Columns, or files, of the entry that nothing was read from."""
+
 
 @dataclass(frozen=True)
 class Rows:
-    """Records by index, each read when it is asked for; several processes share them out."""
+    """Entries by index, each read when it is asked for; several processes share them out."""
 
     count: int
-    """How many there are, rejects included."""
-    read: Callable[[int], Record | Reject]
-    """Reads one; may raise whatever hostile data provokes."""
+    """How many there are."""
+    read: Callable[[int], Found]
+    """Reads one, whatever hostile data provoke; raises a `UserError` alone."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what of the source is not read."""
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Record | Reject:
-        if not 0 <= index < self.count:
-            raise IndexError(f"record {index} of {self.count}")
-        return self.read(index)
-
-    def __iter__(self) -> Iterator[Record | Reject]:
+    def __iter__(self) -> Iterator[Found]:
         return map(self.read, range(self.count))
 
 
@@ -34,33 +44,54 @@ class Rows:
 class Streams:
     """Sequences that are read from their beginning, such as tars; each is read by one process."""
 
-    opened: list[Callable[[], Iterable[Record | Reject]]]
+    opened: list[Callable[[], Iterable[Found]]]
     """Opens each."""
+    notes: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Record | Reject]:
+    def __iter__(self) -> Iterator[Found]:
         for open_stream in self.opened:
             yield from open_stream()
 
 
-def guarded(name: str, number: int, read: Callable[[], Record | Reject]) -> Record | Reject:
-    """Read one record; whatever its data provoke becomes a reject.
+def guarded(entry_id: str, read: Callable[..., Found], *args: Any) -> Found:
+    """Read one entry; whatever its data provoke becomes a reject.
 
     Args:
-        name: of the source, for the reject's id.
-        number: of the record, from 0.
-        read: the reading.
+        entry_id: what to call it in a reject.
+        read: the reading, which takes `args`.
+
+    Raises:
+        UserError: if the source as a whole is at fault.
+    """
+    rejects: list[Reject] = []
+    return attempt(rejects, entry_id, read, *args) or Found(None, rejects)
+
+
+def attempt(
+    rejects: list[Reject], part_id: str, read: Callable[..., T], *args: Any, kind: str = ""
+) -> T | None:
+    """Read a part of an entry, or note why it cannot be read.
+
+    Args:
+        rejects: where to note it.
+        part_id: the part's own id, or that of its record.
+        read: the reading, which takes `args`.
+        kind: of a part without an id of its own, see `Reject`.
+
+    Returns:
+        The part; None where it is rejected.
 
     Raises:
         UserError: if the source as a whole is at fault.
     """
     try:
-        return read()
+        return read(*args)
     except UserError:
         raise
     except ValueError as error:  # ours, in one clause
-        return Reject(f"{name}#{number}", str(error))
+        reason = str(error)
     # Somebody's JSON may hold anything anywhere, and each reader trips over it in its own way.
     except Exception as error:
-        return Reject(
-            f"{name}#{number}", f"it is not laid out as it should be ({type(error).__name__})"
-        )
+        reason = f"it is not laid out as it should be ({type(error).__name__})"
+    rejects.append(Reject(part_id, reason, kind))
+    return None

@@ -16,6 +16,7 @@ Tables (folder's captions, parquet, arrow, webdataset, hub, jsonl) take `id=`, `
 takes `licence=`.
 """
 
+import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -28,15 +29,36 @@ EASY_VQA_SPLITS = {"easy-vqa-train": "train", "easy-vqa-test": "test"}
 
 USUAL = {
     "id": ("id", "record_id"),
-    "image": ("image", "file_name", "jpg", "png", "webp"),
+    "image": ("image", "images", "file_name", "jpg", "png", "webp"),
     "caption": ("caption", "captions"),
     "question": ("question",),
     "answer": ("answer", "answers"),
     "question_id": ("question_id",),
+    "questions": ("questions",),
     "conversations": ("conversations", "messages"),
     "text": ("text",),
 }
 """Keys that map columns, and the columns they take when they are not given."""
+
+SIMILAR = {
+    "image": (
+        "img",
+        "picture",
+        "photo",
+        "filename",
+        "path",
+        "image_path",
+        "url",
+        "image_url",
+        "jpeg",
+    ),
+    "caption": ("title", "description", "alt", "alt_text", "prompt", "sentence", "label", "texts"),
+    "question": ("query", "instruction", "input", "problem"),
+    "answer": ("response", "output", "target", "label", "solution"),
+    "conversations": ("conversation", "dialogue", "dialog", "turns", "chat"),
+    "text": ("content", "document", "body"),
+}
+"""Keys that map columns, and columns of other names that may be meant."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +154,14 @@ def parse_source(name: str) -> Spec:
         UserError: if its kind or an option is not known.
     """
     kind, colon, rest = name.partition(":")
-    if not colon or not re.fullmatch(r"[a-z0-9]+", kind) or rest.startswith("//"):
+    is_kind = colon and re.fullmatch(r"[a-z0-9]+", kind) and not rest.startswith("//")
+    if not is_kind or os.path.isdir(os.path.expanduser(name)):
         kind, rest = "folder", name
     if kind not in KINDS:
         raise UserError(f"there is no kind of source {kind!r}; known are {', '.join(KINDS)}")
-    # A comma in a path stands; only one before `key=` ends it.
-    path, *parts = re.split(r",(?=[a-z_]+=)", rest)
+    # A comma in a path stands; only one before `key=` ends it, unless there is such a path.
+    whole = os.path.exists(os.path.expanduser(rest))
+    path, *parts = [rest] if whole else re.split(r",(?=[a-z_]+=)", rest)
     options = dict(part.partition("=")[::2] for part in parts)
     known = [*KINDS[kind].options, *(USUAL if KINDS[kind].maps_columns else ()), "licence"]
     for key in options:
@@ -162,7 +186,7 @@ def check_source(name: str) -> str:
     """
     if not name.strip():
         raise ValueError("the name is empty; name a source")
-    if re.match(r"[a-z0-9]+:", name):
+    if re.match(r"[a-z0-9]+:", name) or name in EASY_VQA_SPLITS:
         return name
     looks_like_path = "/" in name or name.startswith((".", "~"))
     if os.path.isfile(name):
@@ -170,3 +194,11 @@ def check_source(name: str) -> str:
     if looks_like_path and not os.path.isdir(os.path.expanduser(name)):
         raise ValueError(f"no such folder: {name}")
     return name
+
+
+def similar_key(column: str) -> str | None:
+    """The key that a column of an unusual name may be meant for, if one comes to mind."""
+    for key, usual in USUAL.items():
+        if difflib.get_close_matches(column.lower(), usual, n=1, cutoff=0.75):
+            return key
+    return next((key for key, names in SIMILAR.items() if column.lower() in names), None)

@@ -4,21 +4,20 @@ Files that `semhitok prepare` wrote come back as they are; of others `columns.py
 is what. A row group, or a record batch, is held at a time.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.records import SCHEMA, Record, Reject, record_from_row
+from data_pipelines.records import SCHEMA, record_from_row
 from data_pipelines.safe_files import short_names
 from data_pipelines.shards import map_batches
 from data_pipelines.sources.columns import choose_columns, record_of_row
-from data_pipelines.sources.rows import Rows, guarded
+from data_pipelines.sources.rows import Found, Rows, guarded
 from runtime.errors import UserError, says
 from runtime.storage import is_remote, matching, reading
 
@@ -77,26 +76,26 @@ def read_tables(location: str, kind: str, images: Path | None, columns: dict[str
     prepared = not columns and schema.names == SCHEMA.names
     chosen = {} if prepared else choose_columns(columns, schema.names, location)
     wanted = schema.names if prepared else sorted(set(chosen.values()))
+    unread = tuple(name for name in schema.names if name not in wanted)
     groups = [(file, number) for file, t in enumerate(tables) for number in range(len(t.sizes))]
     ends = np.cumsum([0, *(size for table in tables for size in table.sizes)])
     firsts = np.cumsum([0, *(sum(table.sizes) for table in tables)]).tolist()
     held: dict[int, pa.Table] = {}
 
-    def read(index: int) -> Record | Reject:
+    def read(index: int) -> Found:
         group = int(np.searchsorted(ends, index, side="right")) - 1
         file, number = groups[group]
-        table = tables[file]
-        row_number = index - firsts[file]
+        name = f"{stems[file]}-{index - firsts[file]:07d}"
 
-        def record() -> Record:
+        def row() -> Found:
             if group not in held:
                 held.clear()
-                held[group] = table.group(number).select(wanted)
-            (row,) = held[group].slice(index - int(ends[group]), 1).to_pylist()
+                held[group] = tables[file].group(number).select(wanted)
+            (cells,) = held[group].slice(index - int(ends[group]), 1).to_pylist()
             if prepared:
-                return record_from_row(row)
-            return record_of_row(row, chosen, f"{stems[file]}-{row_number:07d}", images)
+                return Found(record_from_row(cells))
+            return replace(record_of_row(cells, chosen, name, images), unread=unread)
 
-        return guarded(f"{stems[file]}.{kind}", row_number, record)
+        return guarded(name, row)
 
     return Rows(int(ends[-1]), read)

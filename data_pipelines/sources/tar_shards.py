@@ -11,20 +11,20 @@ A tar is read as a stream, from disk or from wherever fsspec reaches, and nothin
 Links, devices, names that lead out and pickles are refused, each with its sample.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, Self
 
 from data_pipelines.images import MAX_FILE_SIZE
-from data_pipelines.records import Record, Reject
+from data_pipelines.records import Reject
 from data_pipelines.safe_files import check_name, parse_line, short_names
-from data_pipelines.sources.columns import choose_columns, record_of_row, text_of
-from data_pipelines.sources.rows import Streams
+from data_pipelines.sources.columns import record_of_row, usual_columns
+from data_pipelines.sources.rows import Found, Streams, guarded
 from runtime.errors import UserError
 from runtime.storage import is_remote, matching, reading
 
@@ -48,6 +48,9 @@ EXTENDED_HEADERS = (
 BROKEN = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 """What a truncated archive, or a header of nonsense, provokes."""
 
+MAC_LEFTOVERS = ("._", "__MACOSX", ".DS_Store")
+"""How names begin of what macOS packs beside files."""
+
 LOOKED_AT = 100
 """Samples whose keys count as the columns."""
 
@@ -62,8 +65,7 @@ def read_tars(location: str, columns: dict[str, str]) -> Streams:
     """One stream of records for each tar.
 
     Args:
-        location: a path or URL, with `*` or `{0000..0127}` for several; or a folder, whose URL ends
-            with `/`.
+        location: as `matching` takes it.
         columns: which keys of a sample's `.json` are what, see `columns.py`.
 
     Raises:
@@ -95,10 +97,10 @@ def _refuse_unknown(columns: dict[str, str], name: str) -> None:
     """Refuse a column that none of the first samples of a tar has."""
     known: dict[str, None] = {}
     with reading(name) as file, contextlib.suppress(*BROKEN):
-        for _, parts, _ in itertools.islice(_samples(file, lambda ending: True), LOOKED_AT):
-            known |= dict.fromkeys(parts)
+        for sample in itertools.islice(_samples(file, lambda ending: True), LOOKED_AT):
+            known |= dict.fromkeys(sample.parts)
             with contextlib.suppress(ValueError):
-                known |= dict.fromkeys(parse_line(parts.get("json", b"")))
+                known |= dict.fromkeys(parse_line(sample.parts.get("json", b"")))
     for key, column in columns.items():
         if known and column not in known:
             raise UserError(
@@ -106,20 +108,22 @@ def _refuse_unknown(columns: dict[str, str], name: str) -> None:
             )
 
 
-def _read_tar(name: str, stem: str, columns: dict[str, str]) -> Iterator[Record | Reject]:
+def _read_tar(name: str, stem: str, columns: dict[str, str]) -> Iterator[Found]:
     """The samples of one tar; a tar that breaks off ends with a reject.
 
     Raises:
-        UserError: if it cannot be opened, or its location fails while it is read; the
-            archive itself may be whole.
+        UserError: if it cannot be opened, or its location fails while it is read; the archive
+            itself may be whole.
     """
+    wanted = {*IMAGE_ENDINGS, *CAPTION_ENDINGS, "json", *columns.values()}
     with reading(name) as file:
-        wanted = {*IMAGE_ENDINGS, *CAPTION_ENDINGS, "json", *columns.values()}
         try:
-            for key, parts, problem in _samples(file, wanted.__contains__):
-                yield _sample(f"{stem}/{key}", parts, problem, columns)
+            for sample in _samples(file, wanted.__contains__):
+                key = sample.key.encode("utf-8", "backslashreplace").decode("utf-8")
+                record_id = unicodedata.normalize("NFC", f"{stem}/{key}")
+                yield guarded(record_id, _found, record_id, sample, columns)
         except BROKEN as error:  # what came before it stands
-            yield Reject(f"{stem}.tar", f"the archive breaks off here ({error})")
+            yield Found(None, [Reject(f"{stem}.tar", f"the archive breaks off here ({error})")])
 
 
 class _Member(tarfile.TarInfo):
@@ -141,41 +145,61 @@ class _Member(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-def _samples(
-    file: IO[bytes], wanted: Callable[[str], bool]
-) -> Iterator[tuple[str, dict[str, bytes], str]]:
+@dataclass
+class _Sample:
+    """The files of one name."""
+
+    key: str
+    parts: dict[str, bytes] = field(default_factory=dict)
+    """The wanted files by their endings."""
+    unread: list[str] = field(default_factory=list)
+    """Endings of the others."""
+    problem: str = ""
+    """Why the sample must not be read."""
+
+
+def _samples(file: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[_Sample]:
     """Group the members of an open tar by name.
+
+    A second file of one name and ending begins another sample of that name. What macOS leaves
+    beside files is passed over.
 
     Args:
         file: the tar.
         wanted: whether a file of such an ending is to be read.
-
-    Yields:
-        A sample's name, its files by their endings, and why it must not be read, or nothing.
     """
-    key, parts, problem = "", {}, ""  # type: str, dict[str, bytes], str
-    # "r|": read forwards, never seek back; without a letter after it, never decompress.
-    with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
-        for member in archive:
-            # Else it keeps the header of every file.
-            archive.members.clear()  # type: ignore[attr-defined]
-            if member.isdir():
-                continue
-            name, ending = _split(member.name)
-            if name != key:
-                if key:
-                    yield key, parts, problem
-                key, parts, problem = name, {}, ""
-            problem = problem or _complaint(member, ending, len(parts))
-            if problem:
-                parts = {}
-                continue
-            if wanted(ending):
-                content = archive.extractfile(member)
-                assert content is not None
-                parts[ending] = content.read()
-    if key:
-        yield key, parts, problem
+    sample: _Sample | None = None
+    try:
+        # "r|": read forwards, never seek back; without a letter after it, never decompress.
+        with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
+            for member in archive:
+                # Else it keeps the header of every file.
+                archive.members.clear()  # type: ignore[attr-defined]
+                name = member.name.removeprefix("./")
+                if member.isdir() or any(p.startswith(MAC_LEFTOVERS) for p in name.split("/")):
+                    continue
+                key, ending = _split(name)
+                if sample is None or key != sample.key or ending in (*sample.parts, *sample.unread):
+                    if sample is not None:
+                        yield sample
+                    sample = _Sample(key)
+                num_parts = len(sample.parts) + len(sample.unread)
+                sample.problem = sample.problem or _complaint(member, ending, num_parts)
+                if sample.problem:
+                    sample.parts = {}
+                elif wanted(ending):
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    sample.parts[ending] = content.read()
+                else:
+                    sample.unread.append(ending)
+    except BROKEN:
+        if sample is not None:
+            sample.problem = sample.problem or "the archive breaks off in this sample"
+            yield sample
+        raise
+    if sample is not None:
+        yield sample
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -203,40 +227,48 @@ def _complaint(member: tarfile.TarInfo, ending: str, num_parts: int) -> str:
     return ""
 
 
-def _sample(
-    key: str, parts: dict[str, bytes], problem: str, columns: dict[str, str]
-) -> Record | Reject:
-    """Turn the files of one name into a record."""
-    key = key.encode("utf-8", "backslashreplace").decode("utf-8")
-    if problem:
-        return Reject(key, problem)
-    try:
-        row: dict[str, Any] = parse_line(parts["json"]) if "json" in parts else {}
-        endings = [columns.get("image", "")] if columns.get("image") in parts else IMAGE_ENDINGS
-        images = [parts[ending] for ending in endings if ending in parts]
-        if len(images) > 1:
-            return Reject(
-                key, f"{len(images)} images make up this sample, not one; say which, with image="
+def _found(record_id: str, sample: _Sample, columns: dict[str, str]) -> Found:
+    """Turn a sample into a record."""
+    if sample.problem:
+        raise ValueError(sample.problem)
+    parts = sample.parts
+    row: dict[str, Any] = parse_line(parts["json"]) if "json" in parts else {}
+    endings = [columns.get("image", "")] if columns.get("image") in parts else IMAGE_ENDINGS
+    images = [parts[ending] for ending in endings if ending in parts]
+    if len(images) > 1:
+        raise ValueError(
+            f"{len(images)} images make up this sample, not one; say which, with image="
+        )
+    # The image is the tar's; a name in the JSON says where it came from.
+    row = {name: value for name, value in row.items() if name != columns.get("image", "image")}
+    row |= {ending: parts[ending] for ending in columns.values() if ending in parts}
+    captions = [parts[ending] for ending in CAPTION_ENDINGS if ending in parts]
+    row |= {"jpg": images[0]} if images else {}
+    row |= {"caption": captions} if captions else {}
+    row = {name: value for name, value in row.items() if value is not None}
+    if not row:
+        raise ValueError(f"neither an image nor a text makes up this sample{_dot_rule(sample)}")
+    given = {name: column for name, column in columns.items() if column in row}
+    given |= {"image": "jpg"} if images else {}
+    chosen = usual_columns(given, row)
+    if "id" not in given:  # one in the JSON is of whatever the data were made from
+        chosen.pop("id", None)
+    if not {"image", "text", "conversations"} & chosen.keys():
+        raise ValueError(
+            f"no image, text or conversation is among its files and keys ({', '.join(row)})"
+            + _dot_rule(sample)
+        )
+    found = record_of_row(row, chosen, record_id, None)
+    return replace(found, unread=(*found.unread, *sample.unread))
+
+
+def _dot_rule(sample: _Sample) -> str:
+    """A hint where the name of a file was probably cut at the wrong dot."""
+    for ending in sample.unread:
+        _, dot, last = ending.rpartition(".")
+        if dot and last in (*IMAGE_ENDINGS, *CAPTION_ENDINGS, "json"):
+            return (
+                f" (the name of a sample ends at its first dot, so that {sample.key}.{ending} is "
+                f"the file {ending!r} of the sample {sample.key!r}: rename it)"
             )
-        # The image is the tar's; a name in the JSON says where it came from.
-        row = {name: value for name, value in row.items() if name != columns.get("image", "image")}
-        row |= {ending: parts[ending] for ending in columns.values() if ending in parts}
-        captions = _captions(parts)
-        row |= {"jpg": images[0]} if images else {}
-        row |= {"caption": captions} if captions else {}
-        if not row:
-            return Reject(key, "neither an image nor a text makes up this sample")
-        given = {name: column for name, column in columns.items() if column in row}
-        given |= {"image": "jpg"} if images else {}
-        chosen = choose_columns(given, list(row), key)
-        if "id" not in given:  # one in the JSON is of whatever the data were made from
-            chosen.pop("id", None)
-        return record_of_row(row, chosen, key, None)
-    except (UserError, ValueError) as error:  # of one sample's JSON, not of the whole source
-        return Reject(key, str(error))
-
-
-def _captions(parts: dict[str, bytes]) -> list[str]:
-    """The texts beside an image, a file each."""
-    found: Iterable[bytes] = (parts[ending] for ending in CAPTION_ENDINGS if ending in parts)
-    return [text_of(text, "caption") for text in found]
+    return ""

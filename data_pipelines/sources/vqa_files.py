@@ -1,23 +1,24 @@
 """VQAv2, GQA and TextVQA as they are published: JSON files of questions, and a folder of images.
 
-Questions about one image make one record, whose id is the image's.
+Questions about one image make one record, whose id is the image's. A question that cannot be used
+is rejected by its own id, and the others stay.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Question, Record, Reject
 from data_pipelines.safe_files import read_named
-from data_pipelines.sources.columns import id_of, text_of, texts_of
-from data_pipelines.sources.rows import Rows, guarded
+from data_pipelines.sources.columns import text_of, texts_of
+from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
 from runtime.files import read_json
 
-Entry = tuple[str, str, Any]  # image id, question id, and what the question is made of
+Entry = tuple[str, str | None, Callable[[], tuple[Any, Any]]]
+"""Question id, image id if there is one, and what reads the question and its answers."""
 
 
 def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
@@ -32,25 +33,29 @@ def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
     subtype = asked.get("data_subtype") if isinstance(asked, dict) else None
     if not isinstance(subtype, str):
         raise UserError(f"{questions} has no data_subtype, as VQAv2's questions have")
-    answers: dict[str, Any] = {}
-    for entry in _list_of(answered, "annotations", annotations):
-        if isinstance(entry, dict):
-            answers[str(entry.get("question_id"))] = entry.get("answers")
+    answers = {
+        str(entry.get("question_id")): entry.get("answers")
+        for entry in _list_of(answered, "annotations", annotations)
+        if isinstance(entry, dict)
+    }
 
-    def question(entry: Any) -> Question:
-        question_id = id_of(entry["question_id"])
-        if question_id not in answers:
+    def read(entry: Any) -> tuple[Any, Any]:
+        question_id = str(entry["question_id"])
+        given = answers.get(question_id)
+        if given is None:
             raise ValueError(f"the question {question_id} has no annotation")
-        given = [answer["answer"] for answer in answers[question_id]]
-        return Question(
-            text_of(entry["question"], "question"), texts_of(given, "answer"), question_id
-        )
+        return entry["question"], [answer["answer"] for answer in given]
 
-    entries = _by_image(_list_of(asked, "questions", questions), "image_id")
+    entries = _entries(_list_of(asked, "questions", questions), questions.stem, read)
+    used = {question_id for question_id, _, _ in entries}
+    left = [question_id for question_id in answers if question_id not in used]
+    notes = [
+        f"{len(left):,} annotations of {annotations} have no question, the first is {question_id}"
+        for question_id in left[:1]
+    ]
     return _rows(
-        questions.stem, entries, question, images,
-        lambda image_id: f"COCO_{subtype}_{int(image_id):012d}.jpg",
-    )  # fmt: skip
+        entries, images, lambda image_id: f"COCO_{subtype}_{int(image_id):012d}.jpg", tuple(notes)
+    )
 
 
 def read_gqa(questions: Path, images: Path) -> Rows:
@@ -62,20 +67,14 @@ def read_gqa(questions: Path, images: Path) -> Rows:
     asked = read_json(questions)
     if not isinstance(asked, dict) or not asked:
         raise UserError(f"{questions} holds no questions by their ids, as GQA's does")
-
-    def question(entry: Any) -> Question:
-        question_id, found = entry
-        return Question(
-            text_of(found["question"], "question"),
-            texts_of(found["answer"], "answer"),
-            str(question_id),
-        )
-
-    entries: dict[str, list[Any]] = {}
-    for question_id, found in asked.items():
-        image_id = found.get("imageId") if isinstance(found, dict) else None
-        entries.setdefault(str(image_id), []).append((question_id, found))
-    return _rows(questions.stem, entries, question, images, lambda image_id: f"{image_id}.jpg")
+    entries = [
+        {"question_id": question_id, "image_id": found.get("imageId"), "found": found}
+        if isinstance(found, dict)
+        else {"question_id": question_id}
+        for question_id, found in asked.items()
+    ]
+    read = lambda entry: (entry["found"]["question"], entry["found"]["answer"])  # noqa: E731
+    return _rows(_entries(entries, questions.stem, read), images, "{}.jpg".format)
 
 
 def read_textvqa(questions: Path, images: Path) -> Rows:
@@ -84,17 +83,9 @@ def read_textvqa(questions: Path, images: Path) -> Rows:
     Raises:
         UserError: if the file is not laid out as published.
     """
-    asked = read_json(questions)
-
-    def question(entry: Any) -> Question:
-        return Question(
-            text_of(entry["question"], "question"),
-            texts_of(entry["answers"], "answer"),
-            id_of(entry["question_id"]),
-        )
-
-    entries = _by_image(_list_of(asked, "data", questions), "image_id")
-    return _rows(questions.stem, entries, question, images, lambda image_id: f"{image_id}.jpg")
+    entries = _list_of(read_json(questions), "data", questions)
+    read = lambda entry: (entry["question"], entry["answers"])  # noqa: E731
+    return _rows(_entries(entries, questions.stem, read), images, "{}.jpg".format)
 
 
 def _list_of(value: Any, key: str, path: Path) -> list[Any]:
@@ -105,30 +96,59 @@ def _list_of(value: Any, key: str, path: Path) -> list[Any]:
     return found
 
 
-def _by_image(entries: Iterable[Any], key: str) -> dict[str, list[Any]]:
-    """Entries of each image, in the order in which the images are first named."""
-    found: dict[str, list[Any]] = {}
-    for entry in entries:
-        image_id = entry.get(key) if isinstance(entry, dict) else None
-        found.setdefault(str(image_id), []).append(entry)
+def _entries(
+    entries: Iterable[Any], stem: str, read: Callable[[Any], tuple[Any, Any]]
+) -> list[Entry]:
+    """Entries by their ids; one without an id is called by its file and number."""
+    found: list[Entry] = []
+    seen = set()
+    for number, entry in enumerate(entries):
+        ids = entry if isinstance(entry, dict) else {}
+        question_id, image_id = (
+            None if (value := ids.get(key)) is None else str(value)
+            for key in ("question_id", "image_id")
+        )
+        name = question_id or f"{stem}#{number}"
+        found.append((name, image_id, partial(_refuse if name in seen else read, entry)))
+        seen.add(name)
     return found
 
 
-def _rows(stem: str, entries: dict[str, list[Any]], question: Any, images: Path, file: Any) -> Rows:
-    """A record for each image, with the questions about it."""
-    image_ids = list(entries)
+def _refuse(entry: Any) -> tuple[Any, Any]:
+    raise ValueError("another question of this id came before")
 
-    def read(index: int) -> Record | Reject:
+
+def _rows(
+    entries: list[Entry], images: Path, file: Callable[[str], str], notes: tuple[str, ...] = ()
+) -> Rows:
+    """A record for each image, in the order in which they are first named."""
+    groups: dict[str | None, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry[1], []).append(entry)
+    image_ids = list(groups)
+
+    def read(index: int) -> Found:
         image_id = image_ids[index]
+        mine = groups[image_id]
+        rejects: list[Reject] = []
+        image = attempt(rejects, str(image_id), _image, images, image_id, file)
+        if image is None:
+            return Found(None, [Reject(entry[0], rejects[0].reason) for entry in mine])
+        questions = [attempt(rejects, entry[0], _question, entry) for entry in mine]
+        good = [question for question in questions if question is not None]
+        return Found(Record(str(image_id), image, questions=good), rejects)
 
-        def record() -> Record:
-            if image_id == "None":
-                raise ValueError("the question names no image")
-            asked = [question(entry) for entry in entries[image_id]]
-            image = read_named(images, file(image_id), MAX_FILE_SIZE)
-            return Record(image_id, image, questions=asked)
+    return Rows(len(image_ids), lambda index: guarded(str(image_ids[index]), read, index), notes)
 
-        item = guarded(stem, index, record)
-        return Reject(image_id, item.reason) if isinstance(item, Reject) else item
 
-    return Rows(len(image_ids), read)
+def _image(images: Path, image_id: str | None, file: Callable[[str], str]) -> bytes:
+    if image_id is None:
+        raise ValueError("the question names no image")
+    return read_named(images, file(image_id), MAX_FILE_SIZE)
+
+
+def _question(entry: Entry) -> Question:
+    question_id, _, read = entry
+    asked, answers = read()
+    asked, answers = text_of(asked, "question"), texts_of(answers, "answer")
+    return Question(asked, answers, question_id, question_id)

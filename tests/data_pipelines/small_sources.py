@@ -2,12 +2,15 @@
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
 from data_pipelines.records import Record, Reject
+from data_pipelines.sources.rows import Found
 from data_pipelines.sources.source import open_source
+from data_pipelines.validate import Checked, check_record
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -23,7 +26,21 @@ def picture(number: int, size: int = 8) -> bytes:
 
 
 def read(source: str) -> list[Record | Reject]:
-    return list(open_source(source).records)
+    """The records of a source, each before what of it could not be read."""
+    found = list(open_source(source).records)
+    return [item for each in found for item in (each.record, *each.rejects) if item is not None]
+
+
+def accepted(rows: Iterable[Found]) -> list[Record | Reject]:
+    """What `prepare` makes of the entries of a source: records, and what of them is rejected."""
+    items: list[Record | Reject] = []
+    for found in rows:
+        checked = Checked(None, None, found.rejects)
+        if found.record is not None:
+            checked = check_record(found.record, found.rejects)
+        items += [] if checked.record is None else [checked.record]
+        items += checked.rejects
+    return items
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from data_pipelines import images as module
 from data_pipelines.images import (
     MAX_ZOOM,
-    ROWS_OF_STRIP,
     ImageError,
     centre_crop_adm,
     numbered_crop,
@@ -211,8 +211,9 @@ def test_a_batch_of_pixels_is_scaled_as_its_images_are():
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
-def test_alpha_is_laid_over_white_alike_in_every_strip(mode):
-    height = 2 * ROWS_OF_STRIP + 3
+def test_alpha_is_laid_over_white_alike_in_every_strip(mode, monkeypatch):
+    monkeypatch.setattr(module, "PIXELS_OF_STRIP", 1000)
+    height = 2 * 200 + 3
     coloured = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, 5, 4), np.uint8))
     image, options = coloured, {}
     if mode in ("LA", "RGBA"):

@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from data_pipelines.images import ImageError
 from data_pipelines.records import Conversation, Message, Question, Record
 from data_pipelines.validate import MAX_DOCUMENT_LENGTH, MAX_TEXT_LENGTH, check_record
 
@@ -15,29 +14,45 @@ def good_record() -> Record:
     return Record("r", buffer.getvalue(), ["a cat"], [Question("what?", ["cat"], "q")])
 
 
+def reasons(record: Record) -> list[str]:
+    """Why a record, or its parts, are rejected, with their ids."""
+    return [f"{reject.record_id}: {reject.reason}" for reject in check_record(record).rejects]
+
+
 def test_a_good_record_gives_its_image_size():
-    assert check_record(good_record()).size == (6, 4)
+    checked = check_record(good_record())
+    assert checked.record == good_record() and not checked.rejects
+    assert checked.facts.size == (6, 4)
 
 
 def test_an_image_alone_is_enough():
-    assert check_record(replace(good_record(), captions=[], questions=[])).size == (6, 4)
+    record = replace(good_record(), captions=[], questions=[])
+    assert check_record(record).facts.size == (6, 4)
 
 
-def talk(*turns: tuple[str, str], images: tuple[str, ...] = ()) -> Conversation:
-    return Conversation([Message(role, content) for role, content in turns], list(images))
+def talk(*turns: tuple[str, str], images: tuple[str, ...] = (), own_id=None) -> Conversation:
+    messages = [Message(role, content) for role, content in turns]
+    return Conversation(messages, list(images), own_id)
+
+
+GOOD = (("user", "hi"), ("assistant", "hello"))
 
 
 def test_text_alone_is_enough():
-    assert check_record(Record("r", None, text="a story")) is None
-    spoken = talk(("system", "be brief"), ("user", "hello"), ("assistant", "hello"))
-    assert check_record(Record("r", None, conversations=[spoken])) is None
+    for record in (
+        Record("r", None, text="a story"),
+        Record("r", None, conversations=[talk(("system", "be brief"), *GOOD)]),
+    ):
+        assert check_record(record) == (record, None, [])
 
 
 def test_a_record_of_nothing_and_words_about_no_image_are_refused():
-    with pytest.raises(ValueError, match="neither an image nor a text"):
-        check_record(Record("r", None))
-    with pytest.raises(ValueError, match="no image that it is about"):
-        check_record(Record("r", None, ["a cat"]))
+    assert reasons(Record("r", None)) == ["r: neither an image nor a text"]
+    assert reasons(Record("r", None, ["a cat"])) == ["r: a caption, but no image that it is about"]
+    told = Record("r", None, ["a cat"], [Question("what?", ["cat"], "q")], text="a story")
+    checked = check_record(told)
+    assert checked.record == Record("r", None, text="a story")
+    assert [reject.record_id for reject in checked.rejects] == ["r#caption-1", "r#question-1"]
 
 
 @pytest.mark.parametrize(
@@ -52,77 +67,114 @@ def test_a_record_of_nothing_and_words_about_no_image_are_refused():
     ],
 )
 def test_turns_that_no_template_renders_are_refused(turns):
-    with pytest.raises(ValueError, match="user and assistant in turn"):
-        check_record(replace(good_record(), conversations=[talk(*turns)]))
+    (reason,) = reasons(replace(good_record(), conversations=[talk(*turns)]))
+    assert reason.startswith("r#conversation-1: ") and "user and assistant in turn" in reason
 
 
 def test_an_unknown_role_is_refused_by_its_name():
-    with pytest.raises(ValueError, match="role is 'human'; known are system, user, assistant"):
-        check_record(replace(good_record(), conversations=[talk(("human", "a"), ("gpt", "b"))]))
+    record = replace(good_record(), conversations=[talk(("human", "a"), ("gpt", "b"))])
+    (reason,) = reasons(record)
+    assert "role is 'human'; known are system, user, assistant" in reason
 
 
 def test_every_image_mark_has_its_image():
-    def check(has_image: bool, question: str, *images: str) -> None:
+    def check(has_image: bool, question: str, *images: str) -> str:
         spoken = talk(("user", question), ("assistant", "yes"), images=images)
         image = good_record().image if has_image else None
-        check_record(Record("r", image, conversations=[spoken]))
+        return "".join(reasons(Record("r", image, conversations=[spoken])))
 
-    check(True, "<image> is it?")
-    check(True, "is it?")
-    check(False, "is it?")
-    check(False, "<image> is it <image>?", "a", "b")
-    with pytest.raises(ValueError, match=r"1 image marks .* its record has none"):
-        check(False, "<image> is it?")
-    with pytest.raises(ValueError, match=r"2 image marks .* its record has one image"):
-        check(True, "<image> is it <image>?")
-    with pytest.raises(ValueError, match="2 image marks for 1 images"):
-        check(True, "<image> is it <image>?", "a")
-    with pytest.raises(ValueError, match="0 image marks for 1 images"):
-        check(True, "is it?", "a")
+    assert not check(True, "<image> is it?")
+    assert not check(True, "is it?")
+    assert not check(False, "is it?")
+    assert not check(False, "<image> is it <image>?", "a", "b")
+    assert "1 image marks and names no images, and its record has none" in check(False, "<image>?")
+    two = check(True, "<image> is it <image>?")
+    assert "2 image marks and names no images, and its record has one image" in two
+    assert "2 image marks for 1 images" in check(True, "<image> is it <image>?", "a")
+    assert "0 image marks for 1 images" in check(True, "is it?", "a")
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "an empty"),
-        (" \n", "an empty"),
-        ("a\0b", "NUL"),
-        ("\ud800", "not UTF-8"),
-        ("x" * (MAX_TEXT_LENGTH + 1), "20,001 characters"),
-    ],
-)
-def test_bad_text_is_refused_wherever_it_is(text, reason):
+BAD = [
+    ("", "an empty"),
+    (" \n", "an empty"),
+    ("a\0b", "NUL"),
+    ("\ud800", "not UTF-8"),
+    ("x" * (MAX_TEXT_LENGTH + 1), "20,001 characters"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD)
+def test_one_bad_text_is_rejected_and_leaves_the_others(text, reason):
     record = good_record()
-    for bad in (
-        replace(record, record_id=text),
-        replace(record, captions=["a cat", text]),
-        replace(record, questions=[Question(text, ["cat"], "q")]),
-        replace(record, questions=[Question("what?", ["cat", text], "q")]),
-        replace(record, questions=[Question("what?", ["cat"], text)]),
-        replace(
-            record, conversations=[talk(("user", "hi"), ("assistant", "<image>"), images=[text])]
+    seen = talk(("user", "hi"), ("assistant", "<image>"), images=[text])
+    asked = record.questions
+    for bad, part in (
+        (replace(record, captions=["a cat", text]), "r#caption-2"),
+        (
+            replace(record, questions=[*asked, Question(text, ["a"], "p")]),
+            "r#question-2",
         ),
+        (replace(record, questions=[Question("what?", ["cat", text], "q")]), "q#answer-2"),
+        (
+            replace(record, questions=[*asked, Question("?", ["a"], text)]),
+            "r#question-2",
+        ),
+        (replace(record, conversations=[seen]), "r#conversation-1"),
+        (replace(record, questions=[*asked, Question("?", [text], "p", "p")]), "p"),
     ):
-        with pytest.raises(ValueError, match=reason):
-            check_record(bad)
+        checked = check_record(bad)
+        (reject,) = checked.rejects
+        assert reject.record_id == part and reason in reject.reason
+        assert checked.record == record
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD)
+def test_a_record_without_a_good_text_is_rejected_by_its_id(text, reason):
+    record = replace(good_record(), captions=[], questions=[])
+    for bad in (
+        replace(good_record(), record_id=text),
+        replace(record, captions=[text]),
+        replace(record, captions=[text, text]),
+        replace(record, questions=[Question("what?", [text], "q")]),
+    ):
+        checked = check_record(bad)
+        *_, reject = checked.rejects
+        assert checked.record is None and reject.record_id == bad.record_id
+        assert reason in reject.reason
+
+
+def test_entries_with_ids_of_their_own_are_rejected_by_them():
+    record = replace(good_record(), captions=[])
+    bad = [talk(("assistant", "I speak first"), own_id=name) for name in ("e1", "e2")]
+    good = talk(*GOOD, own_id="e3")
+    checked = check_record(replace(record, questions=[], conversations=[*bad, good]))
+    assert [reject.record_id for reject in checked.rejects] == ["e1", "e2"]
+    assert checked.record.conversations == [good]
+    checked = check_record(replace(record, questions=[], conversations=bad))
+    assert checked.record is None
+    assert [reject.record_id for reject in checked.rejects] == ["e1", "e2"]
+    questions = [Question("what?", ["cat"], name, name) for name in ("q1", "q2")]
+    cut = replace(record, image=record.image[:40], questions=questions)
+    assert [reject.record_id for reject in check_record(cut).rejects] == ["q1", "q2"]
 
 
 def test_messages_and_plain_text_may_be_longer_but_not_without_end():
     long, longer = "x" * MAX_DOCUMENT_LENGTH, "x" * (MAX_DOCUMENT_LENGTH + 1)
-    check_record(Record("r", None, conversations=[talk(("user", long), ("assistant", "ok"))]))
-    check_record(Record("r", None, text=long))
-    with pytest.raises(ValueError, match="a message has 1,000,001 characters"):
-        check_record(Record("r", None, conversations=[talk(("user", longer), ("assistant", "ok"))]))
-    with pytest.raises(ValueError, match="a text has 1,000,001 characters"):
-        check_record(Record("r", None, text=longer))
+    talks = [talk(("user", text), ("assistant", "ok")) for text in (long, longer)]
+    assert not reasons(Record("r", None, conversations=talks[:1]))
+    assert not reasons(Record("r", None, text=long))
+    (reason,) = reasons(Record("r", None, conversations=talks[1:]))
+    assert "a message has 1,000,001 characters" in reason
+    (reason,) = reasons(Record("r", None, text=longer))
+    assert reason == "r: a text has 1,000,001 characters; the limit is 1,000,000"
 
 
 def test_a_question_without_an_answer_is_refused():
-    with pytest.raises(ValueError, match="q has no answer"):
-        check_record(replace(good_record(), questions=[Question("what?", [], "q")]))
+    (reason,) = reasons(replace(good_record(), questions=[Question("what?", [], "q")]))
+    assert reason == "r#question-1: the question q has no answer"
 
 
 def test_an_image_cut_short_is_refused():
     record = good_record()
-    with pytest.raises(ImageError, match="damaged"):
-        check_record(replace(record, image=record.image[:40]))
+    (reason,) = reasons(replace(record, image=record.image[:40]))
+    assert reason.startswith("r: the image is no") and "damaged" in reason

@@ -39,7 +39,7 @@ def copy(prepared, tmp_path) -> Path:
 
 def test_records_come_back_as_the_source_gave_them(prepared):
     dataset = PreparedDataset(prepared)
-    expected = list(read_rows("test"))
+    expected = [found.record for found in read_rows("test")]
     assert len(dataset) == len(expected) == 1000
     assert dataset.ids == [record.record_id for record in expected]
     for index in (0, 399, 400, 999, -1):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from data_pipelines import validate
 from data_pipelines.images import open_image
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.prepare import part as prepare_part
@@ -95,11 +96,11 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(folder, tmp_path, monkeyp
     out = tmp_path / "out"
     check, calls = prepare_part.check_record, []
 
-    def check_until_killed(record):
-        calls.append(record)
+    def check_until_killed(*arguments):
+        calls.append(arguments)
         if len(calls) > num_done:
             raise KeyboardInterrupt
-        return check(record)
+        return check(*arguments)
 
     monkeypatch.setattr(prepare_part, "check_record", check_until_killed)
     with pytest.raises(KeyboardInterrupt):
@@ -171,11 +172,14 @@ def test_a_reason_is_one_line_that_a_terminal_can_show(tmp_path, monkeypatch, ca
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b"}\n')
 
-    def check(record):
-        if record.text == "b":
-            raise ValueError("first line\n  second \x1b[31mline \udcff")
+    real = validate._check_text
 
-    monkeypatch.setattr(prepare_part, "check_record", check)
+    def check(kind, text, limit):
+        if text == "b":
+            raise ValueError("first line\n  second \x1b[31mline \udcff")
+        real(kind, text, limit)
+
+    monkeypatch.setattr(validate, "_check_text", check)
     out = prepare_sources(f"jsonl:{path}", tmp_path / "out")
     (line,) = (out / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"] == r"first line second \x1b[31mline \udcff"

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.records import Record
+from data_pipelines.records import Record, Reject
 from data_pipelines.sources.source import open_source
 from runtime.errors import UserError
 from tests.data_pipelines.small_sources import add, picture, read, tar
@@ -96,7 +96,8 @@ def test_a_store_that_fails_on_the_way_stops_the_run_and_a_tar_cut_short_does_no
     url = f"memory://semhitok-{tmp_path.name}/0.tar"
     with fsspec.open(url, "wb") as file:
         file.write(data[: len(data) // 2 - 100])
-    *records, broken = read(f"webdataset:{url}")
+    *records, lost, broken = read(f"webdataset:{url}")
+    assert lost == Reject(f"0/{len(records):03d}", "the archive breaks off in this sample")
     assert records == read(source)[: len(records)] and 20 < len(records) < 40
     assert broken.record_id == "0.tar" and "breaks off" in broken.reason
 
@@ -127,7 +128,8 @@ def test_headers_of_a_tar_that_would_fill_the_memory_are_not_read(tmp_path):
     long.size = 512
     (tmp_path / "1.tar").write_bytes(sample + (long.tobuf() + bytes(512)) * 20_000)
     for name, reason in (("0", "a header of 3,000,000 bytes"), ("1", "recursion")):
-        record, broken = read(f"webdataset:{tmp_path / name}.tar")
+        record, lost, broken = read(f"webdataset:{tmp_path / name}.tar")
+        assert lost.record_id == f"{name}/b"
         assert record == Record(f"{name}/a", picture(1))
         assert "breaks off" in broken.reason and reason in broken.reason
 
@@ -137,8 +139,9 @@ def test_a_tar_cut_short_is_not_taken_for_a_whole_one(tmp_path, cut, whole):
     source = tar(tmp_path / "0.tar", *((f"{i}.png", picture(i)) for i in range(4)))
     path = tmp_path / "0.tar"
     path.write_bytes(path.read_bytes()[:cut])  # between two files, in a header, in a file
-    *records, broken = read(source)
+    *records, lost, broken = read(source)
     assert records == [Record(f"0/{i}", picture(i)) for i in range(whole)]
+    assert lost == Reject(f"0/{whole}", "the archive breaks off in this sample")
     assert "breaks off here" in broken.reason
 
 
@@ -148,5 +151,6 @@ def test_nonsense_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path):
     data = bytearray(path.read_bytes())
     data[2048:2560] = b"x" * 512
     path.write_bytes(data)
-    *records, broken = read(source)
+    *records, lost, broken = read(source)
+    assert lost.record_id == "0/1"
     assert records == [Record("0/0", picture(0))] and "breaks off here" in broken.reason

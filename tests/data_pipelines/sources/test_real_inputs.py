@@ -1,0 +1,318 @@
+"""Inputs as people have them, each one member of a kind; the right value of each.
+
+Kinds that are looked for in every reader: what vanishes or changes without a word, one bad part
+that takes good ones with it, text that is cut elsewhere than at newlines, byte-order marks, names
+in different Unicode forms, and paths with characters that mean something elsewhere.
+"""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.sources.spec import parse_source
+from tests.data_pipelines.small_sources import picture, tar
+from tests.prepared import prepare_sources
+
+
+def turns(*texts: str) -> list[dict]:
+    return [{"from": "human" if i % 2 == 0 else "gpt", "value": t} for i, t in enumerate(texts)]
+
+
+def prepared(source: Any, out: Path) -> tuple[dict, dict]:
+    """Records by id, and the reasons of rejects by id."""
+    folder = prepare_sources(source, out)
+    records = {record.record_id: record for record in PreparedDataset(folder).texts()}
+    lines = (folder / "quarantine.jsonl").read_text().splitlines()
+    rejects = [json.loads(line) for line in lines]
+    assert len({reject["id"] for reject in rejects}) == len(rejects)
+    return records, {reject["id"]: reject["reason"] for reject in rejects}
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, name in enumerate("abcdefghij"):
+        (folder / f"{name}.png").write_bytes(picture(number))
+    return folder
+
+
+def llava(tmp_path: Path, entries: list) -> str:
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+    return f"llava:{path},images={tmp_path / 'images'}"
+
+
+# Kind: an absent value is written in many ways (key missing, null, [], "").
+def test_an_entry_without_an_image_is_a_text_however_it_says_so(images, tmp_path):
+    without: list[dict] = [
+        {}, {"image": None}, {"image": []}, {"image": ""}, {"image": ""}, {"images": []},
+        {"image": None, "images": None},
+    ]  # fmt: skip
+    entries = [
+        {"id": f"t{number}", **each, "conversations": turns(f"what is {number}?", "it")}
+        for number, each in enumerate(without)
+    ]
+    records, rejects = prepared(llava(tmp_path, entries), tmp_path / "out")
+    assert list(records) == [f"t{number}" for number in range(7)] and not rejects
+
+
+def test_entries_of_one_id_are_all_kept(images, tmp_path):
+    entries = [{"id": 7, "conversations": turns(f"{n}?", "yes")} for n in range(3)]
+    records, rejects = prepared(llava(tmp_path, entries), tmp_path / "out")
+    assert list(records) == ["7", "7-0000001", "7-0000002"] and not rejects
+
+
+# Kind: an image is never dropped; it gets a mark, or its entry is rejected by its own id.
+def test_marks_stay_where_they_stand_and_mismatches_name_both_counts(images, tmp_path):
+    entries = [
+        {"id": 1, "image": "a.png", "conversations": turns("no mark at all", "it is noise")},
+        {"id": 2, "image": "b.png", "conversations": turns("mark at the end\n<image>", "noise")},
+        {"id": 3, "image": "c.png", "conversations": turns("hi", "hi", "<image> this?", "noise")},
+        {"id": 4, "image": "d.png", "conversations": turns("<image>?", "noise", "<image>", "no")},
+        {"id": 5, "image": ["e.png"], "conversations": turns("<image>\na list of one", "noise")},
+        {"id": 6, "image": ["f.png", "g.png"], "conversations": turns("<image>\none mark", "no")},
+        {"id": 8, "conversations": turns("how do I write <image> in SVG?", "so")},
+        {"id": 10, "image": ["i.png", "j.png"], "conversations": turns("<image> <image>?", "no")},
+    ]
+    records, rejects = prepared(llava(tmp_path, entries), tmp_path / "out")
+    asked = {
+        name: record.conversations[0].messages[0].content
+        for name, record in records.items()
+        if record.conversations
+    }
+    assert asked == {
+        "a.png": "<image>\nno mark at all", "b.png": "mark at the end\n<image>", "c.png": "hi",
+        "e.png": "<image>\na list of one", "10": "<image> <image>?",
+    }  # fmt: skip
+    assert {"f.png", "g.png", "i.png", "j.png"} < records.keys()
+    assert {name: reason.partition("image marks")[0] for name, reason in rejects.items()} == {
+        "4": "a conversation has 2 ", "6": "a conversation has 1 ", "8": "a conversation has 1 ",
+    }  # fmt: skip
+    assert "for 2 images" in rejects["6"] and "its record has one image" in rejects["4"]
+
+
+def test_messages_with_images_beside_them_keep_their_image(images, tmp_path):
+    user, said = "user", {"role": "assistant", "content": "it is noise"}
+    part = {"type": "text", "text": "what?"}
+    url = {"type": "image_url", "image_url": {"url": "a.png"}}
+    rows = [
+        {"messages": [{"role": user, "content": "no mark, one image"}, said], "images": ["a.png"]},
+        {"messages": [{"role": user, "content": "<image>what?"}, said], "images": ["b.png"]},
+        {"messages": [{"role": user, "content": [url, part]}, said]},
+        {"messages": [{"role": user, "content": "only text"}, said], "images": []},
+        {
+            "messages": [{"role": user, "content": [{"type": "image"}, part]}, said],
+            "image": "c.png",
+        },
+        {"messages": [{"role": user, "content": "two"}, said], "images": ["d.png", "e.png"]},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"jsonl:{tmp_path / 'm.jsonl'},images={images}"
+    records, rejects = prepared(source, tmp_path / "out")
+    found = {
+        int(name[-1]): (record.has_image, record.conversations[0].messages[0].content)
+        for name, record in records.items()
+    }
+    assert found == {
+        1: (True, "<image>\nno mark, one image"), 2: (True, "<image>what?"),
+        4: (False, "only text"), 5: (True, "<image>\nwhat?"),
+    }  # fmt: skip
+    assert list(rejects) == ["m-0000006", "m-0000003"] or set(rejects) == {"m-0000003", "m-0000006"}
+    assert "1 image marks" in rejects["m-0000003"] and "names 2 images" in rejects["m-0000006"]
+
+
+# Kind: one bad part never takes good ones with it.
+def test_only_the_bad_entry_about_a_picture_goes(images, tmp_path):
+    first = {"from": "gpt", "value": "I speak first"}
+    named = [{"from": "USER", "value": "<image>\nwhat?"}, {"from": "Bing", "value": "noise"}]
+    entries = [
+        {"id": "a1", "image": "a.png", "conversations": turns("<image>\ngood one?", "yes")},
+        {"id": "a2", "image": "a.png", "conversations": [first, *turns("<image> oh", "yes")]},
+        {"id": "a3", "image": "a.png", "conversations": turns("good two?", "yes", "sure?", "yes")},
+        {"id": "d", "image": "d.png", "conversations": turns("<image>\nwhat?", "")},
+        {"id": "g", "image": "g.png", "conversations": named},
+        {"id": "h", "image": "h.png", "conversations": []},
+        {"id": "x1", "image": "x.png", "conversations": turns("<image>", "not there")},
+        {"id": "x2", "image": "x.png", "conversations": turns("<image>", "not there")},
+        "no entry",
+    ]
+    records, rejects = prepared(llava(tmp_path, entries), tmp_path / "out")
+    assert {name: len(record.conversations) for name, record in records.items()} == {
+        "a.png": 2, "g.png": 1,
+    }  # fmt: skip
+    assert list(rejects) == ["a2", "d", "h", "x1", "x2", "chat-0000008"]
+    assert rejects["x2"] == "x.png is not there"
+
+
+def test_one_bad_question_leaves_the_others_of_its_image(images, tmp_path):
+    row = {
+        "image": "a.png",
+        "caption": ["a square", "nul\0"],
+        "questions": [
+            {"question": "what?", "answers": ["a", "b"], "question_id": "q1"},
+            {"question": "", "answers": ["c"], "question_id": "q2"},
+            {"question": "which?", "answer": "d"},
+        ],
+    }
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n")
+    records, rejects = prepared(f"jsonl:{tmp_path / 'q.jsonl'},images={images}", tmp_path / "out")
+    (record,) = records.values()
+    assert [(q.question, q.answers) for q in record.questions] == [
+        ("what?", ["a", "b"]), ("which?", ["d"]),
+    ]  # fmt: skip
+    assert record.captions == ["a square"]
+    assert set(rejects) == {"q-0000001#caption-2", "q-0000001#question-2"}
+
+
+# Kind: what is not read is named once, with what it might have meant.
+def test_columns_that_are_not_read_are_named(images, tmp_path, capsys):
+    rows = [{"image": "a.png", "captoin": "x"}, {"image": "b.png", "captoin": "y", "size": 3}]
+    rows += [{"text": "a story"}] * 150 + [{"text": "a story", "author": "me"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records, rejects = prepared(f"jsonl:{tmp_path / 't.jsonl'},images={images}", tmp_path / "out")
+    assert len(records) == 153 and not rejects
+    told = capsys.readouterr().err
+    assert told.count("not read") == 1
+    assert "captoin (2 records; caption=captoin reads it)" in told
+    assert "size (1 record)" in told and "author (1 record)" in told
+
+
+def test_what_prepare_writes_is_read_back_from_json_lines(images, tmp_path):
+    row = {
+        "id": "r", "image": "a.png", "captions": ["one", "two"], "text": None,
+        "questions": [{"question_id": "q", "question": "what?", "answers": ["a", "b"]}],
+        "conversations": [
+            {"images": [], "messages": [
+                {"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "yes"},
+            ]}
+        ],
+    }  # fmt: skip
+    (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
+    records, rejects = prepared(f"jsonl:{tmp_path / 'r.jsonl'},images={images}", tmp_path / "out")
+    record = records["r"]
+    assert record.captions == ["one", "two"] and record.questions[0].answers == ["a", "b"]
+    assert len(record.conversations[0].messages) == 2 and not rejects
+
+
+def test_leftovers_of_macos_are_no_images_and_doubles_are_told(tmp_path):
+    mac = b"\0\x05\x16\x07\0\x02\0\0Mac OS X        " + bytes(120)
+    source = tar(
+        tmp_path / "mac.tar",
+        ("._0001.jpg", mac), ("0001.jpg", picture(1)), ("._0001.txt", mac), ("0001.txt", b"one"),
+        ("./._0002.png", mac), ("./0002.png", picture(2)), ("./._0002.txt", mac),
+        ("./0002.txt", b"two"), ("__MACOSX/0002.png", mac), (".DS_Store", mac),
+    )  # fmt: skip
+    records, rejects = prepared(source, tmp_path / "mac")
+    assert {name: r.captions for name, r in records.items()} == {
+        "mac/0001": ["one"], "mac/0002": ["two"],
+    }  # fmt: skip
+    assert not rejects
+
+    twice = [("a.jpg", picture(3)), ("a.txt", b"first"), ("a.jpg", picture(4)), ("a.txt", b"again")]
+    records, rejects = prepared(tar(tmp_path / "twice.tar", *twice), tmp_path / "twice")
+    assert records["twice/a"].captions == ["first"]
+    assert rejects == {"twice/a": "another record of this id came before"}
+
+
+def test_a_name_cut_at_the_wrong_dot_is_told_with_the_rule(tmp_path):
+    dots = [
+        ("22.05.png", picture(1)),
+        ("22.05.txt", b"the fifth"),
+        ("22.06.png", picture(2)),
+        ("plain.png", picture(3)),
+        ("plain.txt", b"plain"),
+        ("v1.0/a.png", picture(4)),
+    ]
+    records, rejects = prepared(tar(tmp_path / "dots.tar", *dots), tmp_path / "out")
+    assert list(records) == ["dots/plain", "dots/v1.0/a"] and list(rejects) == ["dots/22"]
+    assert (
+        "a sample ends at its first dot, so that 22.05.png is the file '05.png'"
+        in (rejects["dots/22"])
+    )
+
+
+def test_captions_of_a_folder_reach_their_images(tmp_path, capsys):
+    root = tmp_path / "f"
+    for name in ("IMG_1.JPG", "sub/IMG_1.jpg", "train/0.png", "test/0.png", "__MACOSX/._0.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(len(name)))
+    (root / "._IMG_1.JPG").write_bytes(b"what macOS leaves")
+    (root / "IMG_1.TXT").write_text("upper case")
+    (root / "sub" / "IMG_1.txt").write_text("the one below")
+    (root / "train" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "in train"}\n')
+    (root / "test" / "metadata.csv").write_text("\ufefffile_name,text\n0.png,in test\nno.png,x\n")
+    (root / "notes.txt").write_text("about nothing")
+    (root / "old.tiff").write_bytes(b"x")
+    records, rejects = prepared(f"folder:{root}", tmp_path / "out")
+    assert {name: record.captions for name, record in records.items()} == {
+        "IMG_1.JPG": ["upper case"], "sub/IMG_1.jpg": ["the one below"],
+        "train/0.png": ["in train"], "test/0.png": ["in test"],
+    }  # fmt: skip
+    reason = "there is no such image in the folder (metadata.csv:3)"
+    assert rejects == {"test/no.png": reason}
+    told = capsys.readouterr().err
+    assert "2 files below" in told and "1 × .txt, 1 × .tiff" in told and "notes.txt" in told
+
+
+# Kind: text ends at newlines alone, and a byte-order mark is accepted wherever text is read.
+def test_lines_end_at_newlines_alone(tmp_path):
+    root = tmp_path / "f"
+    root.mkdir()
+    (root / "a.png").write_bytes(picture(1))
+    (root / "a.txt").write_text("\ufefffirst\u2028half\x0bof\x85one\r\nanother\n", encoding="utf-8")
+    records, _ = prepared(f"folder:{root}", tmp_path / "out")
+    assert records["a.png"].captions == ["first\u2028half\x0bof\x85one", "another"]
+    lines = ['{"text": "one\u2028half"}', '{"text": "\ufefftwo"}', ""]
+    (tmp_path / "t.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    records, rejects = prepared(f"jsonl:{tmp_path / 't.jsonl'}", tmp_path / "lines")
+    assert [record.text for record in records.values()] == ["one\u2028half", "two"]
+    assert not rejects
+
+
+# Kind: names compare in one Unicode form.
+def test_names_compare_in_one_unicode_form(images, tmp_path):
+    apart, joined = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))
+    (images / f"{apart}.png").write_bytes(picture(77))
+    entries = [
+        {"id": "1", "image": f"{joined}.png", "conversations": turns("<image>", "one")},
+        {"id": "2", "image": f"{apart}.png", "conversations": turns("<image>", "two")},
+    ]
+    records, rejects = prepared(llava(tmp_path, entries), tmp_path / "llava")
+    assert len(records[f"{joined}.png"].conversations) == 2 and not rejects
+    metadata = json.dumps({"file_name": f"{joined}.png", "text": "a café"}, ensure_ascii=False)
+    (images / "metadata.jsonl").write_text(metadata + "\n", encoding="utf-8")
+    records, rejects = prepared(f"folder:{images}", tmp_path / "folder")
+    assert records[f"{joined}.png"].captions == ["a café"] and not rejects
+    source = tar(tmp_path / "t.tar", (f"{apart}.png", picture(1)), (f"{apart}.txt", b"one"))
+    records, _ = prepared(source, tmp_path / "tar")
+    assert records[f"t/{joined}"].captions == ["one"]
+
+
+# Kind: what stands in a path means nothing else.
+@pytest.mark.parametrize(
+    "name", ["a b", "a,images=b", "a#1", "[a]", "a{1..2}", "a*", "llava:x", "7"]
+)
+def test_paths_of_any_name_are_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    root = Path(name)
+    root.mkdir()
+    (root / "one.png").write_bytes(picture(1))
+    tar(root / "t.tar", ("one.png", picture(1)))
+    (root / "t.jsonl").write_text('{"image": "one.png"}\n')
+    sources = [f"folder:{name}", name, f"webdataset:{name}", f"webdataset:{name}/t.tar"]
+    sources += [f"jsonl:{name}/t.jsonl,images={tmp_path / root}"] if "=" not in name else []
+    for number, source in enumerate(sources):
+        records, _ = prepared(source, tmp_path / "out" / str(number))
+        assert len(records) == 1, source
+
+
+def test_a_file_that_only_looks_like_an_option_is_a_file(tmp_path):
+    path = tmp_path / "a,licence=b.jsonl"
+    path.write_text('{"text": "a"}\n')
+    spec = parse_source(f"jsonl:{path}")
+    assert spec.path == str(path) and not spec.options
