@@ -19,6 +19,8 @@ from eval.measures.pretrained import frozen, load_pretrained, short_name
 from runtime.errors import UserError
 
 CLIPSCORE_RULE = "mean over images of 100 · max(cos, 0), as torchmetrics has it"
+NO_LIMIT = 10**9
+"""Above any length; tokenizers without a limit say 10³⁰."""
 BACKGROUND = "#999"
 """What GenEval paints over everything that is not the object."""
 
@@ -28,6 +30,9 @@ class Clip:
 
     Args:
         name: hub name or folder.
+
+    Attributes:
+        text_length: most tokens of a text that it reads.
 
     Raises:
         UserError: if there is no such model, or it does not embed both images and texts.
@@ -39,13 +44,18 @@ class Clip:
             "be downloaded"
         )
         model, self.processor = load_pretrained("CLIP", name, hint, AutoModel, AutoProcessor)
-        if not hasattr(model, "get_text_features"):
+        if not hasattr(model, "get_text_features") or not hasattr(self.processor, "tokenizer"):
             raise UserError(
                 f"{name!r} is a {type(model).__name__}, which reads no text: name a CLIP."
             )
         self.model = frozen(model)
         self.device = self.model.device
         self.label = short_name(name)
+        # A tokenizer may know no limit, but the text model's positions end somewhere.
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.text_length = min(self.processor.tokenizer.model_max_length, positions or NO_LIMIT)
+        # SigLIP was trained on texts padded to their limit, without an attention mask over them.
+        self.is_siglip = "siglip" in model.config.model_type
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -58,13 +68,22 @@ class Clip:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(B, D) of length 1, on the CPU; texts are cut at the model's length."""
+        """(B, D) of length 1, on the CPU; texts are cut at `text_length`."""
+        is_limited = self.text_length < NO_LIMIT
         inputs = self.processor(
-            text=list(texts), return_tensors="pt", padding=True, truncation=True
+            text=list(texts),
+            return_tensors="pt",
+            padding="max_length" if self.is_siglip else True,
+            truncation=is_limited,
+            max_length=self.text_length if is_limited else None,
         )
-        names = ("input_ids", "attention_mask")
+        names = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
         inputs = {name: inputs[name].to(self.device) for name in names if name in inputs}
         return F.normalize(_tensor(self.model.get_text_features(**inputs)).float(), dim=-1).cpu()
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text is longer than the model reads."""
+        return len(self.processor.tokenizer(text)["input_ids"]) > self.text_length
 
     def scores(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
         """CLIPScore of each image with its text, in [0, 100]."""

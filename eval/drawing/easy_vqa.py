@@ -144,6 +144,8 @@ def evaluate_easy_vqa(settings: GenerationSettings) -> Path:
 def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fractions of right drawings, colours and shapes, and of right drawings of each prompt.
 
+    `num_unread` counts the drawings in which the rule finds no shape at all.
+
     Args:
         judged: rows with `prompt` and what `judge` returns; at least one.
     """
@@ -159,6 +161,7 @@ def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "interval": list(wilson_interval(num_correct, len(judged))),
         "num_correct": num_correct,
         "num_drawings": len(judged),
+        "num_unread": sum(row["seen_shape"] is None for row in judged),
         "num_prompts": len(prompts),
         "first_candidate_accuracy": fraction(judged, first),
         "colour_accuracy": fraction(judged, "colour_correct"),

@@ -32,7 +32,7 @@ def report_easy_vqa(folder: Path) -> Report:
     cards = [_card(folder, prompt, judged) for prompt, judged in worst_first]
     note = (
         f"Rule: {summary['rule']}. It looks at pixels alone; no model of ours takes part. Under a "
-        "wrong drawing stands what the rule saw."
+        f"wrong drawing stands what the rule saw; in {summary['num_unread']:,} it saw no shape."
     )
     return Report(
         "Drawings: easy-VQA",

@@ -50,14 +50,22 @@ def load_question_scorer(
         raise UserError(f"{settings.prompts} has no questions: give dpg_bench.csv to a judge.")
     for prompt in prompts:
         try:
-            dpg_questions(prompt.data) if is_dpg else tifa_questions(prompt.data)
+            _asked(prompt.data, is_dpg)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{settings.prompts}: the questions about {prompt.text[:80]!r} are not as the "
                 f"benchmark publishes them ({says(error)}); give its own file."
             ) from error
     judge = VisionLanguageJudge(str(settings.judge))
+    judge.check(question for prompt in prompts for question in _asked(prompt.data, is_dpg))
     return partial(_dpg if is_dpg else _soft_tifa, folder, prompts, judge)
+
+
+def _asked(data: Any, is_dpg: bool) -> list[str]:
+    """The questions about one prompt."""
+    if is_dpg:
+        return [question["question"] for question in dpg_questions(data)]
+    return [question for question, _ in tifa_questions(data)[0]]
 
 
 def dpg_questions(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:

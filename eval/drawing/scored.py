@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from data_pipelines.images import open_image
 from eval.drawing.layouts import LAYOUTS, Prompt, split_grid
 
 
@@ -28,5 +29,5 @@ Scorer = Callable[[], Scored]
 
 def open_pictures(folder: Path, task: str, prompt: Prompt) -> list[Image.Image]:
     """The drawings of a prompt, a grid taken apart."""
-    pictures = [Image.open(folder / path).convert("RGB") for path in prompt.paths]
+    pictures = [open_image(folder / path) for path in prompt.paths]
     return split_grid(pictures[0]) if LAYOUTS[task].grid else pictures

@@ -50,13 +50,14 @@ def _geneval(
         for prompt in prompts:
             pictures = open_pictures(folder, "geneval", prompt)
             for path, picture in zip(prompt.paths, pictures, strict=True):
-                correct, wrong = geneval_rule.judge(
-                    prompt.data, detector(picture), partial(namer, picture)
-                )
+                found = detector(picture)
+                correct, wrong = geneval_rule.judge(prompt.data, found, partial(namer, picture))
                 row = {"tag": prompt.data["tag"], "prompt": prompt.text, "image": path}
+                row["num_detections"] = len(found)
                 rows.append(row | {"correct": correct, "reason": "; ".join(wrong)})
             progress.update(1)
     result = geneval_rule.score(rows)
+    result["num_unread"] = sum(not row["num_detections"] for row in rows)
     name = f"GenEval, {NOTE}"
     scores = {name: {"value": result["accuracy"], "interval": None}}
     for tag, part in result["by_task"].items():
@@ -79,5 +80,8 @@ def _clip_scores(folder: Path, task: str, prompts: Sequence[Prompt], clip: Clip)
         rows.append(row | {"score": sum(own) / len(own)})
         values += own
     name = f"CLIPScore ({clip.label})"
-    score = mean_with_interval(values) | {"num_images": len(values)}
+    score = mean_with_interval(values) | {
+        "num_images": len(values),
+        "num_cut": sum(clip.is_cut(prompt.text) for prompt in prompts),
+    }
     return Scored({name: score}, {"clip": clip.label, "clipscore_rule": CLIPSCORE_RULE}, rows)

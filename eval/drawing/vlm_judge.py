@@ -1,10 +1,15 @@
 """A judge that answers questions about a picture with probabilities."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from eval.measures.pretrained import frozen, load_pretrained, short_name
+from runtime.errors import UserError
 
 INSTRUCTION = "Answer with one word."
 
@@ -28,10 +33,31 @@ class VisionLanguageJudge:
         self.processor, model = load_pretrained("judge", name, hint, *classes)
         self.model = frozen(model)
         self.label = short_name(name)
+        text = model.config.get_text_config()
+        self.context_length: int | None = getattr(text, "max_position_embeddings", None)
+
+    def check(self, questions: Iterable[str]) -> None:
+        """Refuse, before the work, questions that are longer than the model reads.
+
+        Raises:
+            UserError: if the longest one is, even with a small picture.
+        """
+        if longest := max(questions, key=len, default=""):
+            self._inputs(Image.new("RGB", (64, 64)), longest, "yes")
 
     @torch.inference_mode()
     def loglikelihood(self, image: Image.Image, question: str, answer: str) -> float:
-        """Log-probability of an answer, in nats."""
+        """Log-probability of an answer, in nats.
+
+        Raises:
+            UserError: if question, picture and answer are longer than the model reads.
+        """
+        inputs, ids = self._inputs(image, question, answer)
+        own = self.model(**inputs).logits[0, -len(ids) - 1 : -1].double().log_softmax(-1)
+        return float(own.gather(-1, ids.unsqueeze(-1)).sum())
+
+    def _inputs(self, image: Image.Image, question: str, answer: str) -> tuple[Any, Tensor]:
+        """What the model reads, one conversation without padding, and the answer's token ids."""
         content = [{"type": "image"}, {"type": "text", "text": f"{question} {INSTRUCTION}"}]
         prompt = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
@@ -41,11 +67,16 @@ class VisionLanguageJudge:
         )
         # Tokens of the answer are put behind the prompt's, so that no merge reaches across.
         ending = self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        ids = torch.tensor([ending], device=self.model.device)
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
+        ids = torch.tensor(ending, device=self.model.device)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], ids[None]], dim=1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        own = self.model(**inputs).logits[0, -len(ending) - 1 : -1].double().log_softmax(-1)
-        return float(own.gather(-1, ids.T).sum())
+        length = inputs["input_ids"].shape[1]
+        if self.context_length is not None and length > self.context_length:
+            raise UserError(
+                f"The question {question[:60]!r} with its picture takes {length:,} tokens, and "
+                f"{self.label} reads at most {self.context_length:,}: name another --judge."
+            )
+        return inputs, ids
 
     def probability_of_yes(self, image: Image.Image, question: str) -> float:
         """Between yes and no alone, in [0, 1]."""

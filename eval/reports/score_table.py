@@ -37,5 +37,6 @@ def _measured_on(score: Mapping[str, Any]) -> str:
     for key, what in COUNTS.items():
         if number := score.get(key):
             numbers = number if isinstance(number, list) else [number]
-            return f"{' and '.join(f'{n:,}' for n in numbers)} {what}"
+            cut = f", {score['num_cut']:,} prompts cut" if score.get("num_cut") else ""
+            return f"{' and '.join(f'{n:,}' for n in numbers)} {what}{cut}"
     return "–"

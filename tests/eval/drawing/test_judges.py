@@ -113,3 +113,9 @@ def test_a_vision_language_model_from_a_folder_judges(world, tmp_path):
     assert score != judge.loglikelihood(other, "is it red?", "yes")  # it looks at the picture
     odds = np.exp(score) / (np.exp(score) + np.exp(judge.loglikelihood(IMAGE, "is it red?", "no")))
     assert judge.probability_of_yes(IMAGE, "is it red?") == pytest.approx(odds, abs=1e-6)
+    judge.check(["is it red?", "is it blue?"])
+    judge.context_length = 30
+    with pytest.raises(UserError, match=r"reads at most 30: name another --judge"):
+        judge.loglikelihood(IMAGE, "is it red?", "yes")
+    with pytest.raises(UserError, match="The question 'is it red or blue or green"):
+        judge.check(["is it red?", "is it red or blue or green or black or white?" * 9])

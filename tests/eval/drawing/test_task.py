@@ -1,6 +1,7 @@
 """Benchmarks scored on drawings that are there, by tiny random networks and by fake judges."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,15 +15,22 @@ from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
 )
 
+from data_pipelines.text_tokenizer import train_text_tokenizer
 from eval.drawing import clip_score
 from eval.drawing import task as drawing_task
 from eval.drawing.geneval_rule import COLOURS, Detection
 from eval.drawing.layouts import LAYOUTS, read_prompts, save_drawing
+from eval.drawing.scored import open_pictures
 from eval.drawing.settings import GenerationSettings
 from eval.measures.conditions import differences
 from eval.measures.feature_networks import FeatureNetwork
+from eval.measures.settings import SetDistanceSettings
 from runtime.errors import UserError
 from tests.eval.conftest import summary_of
 
@@ -97,6 +105,40 @@ def test_clipscore_by_a_folder_is_the_cosine_of_both_embeddings(clip_folder):
     assert clip.embed_images(images).norm(dim=-1).tolist() == pytest.approx([1, 1])
 
 
+def test_a_text_beyond_the_models_length_is_cut_there_and_counted(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "unlimited")
+    config = folder / "tokenizer_config.json"
+    values = json.loads(config.read_text()) | {"model_max_length": 10**30}
+    config.write_text(json.dumps(values))  # as many folders have it
+    long, short = "a b c d " * 40, "a b c d"
+    for clip in (clip_score.Clip(str(clip_folder)), clip_score.Clip(str(folder))):
+        assert clip.text_length == 32
+        assert clip.is_cut(long) and not clip.is_cut(short)
+        assert clip.embed_texts([long, short]).shape == (2, 8)
+        # The texts beside it do not change a text's embedding.
+        alone, beside = clip.embed_texts([short])[0], clip.embed_texts([long, short])[1]
+        assert torch.allclose(alone, beside, atol=1e-6)
+
+
+def test_texts_of_a_siglip_are_padded_as_it_was_trained(tmp_path):
+    tokenizer = train_text_tokenizer(["a dog", "a longer text about it"] * 20, 300)
+    config = SiglipConfig(
+        text_config=dict(TINY, vocab_size=len(tokenizer), max_position_embeddings=16),
+        vision_config=dict(TINY, image_size=32, patch_size=8),
+    )
+    torch.manual_seed(0)
+    SiglipModel(config).save_pretrained(tmp_path / "siglip")
+    images = SiglipImageProcessor(size={"height": 32, "width": 32})
+    SiglipProcessor(images, tokenizer).save_pretrained(tmp_path / "siglip")
+    clip = clip_score.Clip(str(tmp_path / "siglip"))
+    tokenizer = clip.processor.tokenizer
+    ids = tokenizer("a dog", padding="max_length", max_length=16, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = clip.model.get_text_features(input_ids=ids).pooler_output[0]
+    for texts in (["a dog"], ["a dog", "a longer text about it"]):
+        assert torch.allclose(clip.embed_texts(texts)[0], expected / expected.norm(), atol=1e-5)
+
+
 def test_the_colour_of_a_crop_is_the_nearest_sentence(clip_folder):
     clip = clip_score.Clip(str(clip_folder))
     image = Image.effect_noise((40, 40), 90).convert("RGB")
@@ -167,6 +209,9 @@ def test_dpg_is_judged_by_questions_with_their_parents(tmp_path, monkeypatch):
     class Judge:
         label = "fake"
 
+        def check(self, questions):
+            assert all(questions)
+
         def probability_of_yes(self, image, question):
             return float("mat?" not in question)  # no mat, but red
 
@@ -190,6 +235,9 @@ def test_dpg_counts_yes_and_no_as_officially(tmp_path, monkeypatch):
     class Judge:
         label = "fake"
 
+        def check(self, questions):
+            assert all(questions)
+
         def probability_of_yes(self, image, question):
             return {"2": 0.6, "3": 0.2}[question]
 
@@ -212,6 +260,38 @@ def test_drawings_against_real_images(tmp_path, geneval):
     assert score["value"] > 0 and score["num_images"] == [6, 8]
     with pytest.raises(UserError, match="--distance kid"):
         measure(tmp_path, "geneval", geneval, **common)
+
+
+def test_a_feature_network_may_lie_in_a_folder_with_commas(tmp_path):
+    folder = tmp_path / "dino, small"
+    folder.mkdir()
+    given = SetDistanceSettings.model_validate({"network": str(folder)})
+    assert given.network == [str(folder)]
+    weights = f"inception:{folder}"
+    assert SetDistanceSettings.model_validate({"network": weights}).network == [weights]
+    both = SetDistanceSettings.model_validate({"network": "inception,efficientnet-lite0"})
+    assert both.network == ["inception", "efficientnet-lite0"]
+
+
+def test_drawings_of_other_systems_are_read_like_every_picture(tmp_path, geneval):
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))  # shown, it is white
+    for path in (tmp_path / "drawings").rglob("*.png"):
+        clear.save(path)
+    prompt = read_prompts("geneval", geneval)[0]
+    pictures = open_pictures(tmp_path / "drawings", "geneval", prompt)
+    assert {picture.getpixel((5, 5)) for picture in pictures} == {(255, 255, 255)}
+
+
+def test_prompts_that_clip_cuts_are_counted_beside_the_score(tmp_path, clip_folder):
+    file = tmp_path / "prompts"
+    file.write_text("a b\n" + "a b c d " * 20 + "\n")
+    for prompt in read_prompts("t2i-compbench", file, 1):
+        image = [Image.new("RGB", (32, 32), "red")]
+        save_drawing("t2i-compbench", tmp_path / "drawings", prompt, image)
+    summary = measure(tmp_path, "t2i-compbench", file, clip=str(clip_folder), seeds=1)
+    (score,) = summary["scores"].values()
+    assert score["num_images"] == 2 and score["num_cut"] == 1
+    assert "2 images, 1 prompts cut" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.fixture

@@ -45,6 +45,9 @@ def test_a_benchmark_from_prompts_to_a_score(world, tmp_path, monkeypatch):
         def __init__(self, name):
             self.label = name
 
+        def check(self, questions):
+            assert list(questions) == ["is it red?"] * 2
+
         def loglikelihood(self, image, question, answer):
             return -0.693
 
