@@ -11,14 +11,16 @@ compiled (`semhitok generate --compile`), after its compilation, whose seconds s
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks import protocol
 from benchmarks.generate_model import SIZES, make_model
@@ -27,7 +29,6 @@ from mllm.drawing.requests import ImageJob
 from mllm.model.heads import FlatHead
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler
-from mllm.saved.export import plain_config_of
 from tokenizer.model.modeling_semhitok import ImageCodes
 
 PROMPT_LENGTH = 24
@@ -59,21 +60,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         _against(plain, flat, other, sampler, size, arguments) for size in arguments.batch_sizes
     ]
     del plain, other
-    protocol.print_table(list(rows[0]), [list(row.values()) for row in rows])
-
     breakdown = _breakdown(flat, sampler, max(arguments.batch_sizes))
-    print()
-    protocol.print_table(list(breakdown), [list(breakdown.values())])
-
     sharing = _sharing(flat, sampler)
-    print()
-    protocol.print_table(list(sharing), [list(sharing.values())])
     del flat
-    heads: list[dict] = []
-    if not arguments.no_flat_vs_hierarchical:
-        heads = _heads(arguments, sampler, device)
-        print()
-        protocol.print_table(list(heads[0]), [list(row.values()) for row in heads])
+    heads = [] if arguments.no_flat_vs_hierarchical else _heads(arguments, sampler, device)
+    for table in (rows, [breakdown], [sharing], heads):
+        if table:
+            protocol.print_table(list(table[0]), [list(row.values()) for row in table])
+            print()
     protocol.print_result(
         "generate",
         max(rows[0]["times"], rows[0].get("times compiled", 0)),
@@ -92,23 +86,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 @torch.no_grad()
-def plain_model(model: UnifiedModel) -> nn.Module:
+def plain_model(model: UnifiedModel) -> Any:
     """The unified model as a plain causal LM, in memory: `mllm.saved.export` without the folder."""
-    with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(plain_config_of(model.config))
+    plain: Any = copy.deepcopy(model.language_model)
     codes = torch.arange(model.vocabulary.num_image_codes, device=model.device)
     image_rows = [model.adapter(part, model.image_tokenizer, part) for part in codes.split(8192)]
-    state = dict(model.language_model.state_dict())
-    names = {id(module): name for name, module in model.language_model.named_modules()}
-    reading = names[id(model.language_model.get_input_embeddings())] + ".weight"
-    writing = names[id(model.language_model.get_output_embeddings())] + ".weight"
+    rows = torch.cat([plain.get_input_embeddings().weight, *image_rows])
+    plain.set_input_embeddings(nn.Embedding.from_pretrained(rows))
+    head: Any = plain.get_output_embeddings()
     assert isinstance(model.image_head, FlatHead)
-    text_rows, head_rows = state[reading], state[writing]
-    state[reading] = torch.cat([text_rows, *image_rows])
-    state[writing] = torch.cat([head_rows, model.image_head.rows.weight])
-    plain.load_state_dict(state, assign=True)
-    decoder = plain.get_decoder()
-    decoder.rotary_emb = model.language_model.get_decoder().rotary_emb  # buffers aren't in states
+    head.weight = nn.Parameter(torch.cat([head.weight, model.image_head.rows.weight]))
+    plain.config.vocab_size = model.vocabulary.size
     plain.generation_config.pad_token_id = plain.generation_config.eos_token_id = None
     return plain.eval()
 
@@ -131,15 +119,15 @@ def alternative(
     plain: Any, jobs: list[ImageJob], sampler: Sampler, num_tokens: int, offset: int, budget: float
 ) -> tuple[Tensor, _Clock]:
     """(B, drawn) image ids by transformers' own loop."""
-    device = plain.device
-    prompts = torch.tensor([job.prompt_ids for job in jobs], device=device)
-    negatives = torch.tensor([job.negative_ids for job in jobs], device=device)
+    prompts = torch.tensor([job.prompt_ids for job in jobs], device=plain.device)
     allowed = list(range(offset, plain.config.vocab_size))
     clock = _Clock(budget)
-    greedy = sampler.temperature == 0
-    guidance = {}
+    options: dict[str, Any] = {"do_sample": False}
+    if sampler.temperature > 0:
+        options = {"do_sample": True, "temperature": sampler.temperature, "top_k": 0, "top_p": 1.0}
     if sampler.guided:
-        guidance = {
+        negatives = torch.tensor([job.negative_ids for job in jobs], device=plain.device)
+        options |= {
             "guidance_scale": sampler.guidance_scale,
             "negative_prompt_ids": negatives,
             "negative_prompt_attention_mask": torch.ones_like(negatives),
@@ -147,12 +135,10 @@ def alternative(
     drawn = plain.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
-        do_sample=not greedy,
-        **({} if greedy else {"temperature": sampler.temperature, "top_k": 0, "top_p": 1.0}),
         max_new_tokens=num_tokens,
         prefix_allowed_tokens_fn=lambda batch, ids: allowed,
         stopping_criteria=StoppingCriteriaList([clock]),
-        **guidance,
+        **options,
     )
     return drawn[:, prompts.shape[1] :], clock
 
@@ -167,7 +153,7 @@ def make_jobs(model: UnifiedModel, count: int) -> list[ImageJob]:
 
 
 def _against(
-    plain: nn.Module,
+    plain: Any,
     model: UnifiedModel,
     other: UnifiedModel,
     sampler: Sampler,
@@ -180,42 +166,37 @@ def _against(
     if not arguments.no_compiled:
         engines["compiled"] = DrawingEngine(model, sampler, batch_size, compile_step=True)
     engines["hierarchical"] = DrawingEngine(other, sampler, batch_size)
+    num_tokens, offset = arguments.tokens, model.vocabulary.offset
+    alternative(plain, jobs, sampler, num_tokens, offset, min(3.0, arguments.budget))  # warm-up
+    first = {name: _seconds_of(engine, jobs) for name, engine in engines.items()}
     rates: dict[str, list[float]] = {name: [] for name in ("transformers", *engines)}
-    drawn, first = arguments.tokens, {}
-    for number in range(arguments.repeats + 1):
-        budget = arguments.budget if number else min(3.0, arguments.budget)  # a warm-up
-        ids, clock = alternative(
-            plain, jobs, sampler, arguments.tokens, model.vocabulary.offset, budget
-        )
-        assert bool((ids >= model.vocabulary.offset).all())
-        if number:
-            drawn = min(drawn, clock.tokens)
-            rates["transformers"].append(clock.tokens * batch_size / clock.seconds)
+    drawn = num_tokens
+    for _ in range(arguments.repeats):
+        ids, clock = alternative(plain, jobs, sampler, num_tokens, offset, arguments.budget)
+        assert bool((ids >= offset).all())
+        drawn = min(drawn, clock.tokens)
+        rates["transformers"].append(clock.tokens * batch_size / clock.seconds)
         for name, engine in engines.items():
-            seconds = _seconds_of(engine, jobs)
-            if number:
-                rates[name].append(arguments.tokens * batch_size / seconds)
-            else:
-                first[name] = seconds
+            rates[name].append(num_tokens * batch_size / _seconds_of(engine, jobs))
     middle = {name: protocol.median(values) for name, values in rates.items()}
+    times = {name: rate / middle["transformers"] for name, rate in middle.items()}
     row = {
         "batch": batch_size,
         "transformers tokens/s": middle["transformers"],
         "of tokens": drawn,
         "ours tokens/s": middle["ours"],
-        "times": middle["ours"] / middle["transformers"],
+        "times": times["ours"],
     }
     if "compiled" in middle:
+        drawing = num_tokens * batch_size / middle["compiled"]
         row |= {
             "compiled tokens/s": middle["compiled"],
-            "times compiled": middle["compiled"] / middle["transformers"],
-            "compilation s": max(
-                0.0, first["compiled"] - arguments.tokens * batch_size / middle["compiled"]
-            ),
+            "times compiled": times["compiled"],
+            "compilation s": max(0.0, first["compiled"] - drawing),
         }
     return row | {
         "hierarchical head tokens/s": middle["hierarchical"],
-        "times hierarchical": middle["hierarchical"] / middle["transformers"],
+        "times hierarchical": times["hierarchical"],
     }
 
 
@@ -231,81 +212,58 @@ def _seconds_of(engine: DrawingEngine, jobs: list[ImageJob]) -> float:
 
 def _breakdown(model: UnifiedModel, sampler: Sampler, batch_size: int) -> dict[str, Any]:
     """Seconds of the parts of the first tokens of ours; `rest` is the loop between them."""
-    engine = DrawingEngine(model, sampler, batch_size)
-    jobs = make_jobs(model, batch_size)
-    whole_image = engine.num_positions
-    engine.num_positions = min(4 * SHORT, whole_image)
-    list(engine.draw(jobs))
-    engine._prefixes.clear()
+    engine: Any = DrawingEngine(model, sampler, batch_size)
+    jobs, num_positions = make_jobs(model, batch_size), engine.num_positions
+    engine.num_positions = min(4 * SHORT, num_positions)
+    _seconds_of(engine, jobs)
     spent: dict[str, float] = {}
-    timed = partial(_Timed, spent)
-    engine.choice.head = timed("head", engine.choice.head, ("semantic_scores", "pixel_scores"))
-    parts: Any = engine
-    parts.prefix = timed("prefill", engine.prefix)
-    parts.embed, parts.step = timed("embed", engine.embed), timed("step", engine.step)
-    parts.choice = timed("choice", engine.choice)
-    started = time.perf_counter()
-    codes = torch.stack([image for _, image in engine.draw(jobs)])
-    whole = time.perf_counter() - started
-    codes = codes.repeat(1, -(-whole_image // codes.shape[1]))[:, :whole_image]
+
+    def timed(part: str, call: Any, *kept: str) -> Any:
+        def run(*args: Any) -> Any:
+            protocol._wait_for_gpu()
+            started = time.perf_counter()
+            result = call(*args)
+            protocol._wait_for_gpu()
+            spent[part] = spent.get(part, 0.0) + time.perf_counter() - started
+            return result
+
+        vars(run).update({name: getattr(call, name) for name in kept})
+        return run
+
+    choice, head = engine.choice, engine.choice.head
+    scores = ("semantic_scores", "pixel_scores")
+    choice.head = SimpleNamespace(**{name: timed("head", getattr(head, name)) for name in scores})
+    engine.choice = timed("choice", choice, "each_row")
+    engine.step = timed("step", engine.step, "read", "pads_products_alone")
+    engine.prefix, engine.embed = timed("prefill", engine.prefix), timed("embed", engine.embed)
+    whole = _seconds_of(engine, jobs)
+    codes = torch.zeros(batch_size, num_positions, dtype=torch.int64, device=model.device)
     with torch.no_grad():
-        timed("decode to pixels", model.image_tokenizer.decode)(
-            ImageCodes.from_flat(codes.to(model.device), model.vocabulary.num_pixel_codes)
+        timed("decode", model.image_tokenizer.decode)(
+            ImageCodes.from_flat(codes, model.vocabulary.num_pixel_codes)
         )
-    spent["sampling"] = spent.pop("choice") - spent["head"]
+    spent["sampling"] = spent["choice"] - spent["head"]
     names = ("prefill", "step", "head", "sampling", "embed")
     return {
         "batch": batch_size,
         "of tokens": engine.num_positions,
         **{f"{name} s": spent[name] for name in names},
         "rest s": whole - sum(spent[name] for name in names),
-        "decode to pixels s": spent["decode to pixels"],
+        "decode to pixels s": spent["decode"],
     }
-
-
-class _Timed:
-    """Stands for a part of the engine, and adds up the time of its calls.
-
-    Args:
-        spent: seconds by name, added to.
-        name: of the part.
-        inner: the part.
-        methods: that are timed, in place of the call itself.
-    """
-
-    def __init__(self, spent: dict[str, float], name: str, inner: Any, methods: Sequence[str] = ()):
-        self._spent, self._name, self._inner, self._methods = spent, name, inner, methods
-
-    def __call__(self, *args: Any) -> Any:
-        return self._time(self._inner, *args)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        return partial(self._time, found) if name in self._methods else found
-
-    def _time(self, call: Callable, *args: Any) -> Any:
-        protocol._wait_for_gpu()
-        started = time.perf_counter()
-        result = call(*args)
-        protocol._wait_for_gpu()
-        spent = self._spent.get(self._name, 0.0)
-        self._spent[self._name] = spent + time.perf_counter() - started
-        return result
 
 
 def _sharing(model: UnifiedModel, sampler: Sampler, count: int = 16) -> dict:
     """Prefilling for `count` images of one prompt: shared, and for each anew."""
     engine = DrawingEngine(model, sampler, count)
-    job = make_jobs(model, 1)[0]
-    assert job.negative_ids is not None
-    prompts = (job.prompt_ids, job.negative_ids)
+    [job] = make_jobs(model, 1)
 
     def prefill(shared: bool) -> None:
         engine._prefixes.clear()
         for _ in range(count):
             if not shared:
                 engine._prefixes.clear()
-            for prompt in prompts:
+            for prompt in (job.prompt_ids, job.negative_ids or ()):
                 engine.prefix(prompt)
 
     runs = {"shared": lambda: prefill(True), "each": lambda: prefill(False)}
@@ -322,14 +280,11 @@ def _sharing(model: UnifiedModel, sampler: Sampler, count: int = 16) -> dict:
 def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device) -> list[dict]:
     """Flat and hierarchical head on the same language model, 196,608 codes."""
     num_tokens, batch_size = min(arguments.tokens, SHORT), max(arguments.batch_sizes)
-    engines = {}
+    runs: dict[str, Callable[[], Any]] = {}
     for head in ("flat", "hierarchical"):
         model = make_model(arguments.size, head, num_tokens, num_codes=(16_384, 12)).to(device)
-        engines[head] = DrawingEngine(model, sampler, batch_size)
-    jobs = make_jobs(model, batch_size)
-    runs: dict[str, Callable[[], Any]] = {
-        head: partial(_seconds_of, engine, jobs) for head, engine in engines.items()
-    }
+        engine = DrawingEngine(model, sampler, batch_size)
+        runs[head] = partial(_seconds_of, engine, make_jobs(model, batch_size))
     times = protocol.seconds_in_turn(runs, arguments.repeats)
     seconds = {head: protocol.median(values) for head, values in times.items()}
     return [
@@ -340,7 +295,7 @@ def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device
             "tokens/s": num_tokens * batch_size / seconds[head],
             "times faster than flat": seconds["flat"] / seconds[head],
         }
-        for head in engines
+        for head in runs
     ]
 
 

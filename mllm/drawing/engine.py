@@ -94,7 +94,7 @@ class DrawingEngine:
         queue = enumerate(jobs)
         slots: Slots | None = None
         while True:
-            while slots is None or len(slots.numbers) < self.batch_size:
+            while slots is None or len(slots.images) < self.batch_size:
                 number, job = next(queue, (None, None))
                 if number is None or job is None:
                     break
@@ -103,14 +103,14 @@ class DrawingEngine:
                 finished = self._begin(slots, number, job)
                 if finished is not None:
                     yield number, finished
-            if slots is None or not slots.numbers:
+            if slots is None or not slots.images:
                 return
             self._advance(slots)
-            done = [slot for slot, n in enumerate(slots.done) if n == self.num_positions]
+            done = [i for i, image in enumerate(slots.images) if image.done == self.num_positions]
             codes = slots.codes[done].cpu() if done else None
             for order, slot in enumerate(done):
                 assert codes is not None
-                yield slots.numbers[slot], codes[order]
+                yield slots.images[slot].number, codes[order]
             for slot in reversed(done):
                 slots.drop(slot)
 
@@ -146,27 +146,28 @@ class DrawingEngine:
         if self.compiled is not None:
             self.compiled(slots)
         elif self.groups is not None:
-            for group in self.groups.split(len(slots.numbers)):
+            for group in self.groups.split(len(slots.images)):
                 self._advance_group(slots, *group)
         slots.count()
 
     def _advance_group(self, slots: Slots, first: int, count: int, num_rows: int) -> None:
         """The same for `count` slots from `first`; rows beyond theirs are padding."""
         each, active = self.rows_each, slice(first, first + count)
+        images = slots.images[active]
         rows = slice(first * each, first * each + num_rows)
         index = slice(first, first + num_rows // each)
         positions, cache_positions = slots.positions[index], slots.cache_positions[rows]
         if self.step.pads_products_alone:
             cache_positions = cache_positions[: count * each]
-        num_visible = slots.cache.num_visible(max(slots.longest[active]))
+        num_visible = slots.cache.num_visible(max(image.longest for image in images))
         slots.cache.set_positions(rows.start, cache_positions, num_visible)
-        kept = slots.kept[index] if any(slots.keeps[active]) else None
-        semantics_kept = all(slots.keeps_semantics[active])
+        kept = slots.kept[index] if any(image.keeps for image in images) else None
+        semantics_kept = all(image.keeps_semantics for image in images)
         codes = self.choice(
             slots.hidden[rows], slots.uniform[index], positions, kept, semantics_kept
         )
         slots.codes[index].scatter_(1, positions.unsqueeze(-1), codes.unsqueeze(-1))
-        if any(done + 1 < self.num_positions for done in slots.done[active]):
+        if any(image.done + 1 < self.num_positions for image in images):
             each_row = self.choice.each_row
             embeddings = self.embed(each_row(codes), each_row(positions))
             slots.hidden[rows] = self.step(embeddings, cache_positions, slots.cache)

@@ -143,6 +143,22 @@ def is_masked(positions: Tensor, length: int, window: int | None) -> Tensor:
     return masked
 
 
+@dataclass
+class SlotImage:
+    """What is known of an image in a slot without waiting for a GPU."""
+
+    number: int
+    """Of its job."""
+    done: int
+    """The image position that is drawn next."""
+    longest: int
+    """Where in the cache the next token of its longest row goes."""
+    keeps: bool
+    """Whether any code is given."""
+    keeps_semantics: bool
+    """Whether every semantic code is given."""
+
+
 class Slots:
     """The images being drawn; active ones come first.
 
@@ -154,6 +170,7 @@ class Slots:
         growth: see `SlotCache`.
 
     Attributes:
+        images: of the active slots.
         hidden: (R, D) states that predict the next codes.
         uniform: (S, N, 2) noise.
         kept: (S, N, 2) codes of both levels that are given, -1 where they are drawn.
@@ -161,33 +178,22 @@ class Slots:
         positions: (S,) image position that each draws next; 0 in free slots.
         cache_positions: (R,) where in the cache each row's next token goes; 0 in free slots.
         active: (S,) 1 for an image, 0 for a free slot.
-        numbers: of the jobs.
-        done: `positions` as a list, so that a GPU need not be waited for; so is the next.
-        longest: greatest of a slot's `cache_positions`.
-        keeps, keeps_semantics: whether any code, or every semantic code, is given.
     """
 
     def __init__(
         self, num_rows: int, rows_each: int, num_positions: int, hidden: Tensor, growth: int
     ):
         num_slots, device = -(-num_rows // rows_each), hidden.device
+        shape = (num_slots, num_positions, 2)
+        self.images: list[SlotImage] = []
         self.cache, self.rows_each = SlotCache(num_rows, growth), rows_each
         self.hidden = hidden.new_zeros(num_rows, hidden.shape[-1])
-        self.uniform = torch.zeros(num_slots, num_positions, 2, dtype=torch.float64, device=device)
-        self.kept = torch.full((num_slots, num_positions, 2), -1, device=device)
-        self.codes = torch.zeros(num_slots, num_positions, dtype=torch.int64, device=device)
+        self.uniform = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.kept = torch.full(shape, -1, device=device)
+        self.codes = torch.zeros(shape[:2], dtype=torch.int64, device=device)
         self.positions = torch.zeros(num_slots, dtype=torch.int64, device=device)
         self.cache_positions = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.active = torch.zeros_like(self.positions)
-        self.numbers: list[int] = []
-        self.done: list[int] = []
-        self.longest: list[int] = []
-        self.keeps: list[bool] = []
-        self.keeps_semantics: list[bool] = []
-
-    @property
-    def _lists(self) -> list[list]:
-        return [self.numbers, self.done, self.longest, self.keeps, self.keeps_semantics]
 
     def rows_of(self, slot: int) -> slice:
         """The rows of a slot."""
@@ -208,32 +214,28 @@ class Slots:
         Returns:
             The slot.
         """
-        slot = len(self.numbers)
+        slot, rows = len(self.images), self.rows_of(len(self.images))
         lengths, given = list(map(len, prefixes)), kept >= 0
-        values = number, first, max(lengths), bool(given.any()), bool(given[:, 0].all())
-        for entries, value in zip(self._lists, values, strict=True):
-            entries.append(value)
-        self.positions[slot], self.active[slot] = first, 1
-        rows = self.rows_of(slot)
+        image = SlotImage(number, first, max(lengths), bool(given.any()), bool(given[:, 0].all()))
+        self.images.append(image)
+        self.positions[slot], self.active[slot], self.kept[slot] = first, 1, kept
         self.cache_positions[rows] = torch.tensor(lengths, device=self.codes.device)
         for row, prefix in enumerate(prefixes, start=rows.start):
             self.cache.insert(row, prefix, num_more)
             self.hidden[row] = prefix.hidden
-        self.kept[slot] = kept
         return slot
 
     def count(self) -> None:
         """Note that every active slot has drawn a code; the tensors say so already."""
-        for slot in range(len(self.numbers)):
-            self.done[slot] += 1
-            self.longest[slot] += 1
+        for image in self.images:
+            image.done += 1
+            image.longest += 1
 
     def drop(self, slot: int) -> None:
         """Free a slot; the last active one takes its place."""
-        last = len(self.numbers) - 1
-        for entries in self._lists:
-            entries[slot] = entries[last]
-            entries.pop()
+        last = len(self.images) - 1
+        self.images[slot] = self.images[last]
+        self.images.pop()
         mine, of_last = self.rows_of(slot), self.rows_of(last)
         if slot != last:
             self.cache.move(of_last, mine)

@@ -89,8 +89,9 @@ class CompiledPass:
     def __call__(self, slots: Slots) -> None:
         """Draw one code a slot, note it, and append it to its rows."""
         cache = slots.cache
-        ahead = self.ahead_of_time
-        num_visible = cache.num_visible(max(slots.longest)) if ahead else cache.capacity
+        num_visible = cache.capacity
+        if self.ahead_of_time:
+            num_visible = cache.num_visible(max(image.longest for image in slots.images))
         blocks = torch.empty(num_visible // BLOCK_SIZE, device=slots.hidden.device)
         inputs = (
             slots.hidden, slots.uniform, slots.kept, slots.codes, slots.positions,
@@ -101,7 +102,7 @@ class CompiledPass:
             tabled = max(cache.capacity, 2 * self._tabled, LEAST_TABLED)
             if isinstance(self.step, LeanStep):
                 self.step.rotary(slots.cache_positions[:1], tabled, slots.hidden.dtype)
-            if ahead:
+            if self.ahead_of_time:
                 self._run = _compile(self.module, inputs, self.options)
             self._tabled = tabled  # only now, as compiling may fail
         self._run(*inputs)
