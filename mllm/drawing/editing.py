@@ -34,23 +34,6 @@ def keep_where(image_codes: Tensor, mask: Tensor, num_pixel_codes: int) -> Tenso
     return both.masked_fill(~mask.unsqueeze(-1), -1)
 
 
-def keep_first_rows(image_codes: Tensor, num_rows: int, num_pixel_codes: int) -> Tensor:
-    """Keep the first rows of an image, and continue from them.
-
-    Args:
-        image_codes: (N,) flat, of a square grid.
-        num_rows: of the grid; from 0 (all is drawn) to its height (all stays).
-        num_pixel_codes: M.
-
-    Returns:
-        (N, 2) kept codes.
-    """
-    side = int(len(image_codes) ** 0.5)
-    if not 0 <= num_rows <= side:
-        raise UserError(f"An image has {side} rows of positions; {num_rows} of them cannot stay.")
-    return keep_where(image_codes, rows_mask(num_rows, side), num_pixel_codes)
-
-
 def keep_semantics(image_codes: Tensor, num_pixel_codes: int) -> Tensor:
     """Keep what each patch shows, the semantic codes, and draw how it looks, the pixel codes."""
     semantic = image_codes // num_pixel_codes
@@ -58,7 +41,7 @@ def keep_semantics(image_codes: Tensor, num_pixel_codes: int) -> Tensor:
 
 
 def rows_mask(num_rows: int, grid_size: int) -> Tensor:
-    """(N,) bool, true in the first rows of the grid."""
+    """(N,) bool, true in the first rows of the grid, to continue an image from them."""
     return torch.arange(grid_size**2) < num_rows * grid_size
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mllm.drawing.best_of import semantic_log_likelihood
+from mllm.drawing.best_of import draw_best_of, semantic_log_likelihood
 from mllm.drawing.choice import noise
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
@@ -83,3 +83,16 @@ def test_ranking_without_an_unconditional_prompt_is_an_error(model, processor):
     input_ids = processor.drawings(["a red bar"])["input_ids"]
     with pytest.raises(ValueError, match="Ranking needs unconditional_ids"):
         model.draw_images(input_ids, sampler=SAMPLER, num_candidates=2)
+
+
+def test_ranked_candidates_do_not_depend_on_the_batch(hierarchical_model, processor):
+    model, chat = hierarchical_model, processor.chat
+    sampler = Sampler(guidance_scale=1.5, temperature=1.5, num_candidates=3)
+    prompts = ["a red bar", "a blue box", "a very long prompt about a green box"] * 3
+    jobs = [
+        ImageJob(tuple(chat.drawing(prompt)), tuple(chat.drawing("")), seed)
+        for seed, prompt in enumerate(prompts)
+    ]
+    together = dict(draw_best_of(DrawingEngine(model, sampler, 27), jobs))
+    by_four = dict(draw_best_of(DrawingEngine(model, sampler, 4), jobs))
+    assert all(torch.equal(together[number], by_four[number]) for number in range(9))

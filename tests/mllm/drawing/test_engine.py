@@ -2,8 +2,12 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from benchmarks.generate import alternative, plain_model
+from benchmarks.generate_model import make_model
 from mllm.drawing import choice
 from mllm.drawing.choice import choose, noise
+from mllm.drawing.engine import DrawingEngine
+from mllm.drawing.requests import ImageJob
 from mllm.model.heads import FlatHead
 from mllm.model.sampler import Sampler
 from tests.mllm.tiny import NUM_PIXEL, NUM_POSITIONS
@@ -166,74 +170,6 @@ def test_guidance_without_an_unconditional_prompt_is_an_error(model, processor):
         model.draw_images(input_ids, sampler=Sampler(guidance_scale=2.0))
 
 
-def many(scores, sampler, count=20_000):
-    uniform = torch.rand(count, generator=torch.Generator().manual_seed(0))
-    chosen = choose(sampler, torch.tensor(scores).expand(count, -1), uniform)
-    return torch.bincount(chosen, minlength=len(scores))
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_codes_are_drawn_from_their_distribution(temperature):
-    scores = [0.3, -1.0, 2.0, 1.9, -3.0, 0.0]
-    counts = many(scores, Sampler(temperature=temperature))
-    expected = (torch.tensor(scores).double() / temperature).softmax(0) * counts.sum()
-    assert chisquare(counts, expected).pvalue > 0.01
-    other = (torch.tensor(scores).double() / temperature / 1.2).softmax(0) * counts.sum()
-    assert chisquare(counts, other).pvalue < 1e-6  # the test can tell
-
-
-def test_top_k_keeps_the_best_k_in_their_proportions():
-    scores = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1]).log().tolist()
-    counts = many(scores, Sampler(top_k=3))
-    assert (counts > 0).tolist() == [True, False, True, True, False]
-    expected = torch.tensor([0.4, 0.3, 0.15], dtype=torch.double) / 0.85 * counts.sum()
-    assert chisquare(counts[[0, 2, 3]], expected).pvalue > 0.01
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(0.01, [0]), (0.39, [0]), (0.41, [0, 2]), (0.69, [0, 2]), (0.71, [0, 2, 3]), (1.0, range(5))],
-)
-def test_top_p_keeps_the_fewest_codes_that_reach_p(top_p, kept):
-    scores = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1]).log().tolist()
-    counts = many(scores, Sampler(top_p=top_p))
-    assert (counts > 0).nonzero().flatten().tolist() == list(kept)
-
-
-def test_both_cuts_together_keep_what_both_keep():
-    scores = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1]).log().tolist()
-    counts = many(scores, Sampler(top_k=2, top_p=0.9))
-    assert (counts > 0).nonzero().flatten().tolist() == [0, 2]
-
-
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
-def test_the_ends_of_the_noise_stay_within_what_is_kept(uniform):
-    scores = torch.tensor([[0.0, -1e30, 1.0, -1e30]])
-    for sampler in (Sampler(), Sampler(top_k=2), Sampler(top_p=0.7), Sampler(temperature=1e-6)):
-        assert choose(sampler, scores, torch.tensor([uniform])).item() in (0, 2)
-
-
-@pytest.mark.parametrize("temperature", [1e-20, 1e-38, 1e-45, 1e-320])
-def test_the_coldest_temperatures_take_the_best_code(temperature):
-    scores = torch.tensor([[0.0, 30.0, 31.0, -30.0]] * 2)
-    uniform = torch.tensor([0.0, 1 - 2**-24]).double()
-    for sampler in (Sampler(temperature=temperature), Sampler(temperature=temperature, top_p=0.9)):
-        assert choose(sampler, scores, uniform).tolist() == [2, 2]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_scores_that_are_no_numbers_still_give_a_code(value):
-    scores, uniform = torch.full((2, 5), value), torch.tensor([0.0, 0.9]).double()
-    for sampler in (Sampler(), Sampler(top_p=0.9), Sampler(top_k=3), Sampler(min_p=0.2)):
-        codes = choose(sampler, scores, uniform)
-        assert codes.min() >= 0 and codes.max() < 5
-
-
-def test_noise_belongs_to_the_seed_alone():
-    assert torch.equal(noise([3, 9], 4)[1], noise([9], 4)[0])
-    assert not torch.equal(noise([3], 4), noise([9], 4))
-
-
 def test_pixel_codes_may_have_a_temperature_of_their_own(model, processor):
     both = Sampler(guidance_scale=1.0, temperature=1.3, pixel_temperature=1.3)
     assert torch.equal(
@@ -249,3 +185,137 @@ def test_pixel_codes_may_have_a_temperature_of_their_own(model, processor):
     assert not torch.equal(codes[0], codes[1])
     for semantic in (codes[1] // NUM_PIXEL).unique():
         assert len(codes[1][codes[1] // NUM_PIXEL == semantic].unique()) == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_greedy_tokens_are_those_of_transformers_own_generate(scale):
+    """With guidance too: theirs in two passes, a prefix-constrained function, full logits."""
+    model = make_model("quickstart", "flat", 36)
+    with torch.no_grad():
+        for parameter in (*model.language_model.parameters(), *model.adapter.parameters()):
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.15)
+    plain, sampler = plain_model(model), Sampler(guidance_scale=scale, temperature=0.0)
+    jobs = [ImageJob((5, 6, 7 + number), (8, 9), number) for number in range(3)]
+    theirs, _ = alternative(plain, jobs, sampler, 36, model.vocabulary.offset, 60.0)
+    ours = dict(DrawingEngine(model, sampler, 3).draw(jobs))
+    codes = torch.stack([ours[number] for number in range(3)])
+    assert torch.equal(model.vocabulary.token_ids(codes), theirs)
+    assert len(codes.unique()) > 10  # not vacuous
+
+
+@torch.no_grad()
+def test_hierarchical_draws_follow_the_flat_softmax_of_the_product(hierarchical_model):
+    model = hierarchical_model
+    num_semantic, num_pixel = model.vocabulary.num_semantic_codes, model.vocabulary.num_pixel_codes
+    engine = DrawingEngine(model, Sampler(guidance_scale=1.0), 256)
+    engine.num_positions = 1
+    counts = torch.zeros(num_semantic * num_pixel)
+    jobs = [ImageJob((5, 6, 7), None, seed) for seed in range(3000)]
+    for _, codes in engine.draw(jobs):
+        counts[codes[0]] += 1
+    hidden = engine.prefix((5, 6, 7)).hidden.unsqueeze(0)
+    head = model.image_head
+    semantic = head.semantic_scores(hidden).log_softmax(-1)[0]
+    pixel = head.pixel_scores(
+        hidden.expand(num_semantic, -1), torch.arange(num_semantic), model.image_tokenizer
+    ).log_softmax(-1)
+    flat = (semantic.unsqueeze(-1) + pixel).flatten().double().softmax(-1)
+    enough = flat * 3000 > 5
+    assert enough.sum() > 3
+    expected = torch.cat([flat[enough], flat[~enough].sum().view(1)]) * 3000
+    seen = torch.cat([counts[enough], counts[~enough].sum().view(1)]).double()
+    keep = expected > 0
+    assert chisquare(seen[keep], expected[keep]).pvalue > 0.01
+    uniform = torch.full_like(seen, 3000 / len(seen))
+    assert chisquare(seen, uniform).pvalue < 1e-6  # the test can tell
+
+
+def drawn(model, job, sampler):
+    return next(iter(DrawingEngine(model, sampler, 1).draw([job])))[1]
+
+
+def test_the_schedule_is_followed():
+    model = make_model("quickstart", "hierarchical", 16)
+    job = ImageJob((5, 6), (7, 8, 9), 3)
+    images = {
+        schedule: drawn(model, job, Sampler(guidance_scale=9.0, guidance_schedule=schedule))
+        for schedule in ("constant", "linear", "cosine")
+    }
+    plain = drawn(model, job, Sampler(guidance_scale=1.0))
+    assert len(torch.stack([*images.values(), plain]).unique(dim=0)) == 4
+    assert images["linear"][0] == plain[0]  # the scale there is 1
+
+
+@torch.no_grad()
+def test_bfloat16_draws(world):
+    from tests.mllm.tiny import make_model as make_tiny
+
+    model = make_tiny(world).to(torch.bfloat16)
+    codes = drawn(model, ImageJob((5, 6), (7,), 3), Sampler(guidance_scale=3.0))
+    assert codes.shape == (4,) and codes.min() >= 0 and codes.max() < 15
+
+
+def test_prompts_are_read_once_for_all_their_images(small, monkeypatch):
+    engine = DrawingEngine(small, Sampler(guidance_scale=2.0), 16)
+    jobs = [ImageJob((5, 6, 7), (5, 7), seed) for seed in range(16)]
+    engine._prefixes.clear()
+    seen = []
+    read = engine.step.read
+    monkeypatch.setattr(engine.step, "read", lambda rows: (seen.append(1), read(rows))[1])
+    list(engine.draw(jobs))
+    assert len(seen) == 2
+
+
+@torch.no_grad()
+def test_no_guidance_computes_half_the_rows(small, monkeypatch):
+    for scale, rows in ((1.0, 16), (3.0, 32)):
+        engine = DrawingEngine(small, Sampler(guidance_scale=scale), 16)
+        seen = []
+        step = engine.step
+
+        def spy(embeddings, positions, cache, step=step, seen=seen):
+            seen.append(len(embeddings))
+            return step(embeddings, positions, cache)
+
+        spy.pads_products_alone, spy.read = True, step.read
+        engine.step = spy
+        list(engine.draw([ImageJob((5, 6), (7,), seed) for seed in range(16)]))
+        assert set(seen) == {rows} and len(seen) == 15
+
+
+def test_the_iterable_is_read_no_further_than_the_batch(small):
+    read = []
+
+    def endless():
+        seed = 0
+        while True:
+            read.append(seed)
+            yield ImageJob((5, 6), (7,), seed)
+            seed += 1
+
+    images = DrawingEngine(small, Sampler(guidance_scale=1.0), 4).draw(endless())
+    first = [next(images)[0] for _ in range(4)]
+    assert first == [0, 1, 2, 3] and len(read) == 4
+    next(images)
+    assert len(read) == 8
+
+
+@pytest.mark.slow
+def test_ten_thousand_tokens_under_hostile_settings_are_all_in_range():
+    model = make_model("quickstart", "hierarchical", 64)
+    vocabulary, end = model.vocabulary, model.config.end_of_image_token_id
+    prompts = torch.randint(4, 1000, (160, 5), generator=torch.Generator().manual_seed(0))
+    for top_k, top_p in ((1, 1e-9), (1, 1.0), (0, 1e-9)):
+        drawn = model.generate(
+            input_ids=prompts[: 160 if top_k and top_p < 1 else 16],
+            unconditional_ids=prompts[: 160 if top_k and top_p < 1 else 16, :2],
+            generation_mode="image", end_of_image=True, batch_size=64,
+            temperature=5.0, top_k=top_k, top_p=top_p, guidance_scale=3.0,
+        )  # fmt: skip
+        assert drawn.shape[1] == 65 and (drawn[:, -1] == end).all()
+        tokens = drawn[:, :-1]
+        assert tokens.min() >= vocabulary.offset and tokens.max() < vocabulary.size
+        assert vocabulary.is_image(tokens).all()
+        if top_k and top_p < 1:
+            assert tokens.numel() >= 10_000
