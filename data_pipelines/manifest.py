@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.records import SCHEMA_VERSION
 from runtime.errors import UserError
-from runtime.files import fingerprint, read_json
+from runtime.files import file_sha256, fingerprint, read_json
 from runtime.storage import check_listed
 
 MANIFEST_NAME = "manifest.json"
@@ -48,6 +48,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for shard in manifest["shards"]:
         _check_shard(folder / shard["file"], shard["bytes"])
     return dict(manifest)
+
+
+def check_content(folder: Path, manifest: dict[str, Any]) -> None:
+    """Read every shard and compare it with its checksum in the manifest.
+
+    Raises:
+        UserError: naming the first shard that has changed.
+    """
+    for shard in manifest["shards"]:
+        if file_sha256(folder / shard["file"]) != shard["sha256"]:
+            raise UserError(
+                f"the shard {folder / shard['file']} is damaged (its checksum differs); run "
+                "semhitok prepare again"
+            )
 
 
 def content_fingerprint(manifest: dict[str, Any]) -> str:

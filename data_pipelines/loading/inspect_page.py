@@ -19,7 +19,7 @@ import numpy as np
 from data_pipelines.images import open_image
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.loading.settings import InspectSettings
-from data_pipelines.manifest import MANIFEST_NAME, QUARANTINE_NAME, reason_kind
+from data_pipelines.manifest import MANIFEST_NAME, QUARANTINE_NAME, check_content, reason_kind
 from data_pipelines.records import RecordText
 from runtime.errors import UserError
 from runtime.files import write_text
@@ -43,7 +43,7 @@ def inspect_data(settings: InspectSettings) -> Path:
         The page.
 
     Raises:
-        UserError: if the folder holds no prepared data, or holds a split with two.
+        UserError: if the folder holds no prepared data or a split with two, or a shard is damaged.
     """
     import jinja2
 
@@ -51,6 +51,7 @@ def inspect_data(settings: InspectSettings) -> Path:
     if not (folder / MANIFEST_NAME).is_file() and (folder / "train" / MANIFEST_NAME).is_file():
         raise UserError(f"{folder} holds a split; name {folder / 'train'} or {folder / 'test'}")
     dataset = PreparedDataset(folder)
+    check_content(folder, dataset.manifest)
     lengths, texts = _read_texts(dataset.texts())
     pictures = PreparedDataset(folder, images_only=True)
     rng = random.Random(settings.seed)

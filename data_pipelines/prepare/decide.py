@@ -7,9 +7,13 @@ are on the other side of a split. Reads accounts alone, and no image.
 from collections import deque
 from dataclasses import dataclass, field
 
-from data_pipelines.prepare.part import Account, refusal
+from data_pipelines.prepare.part import SIDES, Account, refusal
 from data_pipelines.prepare.settings import PrepareSettings
 from runtime.errors import UserError
+
+
+class UnusableError(UserError):
+    """These parts cannot become a data set: other data or settings are needed."""
 
 
 @dataclass
@@ -23,6 +27,24 @@ class Decision:
     duplicates: list[dict[str, str]] = field(default_factory=list)
     """`id`, and the id of the record that it has the same image `of`."""
 
+    def check(self, test_fraction: float) -> None:
+        """Refuse what leaves a data set, or a side of a split, without records.
+
+        Raises:
+            UnusableError: if it does.
+        """
+        found = {side for sides in self.sides for side in sides}
+        if found == {None} or not found:
+            last = self.rejects[-1] if self.rejects else {"id": "none", "reason": "no record"}
+            raise UnusableError(
+                f"no record could be used, the last one {last['id']!r}: {last['reason']}"
+            )
+        for side in SIDES if test_fraction else ():
+            if side not in found:
+                raise UnusableError(
+                    f"no record fell into the {side} split; give another --test-fraction"
+                )
+
 
 def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
     """Settle what becomes of every record.
@@ -32,7 +54,7 @@ def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
         settings: which sources there are, whether duplicates are dropped, and the split.
 
     Raises:
-        UserError: if records of two sources share an id.
+        UnusableError: if records of two sources have one id.
     """
     decision = Decision()
     seen: dict[str, tuple[int, str]] = {}  # id -> its source, its side
@@ -72,7 +94,7 @@ def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
 
 def _refuse_two_sources(record_id: str, before: int, now: int, sources: list[str]) -> None:
     if before != now:
-        raise UserError(
+        raise UnusableError(
             f"two records are called {record_id}, one of {sources[before]} and one of "
             f"{sources[now]}; rename one, or prepare the sources into separate folders, "
             "which training mixes"

@@ -20,7 +20,8 @@ from data_pipelines.manifest import (
     count_reasons,
 )
 from data_pipelines.prepare.decide import Decision
-from data_pipelines.prepare.part import SIDES, Account
+from data_pipelines.prepare.job import Job
+from data_pipelines.prepare.part import Account
 from data_pipelines.shards import map_batches, writing_shard
 from data_pipelines.sources.source import Source
 from data_pipelines.sources.spec import similar_key
@@ -30,108 +31,84 @@ from runtime.storage import Storage
 
 COUNTED = ("captions", "questions", "conversations", "texts")
 """Keys of the manifest for the counts of an entry."""
+NUM_TOLD = 5
+"""Most kinds of rejects, or columns, that are told of."""
 
 
 def check_rejects(rejects: list[dict[str, str]], limit: int | None, storage: Storage) -> None:
     """Stop a run with too many rejects, and leave them to be looked at."""
     if limit is None or len(rejects) <= limit:
         return
-    storage.write(QUARANTINE_NAME, _lines(rejects))
-    last = rejects[-1]
+    write_rejects(storage, rejects, [])
+    last, location = rejects[-1], storage.location
     raise UserError(
-        f"more than {limit} records were rejected (see {storage.location}/{QUARANTINE_NAME}), "
-        f"the last one {last['id']!r}: {last['reason']}"
+        f"more than {limit} records were rejected (see {location}/{QUARANTINE_NAME}), the last one "
+        f"{last['id']!r}: {last['reason']}; allow more with --max-rejects, or mend the data and "
+        f"delete {location}"
     )
 
 
-def split_folders(storage: Storage, test_fraction: float) -> list[tuple[Storage, str]]:
-    """The folders of manifests, and the side that each holds."""
-    if not test_fraction:
-        return [(storage, SIDES[0])]
-    return [(storage / side, side) for side in SIDES]
+def write_rejects(
+    storage: Storage, rejects: list[dict[str, str]], duplicates: list[dict[str, str]]
+) -> None:
+    """Write the quarantine, and the images that come twice if there are any."""
+    storage.write(QUARANTINE_NAME, _lines(rejects))
+    if duplicates:
+        storage.write(DUPLICATES_NAME, _lines(duplicates))
+    else:
+        storage.delete(DUPLICATES_NAME)
 
 
 def write_prepared(
-    storage: Storage,
-    staging: Storage,
-    request: dict[str, Any],
-    sources: list[Source],
-    accounts: list[Account],
-    decision: Decision,
+    job: Job, sources: list[Source], accounts: list[Account], decision: Decision
 ) -> None:
-    """Write everything but the parts, and say what was rejected.
+    """Write shards and manifests, and say what was rejected or not read.
 
     Args:
-        storage: the folder to write.
-        staging: where the parts are.
-        request: what was asked for, which the manifest repeats.
+        job: what is asked for.
         sources: that were read.
         accounts: of all parts, in order.
         decision: what becomes of every record.
-
-    Raises:
-        UserError: if no record passed, or none fell on one side.
     """
-    storage.write(QUARANTINE_NAME, _lines(decision.rejects))
-    storage.delete(DUPLICATES_NAME)
-    if decision.duplicates:
-        storage.write(DUPLICATES_NAME, _lines(decision.duplicates))
     licences = [
         {"source": source.name, "licence": source.licence, "origin": source.origin}
         for source in sources
     ]
-    not_read: list[Counter[str]] = [Counter() for _ in sources]
-    for account in accounts:
-        not_read[account.part.source].update(account.unread)
-    folders = split_folders(storage, request["test_fraction"])
-    manifests = []
-    for folder, side in folders:
+    manifests = {}
+    for side, folder in job.folders.items():
         folder.make()
-        shards = _write_shards(
-            staging, accounts, decision.sides, side, request["test_fraction"], folder
-        )
-        if not shards:
-            _refuse_nothing(decision, side)
-        facts = _facts(accounts, decision, side)
-        manifests.append({**request, "licences": licences, **facts, "shards": shards})
-        for name in set(folder.names()) - {shard["file"] for shard in shards}:
-            if name.startswith("data-"):
-                folder.delete(name)
+        shards = _write_shards(job, accounts, decision.sides, side)
+        facts = {"licences": licences, **_facts(accounts, decision, side), "shards": shards}
+        manifests[side] = job.request | facts
     # What killed runs were writing; beside two sides, the folder itself holds the quarantine.
-    for folder in (storage, *(folder for folder, _ in folders)):
+    for folder in (job.storage, *job.folders.values()):
+        listed = {shard["file"] for manifest in manifests.values() for shard in manifest["shards"]}
         for name in folder.names():
-            if name.endswith(TEMPORARY):
+            if name.endswith(TEMPORARY) or (name.startswith("data-") and name not in listed):
                 folder.delete(name)
-    for (folder, _), manifest in zip(folders, manifests, strict=True):
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    for side, folder in job.folders.items():
+        text = json.dumps(manifests[side], indent=2, ensure_ascii=False)
         folder.write(MANIFEST_NAME, f"{text}\n".encode())
-    _report(decision, storage)
-    for source, unread in zip(sources, not_read, strict=True):
-        _report_unread(source.name, unread)
+    _report(job.storage, sources, accounts, decision)
 
 
 def _write_shards(
-    staging: Storage,
-    accounts: list[Account],
-    sides: list[list[str | None]],
-    side: str,
-    test_fraction: float,
-    folder: Storage,
+    job: Job, accounts: list[Account], sides: list[list[str | None]], side: str
 ) -> list[dict[str, Any]]:
     """Write the shards of one side; return what the manifest says of them."""
     shards: list[dict[str, Any]] = []
     for account, final in zip(accounts, sides, strict=True):
         if side not in final:
             continue
-        name = f"data-{len(shards):05d}.arrow"
-        first = [entry.first_side(test_fraction) for entry in account.entries]
+        name, folder = f"data-{len(shards):05d}.arrow", job.folders[side]
+        first = [entry.first_side(job.settings.test_fraction) for entry in account.entries]
         if all((a == side) == (b == side) for a, b in zip(first, final, strict=True)):
-            staging.copy(account.part.shard(side), folder, name)
+            job.staging.copy(account.part.shard(side), folder, name)
             shards.append(account.shards[side] | {"file": name})
             continue
         with ExitStack() as stack:
             rows = {
-                each: _rows(stack.enter_context(staging.reading(account.part.shard(each))))
+                each: _rows(stack.enter_context(job.staging.reading(account.part.shard(each))))
                 for each in account.shards
             }
             shard = stack.enter_context(writing_shard(folder, name))
@@ -171,39 +148,36 @@ def _facts(accounts: list[Account], decision: Decision, side: str) -> dict[str, 
     }
 
 
-def _refuse_nothing(decision: Decision, side: str) -> None:
-    if any(side for sides in decision.sides for side in sides):
-        raise UserError(f"no record fell into the {side} split; give another --test-fraction")
-    last = decision.rejects[-1] if decision.rejects else {"id": "none", "reason": "no record"}
-    raise UserError(f"no record could be used, the last one {last['id']!r}: {last['reason']}")
-
-
-def _report(decision: Decision, storage: Storage) -> None:
-    """Say what did not pass, the most frequent reasons first."""
+def _report(
+    storage: Storage, sources: list[Source], accounts: list[Account], decision: Decision
+) -> None:
+    """Say what was rejected, the most frequent reasons first, and which columns were not read."""
     if decision.duplicates:
         print(f"{len(decision.duplicates):,} images come more than once", file=sys.stderr)
     if decision.rejects:
-        reasons = list(count_reasons(reject["reason"] for reject in decision.rejects).items())
-        told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons[:5])
-        more = f"; and {len(reasons) - 5} more kinds" if len(reasons) > 5 else ""
-        print(
-            f"{len(decision.rejects):,} records rejected, "
-            f"see {storage.location}/{QUARANTINE_NAME}: {told}{more}",
-            file=sys.stderr,
-        )
+        reasons = count_reasons(reject["reason"] for reject in decision.rejects)
+        told = _listed([f"{count:,} × {reason}" for reason, count in reasons.items()])
+        quarantine = f"{storage.location}/{QUARANTINE_NAME}"
+        print(f"{len(decision.rejects):,} rejected, see {quarantine}: {told}", file=sys.stderr)
+    for number, source in enumerate(sources):
+        unread: Counter[str] = Counter()
+        for account in accounts:
+            unread.update(account.unread if account.part.source == number else {})
+        if unread:
+            told = _listed([_unread(*each) for each in unread.most_common()])
+            print(f"{source.name}: these columns were not read: {told}", file=sys.stderr)
 
 
-def _report_unread(source: str, unread: Counter[str]) -> None:
-    """Name the columns that were not read, with what they might have meant."""
-    if not unread:
-        return
-    told = []
-    for column, count in unread.most_common(10):
-        key = similar_key(column)
-        hint = f"; {key}={column} reads it" if key else ""
-        told.append(f"{column} ({count:,} record{'' if count == 1 else 's'}{hint})")
-    more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
-    print(f"{source}: these columns were not read: {', '.join(told)}{more}", file=sys.stderr)
+def _unread(column: str, count: int) -> str:
+    """A column that was not read, with what it might have meant."""
+    key = similar_key(column)
+    hint = f", perhaps {key}={column}" if key else ""
+    return f"{column} (of {count:,}{hint})"
+
+
+def _listed(told: list[str]) -> str:
+    more = [f"and {len(told) - NUM_TOLD} more"] if len(told) > NUM_TOLD else []
+    return "; ".join(told[:NUM_TOLD] + more)
 
 
 def _lines(entries: list[dict[str, str]]) -> bytes:

@@ -22,18 +22,17 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
-from data_pipelines.prepare.decide import decide
-from data_pipelines.prepare.finish import check_rejects, write_prepared
+from data_pipelines.prepare.decide import UnusableError, decide
+from data_pipelines.prepare.finish import check_rejects, write_prepared, write_rejects
+from data_pipelines.prepare.job import POLL_SECONDS, Job
 from data_pipelines.prepare.part import Account, Part, make_parts, read_account, write_part
-from data_pipelines.prepare.resume import STAGING_NAME, claim, is_finished, release, wait_for
 from data_pipelines.prepare.settings import PrepareSettings
-from data_pipelines.records import SCHEMA_VERSION
 from data_pipelines.sources.source import Source, open_source
 from data_pipelines.sources.spec import folder_of
 from runtime.errors import UserError
@@ -41,6 +40,9 @@ from runtime.progress import Progress
 from runtime.ranks import is_main_rank, rank_and_world
 from runtime.run_folder import usable_cpus
 from runtime.storage import Storage
+
+WORKERS_PER_CORE = 4
+"""Most processes for each core that this one may use."""
 
 _sources: list[Source] = []
 """Opened sources, for the worker processes, which inherit or reopen them."""
@@ -56,54 +58,59 @@ def prepare(settings: PrepareSettings) -> str:
         UserError: if a source is unknown or has no usable record, records of two sources have one
             id, too many are rejected, or `out` holds something else or lies inside a source.
     """
-    storage = Storage(settings.out)
-    request: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "sources": settings.sources,
-        "shard_size": settings.shard_size,
-        "drop_duplicates": settings.drop_duplicates,
-        "test_fraction": settings.test_fraction,
-    }
-    if is_finished(storage, request):
-        release(storage)
-        if is_main_rank():
-            print(
-                f"{storage.location} is finished already, and left as it is; delete it to read the "
-                "sources anew",
-                file=sys.stderr,
-            )
+    job = Job(settings)
+    if job.is_finished(verify=True):
+        job.release()
+        _say(f"{settings.out} is finished already, and left as it is; delete it to read again")
         return settings.out
     sources = [open_source(name) for name in settings.sources]  # before anything is written
-    if is_main_rank():
-        for source in sources:
-            for note in source.records.notes:
-                print(note, file=sys.stderr)
-    _refuse_inside(settings.sources, storage)
+    _refuse_inside(settings.sources, job.storage)
+    for note in (note for source in sources for note in source.records.notes):
+        _say(note)
     parts = make_parts(sources, settings.shard_size)
     rank, world = rank_and_world()
-    if not claim(storage, request, len(parts), rank):
+    if not job.claim(len(parts), rank):
         return settings.out
-    staging = storage / STAGING_NAME
-    staging.make()
     try:
-        accounts = _make_parts(sources, parts[rank::world], staging, storage, settings)
+        accounts = _make_parts(job, sources, parts[rank::world])
+        if not rank:
+            _finish(job, sources, [accounts.get(part) or _wait_for(job, part) for part in parts])
     except (UserError, OSError):
-        # Rank 0 has had everything from before, and taken the parts away under our hands.
-        if not rank or not is_finished(storage, request):
+        # Another process has finished everything, and taken the parts away under our hands.
+        if not job.is_finished():
             raise
-    if rank:
-        if is_finished(storage, request):  # where all parts had been there before
-            staging.delete_all()
-        return settings.out
-    everything = [
-        accounts[part.number] if part.number in accounts else wait_for(part, staging)
-        for part in parts
-    ]
-    decision = decide(everything, settings)
-    check_rejects(decision.rejects, settings.max_rejects, storage)
-    write_prepared(storage, staging, request, sources, everything, decision)
-    release(storage)
+    if rank and job.is_finished():  # where all parts had been there before
+        job.staging.delete_all()
     return settings.out
+
+
+def _say(sentence: str) -> None:
+    if is_main_rank():
+        print(sentence, file=sys.stderr)
+
+
+def _finish(job: Job, sources: list[Source], accounts: list[Account]) -> None:
+    """Put the folder together out of its parts."""
+    try:
+        decision = decide(accounts, job.settings)
+        check_rejects(decision.rejects, job.settings.max_rejects, job.storage)
+        write_rejects(job.storage, decision.rejects, decision.duplicates)
+        decision.check(job.settings.test_fraction)
+    except UnusableError:
+        job.release()  # so that the same command reads the sources again, once they are mended
+        raise
+    write_prepared(job, sources, accounts, decision)
+    job.release()
+
+
+def _wait_for(job: Job, part: Part) -> Account:
+    """The account of another rank's part, when it is there."""
+    if (account := read_account(part, job.staging)) is None:
+        _say(f"waiting for the other ranks' parts in {job.staging.location}")
+    while account is None:
+        time.sleep(POLL_SECONDS)
+        account = read_account(part, job.staging)
+    return account
 
 
 def _refuse_inside(sources: list[str], storage: Storage) -> None:
@@ -123,50 +130,39 @@ def _refuse_inside(sources: list[str], storage: Storage) -> None:
             )
 
 
-def _make_parts(
-    sources: list[Source],
-    parts: list[Part],
-    staging: Storage,
-    storage: Storage,
-    settings: PrepareSettings,
-) -> dict[int, Account]:
-    """The accounts of parts, by number; those that are not there are made."""
-    there = [account for part in parts if (account := read_account(part, staging)) is not None]
-    accounts = {account.part.number: account for account in there}
-    missing = [part for part in parts if part.number not in accounts]
+def _make_parts(job: Job, sources: list[Source], parts: list[Part]) -> dict[Part, Account]:
+    """The accounts of parts; those that are not there are made."""
+    there = [account for part in parts if (account := read_account(part, job.staging)) is not None]
+    accounts = {account.part: account for account in there}
+    missing = [part for part in parts if part not in accounts]
     rejects = [reject for account in there for reject in account.rejects]
-    check_rejects(rejects, settings.max_rejects, storage)
+    check_rejects(rejects, job.settings.max_rejects, job.storage)
     total, left = (sum(part.size for part in each) for each in (parts, missing))
     with Progress(max(1, total), "prepare", "records", initial=total - left) as progress:
-        for account in _make(sources, missing, staging, settings):
-            accounts[account.part.number] = account
+        for account in _make(job, sources, missing):
+            accounts[account.part] = account
             rejects += account.rejects
-            check_rejects(rejects, settings.max_rejects, storage)
+            check_rejects(rejects, job.settings.max_rejects, job.storage)
             progress.update(account.part.size)
     return accounts
 
 
-def _make(
-    sources: list[Source],
-    parts: list[Part],
-    staging: Storage,
-    settings: PrepareSettings,
-) -> Iterator[Account]:
+def _make(job: Job, sources: list[Source], parts: list[Part]) -> Iterator[Account]:
     """Make parts in this process, or in several."""
-    num_workers = settings.num_workers or usable_cpus() or 1
-    if num_workers == 1 or len(parts) < 2:
+    cores, fraction = usable_cpus() or 1, job.settings.test_fraction
+    # More than a few for each core would only take memory.
+    num_workers = min(job.settings.num_workers or cores, len(parts), WORKERS_PER_CORE * cores)
+    if num_workers < 2:
         for part in parts:
-            yield write_part(sources[part.source], part, staging, settings.test_fraction)
+            yield write_part(sources[part.source], part, job.staging, fraction)
         return
     _sources[:] = sources
     names = [source.name for source in sources]
-    pool = ProcessPoolExecutor(
-        min(num_workers, len(parts)), initializer=_start_worker, initargs=(names,)
-    )
+    pool = ProcessPoolExecutor(num_workers, initializer=_start_worker, initargs=(names,))
     try:
         with pool:
-            jobs = [(part, staging.location, settings.test_fraction) for part in parts]
-            for future in [pool.submit(_in_worker, *job) for job in jobs]:
+            jobs = [(part, job.staging.location, fraction) for part in parts]
+            for future in [pool.submit(_in_worker, *each) for each in jobs]:
                 yield future.result()
     except BrokenProcessPool as error:
         raise UserError(

@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -18,6 +20,7 @@ from data_pipelines.images import (
     scale_pixels,
     to_pil,
     to_tensor,
+    upright_rgb,
 )
 
 
@@ -32,10 +35,6 @@ def noise(height: int = 12, width: int = 16) -> np.ndarray:
 
 
 def png_that_declares(width: int, height: int) -> bytes:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
-
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
@@ -282,3 +281,86 @@ def test_crops_are_squares_near_the_shorter_side_from_all_over_the_image(width, 
     room = np.array([width, height]) - side
     assert np.all(reach > 0.7 * room)
     assert np.all(reach < room + side * (1 - 1 / MAX_ZOOM) + 2.5)
+
+
+def chunk(kind: bytes, data: bytes, checksum: int | None = None) -> bytes:
+    checksum = zlib.crc32(kind + data) if checksum is None else checksum
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        chunk(b"iCCP", b"big\0\0" + zlib.compress(bytes(1_500_000))),
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 1_500_000)),
+        chunk(b"iTXt", b"workflow\0\0\0\0\0" + b"x" * 1_500_000),
+        chunk(b"iCCP", b"bad\0\0" + b"no zlib here"),
+        chunk(b"tEXt", b"a\0b", checksum=0),
+        chunk(b"eXIf", b"no tiff at all"),
+        b"".join(chunk(b"tEXt", b"k%d\0v" % number) for number in range(2000)),
+    ],
+    ids=["profile", "packed text", "text", "damaged profile", "checksum", "exif", "many"],
+)
+def test_what_stands_beside_the_pixels_of_a_png_costs_no_picture(beside):
+    plain = encode(Image.fromarray(noise()))
+    at = plain.index(b"IDAT") - 4
+    assert open_image(plain[:at] + beside + plain[at:]).tobytes() == open_image(plain).tobytes()
+    cut = plain[:at] + beside + plain[at:-40]
+    with pytest.raises(ImageError, match="damaged"):
+        open_image(cut)
+
+
+def test_a_profile_of_a_jpeg_costs_no_picture():
+    image = Image.fromarray(noise())
+    plain, large = encode(image, "JPEG"), encode(image, "JPEG", icc_profile=bytes(3_000_000))
+    assert open_image(large).tobytes() == open_image(plain).tobytes()
+
+
+def test_a_decoded_picture_is_brought_to_the_same_pixels_and_left_as_it_is():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = Image.fromarray(np.linspace(0, 65535, 12 * 16).astype(np.uint16).reshape(12, 16))
+    clear = Image.fromarray(noise()).convert("RGBA")
+    clear.putalpha(0)
+    for data in (
+        encode(Image.fromarray(noise()), "JPEG", exif=exif), encode(wide), encode(clear),
+        encode(Image.fromarray(noise()).convert("P"), transparency=3),
+    ):  # fmt: skip
+        given = Image.open(io.BytesIO(data))
+        size, mode = given.size, given.mode
+        assert upright_rgb(given).tobytes() == open_image(data).tobytes()
+        assert (given.size, given.mode) == (size, mode)
+
+
+SHAPES = """
+import io, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
+from PIL import Image
+from data_pipelines.images import *
+from data_pipelines.images import pixel_digest
+Image.MAX_IMAGE_PIXELS = None
+width, height, mode = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+buffer = io.BytesIO()
+Image.new(mode, (width, height)).save(buffer, "PNG")
+image = open_image(buffer.getvalue())
+pixel_digest(image)
+for size in (16, 512):
+    for cut in (resize_and_crop, centre_crop_adm, lambda i, s: numbered_crop(i, s, 3, "x")):
+        assert cut(image, size).size == (size, size)
+image.thumbnail((160, 160))
+"""
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "mode"),
+    [
+        (1, 1, "RGB"), (1, 500, "LA"), (500, 1, "I;16"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (
+            (2_000_000, 12, "RGB"), (12, 2_000_000, "RGBA"), (25_000_000, 1, "P"),
+            (1, 25_000_000, "I;16"), (5000, 5000, "RGBA"),
+        )),
+    ],
+)  # fmt: skip
+def test_extreme_shapes_are_cut_within_two_gigabytes(width, height, mode):
+    arguments = [str(width), str(height), mode]
+    subprocess.run([sys.executable, "-c", SHAPES, *arguments], check=True, timeout=250)

@@ -62,3 +62,12 @@ def test_a_folder_without_prepared_data_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 1}))
     with pytest.raises(UserError, match="schema version 1, this program reads 3"):
         page_of(tmp_path)
+
+
+def test_a_damaged_shard_is_named(prepared):
+    shard = prepared / "data-00000.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"data-00000\.arrow is damaged .*prepare again"):
+        page_of(prepared)

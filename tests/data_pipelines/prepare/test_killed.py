@@ -188,9 +188,7 @@ def test_two_ranks_share_the_parts(folder, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.setenv("RANK", "0")
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(
-            "data_pipelines.prepare.resume.time.sleep", Mock(side_effect=InterruptedError)
-        )
+        patch.setattr("data_pipelines.prepare.run.time.sleep", Mock(side_effect=InterruptedError))
         prepare_sources(folder, tmp_path / "out", shard_size=20)  # waits for rank 1 now
     monkeypatch.setenv("RANK", "1")
     prepare_sources(folder, tmp_path / "out", shard_size=20)

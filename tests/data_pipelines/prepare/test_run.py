@@ -3,8 +3,11 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -445,3 +448,100 @@ def test_ranks_that_do_not_fit_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="rank 4 is not in a world of 4"):
         rank_and_world()
+
+
+@pytest.fixture
+def bad(tmp_path) -> Path:
+    """A folder of one image, which is none."""
+    root = tmp_path / "bad"
+    root.mkdir()
+    (root / "a.png").write_bytes(b"no image")
+    return root
+
+
+def test_what_the_sentence_says_helps_in_that_folder(folder, bad, tmp_path):
+    with pytest.raises(UserError, match="no record could be used"):
+        prepare_sources(bad, tmp_path / "out")
+    assert "no image" in (tmp_path / "out" / "quarantine.jsonl").read_text()
+    (bad / "a.png").write_bytes((folder / "0.png").read_bytes())
+    assert PreparedDataset(prepare_sources(bad, tmp_path / "out")).ids == ["a.png"]
+
+    with pytest.raises(UserError, match="into the test split; give another --test-fraction"):
+        prepare_sources(bad, tmp_path / "split", test_fraction=1e-9)
+    with pytest.raises(UserError, match="into the train split; give another --test-fraction"):
+        prepare_sources(bad, tmp_path / "split", test_fraction=0.999999999)
+    prepare_sources(bad, tmp_path / "split")
+
+    with pytest.raises(UserError, match="allow more with --max-rejects"):
+        prepare_sources(folder, tmp_path / "many", max_rejects=1)
+    prepare_sources(folder, tmp_path / "many", max_rejects=2)
+
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "0.png").write_bytes((folder / "1.png").read_bytes())
+    both = [folder, tmp_path / "more"]
+    with pytest.raises(UserError, match=r"two records are called 0\.png.*; rename one"):
+        prepare_sources(both, tmp_path / "both")
+    (tmp_path / "more" / "0.png").rename(tmp_path / "more" / "own.png")
+    prepare_sources(both, tmp_path / "both")
+
+
+def test_a_damaged_shard_is_made_again_when_the_same_is_asked_for(folder, tmp_path):
+    out = prepare_sources(folder, tmp_path / "out", shard_size=3)
+    expected = contents(out)
+    shard = out / "data-00001.arrow"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    prepare_sources(folder, out, shard_size=3)
+    assert contents(out) == expected
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_files_have_the_modes_of_the_umask(folder, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        out = prepare_sources(folder, tmp_path / "out", test_fraction=0.5)
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~mask}
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from semhitok.main import main
+sys.exit(main(["prepare", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("num_workers", ["1", "2"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(repeated, tmp_path, num_workers):
+    for number in range(4):  # more than a file may hold
+        noise = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(repeated / f"x{number}.png")
+    out = tmp_path / "out"
+    command = [str(repeated), "--out", str(out), "--shard-size", "10", "--num-workers", num_workers]
+    full = [sys.executable, "-c", FULL, "20000", *command]
+    ended = subprocess.run(full, capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    sentence = ended.stderr.splitlines()[-1]
+    assert sentence.startswith("semhitok: error: cannot write") and "parts/" in sentence
+    assert "File too large; free some space" in sentence and "Traceback" not in ended.stderr
+    assert main(["prepare", *command]) == 0
+    expected = prepare_sources(repeated, tmp_path / "expected", shard_size=10)
+    assert contents(out) == contents(expected)
+
+
+def test_two_at_once_end_alike(folder, tmp_path, monkeypatch):
+    """Another run finishes while this one is amid its parts."""
+    real, out = prepare_part.write_part, tmp_path / "out"
+
+    def overtaken(source, part, *others):
+        if part.number == 1:
+            monkeypatch.undo()
+            prepare_sources(folder, out, shard_size=3)
+        return real(source, part, *others)
+
+    monkeypatch.setattr(prepare_module, "write_part", overtaken)
+    prepare_sources(folder, out, shard_size=3)
+    assert contents(out) == contents(prepare_sources(folder, tmp_path / "alone", shard_size=3))

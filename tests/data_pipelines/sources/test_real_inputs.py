@@ -178,8 +178,8 @@ def test_columns_that_are_not_read_are_named(images, tmp_path, capsys):
     assert len(records) == 153 and not rejects
     told = capsys.readouterr().err
     assert told.count("not read") == 1
-    assert "captoin (2 records; caption=captoin reads it)" in told
-    assert "size (1 record)" in told and "author (1 record)" in told
+    assert "captoin (of 2, perhaps caption=captoin)" in told
+    assert "size (of 1)" in told and "author (of 1)" in told
 
 
 def test_what_prepare_writes_is_read_back_from_json_lines(images, tmp_path):
