@@ -47,6 +47,8 @@ class Option:
     """Whether it is written without a name."""
     commas: bool = False
     """Whether a list is one argument, with commas between its entries."""
+    one_each: bool = False
+    """Whether each entry of a list is an option of its own; several words are then no list."""
 
 
 class Settings(BaseModel):

@@ -118,7 +118,9 @@ def _add_option(group: Any, name: str, field: FieldInfo, says_default: bool = Tr
     settings["metavar"] = look.metavar or METAVARS.get(kind, "VALUE")
     if get_origin(kind) is Literal:
         settings["metavar"] = "{" + ",".join(str(choice) for choice in get_args(kind)) + "}"
-    if kind is list and not look.commas:
+    if kind is list and look.one_each:
+        settings["action"] = "append"
+    elif kind is list and not look.commas:
         settings["nargs"] = "+" if field.is_required() or not look.positional else "*"
         if not look.positional:
             settings["action"] = "extend"
@@ -137,8 +139,8 @@ def _kind_and_look(field: FieldInfo) -> tuple[Any, Option]:
     kinds = [part for part in found if not isinstance(part, Option)]
     kind = kinds[0] if kinds else str
     metavar = next((look.metavar for look in looks if look.metavar), None)
-    positional = any(look.positional for look in looks)
-    return kind, Option(metavar, positional, any(look.commas for look in looks))
+    marks = ("positional", "commas", "one_each")
+    return kind, Option(metavar, **{m: any(getattr(look, m) for look in looks) for m in marks})
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from mllm.model.sampler import Sampler
-from runtime.settings import Settings
+from runtime.settings import Option, Settings
 from runtime.value_types import (
     ExistingFile,
     ModelFolder,
@@ -52,8 +52,8 @@ class GenerateSettings(Settings):
 
     model: ModelFolder
     """Folder of the language model."""
-    prompt: list[Text] = []
-    """What to draw."""
+    prompt: Annotated[list[Text], Option(one_each=True)] = []
+    """What to draw; may be given several times."""
     prompts: PromptsFile | None = None
     """Text with one prompt a line, .jsonl or .parquet (prompt, negative_prompt, seed, id), or - for
     standard input."""

@@ -30,6 +30,8 @@ class Paint(Settings):
     """Memory of each GPU (default: 80G)."""
     only: Names | None = None
     """Parts to paint."""
+    title: Annotated[list[Text], Option(one_each=True)] = []
+    """Words on the picture."""
     overwrite: bool = False
     """Replace what is there."""
     history: bool = True
@@ -55,6 +57,12 @@ def test_a_field_is_an_option_with_its_default(read):
     settings = read("")
     assert settings == Paint(pictures=["a.png"], out="b")
     assert settings.num_images == 1
+
+
+def test_an_option_for_each_entry_takes_no_second_word(read):
+    assert read("--title red --title blue").title == ["red", "blue"]
+    with pytest.raises(UserError, match="no such file: blue"):  # taken for a picture
+        read("--title red blue")
 
 
 def test_every_kind_of_option_is_read(read):

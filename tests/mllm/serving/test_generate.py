@@ -311,6 +311,7 @@ def test_a_mark_of_the_beginning_is_no_part_of_the_first_prompt(generate, tmp_pa
         (("--prompt", "a bar", "--seed", "9" * 23), "--seed must be less than 9223372036854775808"),
         (("--prompt", "a \udcff bar"), "--prompt: the text contains an unpaired surrogate"),
         (("--prompts", "/dev/null"), "--prompts: /dev/null is a pipe or a device; name a file"),
+        (("--prompt", "a", "red", "bar"), "unrecognized arguments: red bar"),
         (("--prompt", "a bar", "--paint-over"), "Nothing to keep from: give the --image"),
     ],
 )
