@@ -19,6 +19,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 from torch import Tensor
 
+from data_pipelines.images import upright_rgb
 from data_pipelines.records import IMAGE_MARK
 from mllm.serving.answering import Answerer, Question, plan_batches
 from runtime.errors import UserError
@@ -175,7 +176,9 @@ class SemHiTok(lmms):
         return texts
 
     def _tokens(self, pictures: list["_Picture"]) -> Sequence[Tensor]:
-        return list(self.answerer.image_tokens([picture.image for picture in pictures]))
+        return list(
+            self.answerer.image_tokens([upright_rgb(picture.image) for picture in pictures])
+        )
 
     def _generation(self, settings: dict[str, Any], prompt_length: int) -> dict[str, Any]:
         """A task's settings as `Answerer.answer` takes them; never beyond the model's context."""
@@ -256,7 +259,7 @@ def _conversation(messages: Messages) -> tuple[list[dict[str, str]], list[Image.
                 text += part["text"].replace(IMAGE_MARK, "")
             elif part["type"] == "image":
                 text += IMAGE_MARK
-                pictures.append(part["url"].convert("RGB"))
+                pictures.append(part["url"])
             else:
                 raise UserError(
                     f"the model reads text and images, and this task has {part['type']}"

@@ -30,6 +30,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 Probability = Annotated[float, Field(gt=0, le=1)]
 """A number above 0 and at most 1."""
+BatchSize = Annotated[int, Field(gt=0, le=1024)]
+"""How many things a network looks at together; more would take memory and save no time."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed, which numpy limits to 32 bits."""
 

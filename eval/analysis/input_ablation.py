@@ -32,6 +32,7 @@ from eval.analysis.settings import INPUT_ABLATION, InputAblationSettings
 from eval.drawing.easy_vqa import DrawingPrompt, drawing_prompts, judge
 from eval.measures.image_scores import image_scores
 from eval.measures.intervals import fraction_with_interval, mean_with_interval
+from eval.measures.memory import require_memory
 from eval.reports.page import write_report
 from eval.vqa.scorers import easy_vqa
 from eval.vqa.scores import is_yes_no
@@ -42,6 +43,7 @@ from runtime.errors import UserError
 from runtime.files import write_json
 from runtime.run_folder import RunDirectory, code_commit, make_folder
 
+DRAWN_AT_ONCE = 48
 MUST_FALL = {
     "shuffled images": ("vqa", "vqa_open", "psnr", "ssim", "drawing"),
     "blank images": ("vqa", "vqa_open", "psnr", "ssim", "drawing"),
@@ -73,6 +75,9 @@ def evaluate(settings: InputAblationSettings) -> Path:
         raise UserError(f"{settings.data} has no questions, so there is nothing to answer.")
     model, processor = load_for_inference(settings.model)
     size = model.config.image_tokenizer_config.image_size
+    # Held twice, as they are and rebuilt, as floats.
+    held = 2 * len(chosen) * 3 * size**2 * 4
+    require_memory(held, f"{len(chosen):,} images at {size}²", "give fewer --max-images")
     images = torch.stack([dataset.image_tensor(i, size) for i in chosen])
     grey = torch.zeros(1, 3, size, size)
     codes, blank = (_codes(model, part, settings.batch_size) for part in (images, grey))
@@ -188,10 +193,13 @@ def _drawn_codes(model: Any, processor: Any, seeds: int) -> tuple[Tensor, list[D
     prompts = [prompt for prompt in drawing_prompts() for _ in range(seeds)]
     if not prompts:
         return torch.empty(0), []
-    inputs = processor.drawings([prompt.text for prompt in prompts]).to(model.device)
-    numbers = list(range(len(prompts)))
-    token_ids = model.generate(**inputs, generation_mode="image", seeds=numbers)
-    return model.vocabulary.image_codes(token_ids).cpu(), prompts
+    parts = []
+    for start in range(0, len(prompts), DRAWN_AT_ONCE):
+        part = prompts[start : start + DRAWN_AT_ONCE]
+        inputs = processor.drawings([prompt.text for prompt in part]).to(model.device)
+        numbers = list(range(start, start + len(part)))
+        parts.append(model.generate(**inputs, generation_mode="image", seeds=numbers))
+    return model.vocabulary.image_codes(torch.cat(parts)).cpu(), prompts
 
 
 def _answers(

@@ -32,6 +32,8 @@ from eval.analysis.observation_report import (
     report_observation,
 )
 from eval.analysis.settings import ObservationSettings
+from eval.measures.image_source import images_at_once
+from eval.measures.memory import require_memory
 from eval.reports.page import write_report
 from runtime.errors import UserError
 from runtime.files import write_json
@@ -69,7 +71,9 @@ def evaluate(settings: ObservationSettings) -> Path:
     model = load_tokenizer(settings.tokenizer, needs="encoder").to(device).eval()
     wanted = min(len(dataset), settings.max_images or len(dataset))
     indices = np.linspace(0, len(dataset) - 1, wanted).astype(int).tolist()
-    images = _Images(dataset, indices, model.config.image_size, settings.batch_size)
+    size = model.config.image_size
+    images = _Images(dataset, indices, size, images_at_once(settings.batch_size, size))
+    _require_memory(model.config, len(indices), settings.shuffles)
 
     groupings, codes = _measure(model, images, settings.seed)
     real = groupings["semantic codes"]
@@ -115,6 +119,15 @@ def evaluate(settings: ObservationSettings) -> Path:
         f"patches"
     )
     return settings.out
+
+
+def _require_memory(config: Any, num_images: int, num_shuffles: int) -> None:
+    """Refuse what the sums of all groups and the permuted codes would not leave room for."""
+    num_groups = (3 + num_shuffles) * config.num_semantic_codes + config.num_image_codes
+    sums = num_groups * 3 * config.patch_size**2
+    codes = num_shuffles * num_images * config.num_image_positions
+    what = f"{num_shuffles:,} shuffles of {num_images:,} images"
+    require_memory(8 * (sums + codes), what, "give fewer --shuffles or --max-images")
 
 
 @dataclass(frozen=True)
@@ -185,10 +198,14 @@ def _baselines(model: Any, untrained: Any, images: _Images, seed: int) -> tuple[
     wanted = min(len(images.indices), max(1, KMEANS_VECTORS // config.num_image_positions))
     places = np.linspace(0, len(images.indices) - 1, wanted).astype(int)
     batch = images.tensor([images.indices[place] for place in places])
+    at_once = images_at_once(1024, images.size)
     found = []
     sources: list[tuple[Tensor, Metric]] = [
         (to_patches(batch, config.patch_size).flatten(0, 1), "euclidean"),
-        (_features(untrained, batch.to(device)), config.semantic_metric),
+        (
+            torch.cat([_features(untrained, part.to(device)) for part in batch.split(at_once)]),
+            config.semantic_metric,
+        ),
     ]
     for vectors, metric in sources:
         # k-means draws its codes from the patches, so it finds at most as many groups.

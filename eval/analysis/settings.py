@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from runtime.settings import Option, Seed, Settings
+from runtime.settings import BatchSize, Option, Seed, Settings
 from runtime.value_types import ExistingPath, FolderOrURL, ModelFolder, OutputFolder
 
 INPUT_ABLATION = "input ablation"
@@ -20,11 +20,11 @@ class ObservationSettings(Settings):
     """Folder that `semhitok prepare` wrote."""
     out: OutputFolder
     """Folder to write."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     """Images at once."""
     max_images: PositiveInt | None = None
     """Images to take, evenly spaced (default: all)."""
-    shuffles: PositiveInt = 5
+    shuffles: Annotated[int, Field(gt=0, le=1000)] = 5
     """Random permutations of the codes to compare with."""
     seed: Seed = 0
     """Seed of the permutations, of k-means and of the untrained encoder."""
@@ -41,9 +41,9 @@ class InputAblationSettings(Settings):
     """Folder to write."""
     max_images: PositiveInt = 200
     """Images to take, evenly spaced, with all their questions."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     """Images or questions at once."""
-    seeds: NonNegativeInt = 1
+    seeds: Annotated[int, Field(ge=0, le=1000)] = 1
     """Drawings of each prompt of the easy-VQA drawing task; 0 leaves them out."""
     seed: Seed = 0
     """Seed of who gets whose codes."""

@@ -19,6 +19,7 @@ from eval.measures.pretrained import frozen, load_pretrained, short_name
 from runtime.errors import UserError
 
 CLIPSCORE_RULE = "mean over images of 100 · max(cos, 0), as torchmetrics has it"
+BATCH = 32  # images that CLIP looks at together
 NO_LIMIT = 10**9
 """Above any length; tokenizers without a limit say 10³⁰."""
 BACKGROUND = "#999"
@@ -60,11 +61,13 @@ class Clip:
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """(B, D) of length 1, on the CPU."""
-        inputs = self.processor(
-            images=[image.convert("RGB") for image in images], return_tensors="pt"
-        )
-        found = self.model.get_image_features(pixel_values=inputs["pixel_values"].to(self.device))
-        return F.normalize(_tensor(found).float(), dim=-1).cpu()
+        parts = []
+        for start in range(0, len(images), BATCH):
+            rgb = [image.convert("RGB") for image in images[start : start + BATCH]]
+            pixels = self.processor(images=rgb, return_tensors="pt")["pixel_values"]
+            found = self.model.get_image_features(pixel_values=pixels.to(self.device))
+            parts.append(F.normalize(_tensor(found).float(), dim=-1).cpu())
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -28,6 +28,7 @@ from runtime.files import write_json
 from runtime.json_lines import json_values, write_rows
 from runtime.run_folder import make_folder
 
+MAX_DRAWINGS = 1_000_000
 MAX_NAME_BYTES = 255
 """Longest file name of the usual file systems."""
 
@@ -80,25 +81,28 @@ def read_prompts(task: str, file: Path | str, images_per_prompt: int | None = No
     number = images_per_prompt or layout.images_per_prompt
     if layout.grid and number != 4:
         raise UserError(f"{task} needs grids of 4 drawings, not {number}: leave --seeds away.")
-    try:
-        prompts = layout.read(file, number)
-    except (
-        UserError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OSError,
-        csv.Error,
-    ) as error:
+    num_prompts = len(_read(layout, task, file, 1))
+    if num_prompts * number > MAX_DRAWINGS:
         raise UserError(
-            f"{file} is not a prompt file of {task} ({_reason(error)}); give the benchmark's own: "
-            f"{layout.format}."
-        ) from error
+            f"{num_prompts:,} prompts of {file} with {number:,} drawings each are more than "
+            f"{MAX_DRAWINGS:,}: give fewer --seeds."
+        )
+    prompts = _read(layout, task, file, number)
     if not prompts:
         raise UserError(f"{file} has no prompts; give the benchmark's own: {layout.format}.")
     _refuse_bad_paths(file, prompts)
     return prompts
+
+
+def _read(layout: Layout, task: str, file: Path, number: int) -> list[Prompt]:
+    errors = (UserError, LookupError, TypeError, ValueError, AttributeError, OSError, csv.Error)
+    try:
+        return layout.read(file, number)
+    except errors as error:
+        raise UserError(
+            f"{file} is not a prompt file of {task} ({_reason(error)}); give the benchmark's own: "
+            f"{layout.format}."
+        ) from error
 
 
 def check_layout(task: str, folder: Path | str, prompts: Sequence[Prompt]) -> None:

@@ -1,12 +1,12 @@
 """Settings of `semhitok eval generation`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from eval.measures.settings import SetDistanceSettings
 from mllm.model.sampler import Sampler
-from runtime.settings import Seed
+from runtime.settings import BatchSize, Seed
 from runtime.value_types import ExistingFolder, ExistingPath, ModelFolder, OutputFolder
 
 EASY_VQA: Literal["easy-vqa"] = "easy-vqa"
@@ -24,7 +24,7 @@ class GenerationSettings(SetDistanceSettings):
     """The benchmark's own prompt file."""
     images: ExistingFolder | None = None
     """Score these drawings, in the benchmark's layout, and draw none."""
-    seeds: PositiveInt | None = None
+    seeds: Annotated[int, Field(gt=0, le=1000)] | None = None
     """Drawings of each prompt (default: the benchmark's number; of easy-vqa 4)."""
     seed: Seed = 0
     """Seed of a benchmark's first drawing; the others count on from it."""
@@ -38,7 +38,7 @@ class GenerationSettings(SetDistanceSettings):
     """Real images that --network measures the drawings against."""
     out: OutputFolder
     """Folder to write."""
-    batch_size: PositiveInt = 24
+    batch_size: BatchSize = 24
     """Images drawn at once."""
     sampler: Sampler = Sampler()
     """Sampling (default: the model's generation config)."""

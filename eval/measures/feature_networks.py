@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from eval.measures.image_source import images_at_once
 from eval.measures.pretrained import frozen, load_pretrained, short_name
 from runtime.errors import UserError, says
 from runtime.files import fingerprint
 from tokenizer.losses.efficientnet_lite import load_efficientnet_lite0
 from tokenizer.losses.features import normalisation
 
+BATCH = 64  # images that a network looks at together
 DEFAULT_SIZE = 224  # pixels; what most vision encoders were trained at
 INCEPTION_SIZE = 299
 CLEAN = "inception-clean"
@@ -70,8 +72,11 @@ class FeatureNetwork:
         Images are rounded to the 8-bit levels of a saved file first, so that a set measures the
         same from memory and from its PNGs.
         """
-        levels = ((images.clamp(-1, 1) + 1) * 127.5).round()
-        return self.extract(levels / 127.5 - 1).float().cpu()
+        parts = []
+        for part in images.split(images_at_once(BATCH, max(images.shape[-2:]))):
+            levels = ((part.clamp(-1, 1) + 1) * 127.5).round()
+            parts.append(self.extract(levels / 127.5 - 1).float().cpu())
+        return torch.cat(parts)
 
 
 def load_feature_network(name: str) -> FeatureNetwork:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from eval.measures.image_source import images_at_once
 from eval.measures.intervals import mean_with_interval
 from tokenizer.losses.image_quality import image_psnr, image_ssim, to_levels
 
@@ -32,6 +33,13 @@ def image_scores(
         `psnr`, `ssim`, `ms_ssim` (five scales, window 11 with sigma 1.5) where the images are large
         enough, `perceptual` where asked for.
     """
+    at_once = images_at_once(len(images), max(images.shape[-2:]))
+    if at_once < len(images):
+        parts = [
+            image_scores(*pair, distance)
+            for pair in zip(images.split(at_once), rebuilt.split(at_once), strict=True)
+        ]
+        return {name: [value for part in parts for value in part[name]] for name in parts[0]}
     levels, target = to_levels(rebuilt), to_levels(images)
     scores = {"psnr": image_psnr(levels, target), "ssim": image_ssim(levels, target)}
     if min(images.shape[-2:]) >= MS_SSIM_MIN_SIZE:

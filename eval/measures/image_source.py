@@ -21,6 +21,14 @@ from data_pipelines.sources.image_folder import list_images
 from runtime.errors import UserError
 from runtime.files import fingerprint
 
+PIXELS_AT_ONCE = 64 * 256 * 256
+"""Most pixels of the images that a network looks at together."""
+
+
+def images_at_once(batch_size: int, size: int) -> int:
+    """The batch size, or what is left of it where the images are large; at least one image."""
+    return max(1, min(batch_size, PIXELS_AT_ONCE // size**2))
+
 
 @dataclass(frozen=True)
 class Crop:

@@ -1,6 +1,8 @@
 """Settings of `semhitok eval all`."""
 
-from pydantic import NonNegativeInt, PositiveInt
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt
 
 from runtime.settings import Settings
 from runtime.value_types import FolderOrURL, ModelFolder, OutputFolder
@@ -15,7 +17,7 @@ class RunAllSettings(Settings):
     """Folder that `semhitok prepare` wrote, with questions."""
     out: OutputFolder
     """Folder to write."""
-    seeds: PositiveInt = 4
+    seeds: Annotated[int, Field(gt=0, le=1000)] = 4
     """Drawings of each prompt of the easy-VQA drawing task."""
     max_images: NonNegativeInt = 40
     """Images of the input ablation, with all their questions; 0 leaves it out."""

@@ -3,6 +3,7 @@
 from pydantic import PositiveInt
 
 from eval.measures.settings import Crop, SetDistanceSettings
+from runtime.settings import BatchSize
 from runtime.value_types import FolderOrURL, ModelFolder, OutputFolder
 
 
@@ -15,7 +16,7 @@ class ReconstructionSettings(SetDistanceSettings):
     """Folder that `semhitok prepare` wrote, or any folder of images."""
     out: OutputFolder
     """Folder to write."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     """Images at once; results do not depend on it."""
     resolution: PositiveInt | None = None
     """Pixels of a side (default: the tokenizer's own)."""

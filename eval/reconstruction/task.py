@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eval.measures.feature_networks import load_feature_network
 from eval.measures.image_scores import MS_SSIM_MIN_SIZE, image_scores, mean_scores
-from eval.measures.image_source import CROPS, EvaluationImages
+from eval.measures.image_source import CROPS, EvaluationImages, images_at_once
 from eval.measures.set_distance import require_enough_images
 from eval.measures.set_scores import SetDistances, require_pairs
 from eval.reconstruction.report import report_reconstruction
@@ -41,6 +41,8 @@ from tokenizer.saved.model_folder import load_tokenizer
 
 NUM_SHOWN = 12
 NUM_WORST = 6
+MAX_POSITIONS = 16_384
+"""Of an image: 64 times the usual 256. The work of attention grows with their square."""
 
 
 def evaluate(settings: ReconstructionSettings) -> Path:
@@ -113,6 +115,11 @@ def _resolution(settings: ReconstructionSettings, model: Any) -> int:
         raise UserError(
             f"The resolution {size} is not divisible by the tokenizer's patches of {patch} "
             f"pixels: take {near}."
+        )
+    if (size // patch) ** 2 > MAX_POSITIONS:
+        raise UserError(
+            f"The resolution {size} makes {(size // patch) ** 2:,} positions of an image: take at "
+            f"most {math.isqrt(MAX_POSITIONS) * patch}."
         )
     return int(size)
 
@@ -249,8 +256,9 @@ def _batches(
     images: Any, size: int, batch_size: int, indices: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Indices of the images, and (B, 3, size, size) in [-1, 1]."""
-    for start in range(0, len(indices), batch_size):
-        part = indices[start : start + batch_size]
+    at_once = images_at_once(batch_size, size)
+    for start in range(0, len(indices), at_once):
+        part = indices[start : start + at_once]
         yield part, torch.stack([images.image_tensor(i, size) for i in part])
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from runtime.settings import Settings
+from runtime.settings import BatchSize, Settings
 from runtime.value_types import ExistingFolder, ExistingPath, ModelFolder, OutputFolder, Text
 
 AnswerBy = Literal["generation", "letters", "texts"]
@@ -45,7 +45,7 @@ class VQASettings(Settings):
     data, else the questions themselves)."""
     out: OutputFolder | None = None
     """Folder to write (default, with --predictions: scored-TASK beside them)."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     """Questions at once."""
 
     @property

@@ -8,15 +8,17 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.loading.dataset import PreparedDataset
 from eval.vqa import task as vqa
 from eval.vqa.asking import Asking, message
-from eval.vqa.benchmarks.load import open_benchmark
 from eval.vqa.scorers.task import BenchmarkQuestion
-from eval.vqa.scorers.tasks import find_task
+from eval.vqa.settings import VQASettings
 from mllm.serving.answering import Answerer
+from tests.eval.conftest import summary_of
 from tests.mllm.tiny import REPOSITORY, World, make_model
 
 pytestmark = pytest.mark.slow
@@ -196,22 +198,21 @@ def test_lmms_eval_finds_the_model_by_its_entry_point():
     assert found.get("semhitok") == "eval.lmms_eval_plugin:manifest", "run `make install` again"
 
 
+def evaluated(place, file, **settings):
+    """The summary of our own evaluation of a file."""
+    task, out = str(place / file), place / f"ours-{file}"
+    vqa.evaluate(VQASettings(model=place / "model", task=task, out=out, batch_size=5, **settings))
+    return summary_of(out)
+
+
 def test_lmms_eval_scores_answers_as_we_do(place, theirs):
-    exact = find_task("exact")
-    questions = open_benchmark(exact, str(place / "open.jsonl"))
-    ours = vqa.evaluate_model(
-        exact, questions, place / "model", place / "ours", Asking(max_new_tokens=6), 5
-    )
+    ours = evaluated(place, "open.jsonl", max_new_tokens=6)
     assert theirs["chat"]["own_open"]["right,none"] == ours["overall"]["accuracy"]
     assert 0.5 < ours["overall"]["accuracy"] < 0.8  # two in three by construction
 
 
 def test_lmms_eval_weighs_options_as_we_do(place, theirs):
-    option = find_task("option")
-    questions = open_benchmark(option, str(place / "choice.jsonl"))
-    ours = vqa.evaluate_model(
-        option, questions, place / "model", place / "chosen", Asking("texts"), 5
-    )
+    ours = evaluated(place, "choice.jsonl", answer_by="texts")
     assert theirs["simple"]["own_choice"]["acc,none"] == ours["overall"]["accuracy"]
     assert 0.5 < ours["overall"]["accuracy"] < 1
 
@@ -241,8 +242,22 @@ def test_videos_are_refused_and_stop_strings_cut():
     video = [{"role": "user", "content": [{"type": "video", "url": "x"}]}]
     with pytest.raises(UserError, match="this task has video"):
         plugin._conversation(video)
-    picture = SimpleNamespace(convert=lambda mode: mode)
+    picture = Image.new("L", (4, 4))
     content = [{"type": "image", "url": picture}, {"type": "text", "text": "what <image>?"}]
     said, pictures = plugin._conversation([{"role": "user", "content": content}])
-    assert said == [{"role": "user", "content": "<image>what ?"}] and pictures == ["RGB"]
+    assert said == [{"role": "user", "content": "<image>what ?"}] and pictures == [picture]
     assert plugin._cut("red\nblue", ["\n"]) == "red" and plugin._cut("red", "x") == "red"
+
+
+def test_pictures_of_every_kind_go_the_way_of_files():
+    from eval.lmms_eval_plugin import SemHiTok, _Picture
+
+    plugin = object.__new__(SemHiTok)
+    plugin.answerer = SimpleNamespace(image_tokens=lambda images: images)
+    pictures = {
+        (255, 255, 255): Image.new("RGBA", (4, 4), (0, 0, 0, 0)),  # shown, it is white
+        (128, 128, 128): Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)),
+        (7, 7, 7): Image.new("L", (4, 4), 7),
+    }
+    found = plugin._tokens([_Picture(picture) for picture in pictures.values()])
+    assert [image.getpixel((0, 0)) for image in found] == list(pictures)

@@ -196,6 +196,13 @@ def test_a_prompt_file_of_another_benchmark_is_refused(task, other, files):
         read_prompts(task, files[other])
 
 
+def test_more_drawings_than_a_million_are_refused_before_their_names_are_made(tmp_path):
+    file = tmp_path / "prompts"
+    file.write_text("\n".join(f"prompt {number}" for number in range(2000)))
+    with pytest.raises(UserError, match=r"2,000 prompts .* with 1,000 drawings each are more"):
+        read_prompts("t2i-compbench", file, 1000)
+
+
 def test_an_empty_file_and_grids_of_another_size(tmp_path, files):
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(UserError, match="no prompts"):

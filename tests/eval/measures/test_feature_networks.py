@@ -127,7 +127,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch):
         raise URLError("Name or service not known")
 
     fake_torch_fidelity(monkeypatch, unreachable)
-    with pytest.raises(UserError, match=r"cannot be had.*inception:FILE"):
+    with pytest.raises(UserError, match=r"cannot be loaded.*inception:FILE"):
         load_feature_network("inception")
     with pytest.raises(UserError, match="facebook/dinov2-small"):
         load_feature_network("facebook/dinov2-small")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.measures.image_source import CROPS, EvaluationImages
+from eval.measures.image_source import CROPS, EvaluationImages, images_at_once
 from runtime.errors import UserError
 
 
@@ -14,6 +14,12 @@ def folder(tmp_path):
         (tmp_path / "sub").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "sub" / f"{number}.png")
     return tmp_path
+
+
+def test_large_images_go_in_smaller_batches():
+    assert images_at_once(64, 64) == images_at_once(64, 256) == 64
+    assert images_at_once(1024, 64) == 1024 and images_at_once(1024, 512) == 16
+    assert images_at_once(64, 100_000) == 1
 
 
 def test_adms_crop_halves_before_it_scales():

@@ -12,6 +12,7 @@ from eval.reconstruction import task as reconstruction
 from eval.reconstruction.worst_pairs import WorstPairs
 from runtime.errors import UserError
 from runtime.rank_group import RankGroup
+from tests.eval.conftest import FakeTokenizer
 from tokenizer.losses.image_quality import MAX_PSNR, image_psnr, image_ssim, to_levels
 
 
@@ -155,6 +156,36 @@ def test_fewer_images_than_dimensions_are_refused_before_the_work(tmp_path, pict
         evaluations.reconstruction(
             tmp_path / "out", data=str(pictures), network=["efficientnet-lite0"]
         )
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_large_images_are_those_of_each_alone(monkeypatch):
+    images = torch.rand(5, 3, 24, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole = image_scores(images, -images)
+    monkeypatch.setattr("eval.measures.image_source.PIXELS_AT_ONCE", 2 * 24 * 24)
+    assert image_scores(images, -images) == {k: pytest.approx(v) for k, v in whole.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"batch_size": 10**9}, "less than or equal to 1024"),
+        ({"batch_size": 0}, "greater than 0"),
+        ({"max_images": 0}, "greater than 0"),
+        ({"resolution": -64}, "greater than 0"),
+    ],
+)
+def test_sizes_without_sense_are_refused(tmp_path, evaluations, settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        evaluations.reconstruction(tmp_path / "out", **settings)
+
+
+def test_a_resolution_of_too_many_positions_is_refused(tmp_path, evaluations, monkeypatch):
+    model = FakeTokenizer("decoder")
+    model.config.patch_size = 8
+    monkeypatch.setattr("eval.reconstruction.task.load_tokenizer", lambda folder: model)
+    with pytest.raises(UserError, match="take at most 1024"):
+        evaluations.reconstruction(tmp_path / "out", resolution=8 * 10**6)
     assert not (tmp_path / "out").exists()
 
 
