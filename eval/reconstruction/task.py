@@ -162,6 +162,12 @@ def _measure(
         for chosen, batch in _batches(images, size, settings.batch_size, mine):
             codes = model.encode(batch.to(device))
             rebuilt = model.decode(codes).float().cpu()
+            if not rebuilt.isfinite().all():
+                bad = chosen[int((~rebuilt.isfinite()).flatten(1).any(1).nonzero()[0, 0])]
+                raise UserError(
+                    f"The reconstruction of {images.record_id(bad)} holds values that are not "
+                    f"finite: {settings.tokenizer} is damaged, or its training diverged."
+                )
             semantic, pixel = codes.semantic.cpu(), codes.pixel.cpu()
             counts += torch.bincount(
                 (semantic * num_pixel + pixel).flatten(), minlength=len(counts)

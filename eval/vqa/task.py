@@ -8,6 +8,7 @@ Examples:
     semhitok eval vqa --predictions runs/gqa/predictions.jsonl --task gqa
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ def evaluate(settings: VQASettings) -> Path:
     task = _task_of(settings)
     found = _questions_of(settings, task)
     out = _out_of(settings, task)
+    if found is not None and found.left_out and is_main_rank():
+        left_out = ", ".join(f"{count:,} {what}" for what, count in found.left_out.items())
+        print(f"{found.source}: left out are {left_out}", file=sys.stderr)
     if settings.model is not None:
         assert found is not None
         _counted_on(found, settings.train_data)  # refuses data without questions before any work

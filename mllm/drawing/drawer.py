@@ -107,9 +107,12 @@ def draw(
         A picture of each prompt, in order.
 
     Raises:
-        UserError: if a prompt with its image is longer than the model's context.
+        UserError: before anything is drawn, if a prompt with its image is longer than the model's
+            context.
     """
     drawer = Drawer(model, processor, sampler, batch_size)
+    for prompt in dict.fromkeys(prompts):
+        drawer.check(ImageRequest(prompt))
     requests = (ImageRequest(*each) for each in zip(prompts, seeds, strict=True))
     early: dict[int, Image.Image] = {}  # finished before their turn
     following = 0

@@ -1,5 +1,7 @@
 """One's own questions: a JSON object a line, with `image`, `question` and `answers`."""
 
+import difflib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +11,32 @@ from eval.vqa.scorers.task import BenchmarkQuestion
 from runtime.errors import UserError
 from runtime.json_lines import json_values
 
+FIELDS = (
+    "image", "question", "answers", "answer", "options", "id", "question_id", "category", "group",
+)  # fmt: skip
+MEANT = {
+    "choices": "options", "type": "category", "question_type": "category", "image_path": "image",
+    "text": "question", "label": "answer",
+}  # fmt: skip
+"""Fields that are not read, and those that they may have meant."""
+
 
 def read_own_lines(path: Path) -> QuestionSet:
     """Questions from a JSONL file.
 
     A line has `image` (a path below the file's folder), `question`, and `answers` (a list) or
     `answer`; and it may have `options` (a list of texts, of which the answer is a letter or the
-    whole text), `id` (else the line's number), `category` and `group`.
+    whole text), `id` (else the line's number), `category` and `group`. Other fields are not read;
+    `left_out` counts their values.
 
     Raises:
         UserError: naming the line that is not so.
     """
-    questions = []
+    questions, unused = [], Counter[str]()
     for number, row in json_values(path):
         where = f"line {number} of {path}"
         require_fields(row, ("image", "question"), where)
+        unused.update(sorted(row.keys() - {*FIELDS}))
         answers = row.get("answers", row.get("answer"))
         if answers is None:
             raise UserError(f"{where} has neither 'answers' nor 'answer'")
@@ -44,7 +57,13 @@ def read_own_lines(path: Path) -> QuestionSet:
                 image_id=_text(row, "image", where),
             )
         )
-    return QuestionSet(str(path), questions)
+    return QuestionSet(str(path), questions, {_unused(n): k for n, k in unused.items()})
+
+
+def _unused(name: str) -> str:
+    close = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.7)
+    meant = MEANT.get(name) or (close[0] if close else None)
+    return f"values of the field {name!r}" + (f" (did you mean {meant!r}?)" if meant else "")
 
 
 def _text(row: dict[str, Any], name: str, where: str) -> str:

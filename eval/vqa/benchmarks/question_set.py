@@ -21,7 +21,7 @@ class QuestionSet:
     questions: list[BenchmarkQuestion]
     """In the order of the source; images are read when they are needed."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """How many questions the source has beyond these, by reason."""
+    """How much the source holds beyond these questions, by what it is."""
     data_fingerprint: str | None = None
     """Names the content of a prepared data set, images included."""
 

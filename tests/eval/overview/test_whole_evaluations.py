@@ -82,6 +82,17 @@ def test_a_benchmark_from_prompts_to_a_score(world, tmp_path, monkeypatch):
         drawing_task.evaluate(GenerationSettings(**common, model=other))
 
 
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_drawn(world, tmp_path):
+    file = tmp_path / "prompts.json"
+    rows = [{"prompt_id": 1, "Prompt": "a red bar"}, {"prompt_id": 2, "Prompt": "a bar " * 5000}]
+    file.write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    settings = GenerationSettings(task="wise", prompts=file, model=world.start, out=out)
+    with pytest.raises(UserError, match="at most"):
+        drawing_task.evaluate(settings)
+    assert not list((out / "export").rglob("*.png"))
+
+
 def test_two_ranks_draw_what_one_draws_and_every_image_counts_once(world, tmp_path):
     categories = ("animals", "food")
     rows = {

@@ -189,6 +189,21 @@ def test_a_resolution_of_too_many_positions_is_refused(tmp_path, evaluations, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tokenizer_that_gives_no_numbers_is_refused_and_the_image_named(
+    tmp_path, evaluations, monkeypatch
+):
+    class Diverged(FakeTokenizer):
+        def decode(self, codes):
+            images = super().decode(codes)
+            images[1, 0, 3, 3] = float("nan")
+            return images
+
+    monkeypatch.setattr("eval.reconstruction.task.load_tokenizer", Diverged)
+    with pytest.raises(UserError, match=r"reconstruction of easy-vqa-test-.*1 holds values that"):
+        evaluations.reconstruction(tmp_path / "out")
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
 def test_ms_ssim_of_images_that_are_large_enough():
     images = torch.rand(2, 3, 176, 176, generator=torch.Generator().manual_seed(0)) * 2 - 1
     noisy = (images + 0.3 * torch.randn(images.shape)).clamp(-1, 1)

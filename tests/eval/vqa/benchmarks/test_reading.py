@@ -381,6 +381,16 @@ def test_the_fingerprint_tells_questions_answers_and_options_apart(tmp_path):
     assert len({fingerprint(row) for row in changed}) == len(changed)
 
 
+def test_fields_that_are_not_read_are_counted_with_what_they_may_have_meant(tmp_path):
+    row = OWN | {"choices": ["red", "blue"], "Question": "?", "source": "x"}
+    path = own_lines(tmp_path / "own.jsonl", row, OWN | {"source": "y"})
+    assert open_benchmark(TASKS["exact"], str(path)).left_out == {
+        "values of the field 'Question' (did you mean 'question'?)": 1,
+        "values of the field 'choices' (did you mean 'options'?)": 1,
+        "values of the field 'source'": 2,
+    }
+
+
 # Inputs of real people: byte-order marks, Unicode forms, what macOS leaves, names like ours.
 
 
