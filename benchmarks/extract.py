@@ -2,8 +2,8 @@
 
 Measures ours (decode, encode in batches, pack, write shards) against the obvious loop, which opens
 one image, encodes it and keeps its codes, in turn in one process; then ours on several ranks
-against ours on one, each rank on one thread. Without a tokenizer, one of the quickstart's size with
-random weights: what weights hold costs no time.
+against ours on one, each rank on one thread. The default tokenizer has the quickstart's size and
+random weights.
 """
 
 import argparse
@@ -20,20 +20,17 @@ from pathlib import Path
 import torch
 
 from benchmarks import protocol
+from benchmarks.random_tokenizer import save_random_tokenizer
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.prepare.run import prepare
 from data_pipelines.prepare.settings import PrepareSettings
-from runtime.argument_types import existing_folder, model_folder
-from runtime.config import load_config
 from runtime.rank_group import RankGroup
+from runtime.storage import Storage
 from tokenizer.extraction.code_shards import write_shard
 from tokenizer.extraction.extract import encode_shards, make_manifest
-from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
-from tokenizer.training.settings import SemanticPhaseConfig, TeacherPhaseConfig
+from tokenizer.saved.model_folder import load_tokenizer
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
 NUM_SHARDS = 8
 
 
@@ -46,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        tokenizer = arguments.tokenizer or _random_tokenizer(work / "tokenizer")
+        tokenizer = arguments.tokenizer or save_random_tokenizer("quickstart", work / "tokenizer")
         data = arguments.data or Path(
             prepare(PrepareSettings(sources=["easy-vqa-test"], out=str(work / "data")))
         )
@@ -126,7 +123,7 @@ def ours(
     encoded = encode_shards(model, dataset, shards, 1, arguments.batch_size, arguments.num_workers)
     for rows, (semantic, pixel) in zip(shards, encoded, strict=True):
         ids = dataset.ids[rows.start : rows.stop]
-        write_shard(out / f"{rows.start}.arrow", manifest, ids, semantic, pixel)
+        write_shard(Storage(out), f"{rows.start}.arrow", manifest, ids, semantic, pixel)
 
 
 def _shards(count: int) -> list[range]:
@@ -156,16 +153,17 @@ def _launch(
     ranks: int, arguments: argparse.Namespace, tokenizer: Path, data: Path, count: int
 ) -> float:
     """Images per second of a launch on so many ranks."""
+    options = {
+        "tokenizer": Path(tokenizer).absolute(),
+        "data": Path(data).absolute(),
+        "num-images": count,
+        "batch-size": arguments.batch_size,
+        "num-workers": arguments.num_workers,
+        "device": arguments.device,
+    }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(ranks), "-m", "benchmarks.extract", "--only-ours"]
-    command += [
-        "--tokenizer",
-        str(Path(tokenizer).absolute()),
-        "--data",
-        str(Path(data).absolute()),
-    ]
-    command += ["--num-images", str(count), "--batch-size", str(arguments.batch_size)]
-    command += ["--num-workers", str(arguments.num_workers), "--device", arguments.device]
+    command += [f"--{name}={value}" for name, value in options.items()]
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     finished = subprocess.run(
@@ -174,23 +172,14 @@ def _launch(
     return json.loads(finished.stdout.splitlines()[-1])["images_per_second"]
 
 
-def _random_tokenizer(folder: Path) -> Path:
-    """A tokenizer of the quickstart's size."""
-    vision = load_config(TeacherPhaseConfig, CONFIGS / "teacher.yaml").vision
-    fields = load_config(SemanticPhaseConfig, CONFIGS / "semantic.yaml").model
-    teacher = {"model_type": "siglip_vision_model", "vision_use_head": False} | vision
-    save_tokenizer(SemHiTokModel(SemHiTokConfig(teacher_config=teacher, **fields)), folder)
-    return folder
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = protocol.make_parser(
         __doc__ or "",
         "python -m benchmarks.extract --tokenizer runs/quickstart/decoder/model "
         "--data runs/quickstart/data/test",
     )
-    parser.add_argument("--tokenizer", type=model_folder, metavar="DIR", help="a trained one")
-    parser.add_argument("--data", type=existing_folder, metavar="DIR", help="prepared data")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="a trained one")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="prepared data")
     parser.add_argument(
         "--num-images", type=protocol.positive, metavar="N", help="to encode (default: all)"
     )
@@ -201,15 +190,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--num-workers", type=int, default=0, help="processes that decode images (default: 0)"
     )
     parser.add_argument(
-        "--ranks",
-        type=protocol.positive,
-        default=2,
-        help="ranks to hold against one; 1 leaves that out (default: 2)",
+        "--ranks", type=protocol.positive, default=2, help="compared with 1 rank (default: 2)"
     )
     parser.add_argument(
-        "--only-ours",
-        action="store_true",
-        help="time ours alone, on the ranks of a torchrun launch; needs --tokenizer and --data",
+        "--only-ours", action="store_true", help="time ours alone, on the ranks of a launch"
     )
     arguments = parser.parse_args(argv)
     if arguments.only_ours and not (arguments.tokenizer and arguments.data):

@@ -7,6 +7,7 @@ against the faster of the two, the memory ratio against `whole`; the table has b
 """
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,10 +23,10 @@ MB = 1e6
 
 def split(text: str) -> tuple[int, int]:
     """`KxM` as two numbers."""
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    found = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)", text.lower())
+    if found is None:
         raise argparse.ArgumentTypeError(f"must read like 16384x12, not {text!r}")
-    return int(parts[0]), int(parts[1])
+    return int(found[1]), int(found[2])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,20 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import protocol
-from runtime.config import load_config
-from tokenizer.model.configuration_semhitok import SemHiTokConfig
-from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.model_folder import save_tokenizer
+from benchmarks.random_tokenizer import SIZES, save_random_tokenizer
 from tokenizer.training.phase_pixels import PixelPhase
-from tokenizer.training.settings import (
-    PixelPhaseConfig,
-    SemanticPhaseConfig,
-    TeacherPhaseConfig,
-    TrainingConfig,
-)
+from tokenizer.training.settings import PixelPhaseSettings, TrainingSettings
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-SIZES = ("quickstart", "paper/256", "paper/384")
 VARIANTS = ("float32", "bfloat16", "float32-compiled", "bfloat16-compiled")
 
 
@@ -37,27 +27,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parse(argv)
     device = protocol.start(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        size = save_random_tokenizer(arguments.size, Path(folder) / "model")
-        training = TrainingConfig(1, arguments.batch_size, 1e-4)
-        config = PixelPhaseConfig(Path("none"), Path("none"), Path(folder) / "model", training)
-        shape = (arguments.batch_size, 3, size, size)
-        images = torch.rand(shape, device=device) * 2 - 1
-        phases = {name: PixelPhase(config, None).to(device) for name in arguments.variants}  # type: ignore[arg-type]
+        save_random_tokenizer(arguments.size, Path(folder) / "model")
+        settings = PixelPhaseSettings(
+            data=folder,
+            out=Path(folder),
+            tokenizer=Path(folder) / "model",
+            training=TrainingSettings(
+                num_steps=1, global_batch_size=arguments.batch_size, learning_rate=1e-4
+            ),
+        )
+        phases = {name: PixelPhase(settings).to(device) for name in arguments.variants}
+    size = next(iter(phases.values())).image_size
+    images = torch.rand((arguments.batch_size, 3, size, size), device=device) * 2 - 1
     steps = {name: make_step(phase, name, images) for name, phase in phases.items()}
     for phase in phases.values():
         phase.start([images])
     seconds = protocol.seconds_in_turn(steps, arguments.repeats)
-    rows = []
-    for name, step in steps.items():
-        speed = arguments.batch_size / protocol.median(seconds[name])
-        rows.append(
-            {
-                "variant": name,
-                "images_per_second": speed,
-                "held_gb": held_bytes(phases[name]) / 1e9,
-                "step_gb": protocol.peak_bytes(step, device) / 1e9,
-            }
-        )
+    rows = [
+        {
+            "variant": name,
+            "images_per_second": arguments.batch_size / protocol.median(seconds[name]),
+            "held_gb": held_bytes(phases[name]) / 1e9,
+            "step_gb": protocol.peak_bytes(step, device) / 1e9,
+        }
+        for name, step in steps.items()
+    ]
     ratio = rows[-1]["images_per_second"] / rows[0]["images_per_second"]
     protocol.print_table(
         ["variant", "images/s", "weights and AdamW, GB", "a step beside them, GB"],
@@ -74,22 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=str(device),
         seed=arguments.seed,
     )
-
-
-def save_random_tokenizer(size: str, folder: Path) -> int:
-    """Save an untrained tokenizer of a config; return its image size in pixels."""
-    fields = load_config(SemanticPhaseConfig, CONFIGS / size / "semantic.yaml").model
-    teacher = {"model_type": "siglip_vision_model", "vision_use_head": False}
-    file = CONFIGS / size / "teacher.yaml"
-    if file.is_file():
-        teacher |= load_config(TeacherPhaseConfig, file).vision
-    else:  # ViT-L, which the paper sizes are made for
-        teacher |= {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
-        teacher |= {"num_attention_heads": 16}
-        teacher |= {name: fields[name] for name in ("image_size", "patch_size")}
-    model = SemHiTokModel(SemHiTokConfig(teacher_config=teacher, **fields))
-    save_tokenizer(model, folder)
-    return model.config.image_size
 
 
 def make_step(phase: PixelPhase, variant: str, images: Tensor) -> Callable[[], None]:
@@ -110,7 +88,8 @@ def make_step(phase: PixelPhase, variant: str, images: Tensor) -> Callable[[], N
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        phase.after_step()
+        for codebook in phase.codebooks:
+            codebook.after_step()
 
     return step
 
@@ -122,35 +101,24 @@ def held_bytes(phase: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*tensors, *moments))
 
 
-def _variants(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in VARIANTS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(VARIANTS)}")
-    return names
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = protocol.make_parser(
         __doc__ or "",
         "python -m benchmarks.train_step --size paper/256 --batch-size 16 --device cuda "
-        "--variants float32,bfloat16,bfloat16-compiled",
+        "--variants float32 bfloat16 bfloat16-compiled",
     )
     parser.add_argument(
-        "--size",
-        choices=SIZES,
-        default="quickstart",
-        help="folder of configs/ whose tokenizer is built (default: quickstart)",
+        "--size", choices=SIZES, default="quickstart", help="of configs/ (default: quickstart)"
     )
     parser.add_argument(
         "--batch-size", type=protocol.positive, default=8, help="images at once (default: 8)"
     )
     parser.add_argument(
         "--variants",
-        type=_variants,
+        nargs="+",
+        choices=VARIANTS,
         default=["float32", "bfloat16"],
-        metavar="NAME,...",
-        help=f"of {', '.join(VARIANTS)} (default: float32,bfloat16)",
+        help="the first is compared with the last (default: float32 bfloat16)",
     )
     return parser.parse_args(argv)
 

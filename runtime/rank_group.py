@@ -1,4 +1,4 @@
-"""The ranks of a launch as one group that agrees and shares small objects."""
+"""The ranks of a launch: as one group that agrees and shares small objects, and tensors of all."""
 
 import os
 import sys
@@ -6,24 +6,26 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from runtime.errors import UserError
 
 T = TypeVar("T")
 
-# A rank may be done hours before the others; a lost one is noticed at once, by its connection.
-_PATIENCE = timedelta(days=7)
+# A rank may finish hours before the others; a lost one is noticed at once, by its connection.
+_TIMEOUT = timedelta(days=7)
 
 
 class RankGroup:
-    """What `torchrun` (or `accelerate launch`, or `deepspeed`) has started; else one rank alone.
+    """The ranks that `torchrun`, `accelerate launch` or `deepspeed` has started; else one alone.
 
         with RankGroup() as ranks:
             plan = ranks.from_main(make_plan)
 
-    Messages go over the CPU, since they are names and counts. A group that is there already is used
-    and left as it is.
+    Messages go over the CPU, since they are names and counts. A group that exists already is used
+    and stays.
 
     Attributes:
         rank, world_size: of all ranks.
@@ -39,7 +41,7 @@ class RankGroup:
 
     def __enter__(self) -> "RankGroup":
         if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=_PATIENCE)
+            dist.init_process_group("gloo", timeout=_TIMEOUT)
             self._is_ours = True
         return self
 
@@ -48,7 +50,7 @@ class RankGroup:
             dist.destroy_process_group()
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns on rank 0; where it fails the other ranks leave without a word."""
+        """What `make` returns on rank 0; where it fails there, the other ranks exit silently."""
         if self.world_size == 1:
             return make()
         made: list[Any] = [None]
@@ -68,7 +70,7 @@ class RankGroup:
         """`value` of every rank, in order, on every rank.
 
         Raises:
-            UserError: if a rank is lost; it has told why itself.
+            UserError: if a rank is lost; its own error says why.
         """
         if self.world_size == 1:
             return [value]
@@ -86,5 +88,29 @@ class RankGroup:
             raise _lost() from error
 
 
+def num_ranks() -> int:
+    """Ranks of the running process group; 1 without one."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_ranks(*tensors: Tensor) -> None:
+    """Add the float tensors of all ranks, in place, in one message."""
+    if num_ranks() == 1:
+        return
+    joint = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(joint)
+    for tensor, total in zip(tensors, joint.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
+
+
+def gather_tensor(tensor: Tensor) -> Tensor:
+    """Concatenate a tensor of equal shape over ranks, in rank order."""
+    if num_ranks() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(num_ranks())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def _lost() -> UserError:
-    return UserError("another rank has stopped, see above for its reason; run the command again.")
+    return UserError("another rank has stopped, see above for its reason; run the command again")

@@ -6,7 +6,7 @@ from typing import Any
 from runtime.config import build_config, to_dict
 from runtime.errors import UserError
 from runtime.settings import Settings, build_settings
-from runtime.value_types import planned
+from runtime.value_types import anywhere
 
 
 def refuse_other_settings(path: Path, settings: Any, then: dict[str, Any]) -> None:
@@ -41,8 +41,9 @@ def _built(settings: Any, then: dict[str, Any]) -> dict[str, Any]:
     """Plain values of an earlier run, with the defaults of what they lack."""
     if not isinstance(settings, Settings):  # until every command has settings
         return to_dict(build_config(type(settings), then, "its settings"))
-    with planned([Path("."), Path("/")]):  # what it read may have moved
-        return to_dict(build_settings(type(settings), then, "its settings"))
+    with anywhere():  # what it read may have moved
+        moved = then | {"out": to_dict(settings)["out"]}
+        return to_dict(build_settings(type(settings), moved, "its settings"))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

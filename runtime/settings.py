@@ -32,6 +32,8 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 """A number above 0 and at most 1."""
 BatchSize = Annotated[int, Field(gt=0, le=1024)]
 """How many things a network looks at together; more would take memory and save no time."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""A number from 0 to below 1, as the weight of the past in a moving average."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed, which numpy limits to 32 bits."""
 

@@ -17,7 +17,14 @@ from typing import Any
 
 from runtime.config import load_config
 from runtime.run_folder import RunDirectory, read_json, write_json, write_text
-from semhitok.ablation_plan import AblationConfig, MeasureStep, Step, TrainStep, plan
+from semhitok.ablation_plan import (
+    AblationConfig,
+    MeasureStep,
+    Step,
+    TrainStep,
+    phase_settings,
+    plan,
+)
 from semhitok.quickstart import forget_accelerators
 
 
@@ -55,11 +62,10 @@ def run_step(step: Step) -> None:
 
         measure(step.model, step.train_data, step.test_data, step.folder, step.probes)
         return
-    from tokenizer.training.train import PHASES, train_phase
+    from tokenizer.training.train import train_phase
 
     started = time.monotonic()
-    config = load_config(PHASES[step.phase][0], step.file, step.overrides)
-    train_phase(step.phase, config)
+    train_phase(phase_settings(step.phase, step.file, step.values))
     forget_accelerators()
     write_json(step.mark, {"seconds": time.monotonic() - started})
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.config import load_config, to_dict
+from runtime.config import to_dict
 from runtime.errors import UserError
 from runtime.files import fingerprint
+from runtime.settings import build_settings
+from runtime.value_types import anywhere
+from runtime.yaml_values import merge, read_values
 
 
 @dataclass
@@ -72,8 +75,8 @@ class TrainStep:
     phase: str
     file: Path
     """The phase's YAML."""
-    overrides: tuple[str, ...]
-    """`key.sub=value` strings over it."""
+    values: dict[str, Any]
+    """Settings over it."""
     folder: Path
     """Its run folder, named by the settings."""
     after: Path | None
@@ -155,28 +158,37 @@ def _train_step(
     last: TrainStep | None,
     values: dict[str, Any],
 ) -> TrainStep:
-    from tokenizer.training.train import PHASES
+    from tokenizer.training.settings import PHASE_SETTINGS
 
-    if phase not in PHASES:
-        raise UserError(f"{phase!r} is not a phase of the tokenizer: {', '.join(PHASES)} are.")
-    lacking = [key for key in source if key not in PHASES[phase][0].__dataclass_fields__]
+    if phase not in PHASE_SETTINGS:
+        phases = ", ".join(PHASE_SETTINGS)
+        raise UserError(f"{phase!r} is not a phase of the tokenizer: {phases} are.")
+    lacking = [key for key in source if key not in PHASE_SETTINGS[phase].model_fields]
     if lacking:
         raise UserError(
             f"the phase {phase} of a variant cannot start from a {lacking[0]}: list the phases in "
             f"the order of training, semantic or joint first."
         )
-    fixed = {"data": str(config.out / "data" / "train"), "out": "."} | source
-    overrides = _overrides(fixed | values)
-    resolved = to_dict(load_config(PHASES[phase][0], config.phases[phase], overrides))
+    fixed: dict[str, Any] = {"data": str(config.out / "data" / "train"), "out": "."} | source
+    values = fixed | values
+    with anywhere():  # earlier steps will write what this one reads
+        resolved = to_dict(phase_settings(phase, config.phases[phase], values))
     # Where files lie does not matter, but what was trained before does.
     known = {key: value for key, value in resolved.items() if key not in fixed}
     known |= {"source": config.train_source, "teacher": config.teacher}
     known |= {"after": last.folder.name if last else None}
     digest = fingerprint([json.dumps(known, sort_keys=True)])[:10]
     folder = folder.with_name(f"{folder.name}-{digest}")
-    overrides += [f"out={json.dumps(str(folder))}"]
+    values["out"] = str(folder)
     after = last.folder if last else None
-    return TrainStep(phase, config.phases[phase], tuple(overrides), folder, after)
+    return TrainStep(phase, config.phases[phase], values, folder, after)
+
+
+def phase_settings(phase: str, file: Path, values: dict[str, Any]) -> Any:
+    """Settings of a phase: those of its YAML file, and others over them."""
+    from tokenizer.training.settings import PHASE_SETTINGS
+
+    return build_settings(PHASE_SETTINGS[phase], merge(read_values(file), values), str(file))
 
 
 def _measure_step(config: AblationConfig, name: str, seed: int, last: TrainStep) -> MeasureStep:
@@ -197,14 +209,3 @@ def _measure_step(config: AblationConfig, name: str, seed: int, last: TrainStep)
 def _with_seed(values: dict[str, Any], seed: int) -> dict[str, Any]:
     training = values.get("training") or {}
     return {**values, "training": {**training, "seed": seed}}
-
-
-def _overrides(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Nested values as `key.sub=value` strings; JSON is YAML."""
-    found: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found += _overrides(value, f"{prefix}{key}.")
-        else:
-            found.append(f"{prefix}{key}={json.dumps(value)}")
-    return found

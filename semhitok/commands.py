@@ -5,6 +5,7 @@ from semhitok import (
     eval_commands,
     mllm_drawing_commands,
     mllm_training_commands,
+    tokenizer_commands,
 )
 from semhitok.command import Command
 
@@ -17,6 +18,7 @@ GROUPS = {
 
 _ALL: tuple[Command, ...] = (
     *data_commands.COMMANDS,
+    *tokenizer_commands.COMMANDS,
     *mllm_training_commands.COMMANDS,
     *mllm_drawing_commands.COMMANDS,
     *eval_commands.COMMANDS,

@@ -100,19 +100,23 @@ def _steps(config: QuickstartConfig, out: Path) -> dict[str, Callable[[], Any]]:
 
     def train(phase: str, **paths: Path) -> Callable[[], Any]:
         def step() -> None:
-            from tokenizer.training.train import PHASES, train_phase
+            from runtime.settings import load_settings
+            from tokenizer.training.settings import PHASE_SETTINGS
+            from tokenizer.training.train import train_phase
 
             path = _phase_file(config, phase)
             overrides = _overrides(data=data / "train", out=out / phase, **paths)
             overrides.append(f"training.seed={config.seed}")
-            train_phase(phase, load_config(PHASES[phase][0], path, overrides))
+            train_phase(load_settings(PHASE_SETTINGS[phase], path, overrides))
 
         return step
 
     def extract() -> None:
         from tokenizer.extraction.extract import extract_codes
+        from tokenizer.extraction.settings import ExtractCodesSettings
 
-        extract_codes(tokenizer, data / "train", codes)
+        train_data = str(data / "train")
+        extract_codes(ExtractCodesSettings(tokenizer=tokenizer, data=train_data, out=str(codes)))
 
     def mllm() -> None:
         from mllm.init.build import init_mllm

@@ -20,8 +20,8 @@ from data_pipelines.records import Question, Record
 from mllm.init.build import init_mllm
 from mllm.init.settings import InitSettings
 from semhitok import main as cli
+from tests.codes import extract
 from tests.prepared import prepare_records, prepare_sources
-from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.model_folder import save_tokenizer
@@ -68,7 +68,7 @@ def place(tmp_path_factory):
     teacher = SiglipVisionConfig(**VISION, vision_use_head=False)
     save_tokenizer(SemHiTokModel(SemHiTokConfig(teacher_config=teacher, **MODEL)), root / "good")
     SiglipVisionModel(teacher).save_pretrained(root / "teacher")
-    extract_codes(root / "good", root / "data", root / "codes")
+    extract(root / "good", root / "data", root / "codes")
     text = {
         "model_type": "qwen2",
         "hidden_size": 32,
@@ -501,29 +501,29 @@ def test_overrides_that_cannot_be_right(refuse, name, override, complaint):
 
 
 @pytest.mark.parametrize("name", ["teacher", "semantic", "pixel", "decoder"])
-def test_a_list_is_no_path(refuse, name):
-    assert "must be a path" in refuse(*phase(name), "out=[1]")
+def test_a_path_is_text_whatever_it_looks_like(refuse, name):
+    assert "no such folder: [1]" in refuse(*phase(name), "data=[1]")
 
 
 @pytest.mark.parametrize(
     ("name", "override", "complaint"),
     [
-        ("teacher", "data=@nowhere", "no prepared data"),
+        ("teacher", "data=@nowhere", "no such folder"),
         ("teacher", "vision.hiden_size=8", "hidden_size"),
         ("teacher", "vision.num_attention_heads=3", "do not fit"),
-        ("teacher", "training.num_steps=0", "at least 1"),
-        ("teacher", "training.learning_rate=fast", "must be float"),
-        ("teacher", "training.learning_rate=.inf", "above 0"),
-        ("teacher", "training.betas=[1.5,2]", "at least 0 and below 1"),
-        ("teacher", "training.max_shift=-2", "at least 0"),
-        ("teacher", "training.seed=-1", "at least 0"),
+        ("teacher", "training.num_steps=0", "greater than 0"),
+        ("teacher", "training.learning_rate=fast", "must be a valid number"),
+        ("teacher", "training.learning_rate=.inf", "finite number"),
+        ("teacher", "training.betas=[1.5,2]", "less than 1"),
+        ("teacher", "training.max_shift=-2", "greater than or equal to 0"),
+        ("teacher", "training.seed=-1", "greater than or equal to 0"),
         ("teacher", "vocab_size=3", "raise vocab_size"),
         ("teacher", "text.max_position_embeddings=long", "do not fit"),
         ("teacher", "text.max_position_embeddings=0", "do not fit"),
         ("teacher", "vision.image_size=4", "no patch of 8"),
         ("semantic", "data=@empty", "no prepared data"),
-        ("semantic", "teacher=@nowhere", "No vision encoder"),
-        ("semantic", "teacher=@mllm", "No vision encoder"),
+        ("semantic", "teacher=@nowhere", "no vision encoder"),
+        ("semantic", "teacher=@mllm", "no vision encoder"),
         ("semantic", "model.num_semantic_code=3", "did you mean num_semantic_codes"),
         ("semantic", "model.patch_size=4", "patches of 8 pixels"),
         ("semantic", "model.image_size=20", "not divisible"),
@@ -531,9 +531,9 @@ def test_a_list_is_no_path(refuse, name):
         ("semantic", "model.semantic_encoder_layers=-1", "at least 0"),
         ("semantic", "model.teacher_mean=[0.5]", "3 numbers"),
         ("semantic", "model.teacher_layer=7", "choose -2 to 1"),
-        ("semantic", "codebook.decay=2", "below 1"),
-        ("semantic", "codebook.kmeans_images=0", "at least 1"),
-        ("pixel", "tokenizer=@nowhere", "no config.json"),
+        ("semantic", "codebook.decay=2", "less than 1"),
+        ("semantic", "codebook.kmeans_images=0", "greater than 0"),
+        ("pixel", "tokenizer=@nowhere", "no such folder"),
         ("pixel", "tokenizer=@teacher", "not an image tokenizer"),
         ("pixel", "tokenizer=@other-shape", "do not fit"),
         ("pixel", "tokenizer=@cut", "do not fit"),

@@ -14,17 +14,17 @@ from runtime import config as old
 from runtime.config import read_values
 from runtime.errors import UserError
 from runtime.settings import Settings, load_settings, to_dict
+from runtime.value_types import anywhere
 from semhitok.ablation_plan import AblationConfig
 from semhitok.quickstart import QuickstartConfig
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
-from tokenizer.training.teacher import build_model
-from tokenizer.training.train import PHASES
+from tokenizer.training.new_model import build_model
+from tokenizer.training.settings import PHASE_SETTINGS
 
 CONFIGS = Path(semhitok.__file__).parents[1] / "configs"
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 JSONS = sorted(CONFIGS.rglob("*.json"))
-CLASSES = {name: config_class for name, (config_class, _) in PHASES.items()}
-CLASSES |= {"init_mllm": InitSettings, "mllm": PhaseSettings}
+CLASSES: dict = {**PHASE_SETTINGS, "init_mllm": InitSettings, "mllm": PhaseSettings}
 OUTSIDE_A_QUICKSTART = {"joint"}  # only to compare with
 
 
@@ -46,7 +46,8 @@ def load(path):
 
 def load_config(config_class, path):
     if issubclass(config_class, Settings):
-        return load_settings(config_class, path)
+        with anywhere():  # the folders of a quickstart, which need not have run
+            return load_settings(config_class, path)
     return old.load_config(config_class, path)
 
 

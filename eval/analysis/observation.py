@@ -39,7 +39,7 @@ from runtime.errors import UserError
 from runtime.files import write_json
 from runtime.progress import Progress
 from runtime.run_folder import RunDirectory
-from tokenizer.codebooks.ema import CodebookEMA
+from tokenizer.codebooks.kmeans import kmeans
 from tokenizer.model.codebook import GroupedCodebook, Metric
 from tokenizer.saved.model_folder import load_tokenizer
 
@@ -211,7 +211,7 @@ def _baselines(model: Any, untrained: Any, images: _Images, seed: int) -> tuple[
         # k-means draws its codes from the patches, so it finds at most as many groups.
         num_codes = min(config.num_semantic_codes, len(vectors))
         codebook = GroupedCodebook(1, num_codes, vectors.shape[1], metric).to(device)
-        CodebookEMA(codebook, seed=seed).to(device).kmeans_start(vectors.to(device))
+        kmeans(codebook, vectors.to(device), None, seed)
         found.append(codebook)
     return found[0], found[1]
 

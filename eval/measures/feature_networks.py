@@ -20,7 +20,7 @@ from eval.measures.pretrained import frozen, load_pretrained, short_name
 from runtime.errors import UserError, says
 from runtime.files import fingerprint
 from tokenizer.losses.efficientnet_lite import load_efficientnet_lite0
-from tokenizer.losses.features import normalisation
+from tokenizer.saved.encoders import IMAGENET, normalisation
 
 BATCH = 64  # images that a network looks at together
 DEFAULT_SIZE = 224  # pixels; what most vision encoders were trained at
@@ -159,7 +159,8 @@ def _transformers(name: str) -> FeatureNetwork:
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "image_size", None) or DEFAULT_SIZE
     size = size if isinstance(size, int) else size[0]
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation(name))
+    moments = normalisation(name, default=IMAGENET)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in moments)
 
     def extract(images: Tensor) -> Tensor:
         pixels = ((_resized(images, size) + 1) / 2 - mean) / std

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data_pipelines.answers import most_frequent_answer
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.records import IMAGE_MARK, Question, RecordText
 from tokenizer.extraction.code_shards import CodeStore
@@ -58,7 +57,7 @@ class TrainingSource:
 
 def question_pairs(questions: list[Question]) -> list[tuple[str, str]]:
     """(question, answer) of the questions that have an answer."""
-    return [(q.question, most_frequent_answer(q.answers)) for q in questions if q.answers]
+    return [(question.question, question.answers[0]) for question in questions if question.answers]
 
 
 def image_names(record: RecordText, item: int) -> list[str]:

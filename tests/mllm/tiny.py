@@ -23,9 +23,9 @@ from mllm.phase.settings import PhaseSettings
 from mllm.training.report import UNSTEADY
 from runtime.metrics_log import read_metrics
 from runtime.settings import save_settings
+from tests.codes import extract
 from tests.ports import free_port
 from tests.prepared import prepare_records
-from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.model_folder import save_tokenizer
@@ -99,7 +99,7 @@ class World:
     def __init__(self, root: Path):
         self.data = prepare_records(make_records(), root / "data")
         self.tokenizer = save_tiny_tokenizer(root / "tokenizer")
-        self.codes = extract_codes(self.tokenizer, self.data, root / "codes")
+        self.codes = extract(self.tokenizer, self.data, root / "codes")
         self.start = init_mllm(
             InitSettings(
                 tokenizer=self.tokenizer,

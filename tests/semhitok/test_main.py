@@ -10,8 +10,8 @@ import pytest
 
 import semhitok
 from runtime.errors import UserError
+from semhitok import main as new_cli
 from semhitok import old_main as cli
-from semhitok.main import main
 from semhitok.old_commands import build_parser
 
 ROOT = Path(semhitok.__file__).parents[1]
@@ -70,7 +70,7 @@ def command(monkeypatch):
 
 def failure(capsys, argv) -> str:
     """The one sentence on stderr of a call that must fail."""
-    assert main(argv) == 2
+    assert new_cli.main(argv) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.count("\n") == 1
@@ -149,6 +149,8 @@ def test_every_target_is_a_module_of_the_house():
         ("train teacher --config nowhere.yaml", "no such file"),
         ("train teacher --config {c} steps", "key.sub=value"),
         ("train teacher steps=1 --config {c} more", "key.sub=value"),
+        ("describe", "either a tokenizer or a config"),
+        ("describe --tokenizer {t} model.patch_size=8", "go with a config"),
         ("train nothing --config {c}", "invalid choice"),
         ("train", "required: PHASE"),
         ("prepare ./nowhere --out o", "no such folder"),
@@ -170,10 +172,12 @@ def test_a_slip_costs_one_sentence_and_exit_code_2(argv, message, quickstart, ca
 
 
 def test_overrides_may_stand_on_either_side_of_the_config(quickstart):
-    argv = "train teacher a=1 --config configs/quickstart/teacher.yaml b.c=-2 d=[1,2]"
-    arguments = cli.parse(argv.split())
-    assert arguments.overrides == ["a=1", "b.c=-2", "d=[1,2]"]
-    assert arguments.phase == "teacher"
+    training = "training={num_steps: 1, global_batch_size: 2, learning_rate: 1}"
+    words = ["data=runs/quickstart/data/train", "--config", "configs/quickstart/teacher.yaml"]
+    parsed = new_cli.parse(["train", "teacher", *words, "out=o", training, "vision.a=[1,2]"])
+    assert parsed is not None
+    assert parsed[0].name == "train teacher"
+    assert (parsed[1].training.num_steps, parsed[1].vision) == (1, {"a": [1, 2]})
 
 
 def test_sampler_options_default_to_the_model(quickstart):

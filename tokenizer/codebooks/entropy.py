@@ -4,7 +4,7 @@
 
 with p the softmax of -|v - c|² / temperature (MaskGIT, arXiv 2202.04200; LFQ, arXiv 2310.05737). In
 a grouped codebook both terms are taken within the group of each vector, the second one weighted by
-the group's share of vectors: the lowest value is -log C, where each group uses its C codes alike.
+its fraction of the vectors: the lowest value is -log C, where each group uses its C codes alike.
 
 Shapes: n vectors, G groups, C codes in each group, D code dimension.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tokenizer.codebooks.placement import num_ranks, sum_over_ranks
+from runtime.rank_group import num_ranks, sum_over_ranks
 from tokenizer.model.codebook import MAX_SCORES, GroupedCodebook
 
 

@@ -3,38 +3,32 @@
 import torch
 from torch import Tensor, nn
 
-from tokenizer.codebooks.ema import CodebookEMA
 from tokenizer.codebooks.entropy import entropy_loss
-from tokenizer.codebooks.gradient import CodebookGradient
-from tokenizer.codebooks.upkeep import CodebookUpkeep
+from tokenizer.codebooks.settings import CodebookSettings
+from tokenizer.codebooks.updater import CodebookUpdater
 from tokenizer.model.codebook import GroupedCodebook, Quantized
-from tokenizer.training.settings import CodebookConfig
-
-UPDATERS: dict[str, type[CodebookUpkeep]] = {
-    "ema": CodebookEMA,
-    "gradient": CodebookGradient,
-}
 
 
 class CodebookTraining(nn.Module):
     """Quantises for the network, weighs the quantiser's losses, and moves the codes.
 
     Args:
+        name: of the codebook, for the log.
         codebook: trained in place; it stays a part of the model, not of this module.
-        config: how it moves.
-        seed: of k-means and revival.
+        settings: how it moves.
+        seed: of k-means and restarts.
     """
 
-    def __init__(self, codebook: GroupedCodebook, config: CodebookConfig, seed: int):
+    def __init__(self, name: str, codebook: GroupedCodebook, settings: CodebookSettings, seed: int):
         super().__init__()
-        self.config = config
-        self.updater = UPDATERS[config.update](codebook, config.decay, config.revive_below, seed)
+        self.name = name
+        self.settings = settings
+        self.updater = CodebookUpdater(codebook, settings, seed)
         self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def start(self, vectors: Tensor, groups: Tensor | None = None) -> None:
-        """Place the codes by k-means over (..., D) vectors of `groups` (...), of all ranks."""
-        vectors, groups = _flatten(vectors, groups)
-        self.updater.kmeans_start(vectors, groups)
+        """Start the codes by k-means over (..., D) vectors of `groups` (...), of all ranks."""
+        self.updater.start(*_flatten(vectors, groups))
 
     def forward(
         self, vectors: Tensor, groups: Tensor | None = None
@@ -47,21 +41,21 @@ class CodebookTraining(nn.Module):
         Returns:
             The look-up, and its losses: `loss` is their weighted sum, the others are for the log.
         """
-        codebook, config = self.updater.codebook, self.config
+        codebook, settings = self.updater.codebook, self.settings
         quantized: Quantized = codebook(vectors, groups)
-        loss = config.commitment_weight * quantized.commitment_loss
+        loss = settings.commitment_weight * quantized.commitment_loss
         losses = {"commitment_loss": quantized.commitment_loss.detach()}
-        if config.update == "gradient":
-            loss = loss + config.codebook_weight * quantized.codebook_loss
-        if config.entropy_weight > 0:
+        if settings.update == "gradient":
+            loss = loss + settings.codebook_weight * quantized.codebook_loss
+        if settings.entropy_weight > 0:
             flat, flat_groups = _flatten(quantized.inputs, groups)
-            entropy = entropy_loss(codebook, flat, flat_groups, config.entropy_temperature)
-            loss = loss + config.entropy_weight * entropy
+            entropy = entropy_loss(codebook, flat, flat_groups, settings.entropy_temperature)
+            loss = loss + settings.entropy_weight * entropy
             losses["entropy_loss"] = entropy.detach()
         if self.training:
             flat, flat_groups = _flatten(vectors.detach(), groups)
             self._seen.append((flat, quantized.codes.flatten(), flat_groups))
-            if config.warmup_steps and int(self.updater.num_updates) < config.warmup_steps:
+            if settings.warmup_steps and int(self.updater.num_updates) < settings.warmup_steps:
                 quantized = quantized._replace(vectors=quantized.inputs)
         return quantized, losses | {"loss": loss}
 
@@ -69,7 +63,8 @@ class CodebookTraining(nn.Module):
         """Move the codes with what the step saw.
 
         Returns:
-            `revived_codes`, and `batch_usage`: the share of all codes that this rank's step hit.
+            `restarted_codes`, and `batch_NAME_usage`: the fraction of all codes that occur in this
+            rank's part of the step.
         """
         assert self._seen, "after_step follows a forward pass in training mode"
         vectors = torch.cat([seen[0] for seen in self._seen])
@@ -80,7 +75,8 @@ class CodebookTraining(nn.Module):
         num_groups, num_codes, _ = self.updater.codebook.codes.shape
         flat = codes if groups is None else groups * num_codes + codes
         used = flat.unique().numel() / (num_groups * num_codes)
-        return {"revived_codes": self.updater.update(vectors, codes, groups), "batch_usage": used}
+        restarted = self.updater.update(vectors, codes, groups)
+        return {"restarted_codes": restarted, f"batch_{self.name}_usage": used}
 
     def forget(self) -> None:
         """Drop what was seen, where a step is not taken."""

@@ -1,9 +1,9 @@
 """Extracted codes on disk: Arrow shards of two bit-packed planes, and a manifest.
 
-A row is one crop of one record; the crops of a record lie side by side, records in the order of
-their data. Columns: record_id string; crop uint16; semantic and pixel: fixed-size binary, N codes
-of the manifest's `semantic_bits` and `pixel_bits` each (see bit_packing.py). Arrow, not parquet,
-since it is read in place: memory-mapped, the processes of a node share its pages.
+A row is one crop of one record; the crops of a record are neighbours, records in the order of their
+data. Columns: record_id string; crop uint16; semantic and pixel: fixed-size binary, N codes of the
+manifest's `semantic_bits` and `pixel_bits` each (see bit_packing.py). Arrow, not parquet, since it
+is read in place: memory-mapped, the processes of a node share its pages.
 
 Shapes: R records, C crops of each, N image positions.
 """
@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from runtime.errors import UserError
-from runtime.files import file_sha256, fingerprint, read_json, whole_file
-from runtime.storage import is_remote, local_copy
+from runtime.files import file_sha256, fingerprint, read_json
+from runtime.storage import Storage, is_remote, local_copy
 from tokenizer.extraction.bit_packing import bit_width, pack, packed_size, unpack
 
 SCHEMA_VERSION = 2
-MEND = "run `semhitok extract-codes` again with the same arguments, which makes it anew"
+HINT = "run `semhitok extract-codes` again with the same arguments, which repairs it"
 _CONTENT = b"content_sha256"
 
 
@@ -58,11 +58,12 @@ class CodesManifest:
     @property
     def schema(self) -> pa.Schema:
         """Columns of a shard."""
-        planes = [("semantic", self.semantic_bits), ("pixel", self.pixel_bits)]
-        sizes = {name: packed_size(self.num_image_positions, bits) for name, bits in planes}
+        semantic, pixel = (
+            pa.binary(packed_size(self.num_image_positions, bits))
+            for bits in (self.semantic_bits, self.pixel_bits)
+        )
         return pa.schema(
-            [("record_id", pa.string()), ("crop", pa.uint16())]
-            + [(name, pa.binary(size)) for name, size in sizes.items()]
+            {"record_id": pa.string(), "crop": pa.uint16(), "semantic": semantic, "pixel": pixel}
         )
 
     def to_dict(self) -> dict:
@@ -71,32 +72,41 @@ class CodesManifest:
 
 
 def read_manifest(folder: Path) -> CodesManifest:
-    """The manifest of a folder of codes."""
+    """The manifest of a folder of codes.
+
+    Raises:
+        UserError: if it is missing, broken or of another version.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         raise UserError(
-            f"{folder} holds no codes (no manifest.json): run `semhitok extract-codes` to its end."
+            f"{folder} holds no codes (no manifest.json); run `semhitok extract-codes` to its end"
         )
     fields = read_json(path)
     if not isinstance(fields, dict) or "tokenizer_fingerprint" not in fields:
         raise UserError(
-            f"{path} is not a manifest of codes: name a folder that `semhitok extract-codes` wrote."
+            f"{path} is not a manifest of codes; name a folder that `semhitok extract-codes` wrote"
         )
     version = fields.get("schema_version")
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{folder} holds codes in the format of version {version}, this program reads version "
-            f"{SCHEMA_VERSION}: extract them again into another folder."
+            f"{SCHEMA_VERSION}; extract them again into another folder"
         )
     known = CodesManifest.__dataclass_fields__
     try:
         return CodesManifest(**{key: value for key, value in fields.items() if key in known})
     except TypeError as error:
-        raise UserError(f"{path} is incomplete: {MEND}.") from error
+        raise UserError(f"{path} is incomplete; {HINT}") from error
 
 
 def write_shard(
-    path: Path, manifest: CodesManifest, ids: list[str], semantic: np.ndarray, pixel: np.ndarray
+    store: Storage,
+    name: str,
+    manifest: CodesManifest,
+    ids: list[str],
+    semantic: np.ndarray,
+    pixel: np.ndarray,
 ) -> dict[str, Any]:
     """Write (R, C, N) integer codes of R records, whole or not at all.
 
@@ -107,54 +117,47 @@ def write_shard(
         UserError: if the file cannot be written.
     """
     rows = len(ids) * manifest.num_crops
-    planes = {
-        "semantic": pack(semantic, manifest.semantic_bits),
-        "pixel": pack(pixel, manifest.pixel_bits),
-    }
     columns = [
         pa.array(np.repeat(np.array(ids, dtype=object), manifest.num_crops), pa.string()),
         pa.array(np.tile(np.arange(manifest.num_crops, dtype=np.uint16), len(ids))),
     ]
-    for name, packed in planes.items():
-        kind, data = manifest.schema.field(name).type, pa.py_buffer(packed.tobytes())
+    planes = {
+        "semantic": pack(semantic, manifest.semantic_bits),
+        "pixel": pack(pixel, manifest.pixel_bits),
+    }
+    for plane, packed in planes.items():
+        kind, data = manifest.schema.field(plane).type, pa.py_buffer(packed.tobytes())
         columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, rows, [None, data]))
     table = pa.table(columns, schema=manifest.schema)
     table = table.replace_schema_metadata({_CONTENT: _content_sha256(table)})
-    with whole_file(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-        writer.write_table(table)
-    return shard_entry(path, rows)
+    with store.writing(name) as path:
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+        return _entry(path, name, rows)
 
 
-def shard_entry(path: Path, rows: int) -> dict[str, Any]:
-    """What the manifest holds of a shard of so many rows."""
+def finished_shard(
+    store: Storage, name: str, manifest: CodesManifest, ids: list[str]
+) -> dict[str, Any] | None:
+    """The entry of a shard of these records that an earlier run has left whole, else None."""
+    if store.size(name) is None:
+        return None
+    expected = list(np.repeat(ids, manifest.num_crops))
+    with store.reading(name) as path:
+        try:
+            table = _read(path, manifest)
+        except UserError:
+            return None
+        checksum = (table.schema.metadata or {}).get(_CONTENT)
+        if table.column("record_id").to_pylist() != expected or checksum != _content_sha256(table):
+            return None
+        return _entry(path, name, table.num_rows)
+
+
+def _entry(path: Path, name: str, rows: int) -> dict[str, Any]:
+    """What the manifest holds of a shard."""
     size = path.stat().st_size
-    return {"file": path.name, "rows": rows, "bytes": size, "sha256": file_sha256(path)}
-
-
-def is_whole(path: Path, manifest: CodesManifest, ids: list[str]) -> bool:
-    """Whether a shard that an earlier run left holds these records, and the checksum inside it."""
-    try:
-        table = _map(path)
-    except (pa.ArrowException, OSError):
-        return False
-    if not table.schema.equals(manifest.schema):
-        return False
-    if table.column("record_id").to_pylist() != list(np.repeat(ids, manifest.num_crops)):
-        return False
-    return (table.schema.metadata or {}).get(_CONTENT) == _content_sha256(table)
-
-
-def _map(path: Path) -> pa.Table:
-    """A shard's table, memory-mapped; one chunk, as `write_shard` left it."""
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
-
-
-def _content_sha256(table: pa.Table) -> bytes:
-    """Hex digest over the values of every column, however Arrow has laid them out."""
-    ids = "\0".join(table.column("record_id").to_pylist())
-    planes = [_plane(table, name).data for name in ("semantic", "pixel")]
-    return fingerprint([ids, table.column("crop").to_numpy().tobytes(), *planes]).encode()
+    return {"file": name, "rows": rows, "bytes": size, "sha256": file_sha256(path)}
 
 
 class CodeStore:
@@ -175,13 +178,13 @@ class CodeStore:
         self.manifest = read_manifest(self.folder)
         self._semantic: list[np.ndarray] = []  # of each shard, (rows, bytes) uint8
         self._pixel: list[np.ndarray] = []
-        self._place: dict[str, tuple[int, int]] = {}  # record id → shard, its row of crop 0
+        self._position: dict[str, tuple[int, int]] = {}  # record id → shard, its row of crop 0
         for number, shard in enumerate(self.manifest.shards):
             table = self._open(shard)
             self._semantic.append(_plane(table, "semantic"))
             self._pixel.append(_plane(table, "pixel"))
             ids = table.column("record_id").to_pylist()[:: self.num_crops]
-            self._place |= {
+            self._position |= {
                 record_id: (number, row * self.num_crops) for row, record_id in enumerate(ids)
             }
 
@@ -192,10 +195,10 @@ class CodeStore:
 
     def __len__(self) -> int:
         """R, records."""
-        return len(self._place)
+        return len(self._position)
 
     def __contains__(self, record_id: str) -> bool:
-        return record_id in self._place
+        return record_id in self._position
 
     def planes(self, record_id: str, crop: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Semantic and pixel codes of one crop of a record, each (N,) int64.
@@ -204,11 +207,18 @@ class CodeStore:
             record_id: of the prepared data.
             crop: in [0, C); 0 is the centre.
         """
-        shard, row = self._row(record_id, crop)
+        if record_id not in self:
+            raise UserError(
+                f"{self.folder} has no codes for the record {record_id!r}; extract codes from the "
+                f"same prepared data"
+            )
+        if not 0 <= crop < self.num_crops:
+            raise IndexError(f"crop {crop} of {self.num_crops}")
+        shard, row = self._position[record_id]
         length = self.manifest.num_image_positions
         return (
-            unpack(self._semantic[shard][row], length, self.manifest.semantic_bits),
-            unpack(self._pixel[shard][row], length, self.manifest.pixel_bits),
+            unpack(self._semantic[shard][row + crop], length, self.manifest.semantic_bits),
+            unpack(self._pixel[shard][row + crop], length, self.manifest.pixel_bits),
         )
 
     def flat(self, record_id: str, crop: int = 0) -> np.ndarray:
@@ -225,36 +235,41 @@ class CodeStore:
         for shard in self.manifest.shards:
             path = self.folder / shard["file"]
             if file_sha256(path) != shard["sha256"]:
-                raise UserError(f"The shard {path} is damaged (its checksum differs): {MEND}.")
-
-    def _row(self, record_id: str, crop: int) -> tuple[int, int]:
-        place = self._place.get(record_id)
-        if place is None:
-            raise UserError(
-                f"{self.folder} has no codes for the record {record_id!r}: extract codes from the "
-                f"same prepared data."
-            )
-        if not 0 <= crop < self.num_crops:
-            raise IndexError(f"crop {crop} of {self.num_crops}")
-        return place[0], place[1] + crop
+                raise UserError(f"the shard {path} is damaged (its checksum differs); {HINT}")
 
     def _open(self, shard: dict[str, Any]) -> pa.Table:
         path = self.folder / shard["file"]
         if not path.is_file():
-            raise UserError(f"The shard {path} is missing: {MEND}.")
+            raise UserError(f"the shard {path} is missing; {HINT}")
         size = path.stat().st_size
         if size != shard["bytes"]:
             raise UserError(
-                f"The shard {path} is damaged (it has {size:,} bytes, not {shard['bytes']:,}): "
-                f"{MEND}."
+                f"the shard {path} is damaged (it has {size:,} bytes, not {shard['bytes']:,}); "
+                f"{HINT}"
             )
-        try:
-            table = _map(path)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"The shard {path} is damaged ({error}): {MEND}.") from error
-        if not table.schema.equals(self.manifest.schema) or table.num_rows != shard["rows"]:
-            raise UserError(f"The shard {path} is not the one in its manifest: {MEND}.")
+        table = _read(path, self.manifest)
+        if table.num_rows != shard["rows"]:
+            raise UserError(f"the shard {path} is not the one in its manifest; {HINT}")
         return table
+
+
+def _read(path: Path, manifest: CodesManifest) -> pa.Table:
+    """A shard's table, memory-mapped; one chunk, as `write_shard` left it."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"the shard {path} is damaged ({error}); {HINT}") from error
+    if not table.schema.equals(manifest.schema):
+        raise UserError(f"the shard {path} is not the one in its manifest; {HINT}")
+    return table
+
+
+def _content_sha256(table: pa.Table) -> bytes:
+    """Hex digest over the values of every column, however Arrow has laid them out."""
+    ids = "\0".join(table.column("record_id").to_pylist())
+    planes = [_plane(table, name).data for name in ("semantic", "pixel")]
+    return fingerprint([ids, table.column("crop").to_numpy().tobytes(), *planes]).encode()
 
 
 def _plane(table: pa.Table, name: str) -> np.ndarray:

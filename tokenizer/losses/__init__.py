@@ -1,1 +1,4 @@
-"""Losses on images: perceptual distances and the adversary."""
+"""Losses on images: reconstruction terms, perceptual distances, the adversary's formulas.
+
+Imports `model` and `saved`. Begin with `reconstruction`.
+"""

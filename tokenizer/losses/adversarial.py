@@ -1,13 +1,13 @@
 """The adversarial game as formulas: losses, adaptive weight, R1, LeCam.
 
-Logits are (B, P), one for each judged place; positive means real.
+Logits are (B, P), one for each judged position; positive means real.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.training.settings import AdversarialConfig
+from tokenizer.losses.settings import AdversarialSettings
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -40,11 +40,11 @@ GENERATOR_LOSSES = {
 }
 
 
-def ramp(config: AdversarialConfig, step: int) -> float:
-    """Share of the adversarial weight at a step: 0 before the start, then a line up to 1."""
-    if step < config.start_step:
+def ramp(settings: AdversarialSettings, step: int) -> float:
+    """Fraction of the adversarial weight at a step: 0 before the start, then a line up to 1."""
+    if step < settings.start_step:
         return 0.0
-    return min(1.0, (step - config.start_step + 1) / max(1, config.warmup_steps))
+    return min(1.0, (step - settings.start_step + 1) / max(1, settings.warmup_steps))
 
 
 def gradient_ratio(
@@ -71,9 +71,9 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
 
 
 class LeCam(nn.Module):
-    """Holds the logits near each other's moving averages (arXiv 2104.03310, eq. 4).
+    """Keeps real and fake logits near each other's moving averages (arXiv 2104.03310, eq. 4).
 
-    The averages are buffers, so a checkpoint has them.
+    The averages are buffers, so that checkpoints hold them.
     """
 
     def __init__(self, decay: float = 0.999):
@@ -89,7 +89,7 @@ class LeCam(nn.Module):
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
         """mean max(0, real − average fake)² + mean max(0, average real − fake)².
 
-        0 until there are averages.
+        It is 0 until there are averages.
         """
         known = (self.num_updates > 0).float()
         above = F.relu(real.float() - self.fake).square().mean()

@@ -1,18 +1,18 @@
 """Differentiable augmentation of what a discriminator sees (DiffAugment, arXiv 2006.10738).
 
-Shifts of colour, of place, and a hole; each image has its own. The choices come as numbers from
-outside, so that they can be a function of the step and of the image's place in the global batch.
+Changes of colour, a shift, and a hole; each image has its own. The caller passes the random
+numbers, so that they can be a function of the step and of the image's position in the global batch.
 """
 
 import torch
 from torch import Tensor
 
 NUM_CHOICES = 10
-"""Uniform numbers an image takes: three switches, three of colour, two of place, two of hole."""
+"""Uniform numbers for each image: three switches, three for colour, two for shift and hole each."""
 
 
 def diff_augment(images: Tensor, choices: Tensor, probability: float) -> Tensor:
-    """Change colour, place and hole of each image, each with its own chance.
+    """Change the colours of each image, shift it and cut a hole, each with its own probability.
 
     Args:
         images: (B, 3, H, W) in [-1, 1].

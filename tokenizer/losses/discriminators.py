@@ -1,9 +1,9 @@
-"""Networks that tell images from reconstructions, place by place.
+"""Networks that tell images from reconstructions, position by position.
 
-Both normalise within an image, never over the batch: an image is then judged alike whatever lies
-beside it, on one rank or on many.
+Both normalise within an image, never over the batch: the verdict on an image does not depend on the
+rest of its batch, nor on the number of ranks.
 
-Shapes: B batch, H·W pixels, C channels, P judged places.
+Shapes: B batch, H·W pixels, C channels, P judged positions.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from runtime.errors import UserError
 from tokenizer.losses.features import load_features
-from tokenizer.training.settings import AdversarialConfig
+from tokenizer.losses.settings import AdversarialSettings
 
 
 class PatchGAN(nn.Module):
@@ -48,8 +48,8 @@ class PatchGAN(nn.Module):
         """(B, P) logits of (B, 3, H, W) images in [-1, 1]; positive means real."""
         if min(images.shape[-2:]) < self.smallest:
             raise UserError(
-                f"The PatchGAN discriminator needs images of at least {self.smallest} pixels a "
-                f"side, not {min(images.shape[-2:])}: lower loss.adversarial.num_layers."
+                f"the PatchGAN discriminator needs images of at least {self.smallest} pixels a "
+                f"side, not {min(images.shape[-2:])}; lower loss.adversarial.num_layers"
             )
         return self.layers(images).flatten(1)
 
@@ -76,18 +76,18 @@ class FeatureDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, P) logits of (B, 3, H, W) images in [-1, 1], all levels' places side by side."""
+        """(B, P) logits of (B, 3, H, W) images in [-1, 1], the positions of all levels in a row."""
         levels = self.features(images)
         judged = [head(level) for head, level in zip(self.heads, levels, strict=True)]
         return torch.cat([logits.flatten(1) for logits in judged], dim=1)
 
 
-def build_discriminator(config: AdversarialConfig) -> nn.Module:
-    """The discriminator that a config names."""
-    assert config.discriminator is not None
-    if config.discriminator == "patchgan":
-        return PatchGAN(config.width, config.num_layers)
-    return FeatureDiscriminator(config.discriminator, config.width)
+def build_discriminator(settings: AdversarialSettings) -> nn.Module:
+    """The discriminator that the settings name."""
+    assert settings.discriminator is not None
+    if settings.discriminator == "patchgan":
+        return PatchGAN(settings.width, settings.num_layers)
+    return FeatureDiscriminator(settings.discriminator, settings.width)
 
 
 def _leaky() -> nn.LeakyReLU:

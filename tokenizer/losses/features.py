@@ -3,134 +3,89 @@
 Shapes: B batch, H·W pixels, C channels, P positions of one feature map (rows · columns, or tokens).
 """
 
+from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel
-from transformers.image_processing_base import ImageProcessingMixin
 
 from runtime.errors import UserError, says
-from tokenizer.losses.efficientnet_lite import (
-    FEATURE_CHANNELS,
-    EfficientNetLite0,
-    load_efficientnet_lite0,
-)
+from tokenizer.losses.efficientnet_lite import FEATURE_CHANNELS, load_efficientnet_lite0
+from tokenizer.saved.encoders import IMAGENET, load_encoder, normalisation
 
-NUM_LEVELS = 4  # of a transformers encoder: its depth at a quarter, a half, three quarters, the end
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+NUM_LEVELS = 4  # of a transformers encoder: at a quarter, a half, three quarters and all of it
 
 
 class FrozenFeatures:
     """Features of a frozen network at several depths; gradients pass through it to the images.
 
-    Not an `nn.Module`, so that whatever holds one neither trains, nor saves, nor broadcasts it. It
+    Not an `nn.Module`, so that a module that holds one neither trains, saves nor broadcasts it. It
     follows the images to their device.
 
-    Attributes:
+    Args:
+        network: in eval mode, without gradients of its own.
         channels: C of each level.
+        levels: (B, 3, H, W) images in [-1, 1] to a (B, C, P) or (B, C, h, w) of each level.
     """
 
-    def __init__(self, network: nn.Module, channels: tuple[int, ...]):
-        self.network = network.eval().requires_grad_(False)
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: tuple[int, ...],
+        levels: Callable[[Tensor], Sequence[Tensor]],
+    ):
+        self.network = network
         self.channels = channels
+        self._levels = levels
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """One (B, C, P) tensor a level, of (B, 3, H, W) images in [-1, 1]."""
+        """One (B, C, P) tensor for each level, of (B, 3, H, W) images in [-1, 1]."""
         self.network.to(images.device)
-        return [level.flatten(2) for level in self.levels(images)]
-
-    def levels(self, images: Tensor) -> list[Tensor]:
-        """(B, C, P) or (B, C, h, w) at each level."""
-        raise NotImplementedError
-
-
-class EfficientNetFeatures(FrozenFeatures):
-    """Five levels of EfficientNet-Lite0, at strides 2 to 32."""
-
-    def __init__(self) -> None:
-        super().__init__(load_efficientnet_lite0(), FEATURE_CHANNELS)
-
-    def levels(self, images: Tensor) -> list[Tensor]:
-        assert isinstance(self.network, EfficientNetLite0)
-        return self.network.features(images)
-
-
-class EncoderFeatures(FrozenFeatures):
-    """Four hidden states of a transformers vision encoder: ConvNeXt, DINOv2, SigLIP and their like.
-
-    Args:
-        name: folder or hub name.
-
-    Raises:
-        UserError: if there is no such encoder, or it gives no hidden states.
-    """
-
-    def __init__(self, name: str):
-        try:
-            # In float32 whatever it was saved in: the images are, and so must gradients be.
-            model = AutoModel.from_pretrained(name, dtype=torch.float32)
-        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-            raise UserError(
-                f"No vision encoder can be loaded from {name!r}: give a folder written by "
-                f"save_pretrained, a hub name, or efficientnet-lite0 ({says(error)})."
-            ) from error
-        network = getattr(model, "vision_model", model)
-        mean, std = normalisation(name)
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
-        # A network of stages halves the image beyond its first patches, in all by 32.
-        staged = hasattr(network.config, "depths") or not hasattr(network.config, "patch_size")
-        self.patch_size = 32 if staged else int(network.config.patch_size)
-        parameters = signature(network.forward).parameters
-        # SigLIP and CLIP fit their positions to another size only when told to.
-        self.options = {"output_hidden_states": True}
-        if "interpolate_pos_encoding" in parameters:
-            self.options["interpolate_pos_encoding"] = True
-        size = 2 * self.patch_size
-        network.eval()
-        try:
-            states = self._hidden_states(network, torch.zeros(1, 3, size, size))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{name!r} is a {type(network).__name__}, which gives no features of an image: "
-                f"name a vision encoder such as DINOv2 or ConvNeXt ({says(error)})."
-            ) from error
-        super().__init__(network, tuple(state.shape[1] for state in states))
-
-    def levels(self, images: Tensor) -> list[Tensor]:
-        return self._hidden_states(self.network, images)
-
-    def _hidden_states(self, network: nn.Module, images: Tensor) -> list[Tensor]:
-        """`NUM_LEVELS` of (B, C, P) or (B, C, h, w)."""
-        height, width = (max(1, round(side / self.patch_size)) for side in images.shape[-2:])
-        size = (height * self.patch_size, width * self.patch_size)
-        if size != tuple(images.shape[-2:]):
-            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        mean = self.mean.to(images).view(1, 3, 1, 1)
-        std = self.std.to(images).view(1, 3, 1, 1)
-        outputs = network(pixel_values=((images + 1) / 2 - mean) / std, **self.options)
-        states = outputs.hidden_states[1:]  # the first is the embedding
-        depths = [-(-len(states) * (level + 1) // NUM_LEVELS) - 1 for level in range(NUM_LEVELS)]
-        chosen = [states[depth] for depth in sorted(set(depths))]
-        # A convolutional network gives maps, a transformer tokens with their channels last.
-        return [state if state.ndim == 4 else state.transpose(1, 2) for state in chosen]
+        return [level.flatten(2) for level in self._levels(images)]
 
 
 def load_features(name: str) -> FrozenFeatures:
-    """The features behind a config's `network` or `discriminator`."""
-    return EfficientNetFeatures() if name == "efficientnet-lite0" else EncoderFeatures(name)
+    """The features behind the setting `network` or `discriminator`.
 
+    Args:
+        name: "efficientnet-lite0", whose five levels have strides of 2 to 32; or the folder or hub
+            name of a transformers vision encoder (ConvNeXt, DINOv2, SigLIP), of which four hidden
+            states are read.
 
-def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation, in [0, 1] units, of an encoder's training; ImageNet's by default."""
+    Raises:
+        UserError: if there is no such encoder, or it has no hidden states.
+    """
+    if name == "efficientnet-lite0":
+        network = load_efficientnet_lite0()
+        return FrozenFeatures(network, FEATURE_CHANNELS, network.features)
+    # In float32 whatever it was saved in: the images are, and so must gradients be.
+    encoder = load_encoder(name, torch.float32)
+    # A network of stages halves the image beyond its first patches, in all by 32.
+    staged = hasattr(encoder.config, "depths") or not hasattr(encoder.config, "patch_size")
+    patch_size = 32 if staged else int(encoder.config.patch_size)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in normalisation(name, IMAGENET))
+    options = {"output_hidden_states": True}
+    if "interpolate_pos_encoding" in signature(encoder.forward).parameters:
+        # SigLIP and CLIP fit their positions to another size only when told to.
+        options["interpolate_pos_encoding"] = True
+
+    def levels(images: Tensor) -> list[Tensor]:
+        size = [max(1, round(side / patch_size)) * patch_size for side in images.shape[-2:]]
+        if size != list(images.shape[-2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        pixels = ((images + 1) / 2 - mean.to(images)) / std.to(images)
+        states = encoder(pixel_values=pixels, **options).hidden_states[1:]  # without the embedding
+        depths = {-(-len(states) * (level + 1) // NUM_LEVELS) - 1 for level in range(NUM_LEVELS)}
+        chosen = [states[depth] for depth in sorted(depths)]
+        # A convolutional network has maps, a transformer tokens with their channels last.
+        return [state if state.ndim == 4 else state.transpose(1, 2) for state in chosen]
+
     try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    except OSError:  # the folder holds a model alone
-        values = {}
-    return (
-        tuple(values.get("image_mean", IMAGENET_MEAN)),
-        tuple(values.get("image_std", IMAGENET_STD)),
-    )
+        found = levels(torch.zeros(1, 3, 2 * patch_size, 2 * patch_size))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{name!r} is a {type(encoder).__name__}, which has no features of an image "
+            f"({says(error)}); name a vision encoder such as DINOv2 or ConvNeXt"
+        ) from error
+    return FrozenFeatures(encoder, tuple(state.shape[1] for state in found), levels)

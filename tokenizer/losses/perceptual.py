@@ -6,56 +6,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.errors import UserError
-from tokenizer.losses.features import FrozenFeatures, load_features
+from runtime.errors import UserError, says
+from tokenizer.losses.features import load_features
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 """Two (B, 3, H, W) batches in [-1, 1] → (B,) distances, 0 for equal images."""
 
 
-class FeatureDistance:
-    """Squared distance of channel-normalised features, averaged over positions and levels.
+def load_distance(name: str) -> PerceptualDistance:
+    """The distance that the setting `perceptual.network` names.
 
-    The form of LPIPS (arXiv 1801.03924, eq. 1) without its learned channel weights: it is named
-    after its network and is not LPIPS.
+    Args:
+        name: "lpips-vgg" is LPIPS with VGG-16, by the authors' package `lpips` (arXiv 1801.03924).
+            Of other networks it is the squared distance of their channel-normalised features,
+            averaged over positions and levels: the form of LPIPS (eq. 1) without its learned
+            channel weights, so it is named after the network and is not LPIPS.
+
+    Raises:
+        UserError: if the network cannot be loaded.
     """
+    if name == "lpips-vgg":
+        return _lpips()
+    features = load_features(name)
 
-    def __init__(self, features: FrozenFeatures):
-        self.features = features
-
-    def __call__(self, images: Tensor, others: Tensor) -> Tensor:
-        ours, theirs = self.features(images), self.features(others)
+    def distance(images: Tensor, others: Tensor) -> Tensor:
         levels = [
             (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean(1)
-            for a, b in zip(ours, theirs, strict=True)
+            for a, b in zip(features(images), features(others), strict=True)
         ]
         return torch.stack(levels).mean(0)
 
-
-class LPIPSDistance:
-    """LPIPS with VGG-16, by the authors' package `lpips` (arXiv 1801.03924)."""
-
-    def __init__(self) -> None:
-        try:
-            from lpips import LPIPS
-        except (ImportError, RuntimeError) as error:  # torchvision may not fit the torch build
-            raise UserError(
-                "LPIPS needs the packages lpips and torchvision: run "
-                '`pip install "semhitok[lpips]"`, or take the network efficientnet-lite0.'
-            ) from error
-        try:
-            network = LPIPS(net="vgg", verbose=False)
-        except OSError as error:  # no network, no cached weights
-            raise UserError(
-                f"The VGG-16 weights of LPIPS cannot be downloaded ({error}): put them into torch "
-                f"hub's cache, or take the network efficientnet-lite0."
-            ) from error
-        self.network = network.eval().requires_grad_(False)
-
-    def __call__(self, images: Tensor, others: Tensor) -> Tensor:
-        return self.network.to(images.device)(images, others).flatten()
+    return distance
 
 
-def load_distance(name: str) -> PerceptualDistance:
-    """The distance that a config's `perceptual.network` names."""
-    return LPIPSDistance() if name == "lpips-vgg" else FeatureDistance(load_features(name))
+def _lpips() -> PerceptualDistance:
+    try:
+        from lpips import LPIPS
+    except (ImportError, RuntimeError) as error:  # torchvision may not fit the torch build
+        raise UserError(
+            "LPIPS needs the packages lpips and torchvision; run "
+            '`pip install "semhitok[lpips]"`, or take the network efficientnet-lite0'
+        ) from error
+    try:
+        network = LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+    except OSError as error:  # no network, no cached weights
+        raise UserError(
+            f"the VGG-16 weights of LPIPS cannot be downloaded ({says(error)}); put them into the "
+            f"cache of torch hub, or take the network efficientnet-lite0"
+        ) from error
+    return lambda images, others: network.to(images.device)(images, others).flatten()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 Metric = Literal["cosine", "euclidean"]
 
-# Numbers held at once by a look-up: 64 MB in float32. Fewer are no faster on a CPU, and chunks of a
-# few vectors far slower: each product reads the whole codebook again.
+# Numbers that a look-up holds at once: 64 MB in float32. Fewer are no faster on a CPU, and chunks
+# of a few vectors are far slower: each product reads the whole codebook again.
 MAX_SCORES = 2**24
 
 
@@ -25,7 +25,7 @@ class Quantized(NamedTuple):
 
     Attributes:
         codes: (...) int64 in [0, C), local to the group.
-        inputs: (..., D) what was looked up, in float32 and normalised for the metric.
+        inputs: (..., D) the vectors looked up, in float32 and normalised for the metric.
         vectors: (..., D) code vectors; their gradient flows straight through to the input.
         commitment_loss: mean squared distance input → code; moves the encoder only.
         codebook_loss: the same value; moves the codes only.
@@ -51,7 +51,7 @@ class GroupedCodebook(nn.Module):
     def __init__(self, num_groups: int, num_codes: int, code_dim: int, metric: Metric = "cosine"):
         super().__init__()
         self.metric = metric
-        # No gradient unless codebook_gradient.py asks for it: codebook_ema.py writes it in place.
+        # No gradient unless the codebook updater asks for it, which else writes the codes in place.
         self.codes = nn.Parameter(torch.empty(num_groups, num_codes, code_dim), requires_grad=False)
         self.reset_parameters()
 
@@ -61,7 +61,7 @@ class GroupedCodebook(nn.Module):
         self.codes.copy_(self.normalize(self.codes))
 
     def normalize(self, vectors: Tensor) -> Tensor:
-        """Bring (..., D) vectors to where the metric compares them, in float32."""
+        """Bring (..., D) vectors onto the unit sphere for "cosine"; in float32."""
         vectors = vectors.float()
         return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
 
@@ -83,7 +83,7 @@ class GroupedCodebook(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
             table = self.normalize(self.codes[0]) if groups is None else self.codes
-            # Of a plain codebook each vector needs C scores; of several, a copy of its C codes.
+            # With one group each vector needs C scores; with several, a copy of its C codes.
             numbers_each = num_codes if groups is None else num_codes * code_dim
             rows = max(1, MAX_SCORES // numbers_each)
             codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
@@ -101,7 +101,7 @@ class GroupedCodebook(nn.Module):
 
         Args:
             vectors: (n, D), already passed through `normalize`.
-            table: (C, D) for all vectors or (n, C, D) for each its own, normalised too.
+            table: (C, D) for all vectors, or (n, C, D) with one for each; normalised too.
             out: (n, C) to write into, without gradient.
 
         Returns:

@@ -10,15 +10,15 @@ _COUNTED = ("_size", "_dim", "_heads", "_layers")
 
 @strict
 class SemHiTokConfig(PreTrainedConfig):
-    r"""Sizes of a SemHiTok model; the defaults are the paper's 256² model as far as it is known.
+    r"""Sizes of a SemHiTok model; the defaults are the paper's 256² model, as far as published.
 
     Args:
         teacher_config: configuration of the frozen vision encoder (any transformers vision model
             that gives patch features), as an object or a dict with its `model_type`.
         teacher_layer: which hidden state of the teacher is read; -1 is its normalised output.
         teacher_mean, teacher_std: the teacher's own pixel normalisation, in [0, 1] units.
-        teacher_dtype: what the frozen teacher is held and run in; "bfloat16" halves its memory, and
-            codes differ a little from those of "float32".
+        teacher_dtype: precision of the frozen teacher; "bfloat16" halves its memory, and codes
+            differ a little from those of "float32".
         image_size: native height and width in pixels.
         patch_size: pixels per image position, along each side.
         num_semantic_codes: K, codes in the semantic codebook.
@@ -42,9 +42,10 @@ class SemHiTokConfig(PreTrainedConfig):
         enhance_decoder_kind, enhance_decoder_hidden_size, enhance_decoder_layers,
             enhance_decoder_attention_heads: the Enhance Decoder, trained last on frozen codes.
         use_enhance_decoder: decode with it; set by the `decoder` phase.
-        half: "both"; or which half an exported folder has, the "encoder" or the "decoder".
-        code_fingerprint: of the whole that a half was cut from, which a decoder cannot tell.
-        training_history: what each phase that trained the model says of itself.
+        half: "both"; or the half that an exported folder holds, "encoder" or "decoder".
+        code_fingerprint: of the whole tokenizer that a half was taken from; a decoder could not
+            compute it.
+        training_history: a record of each phase that trained the model.
     """
 
     model_type = "semhitok"

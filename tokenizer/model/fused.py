@@ -1,7 +1,7 @@
 """Linear layers for inference on a CPU in float32: oneDNN's, with bias and activation in one call.
 
-torch hands such products to MKL, after it has copied the bias, and passes over the result again for
-the activation. oneDNN's kernel does all three at once; on processors that are not Intel's it also
+torch passes such products to MKL, after it has copied the bias, and reads the result again for the
+activation. oneDNN's kernel does all three at once; on processors that are not Intel's it also
 multiplies at twice the speed. The results differ from torch's in the last bits. No gradients.
 """
 
@@ -43,9 +43,9 @@ class FusedLinear(nn.Module):
 def with_fused_linears(module: Module) -> Module:
     """A copy of a module for inference that shares its parameters, its linear layers fused.
 
-    The module itself, where that is not for it: on a GPU, or where torch is built without oneDNN.
-    Layers in other numbers than float32 stay as they are, and so do activations except GELU in the
-    blocks of SigLIP and Tanh in sequences.
+    It is the module itself on a GPU, or where torch is built without oneDNN. Layers of another type
+    than float32 stay as they are, and so do activations except GELU in the blocks of SigLIP and
+    Tanh in sequences.
     """
     if (
         next(module.parameters()).device.type != "cpu"
@@ -60,17 +60,17 @@ def with_fused_linears(module: Module) -> Module:
                 part.fc1.activation = ("gelu", _GELUS[part.config.hidden_act])
                 part.activation_fn = nn.Identity()
         elif isinstance(part, nn.Sequential):
-            for place in range(1, len(part)):
-                before = part[place - 1]
-                if isinstance(before, FusedLinear) and isinstance(part[place], nn.Tanh):
+            for index in range(1, len(part)):
+                before = part[index - 1]
+                if isinstance(before, FusedLinear) and isinstance(part[index], nn.Tanh):
                     before.activation = ("tanh", "")
-                    part[place] = nn.Identity()
+                    part[index] = nn.Identity()
     return fused
 
 
 @torch.no_grad()
 def copy_with_linears(module: Module, make: Callable[[nn.Linear], nn.Module]) -> Module:
-    """A copy of a module that shares its parameters, each plain linear layer in it made anew."""
+    """A copy of a module that shares its parameters, each plain linear layer in it replaced."""
     memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     copied = copy.deepcopy(module, memo)
     for parent in list(copied.modules()):

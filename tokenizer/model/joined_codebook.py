@@ -10,8 +10,8 @@ class JoinedCodebook(GroupedCodebook):
     """One group of K codes, each a semantic and a pixel code vector side by side.
 
     A patch takes the code nearest to both of its vectors together, and each half keeps its own
-    metric. It holds a copy, (1, K, D_semantic + D_pixel): `push` writes it back into the halves,
-    where a saved model has them.
+    metric. The codes are a copy, (1, K, D_semantic + D_pixel); `push` writes them back into the two
+    codebooks, which a saved model holds.
 
     Args:
         semantic: (1, K, D_semantic).
@@ -19,7 +19,7 @@ class JoinedCodebook(GroupedCodebook):
     """
 
     def __init__(self, semantic: GroupedCodebook, pixel: GroupedCodebook):
-        # Before the base class, whose start already asks how to normalise.
+        # Before the base class, whose constructor normalises.
         self._halves = semantic, pixel  # a tuple: not sub-modules, the model saves them
         self._dims = [semantic.codes.shape[-1], pixel.codes.shape[-1]]
         # Euclidean over both: where a half is cosine, its codes and vectors have length one.
@@ -28,7 +28,7 @@ class JoinedCodebook(GroupedCodebook):
         self.codes = nn.Parameter(joined.detach().unsqueeze(0), requires_grad=False)
 
     def normalize(self, vectors: Tensor) -> Tensor:
-        """Each half of (..., D_semantic + D_pixel) as its own metric wants it, in float32."""
+        """Each half of (..., D_semantic + D_pixel) normalised for its own metric, in float32."""
         parts = vectors.split(self._dims, dim=-1)
         pairs = zip(self._halves, parts, strict=True)
         return torch.cat([half.normalize(part) for half, part in pairs], dim=-1)

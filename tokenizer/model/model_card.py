@@ -36,12 +36,11 @@ def model_card(model: PreTrainedModel) -> str:
         f"Cuts an image into patches and gives each one token that carries a semantic code and a "
         f"pixel code ([arXiv 2503.06764](https://arxiv.org/abs/2503.06764)). This model "
         f"{_ABILITY[config.half]}.",
-        "```python\nimport tokenizer  # registers the Auto classes\n"
-        "from transformers import AutoImageProcessor, AutoModel\n\n"
-        f"model = AutoModel.from_pretrained(FOLDER)\n{_USE[config.half]}\n```",
+        "```python\nfrom tokenizer import SemHiTokModel  # registers the Auto classes too\n\n"
+        f"model = SemHiTokModel.from_pretrained(FOLDER)\n{_USE[config.half]}\n```",
         "## Sizes",
-        _sizes(config),
-        _table(["part", "parameters"], _parts(model)),
+        _table(["", ""], size_rows(config)),
+        _table(["part", "parameters"], part_rows(model)),
         # It tells codes of different tokenizers apart.
         f"Fingerprint of the codes: `{code_fingerprint(model)}`",
         "## Training",
@@ -52,32 +51,28 @@ def model_card(model: PreTrainedModel) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _sizes(config: SemHiTokConfig) -> str:
-    rows = {
-        "native image": f"{config.image_size} × {config.image_size} pixels, patches of "
-        f"{config.patch_size}",
-        "tokens per image": f"{config.num_image_positions:,}",
-        "semantic codes K": f"{config.num_semantic_codes:,}",
-        "pixel codes M of each": f"{config.num_pixel_codes:,}",
-        "codes in all": f"{config.num_image_codes:,}",
-        "code dimensions": f"{config.semantic_code_dim} + {config.pixel_code_dim}",
-        "teacher": f"{config.teacher_config.model_type}, layer {config.teacher_layer}, "
-        f"{config.teacher_dtype}",
-    }
-    return _table(["", ""], [list(row) for row in rows.items()])
+def size_rows(config: SemHiTokConfig) -> list[list[str]]:
+    """Names and values of the sizes of a model."""
+    size, teacher = config.image_size, config.teacher_config.model_type
+    return [
+        ["native image", f"{size} × {size} pixels, patches of {config.patch_size}"],
+        ["tokens per image", f"{config.num_image_positions:,}"],
+        ["semantic codes K", f"{config.num_semantic_codes:,}"],
+        ["pixel codes M of each", f"{config.num_pixel_codes:,}"],
+        ["codes in all", f"{config.num_image_codes:,}"],
+        ["code dimensions", f"{config.semantic_code_dim} + {config.pixel_code_dim}"],
+        ["teacher", f"{teacher}, layer {config.teacher_layer}, {config.teacher_dtype}"],
+    ]
 
 
-def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Number of parameters in each direct part, in the order of the model."""
-    return {
-        name: sum(parameter.numel() for parameter in part.parameters())
+def part_rows(model: nn.Module) -> list[list[str]]:
+    """Name and number of parameters of each direct part, in order, and their sum."""
+    numbers = {
+        name.replace("_", " "): sum(parameter.numel() for parameter in part.parameters())
         for name, part in model.named_children()
     }
-
-
-def _parts(model: nn.Module) -> list[list[str]]:
-    parts = parameters_by_part(model).items()
-    return [[name.replace("_", " "), f"{number:,}"] for name, number in parts]
+    numbers["total"] = sum(numbers.values())
+    return [[name, f"{number:,}"] for name, number in numbers.items()]
 
 
 def _training(config: SemHiTokConfig) -> str:

@@ -80,38 +80,20 @@ class SemHiTokModel(PreTrainedModel):
             config.teacher_config, dtype=getattr(torch, config.teacher_dtype)
         )
         self.teacher.requires_grad_(False)
-        mean, std = torch.tensor(config.teacher_mean), torch.tensor(config.teacher_std)
-        # One affine map from [-1, 1] to the teacher's own normalisation.
-        self.register_buffer("teacher_scale", (0.5 / std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer(
-            "teacher_shift", ((0.5 - mean) / std).view(1, 3, 1, 1), persistent=False
-        )
+        for name, value in self._teacher_normalisation().items():
+            self.register_buffer(name, value, persistent=False)
 
-        width = config.semantic_hidden_size
-        heads, grid_size = config.semantic_attention_heads, config.grid_size
-        self.semantic_encoder = nn.ModuleDict(
-            {
-                "trunk": Trunk(
-                    teacher_width, width, config.semantic_encoder_layers, heads, grid_size
-                ),
-                "head": feature_head(width, width, config.semantic_code_dim),
-            }
-        )
+        width, code_dim = config.semantic_hidden_size, config.semantic_code_dim
+        sizes = {"num_heads": config.semantic_attention_heads, "grid_size": config.grid_size}
+        trunk = Trunk(teacher_width, width, config.semantic_encoder_layers, **sizes)
+        head = feature_head(width, width, code_dim)
+        self.semantic_encoder = nn.ModuleDict({"trunk": trunk, "head": head})
         self.semantic_codebook = GroupedCodebook(
-            1, config.num_semantic_codes, config.semantic_code_dim, config.semantic_metric
+            1, config.num_semantic_codes, code_dim, config.semantic_metric
         )
-        self.semantic_decoder = nn.ModuleDict(
-            {
-                "trunk": Trunk(
-                    config.semantic_code_dim,
-                    width,
-                    config.semantic_decoder_layers,
-                    heads,
-                    grid_size,
-                ),
-                "head": feature_head(width, width, teacher_width),
-            }
-        )
+        trunk = Trunk(code_dim, width, config.semantic_decoder_layers, **sizes)
+        head = feature_head(width, width, teacher_width)
+        self.semantic_decoder = nn.ModuleDict({"trunk": trunk, "head": head})
         self.pixel_encoder = pixel_encoder(config)
         self.pixel_sub_codebooks = GroupedCodebook(
             1 if config.code_structure == "independent" else config.num_semantic_codes,
@@ -132,11 +114,8 @@ class SemHiTokModel(PreTrainedModel):
         elif isinstance(module, GroupedCodebook):
             init.normal_(module.codes)
         elif isinstance(module, SemHiTokModel):
-            mean, std = (
-                torch.tensor(x) for x in (self.config.teacher_mean, self.config.teacher_std)
-            )
-            init.copy_(module.teacher_scale, (0.5 / std).view(1, 3, 1, 1))
-            init.copy_(module.teacher_shift, ((0.5 - mean) / std).view(1, 3, 1, 1))
+            for name, value in self._teacher_normalisation().items():
+                init.copy_(getattr(module, name), value)
         elif isinstance(module, nn.Linear | nn.Conv2d):
             # Scaled by fan-in, so that the small and the paper-size model start alike.
             init.xavier_uniform_(module.weight)
@@ -144,6 +123,15 @@ class SemHiTokModel(PreTrainedModel):
                 init.zeros_(module.bias)
         else:
             super()._init_weights(module)
+
+    def _teacher_normalisation(self) -> dict[str, Tensor]:
+        """One affine map from [-1, 1] to the teacher's own normalisation, as two buffers."""
+        mean, std = torch.tensor(self.config.teacher_mean), torch.tensor(self.config.teacher_std)
+        scale, shift = 0.5 / std, (0.5 - mean) / std
+        return {
+            "teacher_scale": scale.view(1, 3, 1, 1),
+            "teacher_shift": shift.view(1, 3, 1, 1),
+        }
 
     @property
     def dtype(self) -> torch.dtype:
@@ -173,18 +161,14 @@ class SemHiTokModel(PreTrainedModel):
         private: bool | None = None,
         token: str | bool | None = None,
         max_shard_size: str = "5GB",
-        commit_message: str = "Upload SemHiTok tokenizer",
         **commit: Any,
     ) -> str:
         """Upload what `save_pretrained` writes; transformers' own would replace the model card.
 
         Args:
             repo_id: NAME or OWNER/NAME; created where it is missing.
-            private: who may see a new repository; None is the owner's default.
-            token: of the hub; by default that of `hf auth login`.
-            max_shard_size: larger models are split into several files.
-            commit_message: of the commit.
-            commit: further options of `HfApi.upload_folder`, such as `revision`.
+            private, token, max_shard_size: as of transformers' own.
+            commit: options of `HfApi.upload_folder`, such as `revision`.
 
         Returns:
             The address of the commit.
@@ -197,9 +181,8 @@ class SemHiTokModel(PreTrainedModel):
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             with TemporaryDirectory() as folder:
                 self.save_pretrained(folder, max_shard_size=max_shard_size)
-                uploaded = api.upload_folder(
-                    repo_id=repo_id, folder_path=folder, commit_message=commit_message, **commit
-                )
+                commit = {"commit_message": "Upload SemHiTok tokenizer"} | commit
+                uploaded = api.upload_folder(repo_id=repo_id, folder_path=folder, **commit)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise UserError(
                 f"cannot push to {repo_id!r}; log in with `hf auth login`, and name a repository "

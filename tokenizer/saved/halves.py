@@ -3,7 +3,6 @@
 semhitok export-tokenizer --tokenizer DIR --half encoder --out DIR
 """
 
-import argparse
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,13 @@ from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.saved.settings import ExportTokenizerSettings
+
+
+def export_tokenizer(settings: ExportTokenizerSettings) -> Path:
+    """Write one half of a whole tokenizer as a folder that loads by itself."""
+    save_tokenizer(half_of(load_tokenizer(settings.tokenizer), settings.half), settings.out)
+    return settings.out
 
 
 def half_of(model: SemHiTokModel, half: Literal["encoder", "decoder"]) -> SemHiTokModel:
@@ -32,14 +38,3 @@ def half_of(model: SemHiTokModel, half: Literal["encoder", "decoder"]) -> SemHiT
             parent, _, leaf = name.rpartition(".")
             setattr(part.get_submodule(parent), leaf, buffer)
     return part.eval()
-
-
-def save_half(model: SemHiTokModel, half: Literal["encoder", "decoder"], folder: Path) -> Path:
-    """Write one half of a whole tokenizer as a folder that loads by itself."""
-    save_tokenizer(half_of(model, half), folder)
-    return folder
-
-
-def command(args: argparse.Namespace) -> Path:
-    """`semhitok export-tokenizer`."""
-    return save_half(load_tokenizer(args.tokenizer), args.half, Path(args.out))

@@ -1,4 +1,4 @@
-"""Which phases trained a tokenizer, on what: written into its config, read by card and checks."""
+"""Which phases trained a tokenizer, and on what: kept in its config for the card and for checks."""
 
 from typing import Any
 
@@ -6,24 +6,23 @@ from data_pipelines.loading.dataset import PreparedDataset
 from runtime.errors import UserError
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 
-_NEEDS = {"semantic": ("semantic", "joint"), "pixel": ("pixel", "joint")}
+_TRAINED_BY = {"semantic": ("semantic", "joint"), "pixel": ("pixel", "joint")}
 
 
-def phase_record(phase: str, config: Any, dataset: PreparedDataset) -> dict[str, Any]:
-    """What a model says of one phase of its training.
+def phase_record(settings: Any, dataset: PreparedDataset) -> dict[str, Any]:
+    """What a model's config keeps of one phase of its training.
 
     Args:
-        phase: "semantic", "pixel", "decoder" or "joint".
-        config: the phase's config; its paths stay out, since they mean nothing elsewhere.
+        settings: of the phase; its paths are left out, since they mean nothing elsewhere.
         dataset: what it is trained on.
     """
-    record: dict[str, Any] = {"phase": phase}
-    if hasattr(config, "teacher"):
-        further = [entry.teacher for entry in getattr(config, "further_teachers", [])]
-        record["teachers"] = [config.teacher, *further]
+    record: dict[str, Any] = {"phase": settings.phase}
+    if hasattr(settings, "teacher"):
+        auxiliary = [entry.teacher for entry in getattr(settings, "auxiliary_teachers", [])]
+        record["teachers"] = [settings.teacher, *auxiliary]
     return record | {
-        "num_steps": config.training.num_steps,
-        "global_batch_size": config.training.global_batch_size,
+        "num_steps": settings.training.num_steps,
+        "global_batch_size": settings.training.global_batch_size,
         "data": [
             {key: entry[key] for key in ("source", "licence", "origin")}
             for entry in dataset.manifest["licences"]
@@ -34,23 +33,23 @@ def phase_record(phase: str, config: Any, dataset: PreparedDataset) -> dict[str,
 
 
 def add_phase(config: SemHiTokConfig, record: dict[str, Any]) -> None:
-    """Append a phase; one that is trained again takes the place of its earlier record."""
+    """Append a phase; one that is trained again replaces its earlier record."""
     before = [entry for entry in config.training_history if entry["phase"] != record["phase"]]
     config.training_history = [*before, record]
 
 
 def require_phase(config: SemHiTokConfig, phase: str, name: str) -> None:
-    """Refuse a tokenizer that says it has not been through a phase.
+    """Refuse a tokenizer whose history lacks a phase.
 
-    One that says nothing, as those made by hand or before there was a history, is taken.
+    A tokenizer without a history, as one made by hand, is accepted.
 
     Args:
         phase: "semantic" or "pixel".
-        name: of the tokenizer, for the sentence.
+        name: of the tokenizer, for the error.
     """
     trained = [entry["phase"] for entry in config.training_history]
-    if trained and not set(trained) & set(_NEEDS[phase]):
+    if trained and not set(trained) & set(_TRAINED_BY[phase]):
         raise UserError(
-            f"The tokenizer {name} has been trained by the phase {' and '.join(trained)} alone: "
-            f"run `semhitok train {phase}` first, and give the `model` folder that it writes."
+            f"the tokenizer {name} has been trained by the phase {' and '.join(trained)} alone; "
+            f"run `semhitok train {phase}` first, and give the `model` folder that it writes"
         )

@@ -1,6 +1,5 @@
 """Models on disk: a folder is written whole or not at all, and read with errors of one sentence."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
-from transformers import AutoConfig
 
 from runtime.errors import UserError, says
+from runtime.files import read_json
 from runtime.ranks import is_main_rank
 from runtime.run_folder import make_folder
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
@@ -31,7 +30,7 @@ def save_tokenizer(
 
     Args:
         model: a whole tokenizer or a half.
-        folder: made where it is missing.
+        folder: created where it is missing.
         trained: `phase_record` of the phase that has just ended.
         max_shard_size: larger models are written as several safetensors files and their index.
     """
@@ -45,8 +44,8 @@ def save_tokenizer(
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write a model into; at the end its files go to their place.
 
-    A killed run leaves the old model or the new one, or one without a config.json, which is none.
-    Files in `folder` that are not of a model stay. Every rank may enter; rank 0 moves the files.
+    A killed run leaves the old model or the new one, or a folder without config.json, which is no
+    model. Other files in `folder` stay. Every rank may enter; rank 0 moves the files.
 
     Raises:
         UserError: if the place cannot be written.
@@ -73,7 +72,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def load_tokenizer(
     folder: Path | str, needs: Literal["both", "encoder", "decoder"] = "both"
 ) -> SemHiTokModel:
-    """A saved SemHiTok model, with one sentence instead of a traceback where there is none.
+    """A saved SemHiTok model.
 
     Args:
         folder: as `save_tokenizer` wrote it.
@@ -86,8 +85,8 @@ def load_tokenizer(
     if config.half not in ("both", needs):
         cannot = "decode codes" if config.half == "encoder" else "encode images"
         raise UserError(
-            f"{folder} holds the {config.half} half of a tokenizer, which cannot {cannot}: give "
-            f"the folder of the whole one."
+            f"{folder} holds the {config.half} half of a tokenizer, which cannot {cannot}; give "
+            f"the folder of the whole one"
         )
     return load_whole(folder, SemHiTokModel, "an image tokenizer", _WRITTEN_BY)
 
@@ -106,7 +105,7 @@ def load_whole(
         folder: where it was saved.
         model_class: the class, which names its config class.
         kind: what it is, with its article, for errors.
-        written_by: who writes such folders and an example of one, likewise.
+        written_by: who writes such folders and an example of one, for errors.
         options: of `from_pretrained`.
 
     Raises:
@@ -114,6 +113,7 @@ def load_whole(
     """
     folder = Path(folder)
     read_config(folder, model_class.config_class, kind, written_by)
+    misfit = f"the weights in {folder} do not fit its config.json"
     try:
         model, found = model_class.from_pretrained(
             folder,
@@ -123,10 +123,7 @@ def load_whole(
             **options,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"The weights in {folder} do not fit its config.json (another shape, or a broken "
-            f"file): {says(error)}"
-        ) from error
+        raise UserError(f"{misfit} (another shape, or a broken file): {says(error)}") from error
     # transformers only warns of these, and fills the gaps with random weights.
     misfits = [
         f"{name} is {tuple(is_)}, not {tuple(wanted)}"
@@ -135,38 +132,24 @@ def load_whole(
     misfits += [f"{name} is missing" for name in sorted(found["missing_keys"])]
     misfits += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
     if misfits:
-        raise UserError(
-            f"The weights in {folder} do not fit its config.json (another shape): {misfits[0]}."
-        )
+        raise UserError(f"{misfit} (another shape): {misfits[0]}")
     return model
 
 
 def read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> Any:
-    """The config of a folder, if it is of a class."""
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} holds no model (no config.json): give the `model` folder that {written_by}."
-        )
+    """The config of a folder.
+
+    Raises:
+        UserError: if there is none of the class.
+    """
+    path, give = folder / "config.json", f"give the `model` folder that {written_by}"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no model (no config.json); {give}")
+    values = read_json(path)
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type != config_class.model_type:
+        raise UserError(f"{folder} holds a {model_type!r} model, not {kind}; {give}")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config_class.from_pretrained(folder)
     except Exception as error:  # strict dataclasses raise their own types, odd JSON a TypeError
-        # A class that is not imported here, as the unified model beside a tokenizer, is not known.
-        model_type = _model_type(folder)
-        if model_type in (None, config_class.model_type):
-            raise UserError(f"{folder}/config.json cannot be read: {says(error)}") from error
-    else:
-        if isinstance(config, config_class):
-            return config
-        model_type = config.model_type
-    raise UserError(
-        f"{folder} holds a {model_type!r} model, not {kind}: give the `model` folder that "
-        f"{written_by}."
-    )
-
-
-def _model_type(folder: Path) -> str | None:
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, str) else None
+        raise UserError(f"{path} cannot be read: {says(error)}") from error

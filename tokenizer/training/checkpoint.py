@@ -1,58 +1,56 @@
-"""One file from which a killed phase goes on to the identical result."""
+"""One file from which a killed phase resumes to the identical result."""
 
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from runtime.config import build_config, to_dict
 from runtime.errors import UserError
 from runtime.files import delete_temporaries, fingerprint, whole_file
+from runtime.resume import refuse_other_settings
+from runtime.settings import Settings, to_dict
 
-_ALWAYS = {"step", "config", "phase", "torch_rng", "cuda_rng"}  # in every checkpoint
-# Of a phase's teachers, which never change: a gigabyte at the paper's size, too much to read anew
+_ALWAYS = {"step", "settings", "phase", "teachers", "torch_rng", "cuda_rng"}
+# Of a phase's teachers, which never change: a gigabyte at the paper's size, too much to read again
 # for each checkpoint.
 _digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
-def _is_frozen(name: str) -> bool:
-    """Teachers are read from their own folders again, never trained here."""
-    return name.startswith("model.teacher.") or (
-        name.startswith("further_teachers.") and ".teacher." in name
-    )
-
-
 def save_checkpoint(
-    path: Path, phase: nn.Module, parts: dict[str, Any], config: Any, step: int
+    path: Path, phase: nn.Module, parts: dict[str, Any], settings: Settings, step: int
 ) -> None:
     """Write everything that the next step depends on; the old file stays until the new is whole.
 
     Args:
         path: the file.
-        phase: whose frozen teacher is left out.
-        parts: by name, whatever else has a state: optimisers, discriminator, averages.
-        config: the run's.
+        phase: whose frozen teachers are left out.
+        parts: by name, everything else with a state: optimisers, discriminator, averages.
+        settings: of the run.
         step: how many steps are done.
+
+    Raises:
+        UserError: if the file cannot be written.
     """
     state = {
         "step": step,
-        "config": to_dict(config),
-        "phase": {k: v for k, v in phase.state_dict().items() if not _is_frozen(k)},
+        "settings": to_dict(settings),
+        "phase": _trained(phase),
         "teachers": _digest_of_teachers(phase),
         **{name: part.state_dict() for name, part in parts.items()},
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     delete_temporaries(path)  # a killed run may have left as much as a whole checkpoint
-    with whole_file(path) as temporary:
-        torch.save(state, temporary)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
 
 
-def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config: Any) -> int:
-    """Restore `path` in place, if it is there; arguments as of `save_checkpoint`.
+def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], settings: Settings) -> int:
+    """Restore `path` in place, if it exists; arguments as of `save_checkpoint`.
 
     Returns:
         How many steps are done; 0 without a checkpoint.
@@ -63,36 +61,27 @@ def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config:
     """
     if not path.is_file():
         return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"{path} is damaged: delete the file to start anew.") from error
-    if not (isinstance(state, dict) and state.keys() >= _ALWAYS):
-        raise UserError(
-            f"{path} is no checkpoint of a training phase: move the file away to start anew."
-        )
-    refuse_other_settings(path, config, state["config"])
+    state = _read(path)
+    refuse_other_settings(path, settings, state["settings"])
     _refuse_other_model(path, state["phase"], phase)
-    teachers = _digest_of_teachers(phase)
-    if state.get("teachers", teachers) != teachers:  # older checkpoints do not say
+    if state["teachers"] != _digest_of_teachers(phase):
         raise UserError(
-            f"{path} was written beside teachers with other weights, in the same place: put those "
-            f"back, or delete the file to start anew."
-        )
-    missing = [name for name in parts if name not in state]
-    if missing:
-        raise UserError(
-            f"{path} holds no state of the {missing[0].replace('_', ' ')}, which this run trains "
-            f"with: give the checkpoint that has it, or delete the file to start anew."
+            f"{path} was written with other weights in the teachers' folders; put those back, or "
+            f"delete the file to start again"
         )
     phase.load_state_dict(state["phase"], strict=False)
     for name, part in parts.items():
+        if name not in state:
+            raise UserError(
+                f"{path} lacks the state of the {name.replace('_', ' ')}, which this run trains "
+                f"with; give the checkpoint that has it, or delete the file to start again"
+            )
         try:
             part.load_state_dict(state[name])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path} holds the state of another {name.replace('_', ' ')} than this run's: give "
-                f"the checkpoint that belongs to it, or delete the file to start anew."
+                f"{path} holds the state of another {name.replace('_', ' ')} than this run's; give "
+                f"the checkpoint that belongs to it, or delete the file to start again"
             ) from error
     torch.set_rng_state(state["torch_rng"])
     if state["cuda_rng"]:
@@ -100,42 +89,32 @@ def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], config:
     return int(state["step"])
 
 
-def refuse_other_settings(path: Path, config: Any, then: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint with settings that it was not made with.
-
-    Args:
-        path: of the checkpoint.
-        config: of this run.
-        then: plain values of the run that wrote it. Its `out` may be another: folders move.
-
-    Raises:
-        UserError: naming the settings that differ, or that this phase does not have.
-    """
-    # Settings that are newer than the file had their default then.
+def _read(path: Path) -> dict[str, Any]:
+    """The state in a file whose checksums are right."""
     try:
-        before = _flat(to_dict(build_config(type(config), then, "its settings")))
-    except UserError as error:
+        with zipfile.ZipFile(path) as file:  # torch's format, which torch reads without a check
+            if (damaged := file.testzip()) is not None:
+                raise zipfile.BadZipFile(damaged)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged; delete the file to start again") from error
+    if not (isinstance(state, dict) and state.keys() >= _ALWAYS):
         raise UserError(
-            f"{path} was written by another phase or version ({error}): give another `out` folder, "
-            f"or delete it to start anew."
-        ) from error
-    now = _flat(to_dict(config))
-    keys = (now.keys() | before.keys()) - {"out"}
-    changed = sorted(key for key in keys if now.get(key) != before.get(key))
-    if changed:
-        raise UserError(
-            f"{path} was written by a run with another {', '.join(changed)}: "
-            f"give those settings again, or another `out` folder, or delete it to start anew."
+            f"{path} is no checkpoint of a training phase, or one of another version; move the "
+            f"file away to start again"
         )
+    return state
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
-        flat |= inner or {f"{prefix}{key}": value}
-    return flat
+def _is_frozen(name: str) -> bool:
+    """Teachers are read from their own folders again, never trained here."""
+    return name.startswith("model.teacher.") or (
+        name.startswith("auxiliary_teachers.") and ".teacher." in name
+    )
+
+
+def _trained(phase: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in phase.state_dict().items() if not _is_frozen(name)}
 
 
 def _digest_of_teachers(phase: nn.Module) -> str:
@@ -150,18 +129,14 @@ def _digest_of_teachers(phase: nn.Module) -> str:
     return _digests[phase]
 
 
-def _refuse_other_model(path: Path, saved: dict[str, Any], phase: nn.Module) -> None:
-    own = {k: v for k, v in phase.state_dict().items() if not _is_frozen(k)}
-    odd = sorted(own.keys() ^ saved.keys())
-    if odd:
-        raise UserError(
-            f"{path} does not fit this model ({', '.join(odd[:3])}): "
-            f"give another `out` folder, or delete the file to start anew."
-        )
+def _refuse_other_model(path: Path, saved: dict[str, Tensor], phase: nn.Module) -> None:
+    own = _trained(phase)
+    again = "give another `out` folder, or delete the file to start again"
+    if odd := sorted(own.keys() ^ saved.keys()):
+        raise UserError(f"{path} does not fit this model ({', '.join(odd[:3])}); {again}")
     for name, value in own.items():
         if saved[name].shape != value.shape:
             raise UserError(
                 f"{path} does not fit this model (another K, M or width: {name} is "
-                f"{tuple(saved[name].shape)}, not {tuple(value.shape)}): "
-                f"give another `out` folder, or delete the file to start anew."
+                f"{tuple(saved[name].shape)}, not {tuple(value.shape)}); {again}"
             )

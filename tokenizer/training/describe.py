@@ -6,26 +6,38 @@
 Nothing is allocated: the model is built on PyTorch's meta device, around the teacher's config.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from runtime.config import load_config
 from runtime.errors import UserError, says
+from runtime.settings import load_settings
+from runtime.value_types import anywhere
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
-from tokenizer.model.model_card import parameters_by_part
+from tokenizer.model.model_card import part_rows, size_rows
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.model_folder import tokenizer_config
-from tokenizer.training.settings import SemanticPhaseConfig
-from tokenizer.training.teacher import model_config
+from tokenizer.training.new_model import model_config
+from tokenizer.training.settings import DescribeSettings, SemanticPhaseSettings
 
 
-def model_of_config(path: Path | str, overrides: list[str]) -> SemHiTokModel:
-    """The model of a config of the semantic phase, on the meta device."""
-    config = load_config(SemanticPhaseConfig, path, overrides)
-    return _on_meta(model_config(config.teacher, teacher_config(config.teacher), config.model))
+def describe(settings: DescribeSettings) -> None:
+    """Print the table of a saved tokenizer, or of one that a config would train."""
+    if settings.tokenizer is not None:
+        model = _on_meta(tokenizer_config(settings.tokenizer))
+    else:
+        assert settings.config is not None
+        model = model_of_config(settings.config, settings.overrides)
+    print(description(model))
+
+
+def model_of_config(path: Path, overrides: list[str]) -> SemHiTokModel:
+    """The model that a YAML file of the semantic phase would train, on the meta device."""
+    with anywhere():  # its data need not exist
+        settings = load_settings(SemanticPhaseSettings, path, overrides)
+    teacher = teacher_config(settings.teacher)
+    return _on_meta(model_config(settings.teacher, teacher, settings.model))
 
 
 def teacher_config(name: str) -> PreTrainedConfig:
@@ -34,28 +46,18 @@ def teacher_config(name: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"No config of a vision encoder can be read from {name!r}: give a folder or a hub name "
-            f"as teacher=NAME ({says(error)})."
+            f"no config of a vision encoder can be read from {name!r} ({says(error)}); give a "
+            f"folder or a name on the hub as teacher=NAME"
         ) from error
     return getattr(config, "vision_config", config)
 
 
 def description(model: SemHiTokModel) -> str:
     """The table that the command prints."""
-    config, parts = model.config, parameters_by_part(model)
-    rows = [*parts.items(), ("total", sum(parts.values()))]
-    lines = [f"{'part':<24}{'parameters':>15}"]
-    lines += [f"{name:<24}{number:>15,}" for name, number in rows]
-    lines += [
-        "",
-        f"codes            {config.num_semantic_codes:,} × {config.num_pixel_codes:,} = "
-        f"{config.num_image_codes:,}, of {config.semantic_code_dim} + {config.pixel_code_dim} "
-        f"dimensions",
-        f"tokens an image  {config.grid_size} × {config.grid_size} = "
-        f"{config.num_image_positions:,}, at {config.image_size} × {config.image_size} pixels in "
-        f"patches of {config.patch_size}",
-    ]
-    return "\n".join(lines)
+    lines = [f"{name:<24}{number:>15}" for name, number in part_rows(model)]
+    return "\n".join(
+        [*lines, "", *(f"{name:<24}{value}" for name, value in size_rows(model.config))]
+    )
 
 
 def _on_meta(config: SemHiTokConfig) -> SemHiTokModel:
@@ -63,15 +65,4 @@ def _on_meta(config: SemHiTokConfig) -> SemHiTokModel:
         with torch.device("meta"):
             return SemHiTokModel(config)
     except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
-        raise UserError(f"The model section does not fit: {says(error)}") from error
-
-
-def command(args: argparse.Namespace) -> None:
-    """`semhitok describe`."""
-    if args.tokenizer is not None:
-        if args.overrides:
-            raise UserError("settings such as key=value go with --config, not with --tokenizer")
-        model = _on_meta(tokenizer_config(args.tokenizer))
-    else:
-        model = model_of_config(args.config, args.overrides)
-    print(description(model))
+        raise UserError(f"the model section does not fit: {says(error)}") from error

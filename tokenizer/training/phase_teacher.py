@@ -5,11 +5,10 @@ Needed only where no pre-trained encoder is at hand; the other phases take any e
 
 import math
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.fft import dct
 from torch import Tensor, nn
 from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
 
@@ -17,65 +16,45 @@ from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from runtime.errors import UserError, says
 from tokenizer.saved.model_folder import whole_folder
-from tokenizer.training.settings import TeacherPhaseConfig
-from tokenizer.training.teacher import check_fields
-
-
-@torch.no_grad()
-def start_from_cosines(weight: nn.Parameter) -> None:
-    """Fill a patch embedding with the lowest frequencies of the discrete cosine transform.
-
-    Args:
-        weight: (D, 3, p, p); filter r sees one colour channel at one pair of frequencies.
-    """
-    patch_size = weight.shape[-1]
-    basis = torch.from_numpy(dct(np.eye(patch_size), norm="ortho", axis=0)).to(weight.dtype)
-    frequencies = sorted(
-        (
-            (u, v, channel)
-            for u in range(patch_size)
-            for v in range(patch_size)
-            for channel in range(3)
-        ),
-        key=lambda entry: entry[0] + entry[1],
-    )
-    nn.init.zeros_(weight)
-    for row, (u, v, channel) in zip(weight, frequencies, strict=False):
-        row[channel] = torch.outer(basis[u], basis[v])
+from tokenizer.training.new_model import check_fields
+from tokenizer.training.settings import TeacherPhaseSettings
+from tokenizer.training.starts import start_from_cosines
 
 
 class TeacherPhase(nn.Module):
     """Trains a `SiglipModel` with the sigmoid loss (arXiv 2303.15343, eq. 1)."""
 
-    def __init__(self, config: TeacherPhaseConfig, dataset: PreparedDataset):
+    def __init__(self, settings: TeacherPhaseSettings):
         super().__init__()
+        dataset = PreparedDataset(settings.data, images_only=True)
         captions = [caption for record in dataset.texts() for caption in record.captions]
         if not captions:
             raise UserError(
-                f"{config.data} has no captions, which the teacher learns from: prepare a source "
-                f"with captions, or skip this phase and name a pre-trained encoder."
+                f"{settings.data} has no captions, which the teacher learns from; prepare a source "
+                f"with captions, or skip this phase and name a pre-trained encoder"
             )
-        self.text_tokenizer = train_text_tokenizer(captions, config.vocab_size)
-        text = dict(config.text) | {
+        self.text_tokenizer = train_text_tokenizer(captions, settings.vocab_size)
+        text = settings.text | {
             "vocab_size": len(self.text_tokenizer),
             "pad_token_id": self.text_tokenizer.pad_token_id,
             "bos_token_id": self.text_tokenizer.bos_token_id,
             "eos_token_id": self.text_tokenizer.eos_token_id,
         }
-        self.model = _new_model(text, config.vision)
+        self.model = _new_model(text, settings.vision)
         self.max_length = self.model.config.text_config.max_position_embeddings
         with torch.no_grad():
             # The paper's start: temperature 10, and a bias at which nearly every pair is a "no".
             self.model.logit_scale.fill_(math.log(10.0))
             self.model.logit_bias.fill_(-10.0)
-        if config.patch_embedding_start == "cosine":
+        if settings.patch_embedding_start == "cosine":
             start_from_cosines(self.model.vision_model.embeddings.patch_embedding.weight)
+        self.codebooks: Any = nn.ModuleList()
         self.image_size = self.model.config.vision_config.image_size
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Losses of {"images": (B, 3, H, W) in [-1, 1], "caption": B strings}."""
         captions = batch["caption"]
-        # Equal captions are one text, and every image that carries it is a positive pair.
+        # Equal captions are one text, and every image with that caption is a positive pair.
         texts = sorted(set(captions))
         tokens = self.text_tokenizer(
             texts,
@@ -95,13 +74,6 @@ class TeacherPhase(nn.Module):
         accuracy = (logits.argmax(-1) == index).float().mean()
         return {"loss": loss, "batch_accuracy": accuracy.detach()}
 
-    def after_step(self) -> dict[str, float]:
-        """Nothing moves outside the optimiser."""
-        return {}
-
-    def forget_step(self) -> None:
-        """Nothing is kept of a step."""
-
     def save(self, folder: Path) -> None:
         """Write the model and its caption vocabulary."""
         with whole_folder(folder) as unfinished:
@@ -110,10 +82,10 @@ class TeacherPhase(nn.Module):
 
 
 def _new_model(text: dict, vision: dict) -> SiglipModel:
-    """An untrained model, or one sentence where its sections do not fit."""
+    """An untrained model, or a UserError where its sections do not fit."""
     sections = {"text": (text, SiglipTextConfig), "vision": (vision, SiglipVisionConfig)}
     for section, (fields, config_class) in sections.items():
-        # transformers keeps unknown fields in silence.
+        # transformers keeps unknown fields silently.
         check_fields(section, fields, config_class)
     try:
         config = SiglipConfig(text_config=text, vision_config=vision)
@@ -122,4 +94,4 @@ def _new_model(text: dict, vision: dict) -> SiglipModel:
             raise ValueError(f"{size} pixels hold no patch of {patch_size}, or texts no token")
         return SiglipModel(config)
     except Exception as error:  # strict dataclasses raise their own types
-        raise UserError(f"The teacher's sections do not fit: {says(error)}") from error
+        raise UserError(f"the teacher's sections do not fit: {says(error)}") from error

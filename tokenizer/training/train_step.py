@@ -1,4 +1,4 @@
-"""One optimiser step of a phase: micro-batches, both sides of the game, and what to do with NaN."""
+"""One optimiser step of a phase: micro-batches, the adversary, and steps that are not finite."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from data_pipelines.loading.batches import StepBatches
 from data_pipelines.loading.dataset import PreparedDataset
 from runtime.errors import UserError
+from runtime.files import write_json
 from runtime.ranks import is_main_rank
-from runtime.run_folder import write_json
 from tokenizer.training.adversary import Adversary
-from tokenizer.training.schedule import learning_rate
-from tokenizer.training.settings import TrainingConfig
+from tokenizer.training.settings import TrainingSettings
 from tokenizer.training.weight_average import WeightAverage
 
-MOST_BAD_STEPS = 10
+MAX_BAD_STEPS = 10
 BAD_BATCHES = "nonfinite_batches.json"
 
 
@@ -27,8 +26,8 @@ class TrainStep:
     """Moves a phase, and its adversary where it has one, by one step.
 
     Args:
-        phase: bare module, with `after_step`, `forget_step` and what its `forward` returns.
-        wrapped: the same for several ranks.
+        phase: the bare module, with its `model` and `codebooks`.
+        wrapped: the same, wrapped for several ranks.
         optimizer: of its parameters.
         adversary, average: None where the phase has none.
 
@@ -38,7 +37,7 @@ class TrainStep:
 
     def __init__(
         self,
-        training: TrainingConfig,
+        training: TrainingSettings,
         accelerator: Accelerator,
         phase: nn.Module,
         wrapped: nn.Module,
@@ -57,13 +56,13 @@ class TrainStep:
         self.parameters = [p for p in phase.parameters() if p.requires_grad]
 
     def __call__(self, step: int, batch: dict) -> dict[str, Any]:
-        """Do step `step` with this rank's share of its batch.
+        """Do step `step` with this rank's part of its batch.
 
         Returns:
-            What to log, as numbers or scalar tensors of this rank; `skipped` is 1.0 where a loss or
-            gradient was not finite on any rank, and then nothing has moved on any of them.
+            Values for the log, numbers or scalar tensors of this rank. `skipped` is 1.0 where a
+            loss or gradient was not finite on some rank: then nothing has moved on any rank.
         """
-        rate = learning_rate(self.training, step)
+        rate = self.training.learning_rate_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         adversary = self.adversary
@@ -84,21 +83,23 @@ class TrainStep:
         self.optimizer.zero_grad()
         if adversary is not None:
             adversary.step(step)
-        values |= self.phase.after_step()
+        for codebook in self.phase.codebooks:
+            for name, value in codebook.after_step().items():
+                values[name] = values.get(name, 0) + value
         if self.average is not None:
             self.average.update()
         return logged | values
 
     def _backward(self, step: int, batch: dict, adversary: Adversary | None) -> dict[str, Tensor]:
-        """Gather the gradients of all micro-batches; the means of what they report."""
+        """Accumulate the gradients of all micro-batches; return the means of their losses."""
         count = len(batch["images"])
         size = self.training.micro_batch_size or count
         logged: dict[str, Tensor] = {}
         for first in range(0, count, size):
             part = {key: value[first : first + size] for key, value in batch.items()}
-            share = len(part["images"]) / count
+            fraction = len(part["images"]) / count
             is_last = first + size >= count
-            place = self.accelerator.process_index * count + first
+            position = self.accelerator.process_index * count + first
             with self._syncing(is_last):
                 with self.accelerator.autocast():
                     losses = self.wrapped(part)
@@ -107,18 +108,18 @@ class TrainStep:
                 loss = losses["loss"]
                 if adversary is not None:
                     term, extra = adversary.generator_loss(
-                        reconstruction, loss, self.phase.last_layer, step, place
+                        reconstruction, loss, last_layer(self.phase.model), step, position
                     )
                     loss = loss + term
                     terms |= extra
                 # Multiplying by 1 would still be a kernel and a node of the graph.
-                self.accelerator.backward(loss if share == 1 else loss * share)
+                self.accelerator.backward(loss if fraction == 1 else loss * fraction)
             if adversary is not None:
                 terms |= adversary.backward(
-                    part["images"], reconstruction, step, place, share, is_last
+                    part["images"], reconstruction, step, position, fraction, is_last
                 )
             for key, value in terms.items():
-                value = value if share == 1 else value * share
+                value = value if fraction == 1 else value * fraction
                 logged[key] = logged[key] + value if key in logged else value
         return logged
 
@@ -136,19 +137,28 @@ class TrainStep:
     def _skip(self, step: int, adversary: Adversary | None) -> None:
         self.bad_steps.append(step)
         self.optimizer.zero_grad()
-        self.phase.forget_step()
+        for codebook in self.phase.codebooks:
+            codebook.forget()
         if adversary is not None:
             adversary.forget()
 
 
+def last_layer(model: nn.Module) -> nn.Parameter:
+    """The weight that makes the pixels, where an adaptive weight compares gradients.
+
+    The decoders come last in a tokenizer, and one alone is trained.
+    """
+    return [p for p in model.parameters() if p.requires_grad and p.ndim > 1][-1]
+
+
 def report_bad_steps(
-    bad: list[int], dataset: PreparedDataset, training: TrainingConfig, out: Path
+    bad: list[int], dataset: PreparedDataset, training: TrainingSettings, out: Path
 ) -> None:
-    """Say that a step was skipped; after too many in a row, save whose batches they were and stop.
+    """Say that a step was skipped; after too many in a row, write down their records and stop.
 
     Args:
         bad: the skipped steps in a row.
-        dataset, training: which fix the records of every step's global batch.
+        dataset, training: which determine the records of every step's global batch.
         out: the run's folder.
 
     Raises:
@@ -160,7 +170,7 @@ def report_bad_steps(
             file=sys.stderr,
             flush=True,
         )
-    if len(bad) < MOST_BAD_STEPS:
+    if len(bad) < MAX_BAD_STEPS:
         return
     path = out / BAD_BATCHES
     if is_main_rank():
@@ -171,6 +181,6 @@ def report_bad_steps(
         ]
         write_json(path, rows)
     raise UserError(
-        f"{MOST_BAD_STEPS} steps in a row gave a loss or gradient that is not finite; the records "
-        f"of their batches are in {path}: look at those images, or lower training.learning_rate."
+        f"{MAX_BAD_STEPS} steps in a row gave a loss or gradient that is not finite; look at the "
+        f"records of their batches in {path}, or lower training.learning_rate"
     )

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from data_pipelines.images import to_pil
+from data_pipelines.images import to_pil, write_png
 from data_pipelines.loading.dataset import PreparedDataset
 from runtime.errors import UserError
 from runtime.metrics_log import MetricsLog
@@ -28,7 +28,7 @@ from tokenizer.codebooks.usage import codebook_statistics, usage_map
 from tokenizer.losses.image_quality import image_psnr, image_ssim, to_levels
 from tokenizer.losses.perceptual import PerceptualDistance
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.training.settings import ValidationConfig
+from tokenizer.training.settings import ValidationSettings
 from tokenizer.training.weight_average import WeightAverage
 
 Scores = tuple[dict[str, Tensor], Tensor, Tensor | None]
@@ -42,7 +42,7 @@ class Validation:
     """Held-out images, and what to measure on them.
 
     Args:
-        config: see `ValidationConfig`; its data is not None.
+        settings: see `ValidationSettings`; they name data.
         image_size: pixels a side.
         distance: the phase's perceptual distance, or None.
         accelerator: for device and ranks.
@@ -53,20 +53,20 @@ class Validation:
 
     def __init__(
         self,
-        config: ValidationConfig,
+        settings: ValidationSettings,
         image_size: int,
         distance: PerceptualDistance | None,
         accelerator: Accelerator,
     ):
-        assert config.data is not None
-        self.config = config
+        assert settings.data is not None
+        self.settings = settings
         self.image_size = image_size
         self.distance = distance
         self.accelerator = accelerator
         self.highest: dict[str, float] = {}  # usage of each codebook, for the alarm
-        self.dataset = PreparedDataset(config.data, images_only=True)
+        self.dataset = PreparedDataset(settings.data, images_only=True)
         if not len(self.dataset):
-            raise UserError(f"{config.data} has no images to validate on: prepare some first.")
+            raise UserError(f"{settings.data} has no images to validate on; prepare some first")
 
     @torch.no_grad()
     def measure(
@@ -98,9 +98,9 @@ class Validation:
                 sums[name] = sums.get(name, 0) + values.double().sum()
             counts += seen
             num_images += len(images)
-            if rebuilt is not None and len(shown) < self.config.num_shown:
+            if rebuilt is not None and len(shown) < self.settings.num_shown:
                 pairs = torch.stack([images, rebuilt.to(images)], dim=1).cpu()
-                shown += list(pairs)[: self.config.num_shown - len(shown)]
+                shown += list(pairs)[: self.settings.num_shown - len(shown)]
         model.train(was_training)
         total = self.accelerator.reduce(torch.stack([num_images, *sums.values()]), reduction="sum")
         counts = self.accelerator.reduce(counts, reduction="sum")
@@ -123,7 +123,7 @@ class Validation:
         step: int,
         log: MetricsLog,
     ) -> dict[str, float]:
-        """Measure what would be saved after `step` steps, raise alarms and save the pictures.
+        """Measure what would be saved after `step` steps, print alarms and save the pictures.
 
         Args:
             model, phase: see `measure`.
@@ -160,9 +160,9 @@ class Validation:
             if usage is None:
                 continue
             highest = self.highest[name] = max(usage, self.highest.get(name, 0.0))
-            if usage < self.config.usage_alarm:
-                trouble = f"is below {self.config.usage_alarm:g}"
-            elif usage < self.config.usage_fall * highest:
+            if usage < self.settings.usage_alarm:
+                trouble = f"is below {self.settings.usage_alarm:g}"
+            elif usage < self.settings.usage_fall * highest:
                 trouble = f"has fallen from {highest:.3f}"
             else:
                 continue
@@ -173,7 +173,7 @@ class Validation:
         return lines
 
     def remember(self, records: list[dict[str, Any]]) -> None:
-        """Take up the highest usage of a run that goes on, from the lines of its log."""
+        """Take up the highest usage of a resumed run from the lines of its log."""
         for name in _ALARMING:
             logged = [r[f"validation_{name}"] for r in records if f"validation_{name}" in r]
             self.highest[name] = max(logged, default=0.0)
@@ -181,9 +181,9 @@ class Validation:
     def _batches(self) -> Iterator[Tensor]:
         """(B, 3, H, W) images of this rank."""
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        mine = range(rank, min(len(self.dataset), self.config.num_images), world_size)
-        for first in range(0, len(mine), self.config.batch_size):
-            part = mine[first : first + self.config.batch_size]
+        mine = range(rank, min(len(self.dataset), self.settings.num_images), world_size)
+        for first in range(0, len(mine), self.settings.batch_size):
+            part = mine[first : first + self.settings.batch_size]
             images = [self.dataset.image_tensor(index, self.image_size) for index in part]
             yield torch.stack(images).to(self.accelerator.device)
 
@@ -200,7 +200,7 @@ def semantic_scores(model: SemHiTokModel, images: Tensor) -> Scores:
     }
     num_codes = model.config.num_semantic_codes
     counts = torch.bincount(quantized.codes.flatten(), minlength=num_codes)
-    # Pixel codes do not exist yet: every patch counts for the first of its semantic code.
+    # There are no pixel codes yet: every patch counts for the first one of its semantic code.
     padded = F.pad(counts.unsqueeze(1), (0, model.config.num_pixel_codes - 1))
     return scores, padded, None
 
@@ -209,7 +209,7 @@ def save_pictures(pictures: dict[str, np.ndarray], out: Path, step: int, log: Me
     """Write pictures to `out/validation/NAME-STEP.png` and onto TensorBoard."""
     for name, picture in pictures.items():
         make_folder(out / "validation")
-        Image.fromarray(picture).save(out / "validation" / f"{name}-{step:06d}.png")
+        write_png(Image.fromarray(picture), out / "validation" / f"{name}-{step:06d}.png")
         log.write_image(step, "validation" if name == "step" else name, picture)
 
 

@@ -1,4 +1,4 @@
-"""The moving average of the weights that training leaves behind (EMA)."""
+"""A moving average of the weights (EMA), which is what such a run validates and saves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tokenizer.codebooks.upkeep import CodebookUpkeep
+from tokenizer.codebooks.updater import CodebookUpdater
 from tokenizer.model.codebook import GroupedCodebook
 
 
 class WeightAverage(nn.Module):
-    """Averages all that a phase trains: its parameters, and the codes of its codebook.
+    """Averages everything that a phase trains: its parameters, and the codes of its codebooks.
 
     Args:
         phase: the training phase.
@@ -26,22 +26,22 @@ class WeightAverage(nn.Module):
         codebooks = [m for m in phase.modules() if isinstance(m, GroupedCodebook)]
         moving += [c.codes for c in codebooks if not c.codes.requires_grad]
         self._moving = [nn.ParameterList(moving)]  # in a list: the phase saves them
-        places = {id(parameter): place for place, parameter in enumerate(moving)}
+        positions = {id(parameter): position for position, parameter in enumerate(moving)}
         self._updaters = [
-            (places[id(m.codebook.codes)], m)
+            (positions[id(m.codebook.codes)], m)
             for m in phase.modules()
-            if isinstance(m, CodebookUpkeep)
+            if isinstance(m, CodebookUpdater)
         ]
         self.average = AveragedModel(self._moving[0], multi_avg_fn=get_ema_multi_avg_fn(decay))
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average by one step; codes that were put elsewhere begin theirs anew."""
+        """Move the average by one step; codes that were started or restarted begin again."""
         self.average.update_parameters(self._moving[0])
         averages = list(self.average.module.parameters())
-        for place, updater in self._updaters:
-            averages[place][updater.placed] = self._moving[0][place][updater.placed]
-            updater.placed.zero_()
+        for position, updater in self._updaters:
+            averages[position][updater.moved] = self._moving[0][position][updater.moved]
+            updater.moved.zero_()
 
     @contextmanager
     def applied(self) -> Iterator[None]:

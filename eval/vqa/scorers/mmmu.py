@@ -9,6 +9,7 @@ from eval.vqa.scorers.multiple_choice import (
     LETTERS,
     letter_complaint,
     random_letter,
+    unread_figures,
 )
 from eval.vqa.scorers.task import BenchmarkQuestion, Judged, Task
 
@@ -96,7 +97,7 @@ def judge(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
 
 
 def figures(judged: Sequence[Judged]) -> dict[str, Any]:
-    """The accuracy if answers without an option were guessed, as officially done."""
+    """Answers without an option, and the accuracy if these were guessed, as officially done."""
     choices = [entry for entry in judged if entry.question.options]
     guessed = sum(
         random_letter(entry.question) == entry.question.answers[0]
@@ -105,6 +106,7 @@ def figures(judged: Sequence[Judged]) -> dict[str, Any]:
     )
     total = sum(entry.score for entry in judged)
     return {
+        **unread_figures(choices),
         "accuracy_with_guesses": (total + guessed) / len(judged),
         "num_open_questions": len(judged) - len(choices),
     }

@@ -9,9 +9,9 @@ from mllm.data.sequences import Choice, TrainingSequences
 from mllm.data.settings import MixtureSettings, TaskProportions
 from mllm.data.sources import TrainingSource
 from runtime.errors import UserError
+from tests.codes import extract
 from tests.mllm.tiny import flat, make_records, prepare_records
 from tokenizer.extraction.code_shards import CodeStore
-from tokenizer.extraction.extract import extract_codes
 
 QUESTIONS = {"question": 1.0, "drawing": 0.0}
 DRAWINGS = {"question": 0.0, "drawing": 1.0}
@@ -121,7 +121,7 @@ def test_documents_carry_the_codes_of_their_record(make_rows, world, chat):
 
 
 def test_each_document_takes_one_of_the_crops_by_the_seed(make_rows, world, tmp_path):
-    codes = extract_codes(world.tokenizer, world.data, tmp_path, num_crops=3)
+    codes = extract(world.tokenizer, world.data, tmp_path, num_crops=3)
     store, plain = CodeStore(codes), make_rows(60)
     rows, again, other = (make_rows(60, codes=codes, seed=seed) for seed in (0, 0, 1))
     assert [rows[i] for i in range(60)] == [again[i] for i in range(60)]
@@ -214,7 +214,7 @@ def rich(world, tmp_path_factory):
     images = prepare_records(told, root / "images")
     texts = [Record(f"text-{i}", None, text=f"a red bar number {i}") for i in range(5)]
     plain = prepare_records(texts, root / "texts")
-    codes = extract_codes(world.tokenizer, images, root / "codes")
+    codes = extract(world.tokenizer, images, root / "codes")
     return [
         TrainingSource.open(PreparedDataset(images), CodeStore(codes), 1.0),
         TrainingSource.open(PreparedDataset(plain), None, 1.0),

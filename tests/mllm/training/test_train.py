@@ -14,6 +14,7 @@ from mllm.training.trainer import UnifiedTrainer
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
 from semhitok import main as cli
+from tests.codes import extract
 from tests.mllm.tiny import (
     REPOSITORY,
     TEXT_CONFIG,
@@ -25,7 +26,6 @@ from tests.mllm.tiny import (
     steady_metrics,
     write_phase,
 )
-from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.fingerprint import code_fingerprint
 
 
@@ -137,7 +137,7 @@ def test_a_flat_head_trains_too(world, tmp_path, processor):
 
 def test_codes_of_another_tokenizer_are_refused(world, tmp_path):
     other = save_tiny_tokenizer(tmp_path / "tokenizer", seed=1)
-    codes = extract_codes(other, world.data, tmp_path / "codes")
+    codes = extract(other, world.data, tmp_path / "codes")
     with pytest.raises(UserError, match="were made by another tokenizer than the one inside"):
         train_mllm(world.phase(tmp_path / "run", codes=codes))
 
@@ -161,7 +161,7 @@ def test_a_run_does_not_resume_with_codes_of_another_tokenizer(world, tmp_path):
     for folder in folders.values():
         shutil.rmtree(folder)
     other = save_tiny_tokenizer(tmp_path / "tokenizer", seed=1)
-    extract_codes(other, world.data, folders["codes"])
+    extract(other, world.data, folders["codes"])
     init_mllm(
         InitSettings(
             tokenizer=other, out=folders["start"], text_config=dict(TEXT_CONFIG),

@@ -7,9 +7,9 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.codebooks.training import CodebookTraining
 from tokenizer.model.codebook import GroupedCodebook
-from tokenizer.training.settings import CodebookConfig
 
 G, C, D, BATCH, STEPS = 3, 8, 6, 64, 300
 UPDATES = ("ema", "gradient")
@@ -24,7 +24,7 @@ class Phase(nn.Module):
         self.encoder = nn.Linear(D, D)
         self.codebooks = nn.ModuleList(GroupedCodebook(G, C, D, "cosine") for _ in UPDATES)
         self.codebook_trainings = nn.ModuleList(
-            CodebookTraining(codebook, make_config(update), seed=0)
+            CodebookTraining(update, codebook, make_settings(update), seed=0)
             for codebook, update in zip(self.codebooks, UPDATES, strict=True)
         )
 
@@ -36,9 +36,9 @@ class Phase(nn.Module):
         return total
 
 
-def make_config(update):
-    return CodebookConfig(
-        update=update, decay=0.9, revive_below=0.5, entropy_weight=0.02, warmup_steps=20
+def make_settings(update):
+    return CodebookSettings(
+        update=update, decay=0.9, restart_below=0.5, entropy_weight=0.02, warmup_steps=20
     )
 
 
@@ -60,14 +60,14 @@ def train(rank=0, num_ranks=1):
         with torch.no_grad():
             training.start(phase.encoder(vectors), groups)
     wrapped = DistributedDataParallel(phase) if num_ranks > 1 else phase
-    revived = [0, 0]
+    restarted = [0, 0]
     for step in range(STEPS):
         wrapped(*share(step, rank, num_ranks)).backward()
         optimizer.step()
         optimizer.zero_grad()
         for number, training in enumerate(phase.codebook_trainings):
-            revived[number] += training.after_step()["revived_codes"]
-    return {"codes": [each.codes.detach() for each in phase.codebooks], "revived": revived}
+            restarted[number] += training.after_step()["restarted_codes"]
+    return {"codes": [each.codes.detach() for each in phase.codebooks], "restarted": restarted}
 
 
 def one_rank(rank, file, folder):
@@ -82,9 +82,9 @@ def test_two_ranks_keep_bit_equal_codebooks_that_are_those_of_one_process(tmp_pa
     mp.spawn(one_rank, (tmp_path / "rendezvous", tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = train()
-    assert first["revived"] == second["revived"] == alone["revived"]
+    assert first["restarted"] == second["restarted"] == alone["restarted"]
     for number, update in enumerate(UPDATES):
-        assert alone["revived"][number] > 0
+        assert alone["restarted"][number] > 0
         assert torch.equal(first["codes"][number], second["codes"][number])
         difference = (first["codes"][number] - alone["codes"][number]).abs().max()
         # Measured: 4e-7.

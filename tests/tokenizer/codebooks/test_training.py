@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from runtime.config import build_config
 from runtime.errors import UserError
+from runtime.settings import build_settings
 from tokenizer.codebooks.entropy import entropy_loss
+from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.codebooks.training import CodebookTraining
 from tokenizer.model.codebook import GroupedCodebook
-from tokenizer.training.settings import CodebookConfig
 
 G, C, D = 3, 4, 5
 UPDATES = ["ema", "gradient"]
@@ -16,7 +16,7 @@ UPDATES = ["ema", "gradient"]
 def make(metric="cosine", seed=0, **settings):
     torch.manual_seed(seed)
     codebook = GroupedCodebook(G, C, D, metric)
-    return codebook, CodebookTraining(codebook, CodebookConfig(**settings), seed)
+    return codebook, CodebookTraining("own", codebook, CodebookSettings(**settings), seed)
 
 
 def batch(seed=1):
@@ -54,7 +54,7 @@ def test_the_micro_batches_of_a_step_move_the_codes_like_one_batch(update):
     vectors, groups = batch()
     results = []
     for parts in ([slice(0, 4)], [slice(0, 1), slice(1, 4)]):
-        codebook, training = make(update=update, decay=0.5, revive_below=0.6)
+        codebook, training = make(update=update, decay=0.5, restart_below=0.6)
         training.start(vectors, groups)
         for part in parts:
             training(vectors[part] + 0.3, groups[part])
@@ -63,7 +63,7 @@ def test_the_micro_batches_of_a_step_move_the_codes_like_one_batch(update):
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
     assert torch.equal(results[0][2], results[1][2])
-    assert results[0][0]["batch_usage"] > 0
+    assert results[0][0]["batch_own_usage"] > 0
 
 
 def test_nothing_is_remembered_in_eval_mode_or_of_a_step_that_is_not_taken():
@@ -113,7 +113,7 @@ def test_training_goes_on_from_a_saved_state_in_the_same_bits(update):
             training(*batch(seed=step))
             training.after_step()
 
-    settings = {"update": update, "decay": 0.5, "revive_below": 0.6, "warmup_steps": 3}
+    settings = {"update": update, "decay": 0.5, "restart_below": 0.6, "warmup_steps": 3}
     codebook, training = make(**settings)
     run(codebook, training, range(2))
     other_codebook, other = make(seed=0, **settings)
@@ -143,7 +143,7 @@ class DtypesSeen(TorchDispatchMode):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("update", UPDATES)
 def test_autocast_never_reaches_the_quantiser(metric, update):
-    _, training = make(metric, update=update, entropy_weight=0.1, revive_below=0.9)
+    _, training = make(metric, update=update, entropy_weight=0.1, restart_below=0.9)
     vectors, groups = batch()
     inputs = vectors.clone().requires_grad_()
     with DtypesSeen() as inside:
@@ -173,5 +173,5 @@ def test_autocast_never_reaches_the_quantiser(metric, update):
 )
 def test_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(UserError, match=field) as refusal:
-        build_config(CodebookConfig, {field: value}, "the test")
+        build_settings(CodebookSettings, {field: value}, "the test")
     assert "\n" not in str(refusal.value)

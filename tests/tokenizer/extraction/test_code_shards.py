@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from runtime.errors import UserError
-from runtime.run_folder import write_json
-from tokenizer.extraction.code_shards import CodesManifest, CodeStore, is_whole, write_shard
+from runtime.files import write_json
+from runtime.storage import Storage
+from tokenizer.extraction.code_shards import CodesManifest, CodeStore, finished_shard, write_shard
 
 IDS = ["a.png", "ä b.png", "c"]
 
@@ -36,11 +37,16 @@ def folder(tmp_path, codes):
     """Two shards, of two records and of one."""
     manifest, (semantic, pixel) = make_manifest(), codes
     for number, rows in enumerate((slice(0, 2), slice(2, 3))):
-        path = tmp_path / f"codes-{number:05d}.arrow"
-        entry = write_shard(path, manifest, IDS[rows], semantic[rows], pixel[rows])
+        name = f"codes-{number:05d}.arrow"
+        parts = semantic[rows], pixel[rows]
+        entry = write_shard(Storage(tmp_path), name, manifest, IDS[rows], *parts)
         manifest.shards.append(entry)
     write_json(tmp_path / "manifest.json", manifest.to_dict())
     return tmp_path
+
+
+def whole_entry(shard, manifest, ids):
+    return finished_shard(Storage(shard.parent), shard.name, manifest, ids)
 
 
 def test_every_crop_of_every_record_comes_back(folder, codes):
@@ -82,20 +88,20 @@ def test_a_shard_that_has_changed_is_noticed(folder):
     shard = folder / "codes-00001.arrow"
     whole = shard.read_bytes()
     manifest = CodeStore(folder).manifest
-    assert is_whole(shard, manifest, IDS[2:])
-    assert not is_whole(shard, manifest, IDS[:1])
+    assert whole_entry(shard, manifest, IDS[2:]) == manifest.shards[1]
+    assert whole_entry(shard, manifest, IDS[:1]) is None
     planes = whole.index(CodeStore(folder)._semantic[1].tobytes())
     shard.write_bytes(whole[:planes] + bytes([whole[planes] ^ 1]) + whole[planes + 1 :])
-    assert not is_whole(shard, manifest, IDS[2:])
+    assert whole_entry(shard, manifest, IDS[2:]) is None
     with pytest.raises(UserError, match=r"codes-00001\.arrow is damaged .* again with the same"):
         CodeStore(folder).verify()
     for length in (0, 10, len(whole) - 1):
         shard.write_bytes(whole[:length])
-        assert not is_whole(shard, manifest, IDS[2:])
+        assert whole_entry(shard, manifest, IDS[2:]) is None
         with pytest.raises(UserError, match=r"codes-00001\.arrow is damaged \(it has "):
             CodeStore(folder)
     shard.unlink()
-    with pytest.raises(UserError, match=r"codes-00001\.arrow is missing: run `semhitok extract"):
+    with pytest.raises(UserError, match=r"codes-00001\.arrow is missing; run `semhitok extract"):
         CodeStore(folder)
 
 
@@ -115,7 +121,7 @@ def test_a_file_of_the_right_size_that_is_no_shard_is_named(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 1}, "in the format of version 1, this program reads version 2: extr"),
+        ({"schema_version": 1}, "in the format of version 1, this program reads version 2; extr"),
         ({"schema_version": 3}, "in the format of version 3"),
         ({"tokenizer_fingerprint": None}, "is not a manifest of codes"),
         ({"num_crops": None}, "is incomplete"),
@@ -135,5 +141,5 @@ def test_a_full_disk_is_one_sentence(tmp_path, codes, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*: No space left on device; free some"):
-        write_shard(tmp_path / "codes-00000.arrow", make_manifest(), IDS, *codes)
+        write_shard(Storage(tmp_path), "codes-00000.arrow", make_manifest(), IDS, *codes)
     assert not (tmp_path / "codes-00000.arrow").exists()

@@ -12,15 +12,15 @@ from data_pipelines.images import numbered_crop, open_image, to_tensor
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.records import Record
 from runtime.errors import UserError
+from tests.codes import extract
 from tests.mllm.tiny import launch
 from tests.prepared import prepare_records
-from tokenizer.extraction import extract
+from tokenizer.extraction import extract as extraction
 from tokenizer.extraction.code_shards import CodeStore
-from tokenizer.extraction.extract import extract_codes
 from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.saved.history import phase_record
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
-from tokenizer.training.settings import SemanticPhaseConfig, TrainingConfig
+from tokenizer.training.settings import SemanticPhaseSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def tokenizer_folder(tiny_model, tmp_path_factory):
 def codes(tokenizer_folder, prepared, tmp_path_factory):
     """24 records in shards of 10; only to be read."""
     out = tmp_path_factory.mktemp("codes") / "train"
-    return extract_codes(tokenizer_folder, prepared, out, batch_size=7, shard_size=10)
+    return extract(tokenizer_folder, prepared, out, batch_size=7, shard_size=10)
 
 
 def contents(folder):
@@ -70,14 +70,14 @@ def test_the_manifest_tells_what_the_codes_are(codes, tokenizer_folder, prepared
 
 
 def test_the_batch_size_does_not_change_the_codes(codes, tokenizer_folder, prepared, tmp_path):
-    out = extract_codes(tokenizer_folder, prepared, tmp_path / "out", batch_size=24, shard_size=10)
+    out = extract(tokenizer_folder, prepared, tmp_path / "out", batch_size=24, shard_size=10)
     assert contents(out) == contents(codes)
 
 
 def test_a_killed_extraction_goes_on_to_the_same_bytes(
     codes, tokenizer_folder, prepared, tmp_path, monkeypatch
 ):
-    real, encoded = extract.encode_shards, []
+    real, encoded = extraction.encode_shards, []
 
     def dies_at_the_third(model, dataset, shards, *args):
         for rows, planes in zip(shards, real(model, dataset, shards, *args), strict=True):
@@ -88,16 +88,16 @@ def test_a_killed_extraction_goes_on_to_the_same_bytes(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(extract, "encode_shards", dies_at_the_third)
-        extract_codes(tokenizer_folder, prepared, out, batch_size=7, shard_size=10)
+        patch.setattr(extraction, "encode_shards", dies_at_the_third)
+        extract(tokenizer_folder, prepared, out, batch_size=7, shard_size=10)
     assert not (out / "manifest.json").exists()
     with pytest.raises(UserError, match="no codes"):
         CodeStore(out)
     (out / ".codes-00002.arrow.0a1b2c3d.tmp").write_bytes(b"half a shard")
 
     again = []
-    monkeypatch.setattr(extract, "encode_shards", lambda *a: again.extend(a[2]) or real(*a))
-    extract_codes(tokenizer_folder, prepared, out, batch_size=7, shard_size=10)
+    monkeypatch.setattr(extraction, "encode_shards", lambda *a: again.extend(a[2]) or real(*a))
+    extract(tokenizer_folder, prepared, out, batch_size=7, shard_size=10)
     assert again == [range(20, 24)]  # finished shards are not encoded again
     assert contents(out) == contents(codes)
 
@@ -121,7 +121,7 @@ def dies(call, count, *arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(os, call, deadly)
-    extract_codes(*arguments, batch_size=7, shard_size=10)
+    extract(*arguments, batch_size=7, shard_size=10)
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_sigkill_at_any_moment_costs_no_more_than_a_shard(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert {name for name in contents(tmp_path) if not name.startswith(".")} == left
-    extract_codes(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10)
+    extract(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10)
     assert contents(tmp_path) == contents(codes)
 
 
@@ -171,14 +171,12 @@ def test_a_refusal_on_two_ranks_is_said_once(codes, tokenizer_folder, prepared):
 def test_the_number_of_workers_does_not_change_the_codes(
     codes, tokenizer_folder, prepared, tmp_path
 ):
-    out = extract_codes(
-        tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10, num_workers=1
-    )
+    out = extract(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10, num_workers=1)
     assert contents(out) == contents(codes)
 
 
 def test_crops_are_those_of_the_images(tokenizer_folder, prepared, codes, tmp_path):
-    out = extract_codes(tokenizer_folder, prepared, tmp_path, batch_size=7, num_crops=3)
+    out = extract(tokenizer_folder, prepared, tmp_path, batch_size=7, num_crops=3)
     model, dataset = load_tokenizer(tokenizer_folder).eval(), PreparedDataset(prepared)
     store, centre = CodeStore(out), CodeStore(codes)
     assert (len(store), store.num_crops) == (24, 3)
@@ -193,7 +191,7 @@ def test_crops_are_those_of_the_images(tokenizer_folder, prepared, codes, tmp_pa
         assert np.array_equal(store.flat(record_id), centre.flat(record_id))
     assert len(distinct) > 24
     with pytest.raises(UserError, match="another number of crops"):
-        extract_codes(tokenizer_folder, prepared, out, num_crops=2)
+        extract(tokenizer_folder, prepared, out, num_crops=2)
 
 
 def test_a_damaged_shard_is_made_anew_by_the_same_command(
@@ -204,17 +202,19 @@ def test_a_damaged_shard_is_made_anew_by_the_same_command(
     for number, broken in enumerate((contents(codes)["codes-00000.arrow"], b"")):
         (tmp_path / f"codes-0000{number + 1}.arrow").write_bytes(broken)
     for _ in range(2):  # the second time there is nothing to do
-        extract_codes(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10)
+        extract(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10)
         assert contents(tmp_path) == contents(codes)
 
 
 def test_a_tokenizer_without_pixel_codes_is_refused(prepared, tiny_model, tmp_path):
-    training = TrainingConfig(num_steps=1, global_batch_size=1, learning_rate=1e-3)
-    config = SemanticPhaseConfig(prepared, tmp_path, "nowhere", training)
-    record = phase_record("semantic", config, PreparedDataset(prepared))
+    training = TrainingSettings(num_steps=1, global_batch_size=1, learning_rate=1e-3)
+    settings = SemanticPhaseSettings(
+        data=prepared, out=tmp_path, teacher="nowhere", training=training
+    )
+    record = phase_record(settings, PreparedDataset(prepared))
     save_tokenizer(tiny_model(), tmp_path / "semantic", record)
-    with pytest.raises(UserError, match="phase semantic alone: run `semhitok train pixel` first"):
-        extract_codes(tmp_path / "semantic", prepared, tmp_path / "out")
+    with pytest.raises(UserError, match="phase semantic alone; run `semhitok train pixel` first"):
+        extract(tmp_path / "semantic", prepared, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -228,7 +228,7 @@ def test_records_without_an_image_are_passed_over(
         for item in (Record(f"text-{record.record_id}", None, text="a story"), record)
     ]
     data = prepare_records(mixed, tmp_path / "data", shard_size=3)
-    store = CodeStore(extract_codes(tokenizer_folder, data, tmp_path / "out", shard_size=4))
+    store = CodeStore(extract(tokenizer_folder, data, tmp_path / "out", shard_size=4))
     assert len(store) == 10
     assert "text-00.png" not in store
     for record in records[:10]:
@@ -241,25 +241,25 @@ def test_data_without_an_image_is_refused(tokenizer_folder, prepared, tmp_path):
     manifest = json.loads((prepared / "manifest.json").read_text())
     manifest |= {"shards": [], "counts": manifest["counts"] | {"images": 0}}
     (data / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="holds no image: prepare some images"):
-        extract_codes(tokenizer_folder, data, tmp_path / "out")
+    with pytest.raises(UserError, match="holds no image; prepare some images"):
+        extract(tokenizer_folder, data, tmp_path / "out")
 
 
 def test_a_folder_of_another_tokenizer_is_refused(codes, prepared, tiny_model, tmp_path):
     save_tokenizer(tiny_model(seed=5), tmp_path / "other")
     with pytest.raises(UserError, match="another tokenizer fingerprint"):
-        extract_codes(tmp_path / "other", prepared, codes, shard_size=10)
+        extract(tmp_path / "other", prepared, codes, shard_size=10)
 
 
 def test_another_shard_size_is_refused(codes, tokenizer_folder, prepared):
     with pytest.raises(UserError, match="another shard size"):
-        extract_codes(tokenizer_folder, prepared, codes, shard_size=11)
+        extract(tokenizer_folder, prepared, codes, shard_size=11)
 
 
 def test_shards_of_unknown_origin_are_refused(tokenizer_folder, prepared, tmp_path):
     (tmp_path / "codes-00000.arrow").write_bytes(b"")
     with pytest.raises(UserError, match="unknown origin"):
-        extract_codes(tokenizer_folder, prepared, tmp_path)
+        extract(tokenizer_folder, prepared, tmp_path)
 
 
 def test_the_fingerprint_follows_every_code_vector_and_no_decoder(tiny_model):

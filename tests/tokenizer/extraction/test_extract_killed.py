@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.codes import extract
 from tests.kills import wait_for_files
 from tokenizer.extraction.code_shards import CodeStore
-from tokenizer.extraction.extract import extract_codes
 from tokenizer.saved.model_folder import save_tokenizer
 
 fork = multiprocessing.get_context("fork")  # no imports to wait for; a real process all the same
@@ -32,7 +32,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def run(tokenizer: Path, data: Path, out: Path | str, environment: dict[str, str]) -> None:
     torch.set_num_threads(1)  # a fork of a process with threads must not use its pool
     os.environ.update(environment)
-    extract_codes(tokenizer, data, out, batch_size=2, shard_size=2)
+    extract(tokenizer, data, out, batch_size=2, shard_size=2)
 
 
 def start(tokenizer: Path, data: Path, out: Path | str, **environment: str):
@@ -106,8 +106,8 @@ def test_an_object_store_takes_codes_and_gives_them_back(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     url = f"memory://semhitok-{tmp_path.name}/codes"
-    assert extract_codes(tokenizer_folder, prepared, url, shard_size=9) == url
-    local = extract_codes(tokenizer_folder, prepared, tmp_path / "local", shard_size=9)
+    assert extract(tokenizer_folder, prepared, url, shard_size=9) == url
+    local = extract(tokenizer_folder, prepared, tmp_path / "local", shard_size=9)
     stored, root = fsspec.filesystem("memory"), url.removeprefix("memory:/")
     assert {
         name.rsplit("/", 1)[-1]: stored.cat_file(name) for name in stored.find(root)
@@ -119,6 +119,6 @@ def test_an_object_store_takes_codes_and_gives_them_back(
     stored.rm_file(f"{root}/manifest.json")
     stored.rm_file(f"{root}/codes-00001.arrow")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    extract_codes(tokenizer_folder, prepared, url, shard_size=9)
+    extract(tokenizer_folder, prepared, url, shard_size=9)
     assert stored.cat_file(f"{root}/codes-00001.arrow") == contents(local)["codes-00001.arrow"]
     assert stored.cat_file(f"{root}/manifest.json") == contents(local)["manifest.json"]

@@ -2,8 +2,15 @@ import pytest
 from PIL import Image
 
 from runtime.errors import UserError
-from tokenizer.extraction.reconstruct import reconstruct
+from tokenizer.extraction import reconstruct as task
+from tokenizer.extraction.settings import ReconstructSettings
 from tokenizer.saved.model_folder import save_tokenizer
+
+
+def reconstruct(tokenizer, images, out, **options):
+    return task.reconstruct(
+        ReconstructSettings(tokenizer=tokenizer, images=images, out=out, **options)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,5 +48,5 @@ def test_another_resolution_than_the_models(tokenizer_folder, image_folder, tmp_
 
 def test_two_images_of_one_name_are_refused(tokenizer_folder, image_folder, tmp_path):
     (tmp_path / "00.png").write_bytes((image_folder / "00.png").read_bytes())
-    with pytest.raises(UserError, match="Two images are named '00'"):
+    with pytest.raises(UserError, match="two images are named '00'"):
         reconstruct(tokenizer_folder, [image_folder / "00.png", tmp_path / "00.png"], tmp_path)

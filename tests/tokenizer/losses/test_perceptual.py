@@ -24,6 +24,7 @@ from runtime.errors import UserError
 from tokenizer.losses.discriminators import FeatureDiscriminator, PatchGAN
 from tokenizer.losses.features import load_features
 from tokenizer.losses.perceptual import load_distance
+from tokenizer.saved.encoders import IMAGENET
 
 CATS = {281, 282, 283, 284, 285}  # ImageNet: tabby, tiger cat, Persian, Siamese, Egyptian
 VIT = {
@@ -92,7 +93,8 @@ def test_any_vision_encoder_gives_a_distance_whose_gradient_reaches_the_image(en
     assert found.shape == (2,) and (found > 0).all()
     found.sum().backward()
     assert others.grad.abs().sum((1, 2, 3)).min() > 0
-    assert not any(p.requires_grad for p in distance.features.network.parameters())
+    network = load_features(str(encoders / family)).network
+    assert not any(p.requires_grad for p in network.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -115,10 +117,15 @@ def test_the_mean_and_deviation_of_an_encoder_are_its_own(encoders, tmp_path):
     shutil.copytree(encoders / "siglip", tmp_path / "own")
     values = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
     (tmp_path / "own" / "preprocessor_config.json").write_text(json.dumps(values))
-    assert load_features(str(tmp_path / "own")).mean.tolist() == pytest.approx([0.5, 0.4, 0.3])
-    assert load_features(str(encoders / "siglip")).mean.tolist() == pytest.approx(
-        [0.485, 0.456, 0.406]
-    )
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    own, other = (load_features(str(f / n)) for f, n in ((tmp_path, "own"), (encoders, "siglip")))
+    mean, std = (torch.tensor(values[name]).view(1, 3, 1, 1) for name in values)
+    imagenet, deviation = (torch.tensor(value).view(1, 3, 1, 1) for value in IMAGENET)
+    # The same pixels for the network, of images that its own values turn into them.
+    seen = (((images + 1) / 2 - mean) / std * deviation + imagenet) * 2 - 1
+    for level, expected in zip(own(images), other(seen), strict=True):
+        assert torch.allclose(level, expected, atol=1e-4)
+        assert not torch.allclose(level, other(images)[0], atol=1e-2)
 
 
 def test_a_network_without_image_features_is_refused(encoders, tmp_path):
@@ -165,7 +172,13 @@ class FakeLPIPS(torch.nn.Module):
 
 def test_lpips_is_called_as_its_package_wants(monkeypatch):
     # The package needs torchvision, which does not go with every torch; its interface is stable.
-    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=FakeLPIPS))
+    networks = []
+
+    def make(**options):
+        networks.append(FakeLPIPS(**options))
+        return networks[-1]
+
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=make))
     distance = load_distance("lpips-vgg")
     torch.manual_seed(0)
     images = torch.rand(2, 3, 16, 16) * 2 - 1
@@ -176,7 +189,7 @@ def test_lpips_is_called_as_its_package_wants(monkeypatch):
     assert distance(images, images).tolist() == [0, 0]
     found.sum().backward()
     assert others.grad.abs().sum((1, 2, 3)).min() > 0
-    assert not any(p.requires_grad for p in distance.network.parameters())
+    assert not any(p.requires_grad for p in networks[0].parameters())
 
 
 def test_a_torchvision_that_does_not_fit_and_missing_weights_are_one_sentence(monkeypatch):

@@ -147,9 +147,10 @@ def test_auto_classes_load_the_model(tiny_model, tmp_path):
     assert isinstance(AutoModel.from_pretrained(tmp_path), SemHiTokModel)
 
 
-def test_only_safetensors_and_json_are_written(tiny_model, tmp_path):
+def test_only_safetensors_and_text_are_written(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
 
 

@@ -3,7 +3,7 @@ import torch
 
 from runtime.errors import UserError
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.training.phase_pixels import grow_decoder
+from tokenizer.training.starts import grow_decoder
 
 CONV = {
     "pixel_encoder_kind": "conv",

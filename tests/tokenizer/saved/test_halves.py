@@ -8,8 +8,15 @@ from transformers import AutoModel
 
 from runtime.errors import UserError
 from tokenizer.model.fingerprint import code_fingerprint
-from tokenizer.saved.halves import half_of, save_half
-from tokenizer.saved.model_folder import load_tokenizer
+from tokenizer.saved.halves import export_tokenizer, half_of
+from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.saved.settings import ExportTokenizerSettings
+
+
+def save_half(whole, half, folder):
+    source = folder.with_name(f"{folder.name}-whole")
+    save_tokenizer(whole, source)
+    export_tokenizer(ExportTokenizerSettings(tokenizer=source, half=half, out=folder))
 
 
 @pytest.mark.parametrize("use_enhance_decoder", [False, True])

@@ -3,17 +3,17 @@
 import pytest
 
 from runtime.errors import UserError
+from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.saved.history import add_phase, require_phase
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training.settings import (
-    CodebookConfig,
-    DecoderPhaseConfig,
-    PixelPhaseConfig,
-    TrainingConfig,
+    DecoderPhaseSettings,
+    PixelPhaseSettings,
+    TrainingSettings,
 )
 from tokenizer.training.train import train_phase
 
-TRAINING = TrainingConfig(num_steps=1, global_batch_size=2, learning_rate=1e-3)
+TRAINING = TrainingSettings(num_steps=1, global_batch_size=2, learning_rate=1e-3)
 
 
 def record(phase, num_steps=1):
@@ -34,13 +34,12 @@ def test_phases_are_kept_in_order_and_one_trained_again_replaces_its_record(tiny
 def test_a_trained_folder_tells_its_training(tiny_model, prepared, tmp_path):
     save_tokenizer(tiny_model(), tmp_path / "start", record("semantic"))
     folder = train_phase(
-        "pixel",
-        PixelPhaseConfig(
+        PixelPhaseSettings(
             data=prepared,
             out=tmp_path / "run",
             tokenizer=tmp_path / "start",
             training=TRAINING,
-            codebook=CodebookConfig(kmeans_images=8),
+            codebook=CodebookSettings(kmeans_images=8),
         ),
     )
     history = load_tokenizer(folder).config.training_history
@@ -54,11 +53,11 @@ def test_a_trained_folder_tells_its_training(tiny_model, prepared, tmp_path):
 
 def test_the_decoder_phase_refuses_a_tokenizer_without_pixel_codes(tiny_model, prepared, tmp_path):
     save_tokenizer(tiny_model(), tmp_path / "start", record("semantic"))
-    config = DecoderPhaseConfig(
+    config = DecoderPhaseSettings(
         data=prepared, out=tmp_path / "run", tokenizer=tmp_path / "start", training=TRAINING
     )
-    with pytest.raises(UserError, match=r"phase semantic alone: run `semhitok train pixel` first"):
-        train_phase("decoder", config)
+    with pytest.raises(UserError, match=r"phase semantic alone; run `semhitok train pixel` first"):
+        train_phase(config)
 
 
 @pytest.mark.parametrize("trained", [[], ["semantic", "pixel"], ["joint"]], ids=str)

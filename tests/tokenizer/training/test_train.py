@@ -8,13 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from runtime.config import build_config, load_config, save_config
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
+from runtime.settings import build_settings, load_settings, save_settings
+from semhitok import main as cli
 from tests.prepared import prepare_sources
 from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.saved.model_folder import load_tokenizer
 from tokenizer.training import train
+from tokenizer.training.settings import PHASE_SETTINGS
 
 NUM_STEPS = 6
 SEMANTIC_PARTS = ("teacher.", "semantic_encoder.", "semantic_codebook.")
@@ -32,7 +34,7 @@ def training(num_steps=NUM_STEPS, **fields):
 
 
 def run(phase, values):
-    return train.train_phase(phase, build_config(train.PHASES[phase][0], values, "the test"))
+    return train.train_phase(build_settings(PHASE_SETTINGS[phase], values, "the test"))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,8 @@ def test_each_phase_writes_model_config_environment_and_metrics(chain):
     for phase in values:
         names = {path.name for path in (root / phase).iterdir()}
         assert names == {"model", "config.yaml", "environment.json", "metrics.jsonl"}
-        config = load_config(train.PHASES[phase][0], root / phase / "config.yaml")
-        assert config == build_config(train.PHASES[phase][0], values[phase], "the test")
+        config = load_settings(PHASE_SETTINGS[phase], root / phase / "config.yaml")
+        assert config == build_settings(PHASE_SETTINGS[phase], values[phase], "the test")
         steps = [record["step"] for record in read_metrics(root / phase)]
         assert steps == list(range(1, NUM_STEPS + 1))
         assert not list((root / phase).rglob("*.bin"))
@@ -223,7 +225,7 @@ def test_a_damaged_checkpoint_is_refused(chain, tmp_path, monkeypatch):
 def test_a_batch_that_the_ranks_cannot_share_is_refused(chain, tmp_path, monkeypatch):
     _, values = chain
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 3)
-    with pytest.raises(UserError, match=r"8 cannot be shared by 3 ranks"):
+    with pytest.raises(UserError, match=r"8 does not divide over 3 ranks"):
         run("semantic", values["semantic"] | {"out": str(tmp_path)})
 
 
@@ -255,15 +257,11 @@ def test_teacher_sections_that_do_not_fit_are_refused(chain, section, fields, me
 
 def test_the_command_reads_yaml_and_overrides(chain, tmp_path):
     _, values = chain
-    config = build_config(train.PHASES["decoder"][0], values["decoder"], "the test")
-    file = save_config(config, tmp_path / "decoder.yaml")
+    config = build_settings(PHASE_SETTINGS["decoder"], values["decoder"], "the test")
+    file = save_settings(config, tmp_path / "decoder.yaml")
 
-    class Arguments:
-        phase = "decoder"
-        overrides = (f"out={tmp_path / 'out'}", "training.num_steps=1")
-
-    Arguments.config = file
-    folder = train.command(Arguments)
-    assert folder == tmp_path / "out" / "model"
+    overrides = [f"out={tmp_path / 'out'}", "training.num_steps=1"]
+    assert cli.main(["train", "decoder", "--config", str(file), *overrides]) == 0
+    folder = tmp_path / "out" / "model"
     assert json.loads((folder / "config.json").read_text())["model_type"] == "semhitok"
     assert len(read_metrics(tmp_path / "out")) == 1

@@ -14,14 +14,17 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import SiglipVisionModel
 
-from runtime.config import build_config, save_config
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
+from runtime.settings import build_settings, save_settings
 from tokenizer.codebooks.training import CodebookTraining
 from tokenizer.model.codebook import GroupedCodebook
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
+from tokenizer.training import batches as training_batches
 from tokenizer.training import train
-from tokenizer.training.phase_pixels import last_layer
+from tokenizer.training.new_model import train_only
+from tokenizer.training.settings import PHASE_SETTINGS
+from tokenizer.training.train_step import last_layer
 from tokenizer.training.validation import Validation
 
 TRAINING = {
@@ -86,7 +89,7 @@ def settings(place, prepared, model_fields, vision_fields):
 
 
 def run(phase, values):
-    return train.train_phase(phase, build_config(train.PHASES[phase][0], values, "the test"))
+    return train.train_phase(build_settings(PHASE_SETTINGS[phase], values, "the test"))
 
 
 def weights(folder):
@@ -133,20 +136,24 @@ def test_with_everything_on_a_resumed_run_ends_in_the_same_bits(
 # The process kills itself, which is what the system's SIGKILL is: no handler and no clean-up runs.
 KILLED_AFTER_A_STEP = """
 import os, signal, sys
-from runtime.config import load_config
+from runtime.settings import load_settings
+from tokenizer.training import batches as training_batches
 from tokenizer.training import train
+from tokenizer.training.settings import PHASE_SETTINGS
 real = train.TrainStep.__call__
 def call(self, step, batch):
     values = real(self, step, batch)
     if step == 3: os.kill(os.getpid(), signal.SIGKILL)
     return values
 train.TrainStep.__call__ = call
-train.train_phase(sys.argv[1], load_config(train.PHASES[sys.argv[1]][0], sys.argv[2]))
+train.train_phase(sys.argv[1], load_settings(train.PHASES[sys.argv[1]][0], sys.argv[2]))
 """
 KILLED_AMID_A_CHECKPOINT = """
 import os, signal, sys, torch
-from runtime.config import load_config
+from runtime.settings import load_settings
+from tokenizer.training import batches as training_batches
 from tokenizer.training import train
+from tokenizer.training.settings import PHASE_SETTINGS
 real = torch.save
 def save(state, path):
     real(state, path)
@@ -154,7 +161,7 @@ def save(state, path):
         os.truncate(path, 1000)
         os.kill(os.getpid(), signal.SIGKILL)
 torch.save = save
-train.train_phase(sys.argv[1], load_config(train.PHASES[sys.argv[1]][0], sys.argv[2]))
+train.train_phase(sys.argv[1], load_settings(train.PHASES[sys.argv[1]][0], sys.argv[2]))
 """
 
 
@@ -171,8 +178,8 @@ def test_a_run_killed_by_the_system_is_resumed_in_the_same_bits(
     training = {"checkpoint_every": checkpoint_every}
     run(phase, settings(phase, tmp_path / "whole", training=training))
     values = settings(phase, tmp_path / "killed", training=training)
-    config = build_config(train.PHASES[phase][0], values, "the test")
-    file = save_config(config, tmp_path / "config.yaml")
+    config = build_settings(PHASE_SETTINGS[phase], values, "the test")
+    file = save_settings(config, tmp_path / "config.yaml")
     dead = subprocess.run([sys.executable, "-c", script, phase, str(file)])
     assert dead.returncode == -signal.SIGKILL
     saved = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
@@ -232,7 +239,7 @@ def test_images_that_place_the_codes_come_a_few_at_a_time(settings, tmp_path, mo
 
     monkeypatch.setattr(train.SemanticPhase, "start", start)
     for pixels, name in ((2**20, "whole"), (5 * 32**2, "parts")):
-        monkeypatch.setattr(train, "START_PIXELS", pixels)
+        monkeypatch.setattr(training_batches, "START_PIXELS", pixels)
         run("semantic", settings("semantic", tmp_path / name, codebook={"kmeans_images": 12}))
     assert sizes == [[12], [5, 5, 2]]
     assert torch.allclose(*results, atol=1e-5)
@@ -517,14 +524,14 @@ def rewrite(path, change):
     ("phase", "sections", "name"),
     [
         ("semantic", {"cosine_weight": -1.0}, "cosine_weight"),
-        ("semantic", {"further_teachers": [{"teacher": "clip", "weight": -1.0}]}, "weight"),
+        ("semantic", {"auxiliary_teachers": [{"teacher": "clip", "weight": -1.0}]}, "weight"),
         ("joint", {"l1_weight": -1.0}, "l1_weight"),
         ("pixel", {"loss": {"l2_weight": -1.0}}, r"loss\.l2_weight"),
     ],
 )
 def test_a_loss_that_would_be_driven_up_is_refused(settings, tmp_path, phase, sections, name):
     values = settings(phase, tmp_path / "out") | sections
-    with pytest.raises(UserError, match=name + " must be at least 0, not -1"):
+    with pytest.raises(UserError, match=name + r"\W must be greater than or equal to 0, not -1"):
         run(phase, values)
     assert not (tmp_path / "out").exists()
 
@@ -533,7 +540,7 @@ def test_a_checkpoint_without_the_discriminator_is_refused(settings, tmp_path, m
     values = settings("pixel", tmp_path)
     killed(monkeypatch, "pixel", values, after_steps=3)
     rewrite(tmp_path / "checkpoint.pt", lambda state: state.pop("discriminator"))
-    with pytest.raises(UserError, match="holds no state of the discriminator"):
+    with pytest.raises(UserError, match="lacks the state of the discriminator"):
         run("pixel", values)
 
 
@@ -577,7 +584,7 @@ def test_a_checkpoint_of_another_codebook_size_is_refused(
     other = values | {"tokenizer": str(tmp_path / "other")}
 
     def same_settings(state):
-        state["config"]["tokenizer"] = other["tokenizer"]
+        state["settings"]["tokenizer"] = other["tokenizer"]
 
     rewrite(tmp_path / "out" / "checkpoint.pt", same_settings)
     with pytest.raises(UserError, match=r"another K, M or width: .*\(8, 4.* not \(8, 2"):
@@ -590,8 +597,8 @@ def test_a_checkpoint_older_than_a_setting_still_loads(settings, tmp_path, monke
     killed(monkeypatch, "semantic", values, after_steps=3)
 
     def older(state):
-        del state["config"]["validation"]
-        del state["config"]["training"]["compile"]
+        del state["settings"]["validation"]
+        del state["settings"]["training"]["compile"]
 
     rewrite(tmp_path / "out" / "checkpoint.pt", older)
     run("semantic", values)
@@ -607,7 +614,8 @@ def test_the_last_layer_of_a_decoder_makes_the_pixels(tiny_model, random_images,
     model = tiny_model(decoder_kind=kind, decoder_hidden_size=width)
     codes = model.encode(random_images())
     pictures = model.decoder(model.code_vectors(codes), (4, 4))
-    weight = last_layer(model.decoder)
+    train_only(model, "semantic_decoder", "pixel_encoder", "decoder")
+    weight = last_layer(model)
     with torch.no_grad():
         weight.zero_()
     flat = model.decoder(model.code_vectors(codes), (4, 4))

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from tokenizer.codebooks.ema import CodebookEMA
-from tokenizer.codebooks.gradient import CodebookGradient
+from tokenizer.codebooks.settings import CodebookSettings
+from tokenizer.codebooks.updater import CodebookUpdater
 from tokenizer.model.codebook import GroupedCodebook
 from tokenizer.training.weight_average import WeightAverage
 
@@ -13,17 +13,18 @@ def averaged_codes(phase: nn.Module, average: WeightAverage) -> torch.Tensor:
         return phase.codebook.codes.detach().clone()
 
 
-@pytest.mark.parametrize("updater", [CodebookEMA, CodebookGradient])
-def test_codes_that_are_put_elsewhere_begin_their_average_anew(updater):
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_codes_that_are_put_elsewhere_begin_their_average_again(update):
     torch.manual_seed(0)
     phase = nn.Module()
     phase.codebook = GroupedCodebook(1, 4, 3, "euclidean")
-    phase.updater = updater(phase.codebook, decay=0.5, revive_below=0.2)
+    settings = CodebookSettings(update=update, decay=0.5, restart_below=0.2)
+    phase.updater = CodebookUpdater(phase.codebook, settings)
     average = WeightAverage(phase, decay=0.9)
     average.update()
     before = averaged_codes(phase, average)
 
-    phase.updater.kmeans_start(10 + torch.randn(50, 3))
+    phase.updater.start(10 + torch.randn(50, 3))
     average.update()
     placed = phase.codebook.codes.detach().clone()
     assert (placed > before + 1).all()

@@ -28,8 +28,9 @@ from transformers import (
 
 from runtime.errors import UserError
 from tokenizer.model.patch_features import patch_features
+from tokenizer.saved.encoders import load_teacher
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
-from tokenizer.training.teacher import build_model, load_teacher, trainable
+from tokenizer.training.new_model import build_model, train_only
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def test_an_inner_layer_can_be_read(teacher_folder, model_fields):
 
 
 def test_an_unknown_teacher(model_fields, tmp_path):
-    assert "No vision encoder can be loaded" in refusal(str(tmp_path / "nowhere"), model_fields)
+    assert "no vision encoder can be loaded" in refusal(str(tmp_path / "nowhere"), model_fields)
 
 
 def test_a_teacher_without_patches(model_fields, tmp_path):
@@ -225,7 +226,7 @@ def test_cut_weights_of_a_teacher(vision_fields, model_fields, tmp_path):
     SiglipVisionModel(SiglipVisionConfig(**vision_fields)).save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:3000])
-    assert "No vision encoder can be loaded" in refusal(str(tmp_path), model_fields)
+    assert "no vision encoder can be loaded" in refusal(str(tmp_path), model_fields)
 
 
 @pytest.mark.parametrize(
@@ -257,9 +258,9 @@ def test_a_convolutional_stem_wants_a_power_of_two(vision_fields, model_fields, 
     assert build_model(str(tmp_path), plain).config.num_image_positions == 36
 
 
-def test_trainable_frees_the_named_parts_alone(tiny_model):
+def test_train_only_frees_the_named_parts_alone(tiny_model):
     model = tiny_model()
-    parameters = trainable(model, "decoder")
+    parameters = train_only(model, "decoder")
     free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(parameters) == len(free) > 0
     assert all(name.startswith("decoder.") for name in free)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from runtime.config import build_config, save_config
 from runtime.metrics_log import read_metrics
+from runtime.settings import build_settings, save_settings
 from tests.mllm.tiny import launch
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training import train
-from tokenizer.training.settings import PixelPhaseConfig, SemanticPhaseConfig
+from tokenizer.training.settings import PixelPhaseSettings, SemanticPhaseSettings
 
 
 @pytest.mark.slow
@@ -22,11 +22,11 @@ def test_two_ranks_end_where_one_process_ends(prepared, tiny_model, model_fields
         "training": {"num_steps": 6, "global_batch_size": 8, "learning_rate": 5e-3},
     }
     one, two = (
-        build_config(SemanticPhaseConfig, values | {"out": str(tmp_path / name)}, "the test")
+        build_settings(SemanticPhaseSettings, values | {"out": str(tmp_path / name)}, "the test")
         for name in ("one", "two")
     )
-    train.train_phase("semantic", one)
-    save_config(two, tmp_path / "two.yaml")
+    train.train_phase(one)
+    save_settings(two, tmp_path / "two.yaml")
     finished = launch(2, "train", "semantic", "--config", str(tmp_path / "two.yaml"))
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.count("wrote ") == 1
@@ -65,11 +65,11 @@ def test_two_ranks_play_the_adversarial_game_of_one_process(prepared, tiny_model
         "validation": {"data": str(prepared), "num_images": 11},
     }
     one, two = (
-        build_config(PixelPhaseConfig, values | {"out": str(tmp_path / name)}, "the test")
+        build_settings(PixelPhaseSettings, values | {"out": str(tmp_path / name)}, "the test")
         for name in ("one", "two")
     )
-    train.train_phase("pixel", one)
-    save_config(two, tmp_path / "two.yaml")
+    train.train_phase(one)
+    save_settings(two, tmp_path / "two.yaml")
     finished = launch(2, "train", "pixel", "--config", str(tmp_path / "two.yaml"))
     assert finished.returncode == 0, finished.stderr[-3000:]
 

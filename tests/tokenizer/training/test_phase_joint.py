@@ -5,17 +5,19 @@ import torch
 import torch.nn.functional as F
 
 from mllm.model.heads import HierarchicalHead
-from runtime.config import build_config
 from runtime.errors import UserError
-from tokenizer.codebooks.ema import CodebookEMA
+from runtime.settings import build_settings
+from tokenizer.codebooks.settings import CodebookSettings
+from tokenizer.codebooks.updater import CodebookUpdater
 from tokenizer.model.codebook import GroupedCodebook
 from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.model.joined_codebook import JoinedCodebook
 from tokenizer.model.modeling_semhitok import ImageCodes
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training import train
+from tokenizer.training.new_model import renew_pixel_half
 from tokenizer.training.phase_joint import JointPhase
-from tokenizer.training.pixel_half import renew_pixel_half
+from tokenizer.training.settings import PHASE_SETTINGS
 
 STRUCTURES = {
     "hierarchical": {},
@@ -52,7 +54,7 @@ def joint_values(prepared, teacher, model_fields, tmp_path):
 
 
 def run(phase, values):
-    return train.train_phase(phase, build_config(train.PHASES[phase][0], values, "the test"))
+    return train.train_phase(build_settings(PHASE_SETTINGS[phase], values, "the test"))
 
 
 @pytest.mark.parametrize("fields", STRUCTURES.values(), ids=STRUCTURES)
@@ -122,8 +124,8 @@ def test_a_joined_codebook_keeps_both_halves_on_their_metric():
     pixel = GroupedCodebook(6, 1, 3, "euclidean")
     joined = JoinedCodebook(semantic, pixel)
     vectors = torch.randn(200, 7) * 3
-    ema = CodebookEMA(joined)
-    ema.kmeans_start(vectors)
+    ema = CodebookUpdater(joined, CodebookSettings())
+    ema.start(vectors)
     ema.update(vectors, joined(vectors).codes)
     joined.push()
     assert torch.allclose(semantic.codes.norm(dim=-1), torch.ones(1, 6))
@@ -141,9 +143,9 @@ def test_joint_training_moves_all_but_the_teacher_and_lowers_the_loss(
     joint_values, fields, tmp_path
 ):
     values = joint_values(**fields)
-    config = build_config(train.PHASES["joint"][0], values, "the test")
+    config = build_settings(PHASE_SETTINGS["joint"], values, "the test")
     torch.manual_seed(0)
-    before = JointPhase(config, None).model.state_dict()
+    before = JointPhase(config).model.state_dict()
     model = load_tokenizer(run("joint", values))
     moved = {k.split(".")[0] for k, v in model.state_dict().items() if not v.equal(before[k])}
     parts = {"semantic_encoder", "semantic_codebook", "semantic_decoder"}
@@ -157,9 +159,9 @@ def test_pixels_reach_the_semantic_encoder_in_joint_training(
 ):
     values = joint_values(**STRUCTURES[structure]) | {"cosine_weight": 0.0, "l1_weight": 0.0}
     values["codebook"] = {"commitment_weight": 0.0}
-    config = build_config(train.PHASES["joint"][0], values, "the test")
+    config = build_settings(PHASE_SETTINGS["joint"], values, "the test")
     torch.manual_seed(0)
-    phase = JointPhase(config, None)
+    phase = JointPhase(config)
     phase({"images": random_images()})["loss"].backward()
     gradient = phase.model.semantic_encoder["head"][0].weight.grad
     assert gradient is not None and gradient.abs().max() > 0
@@ -172,16 +174,16 @@ def test_a_killed_joint_phase_resumes_to_the_identical_weights(
 ):
     values = joint_values(**STRUCTURES[structure])
     whole = load_tokenizer(run("joint", values | {"out": str(tmp_path / "whole")}))
-    after_step, calls = JointPhase.after_step, []
+    do_step = train.TrainStep.__call__
 
-    def dies(self):
-        calls.append(1)
-        if len(calls) == 6:
+    def dies(self, step, batch):
+        values = do_step(self, step, batch)
+        if step == 5:
             raise KeyboardInterrupt
-        return after_step(self)
+        return values
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(JointPhase, "after_step", dies)
+        patch.setattr(train.TrainStep, "__call__", dies)
         run("joint", values)
     resumed = load_tokenizer(run("joint", values)).state_dict()
     assert all(torch.equal(v, resumed[k]) for k, v in whole.state_dict().items())
@@ -227,5 +229,5 @@ def test_a_flat_codebook_is_refused_by_the_phases_that_know_one_half(
         save_tokenizer(tiny_model(**STRUCTURES["flat"]), tmp_path / "flat")
         values = {k: values[k] for k in ("data", "out", "training")}
         values |= {"tokenizer": str(tmp_path / "flat")}
-    with pytest.raises(UserError, match=f"by the phase {phase}.*train joint"):
+    with pytest.raises(UserError, match=f"the phase {phase} trains one half.*train joint"):
         run(phase, values)

@@ -1,0 +1,66 @@
+"""How much memory is left on this machine, so that too much is refused before it is taken.
+
+Linux grants more than it has and kills whoever uses it; an allocation that fails is no safeguard.
+"""
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+from runtime.errors import UserError
+
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def available_bytes() -> int:
+    """Memory that this process may still take: the machine's, its container's, its own limit's."""
+    limits = [sys.maxsize]
+    values = _status("/proc/meminfo")
+    if "MemAvailable" in values:
+        limits.append(values["MemAvailable"])
+    for limit, usage in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+            limits.append(int(Path(limit).read_text()) - int(Path(usage).read_text()))
+    own = _status("/proc/self/status")
+    for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY and name in own:
+            limits.append(soft - own[name])
+    return max(0, min(limits))
+
+
+def require_memory(needed: float, what: str, hint: str) -> None:
+    """Refuse what would not fit.
+
+    Args:
+        needed: bytes.
+        what: takes them, for the error: "a batch of 64 images".
+        hint: what to do instead.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    available = available_bytes()
+    if needed > available:
+        raise UserError(
+            f"{what} would take about {needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} "
+            f"GB are available; {hint}"
+        )
+
+
+def _status(path: str) -> dict[str, int]:
+    """Lines such as `MemAvailable:  7890 kB`, in bytes; none where there is no such file."""
+    values = {}
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if rest.endswith(" kB"):
+                values[name] = int(rest.removesuffix(" kB")) * 1024
+    return values

@@ -1,0 +1,160 @@
+"""Steps that are not finite, micro-batches, precision and the layer that makes the pixels."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from runtime.errors import UserError
+from runtime.metrics_log import read_metrics
+from tests.tokenizer.phases import ADVERSARIAL, run, weights
+from tokenizer.model.codebook import GroupedCodebook
+from tokenizer.training import train
+from tokenizer.training.new_model import train_only
+from tokenizer.training.train_step import last_layer
+
+
+def spoil(monkeypatch, bad_steps):
+    """Make the loss of some steps NaN."""
+    real = train.TrainStep.__call__
+
+    def call(self, step, batch):
+        if step in bad_steps:
+            batch = batch | {"images": batch["images"] * float("nan")}
+        return real(self, step, batch)
+
+    monkeypatch.setattr(train.TrainStep, "__call__", call)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_leaves_nothing_behind(
+    settings, tmp_path, monkeypatch, capsys
+):
+    spoil(monkeypatch, {2, 3})
+    saved = weights(run("pixel", settings("pixel", tmp_path)))
+    assert all(bool(torch.isfinite(value).all()) for value in saved.values())
+    skipped = [r["step"] for r in read_metrics(tmp_path) if r.get("skipped")]
+    assert skipped == [3, 4]
+    assert "step 4 skipped" in capsys.readouterr().err
+
+
+def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_their_records(
+    settings, tmp_path, monkeypatch, prepared
+):
+    spoil(monkeypatch, set(range(1, 30)))
+    values = settings("decoder", tmp_path, training={"num_steps": 20})
+    with pytest.raises(UserError, match=r"10 steps in a row .*/nonfinite_batches.json"):
+        run("decoder", values)
+    rows = json.loads((tmp_path / "nonfinite_batches.json").read_text())
+    assert [row["step"] for row in rows] == list(range(2, 12))
+
+    from data_pipelines.loading.batches import StepBatches
+    from data_pipelines.loading.dataset import PreparedDataset
+
+    ids, batches = PreparedDataset(prepared).ids, StepBatches(24, 8, seed=0)
+    assert rows[0]["record_ids"] == [ids[i] for i in batches.indices(1)]
+
+
+def test_micro_batches_equal_the_whole_batch(settings, tmp_path):
+    folders = {}
+    for size in (8, 3, 1):
+        values = settings(
+            "pixel",
+            tmp_path / str(size),
+            training={"micro_batch_size": size, "num_steps": 3, "ema_decay": 0.0},
+            # The ratio is of each micro-batch, and so is no function of the whole batch.
+            loss={"adversarial": ADVERSARIAL | {"adaptive": False}},
+        )
+        folders[size] = weights(run("pixel", values))
+    for size in (3, 1):
+        for name, value in folders[8].items():
+            if name.endswith("k_proj.bias"):
+                continue  # its gradient is nought but for rounding, which AdamW blows up
+            assert torch.allclose(folders[size][name], value, atol=2e-4), (size, name)
+    start = weights(settings("pixel", tmp_path)["tokenizer"])
+    assert max(float((folders[8][k] - start[k]).abs().max()) for k in start) > 1e-2  # it moved
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(settings, tmp_path):
+    results = []
+    for on in (False, True):
+        values = settings("decoder", tmp_path / str(on), training={"activation_checkpointing": on})
+        results.append(weights(run("decoder", values)))
+    for name, value in results[0].items():
+        assert torch.allclose(results[1][name], value, atol=1e-6), name
+
+
+@pytest.mark.parametrize("phase", ["semantic", "pixel", "joint"])
+def test_half_precision_training_keeps_codebooks_in_float32(settings, phase, tmp_path, monkeypatch):
+    seen, real = set(), GroupedCodebook.nearest
+
+    def nearest(self, vectors, groups=None):
+        seen.add((vectors.dtype, self.codes.dtype))
+        return real(self, vectors, groups)
+
+    full = weights(run(phase, settings(phase, tmp_path / "full")))
+    monkeypatch.setattr(GroupedCodebook, "nearest", nearest)
+    outputs = set()
+    hook = register_module_forward_hook(
+        lambda module, _, output: (
+            outputs.add(output.dtype) if isinstance(module, nn.Linear) else None
+        )
+    )
+    values = settings(phase, tmp_path / "half", training={"mixed_precision": "bf16"})
+    half = weights(run(phase, values))
+    hook.remove()
+    assert seen == {(torch.float32, torch.float32)}
+    assert torch.bfloat16 in outputs  # the guard: the networks around them are in half precision
+    assert {value.dtype for value in half.values()} == {torch.float32}
+    assert any(not torch.equal(full[name], half[name]) for name in full)
+    first, other = (read_metrics(tmp_path / name)[0] for name in ("full", "half"))
+    assert other["loss"] == pytest.approx(first["loss"], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_r1_reaches_through_the_attention_of_a_feature_discriminator(
+    settings, place, tmp_path, precision
+):
+    adversarial = ADVERSARIAL | {"discriminator": str(place / "teacher")}
+    training = {"mixed_precision": precision}
+    loss = {"adversarial": adversarial}
+    run("decoder", settings("decoder", tmp_path / "out", loss=loss, training=training))
+    penalties = [row["r1_penalty"] for row in read_metrics(tmp_path / "out") if "r1_penalty" in row]
+    assert penalties and all(penalty > 0 for penalty in penalties)
+
+
+@pytest.mark.parametrize("phase", ["semantic", "pixel"])
+def test_a_compiled_phase_trains_to_the_same_weights(settings, phase, tmp_path, monkeypatch):
+    real = nn.Module.compile
+    compiled = []
+
+    def compile(self):
+        compiled.append(self)
+        real(self, backend="eager")  # captures the graphs and needs no C++ compiler
+
+    monkeypatch.setattr(nn.Module, "compile", compile)
+    results = []
+    for on in (False, True):
+        values = settings(phase, tmp_path / str(on), training={"compile": on, "num_steps": 3})
+        results.append(weights(run(phase, values)))
+    assert len(compiled) == 1
+    for name, value in results[0].items():
+        assert torch.allclose(results[1][name], value, atol=1e-5), name
+
+
+@pytest.mark.parametrize("kind", ["vit", "conv"])
+def test_the_last_layer_of_a_decoder_makes_the_pixels(tiny_model, random_images, kind):
+    width = 16 if kind == "vit" else 128
+    model = tiny_model(decoder_kind=kind, decoder_hidden_size=width)
+    codes = model.encode(random_images())
+    pictures = model.decoder(model.code_vectors(codes), (4, 4))
+    train_only(model, "semantic_decoder", "pixel_encoder", "decoder")
+    weight = last_layer(model)
+    with torch.no_grad():
+        weight.zero_()
+    flat = model.decoder(model.code_vectors(codes), (4, 4))
+    assert len(pictures.unique()) > 1000
+    # Only the bias is left, one for each channel or each pixel of a patch.
+    assert len(flat.unique()) <= 3 * 8 * 8
