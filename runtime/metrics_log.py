@@ -1,5 +1,6 @@
 """The metrics of a run, one JSON object a line: `{"step": 20, "loss": 0.41}`."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,16 @@ class MetricsLog:
         if self._file is None:
             return
         numbers = {name: _number(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        try:
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        except OSError as error:
+            with contextlib.suppress(OSError):  # it would write the rest of the line
+                self._file.close()
+            self._file = None
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; free some space, then run the same "
+                f"command again to resume"
+            ) from error
         if self._board is not None:
             for name, number in numbers.items():
                 self._board.add_scalar(name, number, step)

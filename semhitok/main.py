@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _prepare_environment()
     words = sys.argv[1:] if argv is None else list(argv)
-    is_new = words[:1] == ["eval"] or any(" ".join(words[:n]) in COMMANDS for n in (1, 2))
+    known = {*GROUPS, *COMMANDS}
+    is_new = any(" ".join(words[:length]) in known for length in (1, 2))
     if not is_new:
         return old_main.main(argv)  # until every command has settings
     try:

@@ -113,7 +113,7 @@ def test_what_a_run_has_read_may_be_gone(tmp_path):
     then = to_dict(settings) | {"model": str(tmp_path / "gone")}
     with pytest.raises(UserError, match="another model"):
         refuse_other_settings(tmp_path / "c.pt", settings, then)
-    with pytest.raises(UserError, match="another phase or version .*unknown key"):
+    with pytest.raises(UserError, match=r"another phase or version .*unknown key"):
         refuse_other_settings(tmp_path / "c.pt", settings, then | {"colour": 1})
     del then["inner"]  # older than the setting
     refuse_other_settings(tmp_path / "c.pt", settings, then | {"model": str(model)})

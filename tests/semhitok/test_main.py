@@ -152,7 +152,7 @@ def test_every_target_is_a_module_of_the_house():
         ("describe", "either a tokenizer or a config"),
         ("describe --tokenizer {t} model.patch_size=8", "go with a config"),
         ("train nothing --config {c}", "invalid choice"),
-        ("train", "required: PHASE"),
+        ("train", "name a command (see `semhitok train --help`)"),
         ("prepare ./nowhere --out o", "no such folder"),
         ("prepare --out o", "required: SOURCE"),
         ("quickstart --unknown", "unrecognized arguments: --unknown"),

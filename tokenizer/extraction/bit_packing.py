@@ -6,6 +6,9 @@ the codes of 256 positions take 448 + 128 bytes; as uint16 and uint8 they would 
 
 import numpy as np
 
+ROWS_AT_ONCE = 2000
+"""Each bit takes eight bytes while a row is packed."""
+
 
 def bit_width(num_values: int) -> int:
     """Bits that hold 0 … `num_values` - 1; at least 1."""
@@ -23,6 +26,9 @@ def pack(rows: np.ndarray, width: int) -> np.ndarray:
     Raises:
         ValueError: if an integer does not fit.
     """
+    if len(rows) > ROWS_AT_ONCE:
+        starts = range(0, len(rows), ROWS_AT_ONCE)
+        return np.concatenate([pack(rows[start : start + ROWS_AT_ONCE], width) for start in starts])
     if rows.size and (rows.min() < 0 or int(rows.max()) >> width):
         raise ValueError(f"{rows.min()} … {rows.max()} do not fit into {width} bits")
     bits = (rows[..., None] >> np.arange(width)) & 1

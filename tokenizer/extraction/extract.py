@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from data_pipelines.images import scale_pixels
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.loading.image_dataset import PreparedImages
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from runtime.progress import Progress
 from runtime.rank_group import RankGroup
 from runtime.ranks import rank_and_world
@@ -40,6 +40,7 @@ from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.history import require_phase
 from tokenizer.saved.model_folder import load_tokenizer
 
+MAX_PIXELS = 2**23  # that a CPU encodes at once; 128 images of 256²
 MAX_WORKERS = 8  # decoding threads that keep one GPU busy at 256²; ours, more only cost memory
 
 
@@ -77,9 +78,14 @@ def extract_codes(settings: ExtractCodesSettings) -> Path | str:
         if workers is None:
             workers = _free_cores(device, ranks.local_world_size)
         several = f" (rank 0 of {ranks.world_size})" if ranks.world_size > 1 else ""
-        entries |= _write_shards(
-            plan, mine, model, dataset, settings.batch_size, workers, f"extract-codes{several}"
-        )
+        try:
+            entries |= _write_shards(
+                plan, mine, model, dataset, settings.batch_size, workers, f"extract-codes{several}"
+            )
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU has too little memory ({says(error)}); lower --batch-size"
+            ) from error
         if num_tasks > 1 and not task:
             entries |= plan.wait_for([number for number in missing if number not in mine])
         for others in ranks.gather(entries):
@@ -127,7 +133,7 @@ def encode_shards(
         dataset: the records.
         shards: rows of each shard.
         num_crops: C, of each record.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; on a CPU at most `MAX_PIXELS` in all.
         num_workers: processes that decode images; 0 decodes in this one.
         progress: counts images.
 
@@ -136,6 +142,8 @@ def encode_shards(
     """
     _keep_freed_memory()
     model = with_fused_linears(model)
+    if model.device.type == "cpu":
+        batch_size = min(batch_size, max(1, MAX_PIXELS // model.config.image_size**2))
     num_records = max(1, batch_size // num_crops)
     batches = [
         rows[start : start + num_records]
@@ -152,14 +160,15 @@ def encode_shards(
     for rows in shards:
         semantic, pixel = [], []
         for _ in range(0, len(rows), num_records):
-            images = next(loaded)["pixels"]  # (records, C, H, W, 3)
-            images = images.to(model.device, non_blocking=True)
-            codes = model.encode(scale_pixels(images.flatten(0, 1)))
-            semantic.append(codes.semantic.cpu().unflatten(0, images.shape[:2]))
-            pixel.append(codes.pixel.cpu().unflatten(0, images.shape[:2]))
+            images = next(loaded)["pixels"].flatten(0, 1)  # (records · C, H, W, 3)
+            for part in images.split(batch_size):
+                codes = model.encode(scale_pixels(part.to(model.device, non_blocking=True)))
+                semantic.append(codes.semantic.cpu())
+                pixel.append(codes.pixel.cpu())
             if progress is not None:
-                progress.update(images.shape[0] * num_crops)
-        yield torch.cat(semantic).numpy(), torch.cat(pixel).numpy()
+                progress.update(len(images))
+        shape = (len(rows), num_crops, -1)
+        yield torch.cat(semantic).view(shape).numpy(), torch.cat(pixel).view(shape).numpy()
 
 
 def make_manifest(model: SemHiTokModel, dataset: PreparedDataset, num_crops: int) -> CodesManifest:

@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
 from runtime.settings import Option, Settings
 from runtime.value_types import (
     ExistingFile,
     FolderOrURL,
     ModelFolder,
+    NumWorkers,
     OutputFolder,
     OutputFolderOrURL,
 )
@@ -23,13 +24,13 @@ class ExtractCodesSettings(Settings):
     """Prepared data, or the URL of it."""
     out: OutputFolderOrURL
     """Folder for shards and manifest, which all nodes share, or the URL of one."""
-    num_crops: PositiveInt = 1
+    num_crops: Annotated[int, Field(ge=1, le=1000)] = 1
     """Crops of each image; the first is the centre."""
     batch_size: PositiveInt = 32
     """Images encoded at once."""
-    shard_size: PositiveInt = 2000
+    shard_size: Annotated[int, Field(ge=1, le=100_000)] = 2000
     """Records in a shard."""
-    num_workers: NonNegativeInt | None = None
+    num_workers: NumWorkers | None = None
     """Processes that decode images, for each rank (default: none beside a model on the CPU, up to 8
     beside a GPU)."""
     device: str = "auto"
@@ -45,5 +46,5 @@ class ReconstructSettings(Settings):
     """Image files."""
     out: OutputFolder
     """Folder to write."""
-    resolution: PositiveInt | None = None
+    resolution: Annotated[int, Field(ge=1, le=16_384)] | None = None
     """Pixels of a side, to which positions are interpolated (default: the tokenizer's own)."""

@@ -41,16 +41,9 @@ class PatchGAN(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.02)  # pix2pix's
-        # Each halving rounds down, and the two 4-wide layers at stride 1 take one pixel each.
-        self.smallest = 3 * 2**num_layers
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, P) logits of (B, 3, H, W) images in [-1, 1]; positive means real."""
-        if min(images.shape[-2:]) < self.smallest:
-            raise UserError(
-                f"the PatchGAN discriminator needs images of at least {self.smallest} pixels a "
-                f"side, not {min(images.shape[-2:])}; lower loss.adversarial.num_layers"
-            )
         return self.layers(images).flatten(1)
 
 
@@ -82,10 +75,21 @@ class FeatureDiscriminator(nn.Module):
         return torch.cat([logits.flatten(1) for logits in judged], dim=1)
 
 
-def build_discriminator(settings: AdversarialSettings) -> nn.Module:
-    """The discriminator that the settings name."""
+def build_discriminator(settings: AdversarialSettings, image_size: int) -> nn.Module:
+    """The discriminator that the settings name, for images of so many pixels a side.
+
+    Raises:
+        UserError: if there is none for such images.
+    """
     assert settings.discriminator is not None
     if settings.discriminator == "patchgan":
+        # Each halving rounds down, and the two 4-wide layers at stride 1 take one pixel each.
+        smallest = 3 * 2**settings.num_layers
+        if image_size < smallest:
+            raise UserError(
+                f"the PatchGAN discriminator needs images of at least {smallest} pixels a side, "
+                f"not {image_size}; lower loss.adversarial.num_layers"
+            )
         return PatchGAN(settings.width, settings.num_layers)
     return FeatureDiscriminator(settings.discriminator, settings.width)
 

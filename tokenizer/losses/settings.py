@@ -1,8 +1,9 @@
 """Settings of the losses on reconstructed images."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -60,9 +61,9 @@ class AdversarialSettings(Settings):
     augment_probability: Fraction = 0.0
     """Probability of each differentiable augmentation of the discriminator's inputs
     (DiffAugment, arXiv 2006.10738)."""
-    width: PositiveInt = 64
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
     """Channels of PatchGAN's first layer, or of the hidden layer of feature heads."""
-    num_layers: PositiveInt = 3
+    num_layers: Annotated[int, Field(ge=1, le=10)] = 3
     """Number of times that PatchGAN halves the image."""
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from runtime.errors import UserError, says
 from tokenizer.model.patch_features import patch_features
+from tokenizer.saved.model_folder import refuse_nonfinite
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation of each colour channel, in [0, 1] units."""
@@ -37,7 +38,9 @@ def load_encoder(name: str, dtype: Any = "auto") -> PreTrainedModel:
             f"no vision encoder can be loaded from {name!r} ({says(error)}); give a folder written "
             f"by `train teacher` or by save_pretrained, or a name on the hub"
         ) from error
-    return getattr(model, "vision_model", model).eval().requires_grad_(False)
+    encoder = getattr(model, "vision_model", model).eval().requires_grad_(False)
+    refuse_nonfinite(encoder, repr(name))
+    return encoder
 
 
 def load_teacher(name: str, dtype: str = "auto") -> PreTrainedModel:

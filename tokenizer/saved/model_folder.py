@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from runtime.errors import UserError, says
 from runtime.files import read_json
 from runtime.ranks import is_main_rank
+from runtime.resume import run_lock
 from runtime.run_folder import make_folder
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
@@ -36,6 +39,7 @@ def save_tokenizer(
     """
     if trained is not None:
         add_phase(model.config, trained)
+    refuse_nonfinite(model, f"the model for {folder}")
     with whole_folder(folder) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=max_shard_size)
 
@@ -48,16 +52,31 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     model. Other files in `folder` stay. Every rank may enter; rank 0 moves the files.
 
     Raises:
-        UserError: if the place cannot be written.
+        UserError: if the folder cannot be written, or another process is writing to it.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    if is_main_rank():
-        shutil.rmtree(unfinished, ignore_errors=True)
-    yield make_folder(unfinished)
-    if not is_main_rank():
-        return
+    with run_lock(folder):
+        try:
+            if is_main_rank():
+                shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
+            yield make_folder(unfinished)
+            if is_main_rank():
+                _move(unfinished, folder)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"cannot write {folder}: {says(error)}; free some space, or choose another folder"
+            ) from error
+        finally:
+            if is_main_rank():
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _move(unfinished: Path, folder: Path) -> None:
+    """Put the files of a model into their place."""
     make_folder(folder)
+    # safetensors makes files that only their owner may read.
+    mode = (unfinished / "config.json").stat().st_mode
     # The config goes first and comes back last: without it the folder is no model.
     (folder / "config.json").unlink(missing_ok=True)
     for old in folder.glob("*.safetensors*"):  # shards of another size would be read as well
@@ -65,8 +84,27 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
         if path.is_dir():  # further chat templates
             shutil.rmtree(folder / path.name, ignore_errors=True)
+        else:
+            path.chmod(mode)
         os.replace(path, folder / path.name)
-    unfinished.rmdir()
+
+
+def refuse_nonfinite(model: nn.Module, name: str) -> None:
+    """Refuse a model with infinite weights, or weights that are no numbers.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for weight, value in model.state_dict().items():
+        if not value.is_floating_point() or value.is_meta or not value.numel():
+            continue
+        # In one pass, without a copy: both ends are NaN where any value is.
+        ends = torch.stack(torch.aminmax(value))
+        if not torch.isfinite(ends).all():
+            raise UserError(
+                f"{name} has weights that are not finite ({weight}): its training diverged, or the "
+                f"file is damaged; train it again with a lower learning rate, or give another"
+            )
 
 
 def load_tokenizer(
@@ -133,6 +171,7 @@ def load_whole(
     misfits += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
     if misfits:
         raise UserError(f"{misfit} (another shape): {misfits[0]}")
+    refuse_nonfinite(model, str(folder))
     return model
 
 
@@ -145,7 +184,10 @@ def read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> 
     path, give = folder / "config.json", f"give the `model` folder that {written_by}"
     if not path.is_file():
         raise UserError(f"{folder} holds no model (no config.json); {give}")
-    values = read_json(path)
+    try:
+        values = read_json(path)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
     model_type = values.get("model_type") if isinstance(values, dict) else None
     if model_type != config_class.model_type:
         raise UserError(f"{folder} holds a {model_type!r} model, not {kind}; {give}")

@@ -32,16 +32,21 @@ class Adversary:
     Args:
         settings: see `AdversarialSettings`; they name a discriminator.
         training: of the phase, for seed, schedule, batch size and clipping.
+        image_size: pixels a side.
         accelerator: wraps discriminator and optimiser.
     """
 
     def __init__(
-        self, settings: AdversarialSettings, training: TrainingSettings, accelerator: Accelerator
+        self,
+        settings: AdversarialSettings,
+        training: TrainingSettings,
+        image_size: int,
+        accelerator: Accelerator,
     ):
         self.settings = settings
         self.training = training
         self.accelerator = accelerator
-        self.discriminator = build_discriminator(settings).to(accelerator.device)
+        self.discriminator = build_discriminator(settings, image_size).to(accelerator.device)
         self.lecam = LeCam(settings.lecam_decay).to(accelerator.device)
         self.optimizer: Any = torch.optim.AdamW(
             self.discriminator.parameters(),

@@ -10,6 +10,7 @@ from runtime.errors import UserError, says
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.encoders import HALF, check_teacher, load_teacher, normalisation
+from tokenizer.training.memory import build_checked
 
 _NOT_SET_BY_HAND = {"teacher_config", "half", "code_fingerprint", "training_history"}
 _SEMANTIC_PARTS = ("teacher.", "semantic_encoder.", "semantic_codebook.", "semantic_decoder.")
@@ -41,7 +42,7 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
     teacher = load_teacher(teacher_name)
     config = model_config(teacher_name, teacher.config, fields)
     try:
-        model = SemHiTokModel(config)
+        model = build_checked(lambda: SemHiTokModel(config))
     except ValueError as error:  # heads that do not divide a width, a patch that cannot be halved
         raise _misfit(error) from error
     loaded = model.teacher.load_state_dict(teacher.state_dict(), strict=False)
@@ -168,7 +169,7 @@ def _renew(
     """A model with other fields and the weights whose names begin so; None if those do not fit."""
     check_fields("model", fields, SemHiTokConfig)
     try:
-        renewed = SemHiTokModel(_config(model.config.to_dict() | fields))
+        renewed = build_checked(lambda: SemHiTokModel(_config(model.config.to_dict() | fields)))
     except ValueError as error:
         raise _misfit(error) from error
     own = {k: v for k, v in model.state_dict().items() if k.startswith(kept)}

@@ -15,7 +15,8 @@ from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisi
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from runtime.errors import UserError, says
-from tokenizer.saved.model_folder import whole_folder
+from tokenizer.saved.model_folder import refuse_nonfinite, whole_folder
+from tokenizer.training.memory import build_checked
 from tokenizer.training.new_model import check_fields
 from tokenizer.training.settings import TeacherPhaseSettings
 from tokenizer.training.starts import start_from_cosines
@@ -76,6 +77,7 @@ class TeacherPhase(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the model and its caption vocabulary."""
+        refuse_nonfinite(self.model, f"the model for {folder}")
         with whole_folder(folder) as unfinished:
             self.model.save_pretrained(unfinished)
             self.text_tokenizer.save_pretrained(unfinished)
@@ -92,6 +94,8 @@ def _new_model(text: dict, vision: dict) -> SiglipModel:
         size, patch_size = config.vision_config.image_size, config.vision_config.patch_size
         if size < patch_size or config.text_config.max_position_embeddings < 1:
             raise ValueError(f"{size} pixels hold no patch of {patch_size}, or texts no token")
-        return SiglipModel(config)
+        return build_checked(lambda: SiglipModel(config))
+    except UserError:
+        raise
     except Exception as error:  # strict dataclasses raise their own types
         raise UserError(f"the teacher's sections do not fit: {says(error)}") from error

@@ -4,6 +4,7 @@ import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -12,7 +13,7 @@ from pydantic import (
 )
 
 from runtime.settings import Decay, Fraction, Option, Seed, Settings
-from runtime.value_types import ConfigFile, FolderOrURL, ModelFolder, OutputFolder
+from runtime.value_types import ConfigFile, FolderOrURL, ModelFolder, NumWorkers, OutputFolder
 from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.losses.settings import ReconstructionSettings
 
@@ -58,7 +59,7 @@ class TrainingSettings(Settings):
     """Compute the transformer blocks' activations again in the backward pass: less memory."""
     compile: bool = False
     """Pass the phase through torch.compile: a slow start for faster steps."""
-    num_workers: NonNegativeInt = 0
+    num_workers: NumWorkers = 0
     """Processes that decode images, per rank."""
     log_every: PositiveInt = 20
     """Steps between two lines of metrics.jsonl."""
@@ -101,7 +102,7 @@ class ValidationSettings(Settings):
     loss's own, if it has one."""
     batch_size: PositiveInt = 32
     """Images per device at once."""
-    num_shown: PositiveInt = 8
+    num_shown: Annotated[int, Field(ge=1, le=100)] = 8
     """Pairs in the image grid."""
     usage_alarm: Fraction = 0.0
     """Warn when the used fraction of a codebook is below this."""
@@ -120,6 +121,8 @@ class PhaseSettings(Settings):
     """Run folder; the model goes to `out/model`."""
     training: TrainingSettings
     """Steps, batches, optimiser and checkpoints."""
+    overwrite: bool = False
+    """Start again in place of what `out` holds, finished or not."""
 
 
 class TeacherPhaseSettings(PhaseSettings):

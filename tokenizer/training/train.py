@@ -16,9 +16,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 from data_pipelines.loading.dataset import PreparedDataset
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 from runtime.metrics_log import MetricsLog, read_metrics
 from runtime.progress import Progress
+from runtime.ranks import is_main_rank
+from runtime.resume import forget_finished, is_finished, mark_finished, run_lock
 from runtime.run_folder import RunDirectory
 from tokenizer.losses.perceptual import load_distance
 from tokenizer.saved.history import phase_record
@@ -26,6 +28,7 @@ from tokenizer.saved.model_folder import save_tokenizer
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import kmeans_batches, step_batches
 from tokenizer.training.checkpoint import load_checkpoint, save_checkpoint
+from tokenizer.training.memory import require_training_memory
 from tokenizer.training.phase_joint import JointPhase
 from tokenizer.training.phase_pixels import DecoderPhase, PixelPhase
 from tokenizer.training.phase_semantic import SemanticPhase
@@ -34,6 +37,8 @@ from tokenizer.training.settings import PhaseSettings
 from tokenizer.training.train_step import TrainStep, report_bad_steps
 from tokenizer.training.validation import Validation
 from tokenizer.training.weight_average import WeightAverage
+
+CHECKPOINT, MODEL = "checkpoint.pt", "model"
 
 PHASES: dict[str, Any] = {
     "teacher": TeacherPhase,
@@ -45,7 +50,7 @@ PHASES: dict[str, Any] = {
 
 
 def train_phase(settings: PhaseSettings) -> Path:
-    """Run one phase from its last checkpoint, or from the start.
+    """Run one phase from its last checkpoint, or from the start; a finished run stays as it is.
 
     Args:
         settings: of the phase; their class says which one.
@@ -54,19 +59,31 @@ def train_phase(settings: PhaseSettings) -> Path:
         The folder of the trained model, `out/model`.
 
     Raises:
-        UserError: if settings, data and folders do not fit, or training diverges.
+        UserError: if settings, data and folders do not fit, training diverges, or another run is
+            using the folder.
     """
-    is_launched = torch.distributed.is_initialized()
-    try:
-        run = _Run(settings)
-        first_step = load_checkpoint(run.checkpoint, run.phase, run.parts, settings)
-        # Only now, so that a refused run leaves the folder as it was.
-        RunDirectory(settings.out).start(settings, f"train {settings.phase}")
-        run.train(first_step)
-        return run.save()
-    finally:
-        if torch.distributed.is_initialized() and not is_launched:
-            torch.distributed.destroy_process_group()
+    out = Path(settings.out)
+    was_launched = torch.distributed.is_initialized()
+    with run_lock(out):
+        if settings.overwrite and is_main_rank():
+            forget_finished(out)
+            (out / CHECKPOINT).unlink(missing_ok=True)
+        if not settings.overwrite and is_finished(out, settings):
+            return out / MODEL
+        try:
+            run = _Run(settings)
+            first_step = load_checkpoint(out / CHECKPOINT, run.phase, run.parts, settings)
+            # Only now, so that a refused run leaves the folder as it was.
+            RunDirectory(out).start(settings, f"train {settings.phase}")
+            run.train(first_step)
+            return run.save()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU has too little memory ({says(error)}); lower training.micro_batch_size"
+            ) from error
+        finally:
+            if torch.distributed.is_initialized() and not was_launched:
+                torch.distributed.destroy_process_group()
 
 
 class _Run:
@@ -80,11 +97,17 @@ class _Run:
         self.settings: Any = settings
         self.training = settings.training
         self.out = Path(settings.out)
-        self.checkpoint = self.out / "checkpoint.pt"
         self.accelerator = _accelerator(settings)
         set_seed(self.training.seed)
         self.dataset = PreparedDataset(settings.data, images_only=True)
+        if not len(self.dataset):
+            raise UserError(f"{settings.data} has no images to train on; prepare some first")
         self.phase = PHASES[settings.phase](settings).to(self.accelerator.device)
+        if self.training.max_shift >= self.phase.image_size:
+            raise UserError(
+                f"training.max_shift {self.training.max_shift} moves images of "
+                f"{self.phase.image_size} pixels out of sight; lower it"
+            )
         if self.training.activation_checkpointing:
             self.phase.model.activation_checkpointing_enable()
         self.optimizer = torch.optim.AdamW(
@@ -97,6 +120,12 @@ class _Run:
         decay = self.training.ema_decay
         self.average = WeightAverage(self.phase, decay) if decay else None
         self.validation = self._validation()
+        require_training_memory(
+            self.phase,
+            self.training,
+            self.accelerator.num_processes,
+            self.adversary is not None,
+        )
         self.parts: dict[str, Any] = {"optimizer": self.optimizer}
         if self.adversary is not None:
             self.parts |= self.adversary.parts()
@@ -136,7 +165,8 @@ class _Run:
                     self._start_codes()
                 values = train_step(step, batch)
                 if "skipped" in values:
-                    report_bad_steps(train_step.bad_steps, self.dataset, training, self.out)
+                    is_end = step + 1 == training.num_steps
+                    report_bad_steps(train_step.bad_steps, is_end, self.dataset, training, self.out)
                 if numbers := self._log(step + 1, values, log):
                     progress.update(0, loss=numbers["loss"])
                 progress.update(1)
@@ -146,7 +176,7 @@ class _Run:
 
     def save(self) -> Path:
         """Write the trained model, and delete the checkpoint."""
-        folder = self.out / "model"
+        folder = self.out / MODEL
         if self.average is not None:
             self.average.write()
         if self.accelerator.is_main_process:
@@ -155,7 +185,8 @@ class _Run:
             else:
                 record = phase_record(self.settings, self.dataset)
                 save_tokenizer(self.phase.model, folder, record)
-            self.checkpoint.unlink(missing_ok=True)
+            mark_finished(self.out, self.settings)
+            (self.out / CHECKPOINT).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         return folder
 
@@ -203,7 +234,7 @@ class _Run:
         if done == self.training.num_steps:  # the model follows
             return
         if self.accelerator.is_main_process:
-            save_checkpoint(self.checkpoint, self.phase, self.parts, self.settings, done)
+            save_checkpoint(self.out / CHECKPOINT, self.phase, self.parts, self.settings, done)
         self.accelerator.wait_for_everyone()
 
     def _adversary(self) -> Adversary | None:
@@ -211,7 +242,7 @@ class _Run:
         loss = getattr(self.settings, "loss", None)
         if loss is None or loss.adversarial.discriminator is None:
             return None
-        return Adversary(loss.adversarial, self.training, self.accelerator)
+        return Adversary(loss.adversarial, self.training, self.phase.image_size, self.accelerator)
 
     def _validation(self) -> Validation | None:
         """The held-out images that the settings name."""

@@ -152,12 +152,19 @@ def last_layer(model: nn.Module) -> nn.Parameter:
 
 
 def report_bad_steps(
-    bad: list[int], dataset: PreparedDataset, training: TrainingSettings, out: Path
+    bad: list[int],
+    is_end: bool,
+    dataset: PreparedDataset,
+    training: TrainingSettings,
+    out: Path,
 ) -> None:
     """Say that a step was skipped; after too many in a row, write down their records and stop.
 
+    A run that ends in skipped steps stops as well: its weights may be those of a run that diverged.
+
     Args:
         bad: the skipped steps in a row.
+        is_end: whether the last one is the run's last.
         dataset, training: which determine the records of every step's global batch.
         out: the run's folder.
 
@@ -170,7 +177,7 @@ def report_bad_steps(
             file=sys.stderr,
             flush=True,
         )
-    if len(bad) < MAX_BAD_STEPS:
+    if len(bad) < MAX_BAD_STEPS and not is_end:
         return
     path = out / BAD_BATCHES
     if is_main_rank():
@@ -181,6 +188,7 @@ def report_bad_steps(
         ]
         write_json(path, rows)
     raise UserError(
-        f"{MAX_BAD_STEPS} steps in a row gave a loss or gradient that is not finite; look at the "
-        f"records of their batches in {path}, or lower training.learning_rate"
+        f"{len(bad)} steps in a row, up to step {bad[-1] + 1}, had a loss or gradient that is not "
+        f"finite, and nothing is saved; {path} names the records of their batches: leave out those "
+        f"that are to blame, or lower training.learning_rate, and add overwrite=true"
     )

@@ -34,6 +34,9 @@ from tokenizer.training.weight_average import WeightAverage
 Scores = tuple[dict[str, Tensor], Tensor, Tensor | None]
 """(B,) scores by name, (K, M) counts of codes, and (B, 3, H, W) reconstructions if any."""
 
+MAX_PIXELS = 2**23
+"""Of the images that are measured at once; 128 at 256²."""
+
 _USAGE = ("semantic_usage", "pixel_usage", "pixel_usage_within_used", "dead_sub_codebooks")
 _ALARMING = ("semantic_usage", "pixel_usage_within_used")
 
@@ -91,13 +94,13 @@ class Validation:
         counts = torch.zeros(shape, dtype=torch.int64, device=self.accelerator.device)
         num_images = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         shown: list[Tensor] = []
-        for images in self._batches():
+        for images, weight in self._batches():
             with self.accelerator.autocast():
                 scores, seen, rebuilt = score(model, images)
             for name, values in scores.items():
-                sums[name] = sums.get(name, 0) + values.double().sum()
-            counts += seen
-            num_images += len(images)
+                sums[name] = sums.get(name, 0) + weight * values.double().sum()
+            counts += weight * seen
+            num_images += weight * len(images)
             if rebuilt is not None and len(shown) < self.settings.num_shown:
                 pairs = torch.stack([images, rebuilt.to(images)], dim=1).cpu()
                 shown += list(pairs)[: self.settings.num_shown - len(shown)]
@@ -178,14 +181,15 @@ class Validation:
             logged = [r[f"validation_{name}"] for r in records if f"validation_{name}" in r]
             self.highest[name] = max(logged, default=0.0)
 
-    def _batches(self) -> Iterator[Tensor]:
-        """(B, 3, H, W) images of this rank."""
+    def _batches(self) -> Iterator[tuple[Tensor, int]]:
+        """(B, 3, H, W) images of this rank, and 1; one image that counts 0 where there are none."""
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(rank, min(len(self.dataset), self.settings.num_images), world_size)
-        for first in range(0, len(mine), self.settings.batch_size):
-            part = mine[first : first + self.settings.batch_size]
+        at_once = min(self.settings.batch_size, max(1, MAX_PIXELS // self.image_size**2))
+        for first in range(0, max(1, len(mine)), at_once):
+            part = mine[first : first + at_once] or range(1)
             images = [self.dataset.image_tensor(index, self.image_size) for index in part]
-            yield torch.stack(images).to(self.accelerator.device)
+            yield torch.stack(images).to(self.accelerator.device), min(1, len(mine))
 
 
 def semantic_scores(model: SemHiTokModel, images: Tensor) -> Scores:

@@ -1,10 +1,16 @@
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from runtime.errors import UserError
+from runtime.resume import run_lock
+from tests.limits import largest_file
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer, whole_folder
 
@@ -127,3 +133,46 @@ def test_a_folder_that_is_being_written_is_no_model(saved, tiny_model):
     assert (saved / "notes.txt").read_text() == "mine\n"
     assert not (saved / "model-00001-of-00002.safetensors").exists()
     assert [path.name for path in saved.parent.iterdir() if "unfinished" in path.name] == []
+
+
+def test_all_files_have_the_mode_that_the_umask_says(tiny_model, tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_tokenizer(tiny_model(), tmp_path / "model", max_shard_size="20KB")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert len(modes) > 5 and set(modes.values()) == {0o640}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_neither_read_nor_written(saved, tiny_model, value):
+    weights = load_file(saved / "model.safetensors")
+    weights["decoder.trunk.embed.bias"][3] = value
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    assert "weights that are not finite (decoder.trunk.embed.bias)" in refusal(saved)
+    model = tiny_model()
+    with torch.no_grad():
+        model.semantic_codebook.codes[0, 1, 2] = value
+    with pytest.raises(UserError, match=r"not finite \(semantic_codebook\.codes\)"):
+        save_tokenizer(model, saved.parent / "new")
+    assert not (saved.parent / "new").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_model(saved, tiny_model):
+    with largest_file(10_000), pytest.raises(UserError, match=r"cannot write .*model: .*space"):
+        save_tokenizer(tiny_model(seed=1), saved)
+    load_tokenizer(saved)
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_two_at_once_are_refused(saved, tiny_model):
+    with run_lock(saved), pytest.raises(UserError, match=r"another run .* is writing to"):
+        save_tokenizer(tiny_model(), saved)
+
+
+def test_the_working_folder_can_hold_a_model(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save_tokenizer(tiny_model(), Path("."))
+    load_tokenizer(".")

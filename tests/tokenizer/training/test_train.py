@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
+from runtime.resume import run_lock
 from runtime.settings import build_settings, load_settings, save_settings
 from semhitok import main as cli
+from tests.limits import largest_file
 from tests.prepared import prepare_sources
 from tokenizer.model.fingerprint import code_fingerprint
-from tokenizer.saved.model_folder import load_tokenizer
+from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training import train
 from tokenizer.training.settings import PHASE_SETTINGS
 
@@ -76,7 +78,8 @@ def test_each_phase_writes_model_config_environment_and_metrics(chain):
     root, values = chain
     for phase in values:
         names = {path.name for path in (root / phase).iterdir()}
-        assert names == {"model", "config.yaml", "environment.json", "metrics.jsonl"}
+        files = {"config.yaml", "environment.json", "finished.json", "metrics.jsonl"}
+        assert names == {"model", *files}
         config = load_settings(PHASE_SETTINGS[phase], root / phase / "config.yaml")
         assert config == build_settings(PHASE_SETTINGS[phase], values[phase], "the test")
         steps = [record["step"] for record in read_metrics(root / phase)]
@@ -265,3 +268,113 @@ def test_the_command_reads_yaml_and_overrides(chain, tmp_path):
     folder = tmp_path / "out" / "model"
     assert json.loads((folder / "config.json").read_text())["model_type"] == "semhitok"
     assert len(read_metrics(tmp_path / "out")) == 1
+
+
+def test_a_finished_run_stays_unless_it_is_asked_to_start_again(chain, tmp_path, capsys):
+    _, values = chain
+    own = values["decoder"] | {"out": str(tmp_path), "training": training(2)}
+    folder = run("decoder", own)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert run("decoder", own) == folder
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert "holds the finished run of these settings" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"another training\.num_steps; .*overwrite=true"):
+        run("decoder", own | {"training": training(3)})
+    with pytest.raises(UserError, match=r"finished\.json was written by another phase"):
+        run("pixel", values["pixel"] | {"out": str(tmp_path)})
+    run("decoder", own | {"training": training(3), "overwrite": True})
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_folder_that_another_run_is_writing_to_is_refused(chain, tmp_path):
+    _, values = chain
+    out = tmp_path / "run"
+    with run_lock(out), pytest.raises(UserError, match=r"another run .* is writing to"):
+        run("decoder", values["decoder"] | {"out": str(out)})
+    assert not out.exists()
+
+
+def test_an_old_start_is_dropped_where_the_run_shall_overwrite(chain, tmp_path, monkeypatch):
+    _, values = chain
+    config = values["semantic"] | {"out": str(tmp_path)}
+    interrupted(monkeypatch, "semantic", config, after_steps=3)
+    changed = config | {"cosine_weight": 0.5, "overwrite": True}
+    run("semantic", changed)
+    assert [record["step"] for record in read_metrics(tmp_path)] == list(range(1, NUM_STEPS + 1))
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_resumes(chain, tmp_path):
+    root, values = chain
+    own = values["semantic"] | {"out": str(tmp_path / "semantic")}
+    with largest_file(60_000), pytest.raises(UserError, match=r"cannot write .*checkpoint\.pt"):
+        run("semantic", own)
+    late = own | {"out": str(tmp_path / "late"), "training": training(checkpoint_every=100)}
+    with (
+        largest_file(60_000),
+        pytest.raises(UserError, match=r"cannot write .*late/model: .*space"),
+    ):
+        run("semantic", late)
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*unfinished*"))
+    expected, found = weights(root / "semantic" / "model"), weights(run("semantic", own))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(chain, tmp_path):
+    _, values = chain
+    own = values["decoder"] | {"out": str(tmp_path), "training": training(checkpoint_every=100)}
+    with largest_file(3_500), pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"):
+        run("decoder", own | {"training": own["training"] | {"num_steps": 100}})
+
+
+def test_damaged_bytes_in_a_checkpoint_are_noticed(chain, tmp_path, monkeypatch):
+    _, values = chain
+    config = values["semantic"] | {"out": str(tmp_path)}
+    interrupted(monkeypatch, "semantic", config, after_steps=3)
+    path = tmp_path / "checkpoint.pt"
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"checkpoint\.pt is damaged"):
+        run("semantic", config)
+
+
+def test_data_without_images_are_refused(chain, prepared, tmp_path):
+    _, values = chain
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest |= {"shards": [], "counts": manifest["counts"] | {"images": 0, "records": 0}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    for phase in ("semantic", "pixel"):
+        own = values[phase] | {"data": str(tmp_path / "data"), "out": str(tmp_path / "out")}
+        with pytest.raises(UserError, match="has no images to train on"):
+            run(phase, own)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("phase", "fields", "message"),
+    [
+        ("semantic", {"model": {"num_semantic_codes": 10**12}}, r"weights of the model would take"),
+        ("pixel", {"training": training(global_batch_size=10**9)}, r"training with 1000000000 im"),
+        ("semantic", {"training": training(max_shift=32)}, r"max_shift 32 moves images of 32 pix"),
+        (
+            "pixel",
+            {"loss": {"adversarial": {"discriminator": "patchgan", "start_step": 10_000}}},
+            r"needs images of at least 24 pixels a side, not 16",
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_step(
+    chain, model_fields, tiny_model, tmp_path, phase, fields, message
+):
+    _, values = chain
+    own = values[phase] | {"out": str(tmp_path / "out")}
+    if "model" in fields:
+        fields = {"model": model_fields | fields["model"]}
+    if "loss" in fields:
+        save_tokenizer(tiny_model(image_size=16), tmp_path / "small")
+        own["tokenizer"] = str(tmp_path / "small")
+    with pytest.raises(UserError, match=message):
+        run(phase, own | fields)
+    assert not (tmp_path / "out").exists()

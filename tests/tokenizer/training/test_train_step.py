@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
-from tests.tokenizer.phases import ADVERSARIAL, run, weights
+from tests.tokenizer.phases import ADVERSARIAL, EVERY_PHASE, run, weights
 from tokenizer.model.codebook import GroupedCodebook
 from tokenizer.training import train
 from tokenizer.training.new_model import train_only
@@ -54,6 +54,25 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_their_reco
 
     ids, batches = PreparedDataset(prepared).ids, StepBatches(24, 8, seed=0)
     assert rows[0]["record_ids"] == [ids[i] for i in batches.indices(1)]
+
+
+@pytest.mark.parametrize("phase", EVERY_PHASE)
+def test_a_learning_rate_that_explodes_saves_nothing(settings, phase, tmp_path):
+    training = {"learning_rate": 1e38, "num_steps": 25, "warmup_steps": 0}
+    values = settings(phase, tmp_path, training=training)
+    with pytest.raises(UserError, match=r"not finite, and nothing is saved; .*overwrite=true"):
+        run(phase, values)
+    assert not (tmp_path / "model").exists()
+    # What the sentence advises works in the same folder.
+    values = settings(phase, tmp_path, training={"num_steps": 2}) | {"overwrite": True}
+    assert all(bool(torch.isfinite(value).all()) for value in weights(run(phase, values)).values())
+
+
+def test_a_run_that_ends_in_a_skipped_step_saves_nothing(settings, tmp_path, monkeypatch):
+    spoil(monkeypatch, {5})
+    with pytest.raises(UserError, match=r"1 steps in a row, up to step 6, .*nonfinite_batches"):
+        run("pixel", settings("pixel", tmp_path))
+    assert not (tmp_path / "model").exists()
 
 
 def test_micro_batches_equal_the_whole_batch(settings, tmp_path):
