@@ -1,11 +1,10 @@
-"""Train every variant of an ablation with every seed, measure each, and write one table.
+"""Trains every variant of an ablation with every seed, measures each, and writes one table.
 
-    semhitok ablate --config configs/ablation/quickstart.yaml [--only sghc,flat] [--jobs 2]
+    semhitok ablate --config configs/ablation/quickstart.yaml [only=[sghc,flat]] [jobs=2]
 
-A finished step is skipped by the next run, and an interrupted phase goes on from its checkpoint.
+A finished step is skipped by the next run, and an interrupted phase resumes from its checkpoint.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -15,26 +14,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from runtime.config import load_config
-from runtime.run_folder import RunDirectory, read_json, write_json, write_text
-from semhitok.ablation_plan import (
-    AblationConfig,
-    MeasureStep,
-    Step,
-    TrainStep,
-    phase_settings,
-    plan,
-)
-from semhitok.quickstart import forget_accelerators
+from runtime.files import read_json, write_json, write_text
+from runtime.run_folder import RunDirectory
+from semhitok.ablation_plan import MeasureStep, Step, plan
+from semhitok.ablation_settings import AblationSettings
+from semhitok.commands import COMMANDS
+from semhitok.recipe import forget_accelerators
 
 
-def run_ablation(config: AblationConfig, only: Sequence[str] | None = None, jobs: int = 1) -> Path:
+def ablate(settings: AblationSettings) -> Path:
     """Run all steps that are not done yet, and write `table.md` and `summary.json`.
 
     Args:
-        config: with paths that can be opened from here.
-        only: names of the variants to take; all by default.
-        jobs: steps at a time, which share the cores.
+        settings: with paths of the phases' files that can be opened from here.
 
     Returns:
         The table.
@@ -42,17 +34,19 @@ def run_ablation(config: AblationConfig, only: Sequence[str] | None = None, jobs
     Raises:
         UserError: where a setting, a phase or a measure refuses its input.
     """
-    steps = plan(config, only)  # before anything is written, so that a slip costs no time
-    RunDirectory(config.out).start(config, "semhitok ablate")
-    _prepare(config)
+    steps = plan(settings)  # before anything is written, so that a slip costs no time
+    RunDirectory(settings.out).start(settings, "semhitok ablate")
+    _prepare(settings)
     waiting = [step for step in steps if not step.mark.is_file()]
-    if jobs == 1:
+    if settings.jobs == 1:
         for number, step in enumerate(waiting, start=1):
-            print(f"[{number}/{len(waiting)}] {_name(step)}", file=sys.stderr, flush=True)
+            print(f"[{number}/{len(waiting)}] {step.name}", file=sys.stderr, flush=True)
             run_step(step)
     else:
-        _run_side_by_side(waiting, jobs)
-    return _write_table(config, [step for step in steps if isinstance(step, MeasureStep)])
+        _run_side_by_side(waiting, settings.jobs)
+    table = _write_table(settings, [step for step in steps if isinstance(step, MeasureStep)])
+    print(table.read_text(encoding="utf-8").split("\n## ")[0].partition("\n")[2].strip())
+    return table
 
 
 def run_step(step: Step) -> None:
@@ -62,10 +56,8 @@ def run_step(step: Step) -> None:
 
         measure(step.model, step.train_data, step.test_data, step.folder, step.probes)
         return
-    from tokenizer.training.train import train_phase
-
     started = time.monotonic()
-    train_phase(phase_settings(step.phase, step.file, step.values))
+    COMMANDS[f"train {step.phase}"].run(step.settings)
     forget_accelerators()
     write_json(step.mark, {"seconds": time.monotonic() - started})
 
@@ -88,7 +80,7 @@ def _run_side_by_side(waiting: list[Step], jobs: int) -> None:
                     step = running.pop(future)
                     future.result()  # raises what the step raised
                     number = total - len(waiting) - len(running)
-                    print(f"[{number}/{total}] {_name(step)}", file=sys.stderr, flush=True)
+                    print(f"[{number}/{total}] {step.name}", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -102,48 +94,41 @@ def _share_cores(jobs: int) -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
 
 
-def _prepare(config: AblationConfig) -> None:
-    from data_pipelines.manifest import MANIFEST_NAME
+def _prepare(settings: AblationSettings) -> None:
     from data_pipelines.prepare.run import prepare
     from data_pipelines.prepare.settings import PrepareSettings
 
-    for split, source in (("train", config.train_source), ("test", config.test_source)):
-        folder = config.out / "data" / split
-        mark = folder.with_name(f"{split}.json")
-        whole = mark.is_file() and (folder / MANIFEST_NAME).is_file()
-        if whole and read_json(mark) == {"source": source}:
-            continue
-        prepare(PrepareSettings(sources=[source], out=str(folder)))
-        write_json(mark, {"source": source})
+    for split, source in (("train", settings.train_source), ("test", settings.test_source)):
+        prepare(PrepareSettings(sources=[source], out=str(settings.out / "data" / split)))
 
 
-def _write_table(config: AblationConfig, measured: Sequence[MeasureStep]) -> Path:
+def _write_table(settings: AblationSettings, measured: Sequence[MeasureStep]) -> Path:
     from eval.analysis.ablation_table import ablation_markdown, ablation_rows
 
     summaries: dict[str, list[dict[str, Any]]] = {}
     for step in measured:
         summaries.setdefault(step.variant, []).append(read_json(step.mark))
-    about = {name: variant.about for name, variant in config.variants.items()}
+    about = {name: variant.about for name, variant in settings.variants.items()}
     rows = ablation_rows(summaries, about)
     first = next(iter(summaries.values()))[0]
     majorities = {
         name.rpartition(".")[0]: probe["majority"] for name, probe in first["probes"].items()
     }
-    seeds = ", ".join(str(seed) for seed in config.seeds)
-    teacher = config.teacher or "trained once, and shared by all variants and seeds"
+    seeds = ", ".join(str(seed) for seed in settings.seeds)
+    teacher = settings.teacher or "trained once, and shared by all variants and seeds"
     facts = [
         f"Seeds {seeds}: of weights, data order and codebook starts. Teacher: {teacher}.",
-        f"Learned from {config.train_source}, measured on {config.test_source}; settings in "
+        f"Learned from {settings.train_source}, measured on {settings.test_source}; settings in "
         f"`config.yaml`, versions in `environment.json`, each result in `seed-*/measured-*`.",
     ]
     write_json(
-        config.out / "summary.json",
+        settings.out / "summary.json",
         {
             "task": "ablation",
-            "seeds": config.seeds,
-            "train_source": config.train_source,
-            "test_source": config.test_source,
-            "teacher": config.teacher,
+            "seeds": settings.seeds,
+            "train_source": settings.train_source,
+            "test_source": settings.test_source,
+            "teacher": settings.teacher,
             "majorities": majorities,
             "rows": rows,
             "results": {
@@ -152,20 +137,4 @@ def _write_table(config: AblationConfig, measured: Sequence[MeasureStep]) -> Pat
             },
         },
     )
-    return write_text(config.out / "table.md", ablation_markdown(rows, majorities, facts))
-
-
-def _name(step: Step) -> str:
-    if isinstance(step, TrainStep):
-        return f"train {step.phase}, {step.folder.parent.name}"
-    return f"measure {step.variant}, seed-{step.seed}"
-
-
-def command(args: argparse.Namespace) -> Path:
-    """`semhitok ablate`."""
-    path = Path(args.config)
-    config = load_config(AblationConfig, path, args.overrides)
-    config.phases = {name: path.parent / file for name, file in config.phases.items()}
-    table = run_ablation(config, args.only, args.jobs)
-    print(table.read_text(encoding="utf-8").split("\n## ")[0].partition("\n")[2].strip())
-    return table
+    return write_text(settings.out / "table.md", ablation_markdown(rows, majorities, facts))
