@@ -1,38 +1,48 @@
-import argparse
 import re
 import shlex
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 
 import semhitok
 from runtime.errors import UserError
-from semhitok import main as new_cli
-from semhitok import old_main as cli
-from semhitok.old_commands import build_parser
+from semhitok import main as cli
+from semhitok.command import Command, load
+from semhitok.commands import COMMANDS, GROUPS
 
 ROOT = Path(semhitok.__file__).parents[1]
 
 
-def all_commands(parser=None):
-    """Every parser of the command line, sub-commands of sub-commands included."""
-    parser = parser or build_parser()
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for child in action.choices.values():
-                yield from all_commands(child)
+def stand_in(settings):
+    """Runs as the command of the tests; each of them puts its own function here."""
+    return WORK["function"](settings)
 
 
-COMMANDS = {parser.prog: parser for parser in all_commands()}
-RUNNABLE = {prog: parser for prog, parser in COMMANDS.items() if parser.get_default("target")}
+WORK = {}
 
 
-def example_of(parser) -> list[str]:
-    return shlex.split(parser.epilog.partition("\n")[2])
+@pytest.fixture
+def command(monkeypatch):
+    """Makes a function the command `stand-in`."""
+
+    def install(function):
+        monkeypatch.setitem(WORK, "function", function)
+        monkeypatch.setitem(sys.modules, "stand_in_module", sys.modules[stand_in.__module__])
+        monkeypatch.setitem(
+            COMMANDS,
+            "stand-in",
+            Command(
+                "stand-in",
+                "stand in",
+                "semhitok stand-in",
+                settings="runtime.settings:Settings",
+                function="stand_in_module:stand_in",
+            ),
+        )
+
+    return install
 
 
 @pytest.fixture
@@ -49,28 +59,12 @@ def quickstart(tmp_path, monkeypatch):
         (tmp_path / "runs" / model).mkdir(parents=True)
         (tmp_path / "runs" / model / "config.json").write_text("{}")
     (run / "images" / "test-0.png").write_bytes(b"")
-    configs = tmp_path / "configs" / "quickstart"
-    configs.mkdir(parents=True)
-    for phase in ("teacher", "semantic", "pixel", "decoder", "mllm"):
-        (configs / f"{phase}.yaml").write_text("")
     return run
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """Puts a function in the place of `quickstart`, the only command that needs no input."""
-
-    def install(function):
-        module = types.ModuleType("semhitok.quickstart")
-        module.command = function
-        monkeypatch.setitem(sys.modules, "semhitok.quickstart", module)
-
-    return install
 
 
 def failure(capsys, argv) -> str:
     """The one sentence on stderr of a call that must fail."""
-    assert new_cli.main(argv) == 2
+    assert cli.main(argv) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.count("\n") == 1
@@ -78,45 +72,79 @@ def failure(capsys, argv) -> str:
     return output.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "semantic", "--help"], ["quickstart"]])
-def test_help_and_parsing_import_nothing_heavy(arguments):
+@pytest.mark.parametrize(
+    ("argv", "heavy"),
+    [
+        (["--help"], {"torch", "transformers", "numpy", "yaml", "tqdm", "pydantic"}),
+        (["train", "--help"], {"torch", "transformers", "numpy", "yaml", "tqdm", "pydantic"}),
+        *(([*name.split(), "--help"], {"torch", "transformers", "numpy"}) for name in COMMANDS),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_imports_nothing_heavy(argv, heavy):
     code = (
-        "import contextlib, io, sys; from semhitok.old_main import parse\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
-        "    parse(sys.argv[1:])\n"
-        "print(*{'torch', 'transformers', 'numpy', 'yaml', 'tqdm'} & set(sys.modules))"
+        "import sys; from semhitok.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        f"print(*{heavy!r} & set(sys.modules), file=sys.stderr)"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert finished.stdout.strip() == ""
+        [sys.executable, "-c", code, *argv], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert finished.stderr.strip() == ""
 
 
-@pytest.mark.parametrize("prog", COMMANDS)
-def test_every_help_has_a_line_and_an_example_of_itself(prog, capsys):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_a_line_and_an_example_of_itself(name, capsys):
     with pytest.raises(SystemExit) as exit_:
-        cli.main([*prog.split()[1:], "--help"])
+        cli.main([*name.split(), "--help"])
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^[A-Z].*", shown, re.MULTILINE)
-    assert f"example:\n  {prog}" in shown
+    assert re.search(r"^[A-Z].*\.$", shown, re.MULTILINE)
+    assert f"example:\n  semhitok {name}" in shown
 
 
-@pytest.mark.parametrize("prog", COMMANDS)
-def test_every_example_parses_after_the_quickstart(prog, quickstart):
-    program, *argv = example_of(COMMANDS[prog])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_setting_has_a_help_text(name):
+    def undocumented(settings_class, prefix=""):
+        for key, field in settings_class.model_fields.items():
+            if not field.description:
+                yield prefix + key
+            inside = field.annotation
+            if isinstance(inside, type) and hasattr(inside, "model_fields"):
+                yield from undocumented(inside, f"{prefix}{key}.")
+
+    assert list(undocumented(load(COMMANDS[name].settings))) == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_parses_after_the_quickstart(name, quickstart):
+    program, *argv = shlex.split(COMMANDS[name].example)
     assert program == "semhitok"
-    assert ":" in cli.parse(argv).target
+    found = cli.parse(argv)
+    assert found is not None
+    command, settings = found
+    assert command.name == name
+    assert isinstance(settings, load(command.settings))
 
 
 def test_every_target_is_a_module_of_the_house():
     # A string that nothing imports must still be told when its file moves.
-    for parser in RUNNABLE.values():
-        module, function = parser.get_default("target").split(":")
-        path = ROOT / module.replace(".", "/")
-        assert function == "command"
-        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
+    for command in COMMANDS.values():
+        for target in (command.settings, command.function):
+            module = ROOT / target.split(":")[0].replace(".", "/")
+            assert module.with_suffix(".py").is_file(), target
+
+
+def test_the_overview_lists_every_command_and_group(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in COMMANDS:
+        assert re.search(rf"^  {name.split()[0]} ", shown, re.MULTILINE)
+    for group in GROUPS:
+        assert cli.main([group, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert all(f"  {name} " in shown for name in COMMANDS if name.startswith(f"{group} "))
 
 
 @pytest.mark.parametrize(
@@ -131,33 +159,37 @@ def test_every_target_is_a_module_of_the_house():
         ("ask --model {i} --image {i} --question q", "is a file; name a folder"),
         ("ask --model {d} --image {i} --question q", "holds no model"),
         ("ask --model runs/quickstart/mllm --image {i} --question q", "did you mean"),
-        ("ask --model {m} --image {i} --question q --max-new-tokens 0", "above 0"),
+        ("ask --model {m} --image {i} --question q --max-new-tokens 0", "greater than 0"),
         ("generate --model {m} --out o --prompts no.txt", "no such file"),
         ("generate --model {m} --out o --prompts {i}", "is empty"),
-        ("generate --model {m} --out o", "Nothing to draw: give --prompt"),
-        ("generate --model {m} --out o --prompt p --num-images 0", "above 0"),
-        ("generate --model {m} --out o --prompt p --num-images -3", "above 0, not '-3'"),
-        ("generate --model {m} --out o --prompt p --batch-size many", "above 0"),
-        ("generate --model {m} --out o --prompt p --temperature -1", "0 or more"),
-        ("generate --model {m} --out o --prompt p --temperature nan", "0 or more"),
-        ("generate --model {m} --out o --prompt p --top-p 0", "above 0 and at most 1"),
-        ("generate --model {m} --out o --prompt p --top-p 1.5", "above 0 and at most 1"),
+        ("generate --model {m} --out o", "give --prompt"),
+        ("generate --model {m} --out o --prompt p --num-images 0", "greater than 0"),
+        ("generate --model {m} --out o --prompt p --num-images -3", "greater than 0, not '-3'"),
+        ("generate --model {m} --out o --prompt p --batch-size many", "a valid integer"),
+        ("generate --model {m} --out o --prompt p --temperature -1", "greater than or equal to 0"),
+        ("generate --model {m} --out o --prompt p --temperature nan", "finite number"),
+        ("generate --model {m} --out o --prompt p --top-p 0", "greater than 0"),
+        ("generate --model {m} --out o --prompt p --top-p 1.5", "less than or equal to 1"),
         ("generate --model {m} --out {i} --prompt p", "is a file, not a folder"),
         ("generate --model {m} --out {i}/sub --prompt p", "is a file, not a folder"),
+        ("generate --model {m} --out '' --prompt p", "the name is empty"),
+        ("generate --model {m} --out o --prompt p --seed 1 --seed 2", "--seed is given twice"),
         ("reconstruct --tokenizer {t} {i} no.png --out o", "no such file"),
         ("extract-codes --tokenizer {t} --data nowhere --out o", "no such folder"),
         ("train teacher --config nowhere.yaml", "no such file"),
         ("train teacher --config {c} steps", "key.sub=value"),
         ("train teacher steps=1 --config {c} more", "key.sub=value"),
-        ("describe", "either a tokenizer or a config"),
-        ("describe --tokenizer {t} model.patch_size=8", "go with a config"),
-        ("train nothing --config {c}", "invalid choice"),
-        ("train", "name a command (see `semhitok train --help`)"),
+        ("train nothing --config {c}", "semhitok train has no command 'nothing'"),
+        ("train semantics --config {c}", "did you mean semantic?"),
+        ("train", "name a command"),
+        ("generat --model {m}", "did you mean generate?"),
         ("prepare ./nowhere --out o", "no such folder"),
         ("prepare --out o", "required: SOURCE"),
         ("quickstart --unknown", "unrecognized arguments: --unknown"),
         ("quickstart --pre long", "unrecognized arguments"),
-        ("", "required: COMMAND"),
+        ("quickstart --preset middle", "must be one of short, long"),
+        ("", "name a command"),
+        ("eval vqa --model {m} --data {d} --out o --batch-size 0", "greater than 0"),
     ],
 )
 def test_a_slip_costs_one_sentence_and_exit_code_2(argv, message, quickstart, capsys):
@@ -172,19 +204,21 @@ def test_a_slip_costs_one_sentence_and_exit_code_2(argv, message, quickstart, ca
 
 
 def test_overrides_may_stand_on_either_side_of_the_config(quickstart):
-    training = "training={num_steps: 1, global_batch_size: 2, learning_rate: 1}"
-    words = ["data=runs/quickstart/data/train", "--config", "configs/quickstart/teacher.yaml"]
-    parsed = new_cli.parse(["train", "teacher", *words, "out=o", training, "vision.a=[1,2]"])
-    assert parsed is not None
-    assert parsed[0].name == "train teacher"
-    assert (parsed[1].training.num_steps, parsed[1].vision) == (1, {"a": [1, 2]})
+    argv = "train teacher training.num_steps=3 --config configs/quickstart/teacher.yaml out=007"
+    found = cli.parse([*argv.split(), "training.betas=[0.5,0.6]"])
+    assert found is not None
+    settings = found[1]
+    assert settings.training.num_steps == 3
+    assert settings.training.betas == (0.5, 0.6)
+    assert settings.out == Path("007")
 
 
 def test_sampler_options_default_to_the_model(quickstart):
-    arguments = cli.parse(example_of(COMMANDS["semhitok generate"])[1:])
-    sampler = (arguments.guidance_scale, arguments.temperature, arguments.top_k, arguments.top_p)
-    assert sampler == (None, None, None, None)
-    assert (arguments.seed, arguments.batch_size) == (0, 16)
+    found = cli.parse(shlex.split(COMMANDS["generate"].example)[1:])
+    assert found is not None
+    settings = found[1]
+    assert set(settings.sampling.model_dump().values()) == {None}
+    assert (settings.seed, settings.batch_size) == (0, 16)
 
 
 @pytest.mark.parametrize(
@@ -197,49 +231,61 @@ def test_sampler_options_default_to_the_model(quickstart):
     ],
 )
 def test_a_command_ends_with_what_it_wrote(command, capsys, returned, shown):
-    command(lambda arguments: returned)
-    assert cli.main(["quickstart"]) == 0
+    command(lambda settings: returned)
+    assert cli.main(["stand-in"]) == 0
     assert capsys.readouterr().out == shown
 
 
 def test_only_rank_0_says_what_was_written(command, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    command(lambda arguments: "a")
-    assert cli.main(["quickstart"]) == 0
+    command(lambda settings: "a")
+    assert cli.main(["stand-in"]) == 0
     assert capsys.readouterr().out == ""
 
 
 def test_a_user_error_is_one_line_and_debug_adds_the_traceback(command, capsys, monkeypatch):
-    def fail(arguments):
+    def fail(settings):
         raise UserError("the cat\nsat on it")
 
     command(fail)
-    assert failure(capsys, ["quickstart"]) == "semhitok: error: the cat sat on it\n"
+    assert failure(capsys, ["stand-in"]) == "semhitok: error: the cat sat on it\n"
     monkeypatch.setenv("SEMHITOK_DEBUG", "1")
-    assert cli.main(["quickstart"]) == 2
+    assert cli.main(["stand-in"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_defect_keeps_its_traceback(command):
-    def fail(arguments):
+    def fail(settings):
         raise ValueError("a defect")
 
     command(fail)
     with pytest.raises(ValueError, match="a defect"):
-        cli.main(["quickstart"])
+        cli.main(["stand-in"])
 
 
 def test_an_interrupt_is_one_line_and_130(command, capsys):
-    def interrupt(arguments):
+    def interrupt(settings):
         raise KeyboardInterrupt
 
     command(interrupt)
-    assert cli.main(["quickstart"]) == 130
+    assert cli.main(["stand-in"]) == 130
     assert capsys.readouterr().err == "semhitok: interrupted\n"
 
 
+def test_a_missing_package_is_one_sentence(command, capsys, monkeypatch):
+    monkeypatch.setitem(
+        COMMANDS,
+        "lost",
+        Command("lost", "get lost", "semhitok lost", "runtime.settings:Settings", "no_such:thing"),
+    )
+    assert "the Python package 'no_such' is missing" in failure(capsys, ["lost"])
+
+
 def test_version_is_the_packages(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["--version"])
-    assert exit_.value.code == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"semhitok {semhitok.__version__}\n"
+
+
+def test_the_deepspeed_launchers_argument_is_passed_over(command):
+    command(lambda settings: None)
+    assert cli.main(["--local_rank=1", "stand-in"]) == 0
