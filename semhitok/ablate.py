@@ -95,8 +95,9 @@ def _share_cores(jobs: int) -> None:
 
 
 def _prepare(settings: AblationSettings) -> None:
-    from data_pipelines.prepare.run import prepare
     from data_pipelines.prepare.settings import PrepareSettings
+
+    from data_pipelines.prepare.run import prepare
 
     for split, source in (("train", settings.train_source), ("test", settings.test_source)):
         prepare(PrepareSettings(sources=[source], out=str(settings.out / "data" / split)))

@@ -130,9 +130,7 @@ def _train_step(
     return TrainStep(phase, settings, folder, last.folder if last else None)
 
 
-def _measure_step(
-    settings: AblationSettings, name: str, seed: int, last: TrainStep
-) -> MeasureStep:
+def _measure_step(settings: AblationSettings, name: str, seed: int, last: TrainStep) -> MeasureStep:
     known = {"of": last.folder.name, "on": settings.test_source, "probes": settings.probes}
     return MeasureStep(
         variant=name,

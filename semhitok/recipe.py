@@ -8,25 +8,22 @@ finished step leaves a mark and is skipped by the next run; an interrupted train
 from its checkpoint.
 """
 
-import json
 import resource
 import secrets
 import shutil
 import sys
 import time
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from runtime.errors import UserError
 from runtime.run_folder import RunDirectory, read_json, write_json
-from runtime.settings import Settings, explain, settings_with_overrides, to_dict
+from runtime.settings import Settings, settings_with_overrides, to_dict
 from runtime.value_types import planned, shipped_configs
-from runtime.yaml_values import merge, read_values
+from runtime.yaml_values import merge, read_values, split_override
 from semhitok.command import Command, load
 from semhitok.commands import COMMANDS
 from semhitok.recipe_settings import QuickstartSettings, Recipe, RunSettings
@@ -53,13 +50,17 @@ def run(settings: RunSettings) -> Path:
         UserError: for a step that cannot be right, before any is run, and what the steps raise.
     """
     values = read_values(settings.recipe)
-    recipe = settings_with_overrides(Recipe, values, settings.overrides, str(settings.recipe))
+    own = [text for text in settings.overrides if not _is_of_a_step(text)]
+    recipe = settings_with_overrides(Recipe, values, own, str(settings.recipe))
     out = settings.out or recipe.out
-    steps = read_steps(recipe, out, settings.recipe.parent)
+    of_steps = [text for text in settings.overrides if _is_of_a_step(text)]
+    steps = read_steps(recipe, out, settings.recipe.parent, of_steps)
     _require_space(out, recipe.disk_gb)
     report = out / "report.html"
     if not (_is_done(out, steps) and report.is_file()):
-        RunDirectory(out).start(to_dict(recipe) | {"out": str(out)}, "semhitok run")
+        resolved = {step.name: to_dict(step.settings) for step in steps}
+        record = to_dict(recipe) | {"out": str(out), "steps": resolved}
+        RunDirectory(out).start(record, "semhitok run")
         _run_steps(out, steps)
         report = _write_report(out, recipe)
     for key, value in read_json(out / "summary.json").items():
@@ -83,13 +84,16 @@ def quickstart(settings: QuickstartSettings) -> Path:
     )
 
 
-def read_steps(recipe: Recipe, out: Path, folder: Path) -> list[Step]:
+def read_steps(
+    recipe: Recipe, out: Path, folder: Path, overrides: Sequence[str] = ()
+) -> list[Step]:
     """The steps with all their settings checked.
 
     Args:
         recipe: what to run.
         out: folder of the run, in place of `${out}`.
         folder: of the recipe file, to which `config` is relative.
+        overrides: `steps.NAME.key=value` strings, read by the types of the step's settings.
 
     Raises:
         UserError: naming the step. What an earlier step writes counts as being there.
@@ -106,18 +110,27 @@ def read_steps(recipe: Recipe, out: Path, folder: Path) -> list[Step]:
             )
         if (config := values.pop("config", None)) is not None:
             values = merge(read_values(folder / config), values)
-        settings_class = load(command.settings)
-        try:
-            with planned(written):
-                text = json.dumps(values)
-                settings = settings_class.model_validate_json(text, strict=True)
-        except ValidationError as error:
-            sentence = explain(error, settings_class)
-            raise UserError(f'step "{name}" of the recipe: {sentence}') from error
+        prefix = f"steps.{name}."
+        own = [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]
+        with planned(written):
+            settings = settings_with_overrides(
+                load(command.settings), values, own, f'step "{name}" of the recipe'
+            )
         if (target := getattr(settings, "out", None)) is not None:
             written.append(Path(target))
         steps.append(Step(name, command, settings))
+    unknown = [text for text in overrides if text.split(".")[1] not in recipe.steps]
+    if unknown:
+        raise UserError(
+            f'"{unknown[0]}" names no step of the recipe; its steps are {", ".join(recipe.steps)}'
+        )
     return steps
+
+
+def _is_of_a_step(override: str) -> bool:
+    """Whether an override sets one of a step's settings, and not the step or its command."""
+    keys, _ = split_override(override)
+    return keys[0] == "steps" and len(keys) > 2 and keys[2] not in ("run", "config")
 
 
 def forget_accelerators() -> None:

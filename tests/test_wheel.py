@@ -75,8 +75,9 @@ def test_it_holds_our_packages_every_config_and_nothing_else(wheel):
     configs = {str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*") if p.is_file()}
     shipped = {name.removeprefix("semhitok/") for name in names if "semhitok/configs/" in name}
     assert shipped == configs
-    data = {p for package in ("data_pipelines", "mllm", "eval")
-            for p in (ROOT / package).rglob("*") if p.suffix in (".j2", ".css", ".html", ".yaml")}  # fmt: skip
+    kinds = (".j2", ".css", ".html", ".yaml")
+    folders = [ROOT / package for package in ("data_pipelines", "mllm", "eval")]
+    data = [p for folder in folders for p in folder.rglob("*") if p.suffix in kinds]
     assert {str(path.relative_to(ROOT)) for path in data} <= set(names)
 
 
