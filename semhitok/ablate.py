@@ -95,9 +95,8 @@ def _share_cores(jobs: int) -> None:
 
 
 def _prepare(settings: AblationSettings) -> None:
-    from data_pipelines.prepare.settings import PrepareSettings
-
     from data_pipelines.prepare.run import prepare
+    from data_pipelines.prepare.settings import PrepareSettings
 
     for split, source in (("train", settings.train_source), ("test", settings.test_source)):
         prepare(PrepareSettings(sources=[source], out=str(settings.out / "data" / split)))

@@ -5,6 +5,7 @@ from semhitok import (
     eval_commands,
     mllm_drawing_commands,
     mllm_training_commands,
+    recipe_commands,
     tokenizer_commands,
 )
 from semhitok.command import Command
@@ -17,6 +18,7 @@ GROUPS = {
 """What the first word of several commands means."""
 
 _ALL: tuple[Command, ...] = (
+    *recipe_commands.COMMANDS,
     *data_commands.COMMANDS,
     *tokenizer_commands.COMMANDS,
     *mllm_training_commands.COMMANDS,

@@ -17,4 +17,11 @@ COMMANDS = (
         "data_pipelines.loading.settings:InspectSettings",
         "data_pipelines.loading.inspect_page:inspect_data",
     ),
+    Command(
+        "data images",
+        "write images of prepared data as files again, as they were",
+        "semhitok data images --data runs/quickstart/data/test --out runs/images --max-images 8",
+        "data_pipelines.loading.settings:ImagesSettings",
+        "data_pipelines.loading.image_files:write_images",
+    ),
 )

@@ -2,7 +2,7 @@
 
 from semhitok.command import Command
 
-RECIPE_COMMANDS = (
+COMMANDS = (
     Command(
         "quickstart",
         "train, measure and show everything on small real data, on a CPU",

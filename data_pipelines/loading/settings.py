@@ -1,9 +1,11 @@
-"""Settings of `data inspect`."""
+"""Settings of `data inspect` and `data images`."""
 
 from typing import Annotated
 
+from pydantic import PositiveInt
+
 from runtime.settings import Option, Seed, Settings
-from runtime.value_types import ExistingFolder, NewFile
+from runtime.value_types import ExistingFolder, NewFile, OutputFolder
 
 
 class InspectSettings(Settings):
@@ -15,3 +17,14 @@ class InspectSettings(Settings):
     """Page to write (default: DIR/inspect.html)."""
     seed: Seed = 0
     """Decides which records are shown."""
+
+
+class ImagesSettings(Settings):
+    """Which images to write as files."""
+
+    data: ExistingFolder
+    """Folder that `semhitok prepare` wrote."""
+    out: OutputFolder
+    """Folder to write."""
+    max_images: PositiveInt | None = None
+    """Images to take, from the first one on (default: all)."""
