@@ -58,7 +58,7 @@ def run(settings: RunSettings) -> Path:
     _require_space(out, recipe.disk_gb)
     report = out / "report.html"
     if not (_is_done(out, steps) and report.is_file()):
-        resolved = {step.name: to_dict(step.settings) for step in steps}
+        resolved = {s.name: {"run": s.command.name} | to_dict(s.settings) for s in steps}
         record = to_dict(recipe) | {"out": str(out), "steps": resolved}
         RunDirectory(out).start(record, "semhitok run")
         _run_steps(out, steps)
