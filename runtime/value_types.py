@@ -124,6 +124,8 @@ def _config_file(path: Path) -> Path:
 def _prompts_file(path: Path) -> Path:
     if str(path) == "-":
         return path
+    if path.expanduser().is_dir() or _is_planned(path):
+        return _folder(path)
     path = _file(path)
     if path.suffix == ".parquet":
         return path
@@ -183,13 +185,6 @@ def _num_bytes(value: Any) -> Any:
     return int(float(found[1]) * unit[found[2].endswith("iB")])
 
 
-def _num_workers(number: int) -> int:
-    most = max(16, 4 * (os.cpu_count() or 1))
-    if number > most:
-        raise ValueError(f"{number} processes are too many for this machine; give at most {most}")
-    return number
-
-
 _NAMED = BeforeValidator(_named)
 _TEXT_OF_PATH = BeforeValidator(_as_text)
 
@@ -214,9 +209,8 @@ OutputFolderOrURL = Annotated[
 ConfigFile = Annotated[Path, _NAMED, AfterValidator(_config_file), Option("FILE")]
 """A YAML file; `configs/...` is also found among the shipped files."""
 PromptsFile = Annotated[Path, _NAMED, AfterValidator(_prompts_file), Option("FILE")]
-"""A file of prompts: parquet, or text that is not blank; "-" is standard input."""
-NumWorkers = Annotated[int, Field(ge=0), AfterValidator(_num_workers), Option("N")]
-"""Processes that decode beside the model, no more than the machine can bear."""
+"""A file of prompts: parquet, or text that is not blank; "-" is standard input. A folder may be one
+of prepared data."""
 Text = Annotated[str, AfterValidator(_text), Option("TEXT")]
 """A text that is not blank."""
 Names = Annotated[list[Text], BeforeValidator(split_names), Option("NAME,...", commas=True)]

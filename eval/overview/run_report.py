@@ -4,6 +4,7 @@ What the page shows is read from the run's folder. A step of the recipe that lef
 so a page can be made of an unfinished run.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import yaml
 from eval.overview.evaluations import Evaluation, find_evaluations
 from eval.overview.run_summary import flat_summary, number_table
 from eval.reports.figures import training_curves
-from eval.reports.page import Report, Section, absent, flat_settings, parts_of
+from eval.reports.page import Card, Report, Section, absent, flat_settings, parts_of
 from eval.reports.page import write_report as write_page
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
+from runtime.json_lines import read_rows
 from runtime.metrics_log import read_metrics
 
 
@@ -71,6 +73,7 @@ def write_report(run: Path | str) -> Path:
         numbers if evaluations else absent("Numbers", "evaluation at all", "eval/"),
         *(part for evaluation in evaluations for part in parts_of(evaluation.report())),
         *_missing(run, recipe, evaluations),
+        *_drawn(run, recipe),
         _training(run, recipe),
         _time(timings) if timings else absent("Time", "timings", "timings.json"),
         Section("Versions and machine", rows=list(flat_settings(environment).items()))
@@ -94,7 +97,7 @@ def _folder(run: Path | str) -> Path:
 def _steps(run: Path, recipe: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Path]]:
     """Name and folder of the recipe's steps whose command begins with a word."""
     for name, step in recipe.get("steps", {}).items():
-        if str(step.get("run", "")).startswith(f"{kind} ") and "out" in step:
+        if str(step.get("run", "")).split()[:1] == [kind] and "out" in step:
             yield name, Path(str(step["out"]).replace("${out}", str(run)))
 
 
@@ -106,6 +109,20 @@ def _missing(
     for name, folder in _steps(run, recipe, "eval"):
         if folder.resolve() not in there:
             yield absent(name, "result of this step", f"{folder}/summary.json")
+
+
+def _drawn(run: Path, recipe: Mapping[str, Any]) -> Iterator[Section]:
+    """The first drawings of each step that draws a list of prompts."""
+    for name, folder in _steps(run, recipe, "generate"):
+        if not (folder / "images.jsonl").is_file():
+            yield absent(name, "drawings", f"{folder}/images.jsonl")
+            continue
+        by_prompt: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+        for row in read_rows(folder / "images.jsonl"):
+            by_prompt[row["prompt"]].append((folder / row["file"], f"seed {row['seed']}"))
+        cards = [Card(prompt, pictures) for prompt, pictures in by_prompt.items()]
+        lead = f"{sum(map(len, by_prompt.values()))} drawings, none chosen by hand."
+        yield Section(f"Drawings: {name}", lead, cards=cards)
 
 
 def _training(run: Path, recipe: Mapping[str, Any]) -> Section:

@@ -48,7 +48,11 @@ def generate(settings: GenerateSettings) -> Path:
             drawn; if the folder cannot be written or the disk is full, with what is finished kept.
     """
     prompts = PromptList(
-        settings.prompts, settings.prompt, settings.negative_prompt or "", settings.seed
+        settings.prompts,
+        settings.prompt,
+        settings.negative_prompt or "",
+        settings.seed,
+        settings.max_prompts,
     )
     num_images = prompts.check() * settings.num_images
     make_folder(settings.out)

@@ -3,6 +3,7 @@
     a red triangle                                                           text: one a line
     {"prompt": "a red triangle", "negative_prompt": "blue", "seed": 3, "id": "red"}   JSONL
     columns of the same names                                                parquet
+    the first caption of each record                                         a prepared folder
 
 Only `prompt` is required; other keys are ignored. A list may be longer than memory: it is read once
 to check it, and again to draw it.
@@ -13,9 +14,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.loading.dataset import PreparedDataset
 from mllm.drawing.requests import ImageRequest
 from runtime.errors import UserError
 from runtime.files import parse_object
@@ -31,11 +34,12 @@ class PromptList:
     """Requests for the first image of each prompt; each iteration reads them anew.
 
     Args:
-        path: text (one prompt a line, blank lines skipped), `.jsonl` or `.parquet`; "-" for
-            standard input, which may hold text or JSONL.
+        path: text (one prompt a line, blank lines skipped), `.jsonl`, `.parquet`, or a folder of
+            `semhitok prepare`; "-" for standard input, which may hold text or JSONL.
         texts: the prompts, in place of a path; without any, one image is drawn without a prompt.
         negative: of the prompts that bring none.
         seed: of the prompts that bring none.
+        limit: prompts to take, the first ones; None for all.
 
     Raises:
         UserError: when read, if the file cannot be, or a line of it is no prompt.
@@ -47,8 +51,10 @@ class PromptList:
         texts: Sequence[str] = (),
         negative: str = "",
         seed: int = 0,
+        limit: int | None = None,
     ):
         self.texts, self.negative, self.seed = texts or [""], negative, seed
+        self.limit = limit
         self.label = "standard input" if str(path) == STANDARD_INPUT else str(path)
         self._spool: Any = None
         if str(path) == STANDARD_INPUT:
@@ -60,7 +66,7 @@ class PromptList:
         self.path = None if path is None else Path(path)
 
     def __iter__(self) -> Iterator[ImageRequest]:
-        for number, (place, entry) in enumerate(self._entries()):
+        for number, (place, entry) in enumerate(islice(self._entries(), self.limit)):
             yield self._request(number, place, entry)
 
     def check(self) -> int:
@@ -90,6 +96,8 @@ class PromptList:
         """Where each prompt stands, for errors, and what stands there: a text or a mapping."""
         if self.path is None:
             yield from (("--prompt", text) for text in self.texts)
+        elif self.path.is_dir():
+            yield from _captions(self.path)
         elif self.path.suffix == ".parquet":
             yield from _parquet_rows(self.path)
         else:
@@ -137,6 +145,12 @@ class PromptList:
                 f"any of _ . + - (at most 120)."
             )
         return ImageRequest(text.strip(), seed, negative.strip(), id=name)
+
+
+def _captions(folder: Path) -> Iterator[tuple[str, str]]:
+    for record in PreparedDataset(folder).texts():
+        if record.captions:
+            yield f"the record {record.record_id} of {folder}", record.captions[0]
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:

@@ -55,8 +55,10 @@ class GenerateSettings(Settings):
     prompt: Annotated[list[Text], Option(one_each=True)] = []
     """What to draw; may be given several times."""
     prompts: PromptsFile | None = None
-    """Text with one prompt a line, .jsonl or .parquet (prompt, negative_prompt, seed, id), or - for
-    standard input."""
+    """Text with one prompt a line, .jsonl or .parquet (prompt, negative_prompt, seed, id), a folder
+    of `semhitok prepare`, whose captions are drawn, or - for standard input."""
+    max_prompts: PositiveInt | None = None
+    """Prompts to take, the first ones (default: all)."""
     negative_prompt: Text | None = None
     """What guidance leads away from (default: nothing in particular)."""
     out: OutputFolder

@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from data_pipelines.prepare.run import prepare
+from data_pipelines.prepare.settings import PrepareSettings
 from mllm.drawing.drawer import Drawer
 from mllm.drawing.requests import ImageRequest
 from mllm.model.sampler import Sampler
@@ -128,6 +130,19 @@ def test_the_same_list_as_text_jsonl_parquet_and_standard_input(tmp_path, monkey
         "a red bar",
         "{a box}",
     ]
+
+
+def test_the_captions_of_prepared_data_are_a_list_too(tmp_path) -> None:
+    captions = ["a red bar", "", "a box"]
+    for number, caption in enumerate(captions):
+        Image.effect_noise((16, 16), 40).save(tmp_path / f"{number}.png")
+        if caption:
+            (tmp_path / f"{number}.txt").write_text(caption)
+    source = f"folder:{tmp_path}"
+    folder = prepare(PrepareSettings(sources=[source], out=str(tmp_path.with_name("data"))))
+    assert [request.prompt for request in PromptList(folder)] == ["a red bar", "a box"]
+    assert [request.id for request in PromptList(folder, limit=1)] == ["00000"]
+    assert PromptList(folder, limit=1).check() == 1
 
 
 def test_what_is_finished_is_not_drawn_again_and_what_is_damaged_is(
