@@ -1,19 +1,18 @@
-"""The run directory: what a run writes about itself, so that it can be told from any other run."""
+"""The run folder: its settings and its environment, by which a run is told from any other."""
 
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.config import save_config, to_dict
 from runtime.errors import UserError
-from runtime.files import file_sha256, read_json, write_json, write_text
+from runtime.files import write_json
 from runtime.ranks import is_main_rank
-
-__all__ = ["RunDirectory", "file_sha256", "read_json", "write_json", "write_text"]
+from runtime.settings import Settings, save_settings, to_dict
 
 RECORDED_PACKAGES = (
     "semhitok",
@@ -28,7 +27,7 @@ RECORDED_PACKAGES = (
 
 
 class RunDirectory:
-    """A folder that holds one run: its resolved config, its environment, and what it writes.
+    """A folder that holds one run: its settings, its environment, and what it writes.
 
     Attributes:
         path: the folder; it exists after `start`.
@@ -37,13 +36,13 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def start(self, config: Any, command: str) -> "RunDirectory":
+    def start(self, settings: Settings | Mapping[str, Any], command: str) -> "RunDirectory":
         """Make the folder and write `config.yaml` and `environment.json` into it.
 
         Every rank may call this; rank 0 writes. A resumed run writes both files anew.
 
         Args:
-            config: the resolved settings, a dataclass instance or a mapping of plain values.
+            settings: the resolved settings, or plain values.
             command: what was run, as it could be typed again.
 
         Raises:
@@ -51,9 +50,9 @@ class RunDirectory:
         """
         make_folder(self.path)
         if is_main_rank():
-            save_config(config, self.path / "config.yaml")
+            save_settings(settings, self.path / "config.yaml")
             record = describe_environment() | {
-                "seed": _find_seed(to_dict(config)),
+                "seed": _find_seed(to_dict(settings)),
                 "command": command,
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
             }

@@ -14,6 +14,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.settings import Settings, build_settings, to_dict
+from runtime.value_types import anywhere
 from runtime.yaml_values import merge, read_values
 from semhitok.ablation_settings import AblationSettings
 from semhitok.command import load
@@ -120,13 +121,14 @@ def _train_step(
     fixed = {"data": str(ablation.out / "data" / "train"), "out": "."} | source
     file = ablation.phases[phase]
     changed = merge(merge(read_values(file), fixed), values)
-    resolved = to_dict(build_settings(settings_class, changed, str(file)))
+    with anywhere():  # earlier steps will have written what it reads
+        settings = build_settings(settings_class, changed, str(file))
     # Where files lie does not matter, but what was trained before does.
-    known = {key: value for key, value in resolved.items() if key not in fixed}
+    known = {key: value for key, value in to_dict(settings).items() if key not in fixed}
     known |= {"source": ablation.train_source, "teacher": ablation.teacher}
     known |= {"after": last.folder.name if last else None}
     folder = folder.with_name(f"{folder.name}-{_digest(known)}")
-    settings = build_settings(settings_class, resolved | {"out": str(folder)}, str(file))
+    settings = settings.model_copy(update={"out": folder})
     return TrainStep(phase, settings, folder, last.folder if last else None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime.errors import UserError, one_line
 from runtime.ranks import is_main_rank
-from semhitok import __version__, old_main
+from semhitok import __version__
 from semhitok.command import Command
 from semhitok.commands import COMMANDS, GROUPS
 
@@ -29,11 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raises. With `SEMHITOK_DEBUG=1` a user's error shows its traceback too.
     """
     _prepare_environment()
-    words = sys.argv[1:] if argv is None else list(argv)
-    known = {*GROUPS, *COMMANDS}
-    is_new = any(" ".join(words[:length]) in known for length in (1, 2))
-    if not is_new:
-        return old_main.main(argv)  # until every command has settings
     try:
         found = parse(sys.argv[1:] if argv is None else argv)
         written = [] if found is None else found[0].run(found[1])

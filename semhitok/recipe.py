@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.run_folder import RunDirectory, read_json, write_json
+from runtime.files import read_json, write_json
+from runtime.run_folder import RunDirectory
 from runtime.settings import Settings, settings_with_overrides, to_dict
 from runtime.value_types import planned, shipped_configs
 from runtime.yaml_values import merge, read_values, split_override

@@ -4,19 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import semhitok
 from mllm.init.settings import InitSettings
 from mllm.phase.settings import PhaseSettings
-from runtime import config as old
-from runtime.config import read_values
 from runtime.errors import UserError
-from runtime.settings import Settings, load_settings, to_dict
+from runtime.settings import load_settings, to_dict
 from runtime.value_types import anywhere
-from semhitok.ablation_plan import AblationConfig
-from semhitok.quickstart import QuickstartConfig
+from runtime.yaml_values import dump_values, read_values
+from semhitok.ablation_settings import AblationSettings
+from semhitok.recipe import read_steps
+from semhitok.recipe_settings import Recipe
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.training.new_model import build_model
 from tokenizer.training.settings import PHASE_SETTINGS
@@ -25,30 +24,27 @@ CONFIGS = Path(semhitok.__file__).parents[1] / "configs"
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 JSONS = sorted(CONFIGS.rglob("*.json"))
 CLASSES: dict = {**PHASE_SETTINGS, "init_mllm": InitSettings, "mllm": PhaseSettings}
-OUTSIDE_A_QUICKSTART = {"joint"}  # only to compare with
 
 
 def class_of(path):
-    """The config class that reads a file, by its name; None where nothing claims it."""
+    """The settings class that reads a file, by its name; None where nothing claims it."""
+    if path.parent == CONFIGS / "recipes":
+        return Recipe
     if path == CONFIGS / "ablation" / "quickstart.yaml":
-        return AblationConfig
-    if path.name.startswith("quickstart-"):
-        return QuickstartConfig
+        return AblationSettings
     return CLASSES.get(path.stem)
 
 
 def load(path):
-    """Every config in a file: one, or one for each of its phases."""
+    """All settings in a file: of one phase, or of each of its phases."""
     if class_of(path) is not PhaseSettings or "phases" not in read_values(path):
-        return [load_config(class_of(path), path)]
+        return [load_as(class_of(path), path)]
     return [PhaseSettings.load(path, [f"phase={phase}"]) for phase in read_values(path)["phases"]]
 
 
-def load_config(config_class, path):
-    if issubclass(config_class, Settings):
-        with anywhere():  # the folders of a quickstart, which need not have run
-            return load_settings(config_class, path)
-    return old.load_config(config_class, path)
+def load_as(settings_class, path):
+    with anywhere():  # the folders of a quickstart, which need not have run
+        return load_settings(settings_class, path)
 
 
 def name_of(path):
@@ -61,9 +57,9 @@ def test_there_is_a_config_for_every_phase():
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
 def test_every_yaml_has_a_class_that_it_fits(path):
-    config_class = class_of(path)
-    assert config_class is not None, f"no class reads {path}: add it to CLASSES"
-    assert all(isinstance(config, config_class) for config in load(path))
+    settings_class = class_of(path)
+    assert settings_class is not None, f"no class reads {path}: add it to CLASSES"
+    assert all(isinstance(settings, settings_class) for settings in load(path))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
@@ -73,33 +69,34 @@ def test_every_yaml_opens_with_its_command(path):
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
-def test_a_config_comes_back_from_what_a_run_saves(path, tmp_path):
-    for config in load(path):
+def test_settings_come_back_from_what_a_run_saves(path, tmp_path):
+    for settings in load(path):
         saved = tmp_path / "config.yaml"
-        values = to_dict(config) if isinstance(config, Settings) else old.to_dict(config)
-        saved.write_text(yaml.safe_dump(values))
-        assert load_config(class_of(path), saved) == config
+        saved.write_text(dump_values(to_dict(settings)))
+        assert load_as(class_of(path), saved) == settings
 
 
-@pytest.mark.parametrize("path", [p for p in YAMLS if class_of(p) is QuickstartConfig], ids=name_of)
-def test_a_quickstart_finds_all_of_its_phases(path):
-    phases = path.parent / load_config(QuickstartConfig, path).phases
-    wanted = CLASSES.keys() - OUTSIDE_A_QUICKSTART
-    assert [name for name in wanted if not (phases / f"{name}.yaml").is_file()] == []
+@pytest.mark.parametrize("path", sorted((CONFIGS / "recipes").glob("*.yaml")), ids=name_of)
+def test_every_step_of_a_recipe_reads_what_an_earlier_one_writes(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()  # of the recipe for a folder of images
+    recipe = load_settings(Recipe, path)
+    steps = read_steps(recipe, tmp_path / "out", path.parent)
+    assert [step.name for step in steps] == list(recipe.steps)
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if p.stem == "semantic"], ids=name_of)
 def test_the_model_section_of_every_semantic_phase_makes_a_config(path):
-    fields = load_config(CLASSES["semantic"], path).model
+    fields = load_as(CLASSES["semantic"], path).model
     assert fields.keys() <= SemHiTokConfig.__dataclass_fields__.keys()
     config = SemHiTokConfig(**fields)
     assert config.num_image_codes == config.num_semantic_codes * config.num_pixel_codes
 
 
 def test_the_quickstarts_model_can_be_built(tmp_path):
-    vision = load_config(CLASSES["teacher"], CONFIGS / "quickstart" / "teacher.yaml").vision
+    vision = load_as(CLASSES["teacher"], CONFIGS / "quickstart" / "teacher.yaml").vision
     SiglipVisionModel(SiglipVisionConfig(**vision)).save_pretrained(tmp_path)
-    fields = load_config(CLASSES["semantic"], CONFIGS / "quickstart" / "semantic.yaml").model
+    fields = load_as(CLASSES["semantic"], CONFIGS / "quickstart" / "semantic.yaml").model
     assert build_model(str(tmp_path), fields).config.num_image_positions == 64
 
 
@@ -126,15 +123,15 @@ def test_every_json_is_a_deepspeed_config(path):
         ("init_mllm", "sampler: {topk: 1}", "sampler.top_k"),
         ("mllm", "learnig_rate: 1", "learning_rate"),
         ("mllm", "mixture: {proportions: {questions: 1}}", "mixture.proportions.question"),
-        ("quickstart-short", "train_sorce: x", "train_source"),
+        ("recipes/quickstart", "titel: x", "title"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(name, slip, meant, tmp_path):
-    folder = CONFIGS if name.startswith("quickstart-") else CONFIGS / "quickstart"
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(f"base: {folder / path.name}\n{slip}\n")
+    folder = CONFIGS if "/" in name else CONFIGS / "quickstart"
+    path = tmp_path / "slip.yaml"
+    path.write_text(f"base: {folder / name}.yaml\n{slip}\n")
     with pytest.raises(UserError, match=rf'did you mean "{meant}"\?$') as refusal:
-        load_config(class_of(path), path)
+        load_as(class_of(folder / f"{name}.yaml"), path)
     assert "\n" not in str(refusal.value)
 
 

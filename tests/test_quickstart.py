@@ -1,6 +1,5 @@
 """The quickstart in miniature, and what README and help texts promise of its folder."""
 
-import argparse
 import io
 import json
 import re
@@ -11,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from semhitok import main as cli
 from semhitok.commands import COMMANDS
-from semhitok.old_commands import build_parser
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -77,9 +76,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def quickstart(home: Path) -> int:
-    config = str(home / "configs" / "quickstart-short.yaml")
-    return cli.main(["quickstart", "--config", config, "--no-open"])
+def quickstart(home: Path, *overrides: str) -> int:
+    recipe = str(home / "configs" / "recipes" / "quickstart.yaml")
+    return cli.main(["run", recipe, "--no-open", *overrides])
 
 
 def written(home: Path) -> dict[Path, int]:
@@ -109,13 +108,12 @@ def test_a_finished_quickstart_only_opens_its_report(
     assert written(home) == before
 
 
-def test_an_interrupted_quickstart_goes_on_from_the_last_finished_step(
+def test_an_interrupted_quickstart_resumes_after_the_last_finished_step(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
     run = home / "runs" / "quickstart"
-    for step in ("eval-generation", "report"):
-        (run / "steps" / f"{step}.json").unlink()
+    (run / "steps" / "eval-generation.json").unlink()
     before = written(home)
     assert quickstart(home) == 0
     renewed = {
@@ -125,15 +123,12 @@ def test_an_interrupted_quickstart_goes_on_from_the_last_finished_step(
     assert not renewed & {"data", "teacher", "semantic", "pixel", "decoder", "codes", "mllm"}
 
 
-def test_another_config_is_not_mixed_into_a_finished_run(
+def test_other_settings_are_not_mixed_into_a_finished_run(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(home)
-    path = home / "configs" / "quickstart-short.yaml"
-    other = path.with_name("quickstart-other.yaml")
-    other.write_text(path.read_text() + "seed: 7\n")
-    assert cli.main(["quickstart", "--config", str(other), "--no-open"]) == 2
-    assert "other settings" in capsys.readouterr().err
+    assert quickstart(home, "steps.pixel.training.seed=7") == 2
+    assert 'step "pixel" in runs/quickstart was run with another' in capsys.readouterr().err
 
 
 def readme_snippets() -> list[str]:
@@ -141,30 +136,41 @@ def readme_snippets() -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("snippet", readme_snippets(), ids=["encode", "ask", "draw"])
-def test_readme_snippet_runs_as_it_stands(
-    snippet: str, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def run_snippet(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs one of README's snippets as it stands; returns the names that it leaves."""
     monkeypatch.chdir(home)
-    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+
+    def run(number: int) -> dict:
+        names = {"__name__": "readme"}
+        exec(compile(readme_snippets()[number], "README.md", "exec"), names)
+        return names
+
+    return run
 
 
-def help_examples() -> list[str]:
-    """The example line of every command's help."""
-    examples: list[str] = []
+def test_readme_snippet_encodes_and_decodes(run_snippet) -> None:
+    names = run_snippet(0)
+    codes, pictures = names["codes"], names["pictures"]
+    assert codes.semantic.shape == codes.pixel.shape == codes.flat.shape == (1, 64)
+    assert (codes.flat == codes.semantic * 8 + codes.pixel).all()
+    assert pictures.shape == (1, 3, 64, 64)
+    assert pictures.abs().max() <= 1
 
-    def collect(parser: argparse.ArgumentParser) -> None:
-        examples.extend(
-            re.findall(r"(?m)^\s+(semhitok .+)$", parser.format_help().split("example")[-1])
-        )
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for child in action.choices.values():
-                    collect(child)
 
-    collect(build_parser())
-    examples += [command.example for command in COMMANDS.values()]
-    return sorted(set(examples))
+def test_readme_snippet_answers(run_snippet, capsys: pytest.CaptureFixture) -> None:
+    names = run_snippet(1)
+    [answer] = names["processor"].answers(names["token_ids"], names["inputs"]["input_ids"].shape[1])
+    assert isinstance(answer, str)
+    assert capsys.readouterr().out.strip() == repr([answer])
+
+
+def test_readme_snippet_draws(run_snippet) -> None:
+    assert len(readme_snippets()) == 3
+    names = run_snippet(2)
+    assert names["images"].shape == (1, 3, 64, 64)
+    with Image.open("triangle.png") as image:
+        assert image.size == (64, 64)
 
 
 @pytest.fixture(scope="module")
@@ -182,19 +188,21 @@ def second_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("example", help_examples())
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_example_works_after_a_quickstart(
-    example: str, second_home: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, second_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(second_home)
-    if example.startswith("semhitok quickstart"):
-        # The shipped presets take minutes; this one differs from them in its number of steps.
-        example = "semhitok quickstart --config configs/quickstart-short.yaml --no-open"
-    if example.startswith("semhitok chat"):
+    example = COMMANDS[name].example
+    if name in ("quickstart", "run"):
+        example += " --no-open"
+    if name == "quickstart":  # the shipped steps take minutes, and those of this home are few
+        example = "semhitok run configs/recipes/quickstart.yaml --no-open"
+    if name == "chat":
         monkeypatch.setattr("sys.stdin", io.StringIO("/draw a teal triangle\nwhat color is it?\n"))
-    if example.startswith("semhitok serve"):
+    if name == "serve":
         monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", lambda server: None)
         example += " --port 0"
-    if example.startswith("semhitok ablate"):
-        example += " seeds=[0] --only sghc-enhance,flat"  # of what takes an hour
+    if name == "ablate":
+        example += " seeds=[0] only=[sghc-enhance,flat]"  # of what takes an hour
     assert cli.main(shlex.split(example)[1:]) == 0

@@ -53,7 +53,7 @@ def quickstart(tmp_path, monkeypatch):
     run = tmp_path / "runs" / "quickstart"
     for folder in ("data/train", "data/test", "codes/train", "images", "eval/reconstruction"):
         (run / folder).mkdir(parents=True)
-    for folder in ("decoder/model", "mllm/model"):
+    for folder in ("teacher/model", "semantic/model", "pixel/model", "decoder/model", "mllm/model"):
         (run / folder).mkdir(parents=True)
         (run / folder / "config.json").write_text("{}")
     for model in ("flat", "lora/model"):
@@ -216,7 +216,7 @@ def test_sampler_options_default_to_the_model(quickstart):
     found = cli.parse(shlex.split(COMMANDS["generate"].example)[1:])
     assert found is not None
     settings = found[1]
-    assert set(settings.sampling.model_dump().values()) == {None}
+    assert settings.sampler.model_fields_set == set()
     assert (settings.seed, settings.batch_size) == (0, 16)
 
 

@@ -106,12 +106,9 @@ def test_the_duration_of_an_interrupted_run_is_unknown(recipe):
     [
         ("steps.look.run=data inspekt", 'step "look" of the recipe: "run" must name a command'),
         ("steps.look.run=run", '"run" must name a command'),
-        ("steps.look.data=nowhere", 'step "look" of the recipe: "data": no such folder: nowhere'),
-        ("steps.look.sead=3", 'step "look" of the recipe: unknown key "sead"'),
-        (
-            "steps.prepare.shard_size=0",
-            'step "prepare" of the recipe: "shard_size" must be greater',
-        ),
+        ("steps.look.data=nowhere", '"data": no such folder: nowhere'),
+        ("steps.look.sead=3", 'step "look" of the recipe (with sead=3): unknown key "sead"'),
+        ("steps.prepare.shard_size=0", '"shard_size" must be greater than 0'),
         ("titel=x", 'unknown key "titel"; did you mean "title"?'),
         ("disk_gb=1e9", "GB free, and the recipe needs"),
         ("steps.prepare.sources=[nowhere/at/all]", "nowhere/at/all"),
