@@ -1,46 +1,136 @@
-"""Whether a run may resume from what an earlier one has left."""
+"""One run at a time in a run folder: locked while it lasts, left alone when finished, resumed."""
 
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.files import read_json, write_json
+from runtime.ranks import is_main_rank
+from runtime.run_folder import make_folder
 from runtime.settings import Settings, build_settings, to_dict
 from runtime.value_types import anywhere
 
+LOCK_NAME = ".lock"
+FINISHED_NAME = "finished.json"
+
+NOT_COMPARED = {"out", "overwrite"}
+"""Settings that may differ between a run and its resumption: folders move."""
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder as the only run that writes into it; rank 0 does so for all ranks.
+
+    The system lets go of the lock when the process ends, however it ends. A folder that the run has
+    left empty is removed again.
+
+    Raises:
+        UserError: if another process holds it, or it cannot be made.
+    """
+    if not is_main_rank():
+        yield
+        return
+    path = make_folder(folder) / LOCK_NAME
+    file = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def is_finished(folder: Path, settings: Settings) -> bool:
+    """Whether a run with these settings has finished in a folder, which says so on stderr.
+
+    Raises:
+        UserError: if a run with other settings has.
+    """
+    path = folder / FINISHED_NAME
+    if not path.is_file():
+        return False
+    refuse_other_settings(path, settings, read_json(path)["settings"])
+    if is_main_rank():
+        print(
+            f"{folder} holds the finished run of these settings; overwrite=true repeats it",
+            file=sys.stderr,
+        )
+    return True
+
+
+def mark_finished(folder: Path, settings: Settings) -> None:
+    """Note that a run has written everything."""
+    write_json(folder / FINISHED_NAME, {"settings": to_dict(settings)})
+
+
+def forget_finished(folder: Path) -> None:
+    """Take a folder for one whose run has not finished, before it is overwritten."""
+    (folder / FINISHED_NAME).unlink(missing_ok=True)
+
 
 def refuse_other_settings(path: Path, settings: Settings, then: dict[str, Any]) -> None:
-    """Refuse to resume from a checkpoint with settings that it was not made with.
+    """Refuse to resume from a file with settings that it was not made with.
 
     Args:
-        path: of the checkpoint.
+        path: of the file.
         settings: of this run.
-        then: plain values of the run that wrote it. Its `out` may be another: folders move.
+        then: plain values of the run that wrote it.
 
     Raises:
         UserError: naming the settings that differ, or that this program does not have.
     """
-    # Settings that are newer than the file had their default then.
+    again = "give another `out` folder, or overwrite=true to start again"
+    moved = then | {key: value for key, value in to_dict(settings).items() if key in NOT_COMPARED}
     try:
-        before, now = _flat(_built(settings, then)), _flat(to_dict(settings))
+        with anywhere():  # what it read may have moved
+            # Settings that are newer than the file had their default then.
+            before = _flat(to_dict(build_settings(type(settings), moved, "its settings")))
     except UserError as error:
         raise UserError(
-            f"{path} was written by another phase or version ({error}); give another `out` folder, "
-            f"or delete it to start again"
+            f"{path} was written by another phase or version ({error}); {again}"
         ) from error
-    keys = (now.keys() | before.keys()) - {"out"}
-    changed = sorted(key for key in keys if now.get(key) != before.get(key))
+    now = _flat(to_dict(settings))
+    changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
     if changed:
         raise UserError(
-            f"{path} was written by a run with another {', '.join(changed)}; "
-            f"give those settings again, or another `out` folder, or delete it to start again"
+            f"{path} was written by a run with another {', '.join(changed)}; give those settings "
+            f"again, {again}"
         )
 
 
-def _built(settings: Settings, then: dict[str, Any]) -> dict[str, Any]:
-    """Plain values of an earlier run, with the defaults of what they lack."""
-    with anywhere():  # what it read may have moved
-        moved = then | {"out": to_dict(settings)["out"]}
-        return to_dict(build_settings(type(settings), moved, "its settings"))
+def _locked(path: Path) -> Any:
+    """An open file that holds the lock."""
+    while True:
+        try:
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (as long as the run lasts)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"another run ({holder}) is writing to {path.parent}; wait until it ends, or give "
+                f"another folder"
+            ) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
+                break
+        file.close()  # the holder before has deleted the file meanwhile
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    return file
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -185,6 +185,13 @@ def _num_bytes(value: Any) -> Any:
     return int(float(found[1]) * unit[found[2].endswith("iB")])
 
 
+def _num_workers(number: int) -> int:
+    most = max(16, 4 * (os.cpu_count() or 1))
+    if number > most:
+        raise ValueError(f"{number} processes are too many for this machine; give at most {most}")
+    return number
+
+
 _NAMED = BeforeValidator(_named)
 _TEXT_OF_PATH = BeforeValidator(_as_text)
 
@@ -211,6 +218,8 @@ ConfigFile = Annotated[Path, _NAMED, AfterValidator(_config_file), Option("FILE"
 PromptsFile = Annotated[Path, _NAMED, AfterValidator(_prompts_file), Option("FILE")]
 """A file of prompts: parquet, or text that is not blank; "-" is standard input. A folder may be one
 of prepared data."""
+NumWorkers = Annotated[int, Field(ge=0), AfterValidator(_num_workers), Option("N")]
+"""Processes that decode beside the model, no more than the machine can bear."""
 Text = Annotated[str, AfterValidator(_text), Option("TEXT")]
 """A text that is not blank."""
 Names = Annotated[list[Text], BeforeValidator(split_names), Option("NAME,...", commas=True)]
