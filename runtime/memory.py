@@ -6,9 +6,10 @@ Linux grants more than it has and kills whoever uses it; an allocation that fail
 import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.errors import UserError
+from runtime.errors import UserError, says
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -53,6 +54,22 @@ def require_memory(needed: float, what: str, hint: str) -> None:
             f"{what} would take about {needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} "
             f"GB are available; {hint}"
         )
+
+
+@contextlib.contextmanager
+def memory_errors(hint: str) -> Iterator[None]:
+    """Turn a failed allocation, on a GPU or on the CPU, into a sentence with a hint.
+
+    Raises:
+        UserError: for such a failure; other errors pass.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+            raise UserError(f"there is too little memory ({says(error)}); {hint}") from error
+        raise
 
 
 def _status(path: str) -> dict[str, int]:

@@ -33,10 +33,10 @@ class RankGroup:
     """
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.rank = _number("RANK", 0)
+        self.world_size = _number("WORLD_SIZE", 1)
+        self.local_rank = _number("LOCAL_RANK", 0)
+        self.local_world_size = _number("LOCAL_WORLD_SIZE", 1)
         self._is_ours = False
 
     def __enter__(self) -> "RankGroup":
@@ -86,6 +86,14 @@ class RankGroup:
             dist.broadcast_object_list(objects, src=0)
         except RuntimeError as error:
             raise _lost() from error
+
+
+def _number(name: str, default: int) -> int:
+    """A variable of the launch, which torchrun sets."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UserError(f"the variable {name} must be a number, not {text!r}; unset it")
+    return int(text)
 
 
 def num_ranks() -> int:

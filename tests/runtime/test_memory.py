@@ -46,3 +46,21 @@ def test_this_machine_has_some_and_a_limit_is_seen():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0 < int(shown.stdout) < 2**30
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("shapes differ"), False),
+        (UserError("no such file"), False),
+    ],
+    ids=str,
+)
+def test_failed_allocations_are_told_from_other_errors(error, is_told):
+    expected = UserError if is_told else type(error)
+    with pytest.raises(expected) as told, memory.memory_errors("lower the batch"):
+        raise error
+    assert ("too little memory" in str(told.value)) == is_told

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 from data_pipelines.images import scale_pixels
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.loading.image_dataset import PreparedImages
-from runtime.errors import UserError, says
+from runtime.errors import UserError
+from runtime.memory import memory_errors
 from runtime.progress import Progress
 from runtime.rank_group import RankGroup
 from runtime.ranks import rank_and_world
@@ -78,14 +79,11 @@ def extract_codes(settings: ExtractCodesSettings) -> Path | str:
         if workers is None:
             workers = _free_cores(device, ranks.local_world_size)
         several = f" (rank 0 of {ranks.world_size})" if ranks.world_size > 1 else ""
-        try:
+        label = f"extract-codes{several}"
+        with memory_errors("lower --batch-size"):
             entries |= _write_shards(
-                plan, mine, model, dataset, settings.batch_size, workers, f"extract-codes{several}"
+                plan, mine, model, dataset, settings.batch_size, workers, label
             )
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU has too little memory ({says(error)}); lower --batch-size"
-            ) from error
         if num_tasks > 1 and not task:
             entries |= plan.wait_for([number for number in missing if number not in mine])
         for others in ranks.gather(entries):
@@ -111,6 +109,7 @@ def _write_shards(
     with Progress(sum(map(len, rows)) * num_crops, label, unit="image") as progress:
         encoded = encode_shards(model, dataset, rows, num_crops, batch_size, num_workers, progress)
         for number, (semantic, pixel) in zip(numbers, encoded, strict=True):
+            plan.refuse_other_claim()  # two that began at the same moment could both claim it
             name, ids = plan.name(number), plan.ids(number)
             entries[number] = write_shard(plan.store, name, plan.manifest, ids, semantic, pixel)
     return entries

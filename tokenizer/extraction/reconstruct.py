@@ -9,7 +9,7 @@ import torch
 
 from data_pipelines.images import open_image, resize_and_crop, to_pil, to_tensor, write_png
 from runtime.errors import UserError
-from runtime.memory import require_memory
+from runtime.memory import memory_errors, require_memory
 from runtime.run_folder import make_folder
 from tokenizer.extraction.settings import ReconstructSettings
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
@@ -51,7 +51,8 @@ def reconstruct(settings: ReconstructSettings) -> Path:
     make_folder(settings.out)
     for name, picture in zip(names, pictures, strict=True):
         pixels = to_tensor(picture).unsqueeze(0)
-        decoded = model.decode(model.encode(pixels))
+        with memory_errors("lower --resolution"):
+            decoded = model.decode(model.encode(pixels))
         pair = to_pil(torch.cat([pixels[0], decoded[0]], dim=-1))
         write_png(pair, settings.out / f"{name}.png")
     return settings.out

@@ -12,6 +12,9 @@ from tokenizer.extraction.code_shards import CodesManifest, finished_shard
 
 POLL_SECONDS = 0.5  # how often the first task of a SLURM array looks for the others' shards
 
+CLAIM = "extraction.json"
+"""Says whose shards a folder holds, from before the first one is written."""
+
 Entries = dict[int, dict[str, Any]]
 """What the manifest holds of finished shards, by their number."""
 
@@ -66,22 +69,26 @@ class ShardPlan:
         """
         self.store.make()
         names = self.store.names()
-        if "extraction.json" in names:
-            with self.store.reading("extraction.json") as path:
-                theirs, mine = read_json(path), self.identity()
-            changed = [key.replace("_", " ") for key in mine if theirs.get(key) != mine[key]]
-            if changed:
-                raise UserError(
-                    f"{self.store.location} holds codes of another {' and '.join(changed)}; give "
-                    f"another --out, or delete that folder"
-                )
+        if CLAIM in names:
+            self.refuse_other_claim()
         elif any(name.startswith("codes-") for name in names):
             raise UserError(
                 f"{self.store.location} holds shards of unknown origin; give another --out"
             )
         else:
-            self._write_json("extraction.json", self.identity())
+            self._write_json(CLAIM, self.identity())
         return self._finished(range(len(self)))
+
+    def refuse_other_claim(self) -> None:
+        """Refuse a folder that is, or has meanwhile become, that of another extraction."""
+        with self.store.reading(CLAIM) as path:
+            theirs, mine = read_json(path), self.identity()
+        changed = [key.replace("_", " ") for key in mine if theirs.get(key) != mine[key]]
+        if changed:
+            raise UserError(
+                f"{self.store.location} holds codes of another {' and '.join(changed)}; give "
+                f"another --out, or delete that folder"
+            )
 
     def wait_for(self, numbers: list[int]) -> Entries:
         """Wait until other tasks of a SLURM array have finished shards."""

@@ -4,6 +4,8 @@ Needed only where no pre-trained encoder is at hand; the other phases take any e
 """
 
 import math
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisi
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from runtime.errors import UserError, says
+from runtime.ranks import is_main_rank
 from tokenizer.saved.model_folder import refuse_nonfinite, whole_folder
 from tokenizer.training.memory import build_checked
 from tokenizer.training.new_model import check_fields
@@ -27,8 +30,11 @@ class TeacherPhase(nn.Module):
 
     def __init__(self, settings: TeacherPhaseSettings):
         super().__init__()
-        dataset = PreparedDataset(settings.data, images_only=True)
-        captions = [caption for record in dataset.texts() for caption in record.captions]
+        captions: list[str] = []
+        used: list[list[str]] = []  # the first caption of each image, if it has any
+        for record in PreparedDataset(settings.data, images_only=True).texts():
+            captions += record.captions
+            used.append(list(record.captions[:1]))
         if not captions:
             raise UserError(
                 f"{settings.data} has no captions, which the teacher learns from; prepare a source "
@@ -49,6 +55,7 @@ class TeacherPhase(nn.Module):
             self.model.logit_bias.fill_(-10.0)
         if settings.patch_embedding_start == "cosine":
             start_from_cosines(self.model.vision_model.embeddings.patch_embedding.weight)
+        self._say_what_is_left_out(used)
         self.codebooks: Any = nn.ModuleList()
         self.image_size = self.model.config.vision_config.image_size
 
@@ -74,6 +81,24 @@ class TeacherPhase(nn.Module):
         loss = -F.logsigmoid(matches * logits).sum(-1).mean()
         accuracy = (logits.argmax(-1) == index).float().mean()
         return {"loss": loss, "batch_accuracy": accuracy.detach()}
+
+    def _say_what_is_left_out(self, captions: list[list[str]]) -> None:
+        """Count images without a caption, and captions that are cut, on stderr.
+
+        Args:
+            captions: the first of each image, if it has any.
+        """
+        texts = Counter(caption[0] for caption in captions if caption)
+        lengths = map(len, self.text_tokenizer(list(texts))["input_ids"])
+        pairs = zip(texts.values(), lengths, strict=True)
+        num_cut = sum(count for count, length in pairs if length > self.max_length)
+        num_bare = sum(not caption for caption in captions)
+        for number, what in (
+            (num_bare, "have no caption, and learn an empty one"),
+            (num_cut, f"have a caption of more than {self.max_length} tokens, which is cut"),
+        ):
+            if number and is_main_rank():
+                print(f"{number:,} of {len(captions):,} images {what}", file=sys.stderr)
 
     def save(self, folder: Path) -> None:
         """Write the model and its caption vocabulary."""

@@ -16,7 +16,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 from data_pipelines.loading.dataset import PreparedDataset
-from runtime.errors import UserError, says
+from runtime.errors import UserError
+from runtime.memory import memory_errors
 from runtime.metrics_log import MetricsLog, read_metrics
 from runtime.progress import Progress
 from runtime.ranks import is_main_rank
@@ -71,16 +72,13 @@ def train_phase(settings: PhaseSettings) -> Path:
         if not settings.overwrite and is_finished(out, settings):
             return out / MODEL
         try:
-            run = _Run(settings)
-            first_step = load_checkpoint(out / CHECKPOINT, run.phase, run.parts, settings)
-            # Only now, so that a refused run leaves the folder as it was.
-            RunDirectory(out).start(settings, f"train {settings.phase}")
-            run.train(first_step)
-            return run.save()
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU has too little memory ({says(error)}); lower training.micro_batch_size"
-            ) from error
+            with memory_errors("lower training.micro_batch_size"):
+                run = _Run(settings)
+                first_step = load_checkpoint(out / CHECKPOINT, run.phase, run.parts, settings)
+                # Only now, so that a refused run leaves the folder as it was.
+                RunDirectory(out).start(settings, f"train {settings.phase}")
+                run.train(first_step)
+                return run.save()
         finally:
             if torch.distributed.is_initialized() and not was_launched:
                 torch.distributed.destroy_process_group()

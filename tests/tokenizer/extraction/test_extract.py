@@ -7,17 +7,20 @@ import signal
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from data_pipelines.images import numbered_crop, open_image, to_tensor
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.records import Record
 from runtime.errors import UserError
 from tests.codes import extract
+from tests.limits import largest_file
 from tests.mllm.tiny import launch
 from tests.prepared import prepare_records
 from tokenizer.extraction import extract as extraction
 from tokenizer.extraction.code_shards import CodeStore
 from tokenizer.model.fingerprint import code_fingerprint
+from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.history import phase_record
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training.settings import SemanticPhaseSettings, TrainingSettings
@@ -254,6 +257,59 @@ def test_a_folder_of_another_tokenizer_is_refused(codes, prepared, tiny_model, t
 def test_another_shard_size_is_refused(codes, tokenizer_folder, prepared):
     with pytest.raises(UserError, match="another shard size"):
         extract(tokenizer_folder, prepared, codes, shard_size=11)
+
+
+def test_a_folder_that_another_extraction_claims_meanwhile_is_left(
+    tokenizer_folder, prepared, tmp_path, monkeypatch
+):
+    real = extraction.ShardPlan.claim
+
+    def claim(self):
+        entries = real(self)
+        claimed = json.loads((tmp_path / "extraction.json").read_text())
+        (tmp_path / "extraction.json").write_text(json.dumps(claimed | {"shard_size": 7}))
+        return entries
+
+    monkeypatch.setattr(extraction.ShardPlan, "claim", claim)
+    with pytest.raises(UserError, match="another shard size"):
+        extract(tokenizer_folder, prepared, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["extraction.json"]
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(
+    codes, tokenizer_folder, prepared, tmp_path
+):
+    with largest_file(1000), pytest.raises(UserError, match=r"cannot write .*codes-00000\.arrow"):
+        extract(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10)
+    extract(tokenizer_folder, prepared, tmp_path, batch_size=7, shard_size=10)
+    assert contents(tmp_path) == contents(codes)
+
+
+def test_a_batch_without_bounds_is_encoded_in_parts(
+    codes, tokenizer_folder, prepared, tmp_path, monkeypatch
+):
+    sizes, real = [], SemHiTokModel.encode
+
+    def encode(self, images):
+        sizes.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(SemHiTokModel, "encode", encode)
+    monkeypatch.setattr(extraction, "MAX_PIXELS", 7 * 32**2)
+    out = extract(tokenizer_folder, prepared, tmp_path, batch_size=10**9, shard_size=10)
+    assert contents(out) == contents(codes)
+    assert max(sizes) == 7
+    sizes.clear()
+    extract(tokenizer_folder, prepared, tmp_path / "crops", batch_size=10**9, num_crops=20)
+    assert max(sizes) == 7 and sum(sizes) == 24 * 20
+
+
+@pytest.mark.parametrize(
+    "option", [{"num_crops": 10**6}, {"shard_size": 10**9}, {"num_workers": 10**5}], ids=str
+)
+def test_counts_that_would_take_the_machine_down_are_refused(option, tokenizer_folder, tmp_path):
+    with pytest.raises(ValidationError, match=r"less than or equal|too many for this machine"):
+        extract(tokenizer_folder, tmp_path, tmp_path / "out", **option)
 
 
 def test_shards_of_unknown_origin_are_refused(tokenizer_folder, prepared, tmp_path):

@@ -243,6 +243,25 @@ def test_a_teacher_needs_captions(chain, image_folder, tmp_path):
         run("teacher", values["teacher"] | {"data": str(data), "out": str(tmp_path / "out")})
 
 
+def test_images_without_captions_and_captions_that_are_cut_are_counted(
+    chain, image_folder, tmp_path, capsys
+):
+    _, values = chain
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(8):
+        shutil.copy(image_folder / f"{number:02d}.png", few)
+    for number in range(5):
+        text = "a square " * (20 if number < 2 else 1)
+        (few / f"{number:02d}.txt").write_text(text + "\n")
+    data = prepare_sources(few, tmp_path / "data")
+    capsys.readouterr()
+    run("teacher", values["teacher"] | {"data": str(data), "out": str(tmp_path / "out")})
+    shown = capsys.readouterr().err
+    assert "3 of 8 images have no caption" in shown
+    assert "2 of 8 images have a caption of more than 8 tokens, which is cut" in shown
+
+
 @pytest.mark.parametrize(
     ("section", "fields", "message"),
     [
