@@ -13,6 +13,7 @@ from runtime.storage import check_listed
 
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
+PARTS_NAME = "rejected_parts.jsonl"
 DUPLICATES_NAME = "duplicates.jsonl"
 
 

@@ -1,9 +1,6 @@
 """Reading what other people's files name: nothing outside the root, nothing without a limit."""
 
-from __future__ import annotations
-
 import itertools
-import json
 import os
 import unicodedata
 from array import array
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import UserError
+from runtime.json_lines import parse_value
 
 MAX_LINE_SIZE = 16 * 1024 * 1024
 """Longest line of a JSONL or CSV file, in bytes."""
@@ -110,13 +108,9 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if len(line) >= MAX_LINE_SIZE:
         raise ValueError(f"the line has {MAX_LINE_SIZE:,} bytes or more")
     try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the line is not UTF-8 (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the line is not valid JSON ({error.msg.lower()})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the line is not valid JSON ({error})") from error
+        value = parse_value(line)
+    except ValueError as error:
+        raise ValueError(f"the line {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"the line is a JSON {type(value).__name__}, not an object")
     return value

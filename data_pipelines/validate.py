@@ -37,7 +37,9 @@ class Checked(NamedTuple):
     facts: ImageFacts | None
     """Of its image, if there is one."""
     rejects: list[Reject]
-    """The record, or its other parts, each with its own id."""
+    """The record, or entries that it gathers, each with its own id."""
+    parts: list[Reject]
+    """Other parts of a record that is accepted, called `ID#KIND-NUMBER`."""
 
 
 def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
@@ -55,7 +57,7 @@ def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
         _check_text("record id", record.record_id, MAX_TEXT_LENGTH)
         facts = None if record.image is None else _facts(record.image)
     except (ImageError, ValueError) as error:
-        return Checked(None, None, _whole(record, rejected, str(error)))
+        return Checked(None, None, _whole(record, rejected, str(error)), [])
     has_image = facts is not None
 
     def good(kind: str, parts: Sequence[T], check: Callable[[T], T]) -> list[T]:
@@ -83,8 +85,10 @@ def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
     )
     has_text = kept.captions or kept.questions or kept.conversations or kept.text is not None
     if not has_text and (rejected or not has_image):
-        return Checked(None, None, _whole(kept, rejected, "neither an image nor a text"))
-    return Checked(kept, facts, [_named(part) for part in rejected])
+        reason = "neither an image nor a text"
+        return Checked(None, None, _whole(kept, rejected, reason), [])
+    parts = [Reject(f"{part.record_id}#{part.kind}", part.reason) for part in rejected if part.kind]
+    return Checked(kept, facts, [part for part in rejected if not part.kind], parts)
 
 
 def _facts(encoded: bytes) -> ImageFacts:
@@ -108,11 +112,6 @@ def _whole(record: Record, rejected: list[Reject], reason: str) -> list[Reject]:
     if others or unnamed or not own:
         own.append(Reject(record.record_id, others[0] if others else reason))
     return own
-
-
-def _named(part: Reject) -> Reject:
-    """A rejected part of an accepted record, told from the record."""
-    return Reject(f"{part.record_id}#{part.kind}", part.reason) if part.kind else part
 
 
 def _check_text(kind: str, text: Any, limit: int) -> None:
@@ -155,7 +154,7 @@ def _check_question(question: Question, has_image: bool, rejected: list[Reject])
             _check_text("answer", answer, MAX_TEXT_LENGTH)
             answers.append(answer)
         except ValueError as error:
-            bad.append(Reject(f"{question.question_id}#answer-{number}", str(error)))
+            bad.append(Reject(question.question_id, str(error), f"answer-{number}"))
     if not answers:
         raise ValueError(
             bad[0].reason if bad else f"the question {question.question_id} has no answer"

@@ -117,31 +117,6 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from error
 
 
-def parse_object(line: str, place: str, example: str) -> dict[str, Any]:
-    """The JSON object of one line of a user's list.
-
-    Args:
-        line: its text.
-        place: where it stands, for errors: "line 7 of FILE".
-        example: what it should look like.
-
-    Raises:
-        UserError: if it is no JSON, or no object, or holds half a character.
-    """
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:  # the latter for thousands of brackets
-        raise UserError(f"{place} is not valid JSON: write one object a line.") from error
-    if not isinstance(entry, dict):
-        raise UserError(f"{place} is not an object: write it as {example}.")
-    if "\\u" in line and not is_whole_text(json.dumps(entry, ensure_ascii=False)):
-        raise UserError(
-            f"{place} holds half a character, one of \\ud800 to \\udfff without the other: write "
-            f"both or neither."
-        )
-    return entry
-
-
 def is_whole_text(text: str) -> bool:
     """Whether UTF-8 can write it: JSON and arguments may hold halves of characters, models not."""
     try:

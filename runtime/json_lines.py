@@ -45,10 +45,47 @@ def json_values(path: str | Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:  # the latter for thousands of brackets
-                said = error.msg.lower() if isinstance(error, json.JSONDecodeError) else error
-                raise UserError(f"line {number} of {path} is not valid JSON: {said}") from error
+                yield number, parse_value(line)
+            except ValueError as error:
+                raise UserError(f"line {number} of {path} {error}") from error
+
+
+def parse_value(line: str | bytes) -> Any:
+    """The JSON value of one line.
+
+    Raises:
+        ValueError: in one clause, which follows what the line is called.
+    """
+    try:
+        return json.loads(line.decode("utf-8-sig") if isinstance(line, bytes) else line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON: {error.msg.lower()}") from error
+    except (ValueError, RecursionError) as error:  # numbers of a million digits, a million brackets
+        raise ValueError(f"is not valid JSON: {error}") from error
+
+
+def parse_object(line: str, where: str, example: str) -> dict[str, Any]:
+    """The JSON object of one line of a user's list.
+
+    Args:
+        line: its text.
+        where: what to call it in errors: "line 7 of FILE".
+        example: what it should look like.
+
+    Raises:
+        UserError: if it is no JSON, or no object, or contains an unpaired surrogate.
+    """
+    try:
+        entry = parse_value(line)
+    except ValueError as error:
+        raise UserError(f"{where} {error}; write one object a line") from error
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is not an object; write it as {example}")
+    if "\\u" in line and not is_whole_text(json.dumps(entry, ensure_ascii=False)):
+        raise UserError(f"{where} contains an unpaired surrogate, \\ud800 to \\udfff; remove it")
+    return entry
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -87,6 +124,6 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """Readable in every script; half a character, which UTF-8 cannot hold, stays an escape."""
+    """Readable in every script; an unpaired surrogate, which UTF-8 cannot hold, stays an escape."""
     text = json.dumps(row, ensure_ascii=False)
     return (text if is_whole_text(text) else json.dumps(row)) + "\n"

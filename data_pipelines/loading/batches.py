@@ -10,8 +10,6 @@ so a batch may straddle two epochs and nothing is dropped. Rank r of a world of 
 contiguous slice of each batch: the global batch doesn't depend on the number of ranks.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 

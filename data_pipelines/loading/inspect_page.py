@@ -3,11 +3,8 @@
 semhitok data inspect data/train        # writes data/train/inspect.html
 """
 
-from __future__ import annotations
-
 import base64
 import io
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -19,10 +16,17 @@ import numpy as np
 from data_pipelines.images import open_image
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.loading.settings import InspectSettings
-from data_pipelines.manifest import MANIFEST_NAME, QUARANTINE_NAME, check_content, reason_kind
+from data_pipelines.manifest import (
+    MANIFEST_NAME,
+    PARTS_NAME,
+    QUARANTINE_NAME,
+    check_content,
+    reason_kind,
+)
 from data_pipelines.records import RecordText
 from runtime.errors import UserError
 from runtime.files import write_text
+from runtime.json_lines import json_values
 
 PAGE_NAME = "inspect.html"
 NUM_PICTURES = 48
@@ -58,8 +62,8 @@ def inspect_data(settings: InspectSettings) -> Path:
     sample = sorted(rng.sample(range(len(pictures)), min(len(pictures), NUM_SIZED)))
     chosen = set(rng.sample(sample, min(len(sample), NUM_PICTURES)))
     sizes, sheet = _look(pictures, sample, chosen)
-    places = (folder / QUARANTINE_NAME, folder.parent / QUARANTINE_NAME)  # of a split
-    quarantine = next((path for path in places if path.is_file()), None)
+    # The rejects of a split stand beside its sides.
+    above = folder if (folder / QUARANTINE_NAME).is_file() else folder.parent
     manifest = dataset.manifest
     counts = dict(manifest["counts"]) | {
         "images that come twice": manifest.get("duplicate_images", 0)
@@ -82,7 +86,7 @@ def inspect_data(settings: InspectSettings) -> Path:
         sheet_note=f"{len(sheet)} images chosen at random, with their first caption or question.",
         sheet=sheet,
         texts=texts,
-        reasons=_reasons(quarantine),
+        reasons=_reasons(above),
     )
     return write_text(settings.out or folder / PAGE_NAME, page)
 
@@ -152,15 +156,14 @@ def _look(
     return sizes, sheet
 
 
-def _reasons(quarantine: Path | None) -> list[dict[str, Any]]:
+def _reasons(folder: Path) -> list[dict[str, Any]]:
     """Rejects by reason, the most frequent first, with an example of each."""
-    if quarantine is None:
-        return []
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    with open(quarantine, encoding="utf-8") as file:
-        for line in file:
-            entry = json.loads(line)
+    for name in (QUARANTINE_NAME, PARTS_NAME):
+        if not (folder / name).is_file():
+            continue
+        for _, entry in json_values(folder / name):
             kind = reason_kind(entry["reason"])
             counts[kind] += 1
             examples.setdefault(kind, f"{_short(entry['id'])}: {_short(entry['reason'])}")

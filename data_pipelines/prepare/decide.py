@@ -24,6 +24,8 @@ class Decision:
     """Of each part, of each of its entries: "train", "test", or None for a reject."""
     rejects: list[dict[str, str]] = field(default_factory=list)
     """All rejects, part by part."""
+    parts: list[dict[str, str]] = field(default_factory=list)
+    """Bad parts of accepted records."""
     duplicates: list[dict[str, str]] = field(default_factory=list)
     """`id`, and the id of the record that it has the same image `of`."""
 
@@ -89,6 +91,7 @@ def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
         late[number].append(refusal(entry_id, sources[accounts[number].part.source], reason))
     for account, refused in zip(accounts, late, strict=True):
         decision.rejects += account.rejects + refused
+        decision.parts += account.parts
     return decision
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from data_pipelines.manifest import (
     DUPLICATES_NAME,
     MANIFEST_NAME,
+    PARTS_NAME,
     QUARANTINE_NAME,
     count_reasons,
 )
@@ -39,7 +40,7 @@ def check_rejects(rejects: list[dict[str, str]], limit: int | None, storage: Sto
     """Stop a run with too many rejects, and leave them to be looked at."""
     if limit is None or len(rejects) <= limit:
         return
-    write_rejects(storage, rejects, [])
+    storage.write(QUARANTINE_NAME, _lines(rejects))
     last, location = rejects[-1], storage.location
     raise UserError(
         f"more than {limit} records were rejected (see {location}/{QUARANTINE_NAME}), the last one "
@@ -48,15 +49,14 @@ def check_rejects(rejects: list[dict[str, str]], limit: int | None, storage: Sto
     )
 
 
-def write_rejects(
-    storage: Storage, rejects: list[dict[str, str]], duplicates: list[dict[str, str]]
-) -> None:
-    """Write the quarantine, and the images that come twice if there are any."""
-    storage.write(QUARANTINE_NAME, _lines(rejects))
-    if duplicates:
-        storage.write(DUPLICATES_NAME, _lines(duplicates))
-    else:
-        storage.delete(DUPLICATES_NAME)
+def write_rejects(storage: Storage, decision: Decision) -> None:
+    """Write the quarantine; and rejected parts, and images that come twice, where there are any."""
+    storage.write(QUARANTINE_NAME, _lines(decision.rejects))
+    for name, entries in ((PARTS_NAME, decision.parts), (DUPLICATES_NAME, decision.duplicates)):
+        if entries:
+            storage.write(name, _lines(entries))
+        else:
+            storage.delete(name)
 
 
 def write_prepared(
@@ -140,7 +140,8 @@ def _facts(accounts: list[Account], decision: Decision, side: str) -> dict[str, 
         counts[kind] = sum(entry.counts[number] for entry in kept)
     widths, heights = zip(*sizes, strict=True) if sizes else ((), ())
     return {
-        "counts": counts | {"rejects": len(decision.rejects)},
+        "counts": counts
+        | {"rejects": len(decision.rejects), "rejected_parts": len(decision.parts)},
         "image_width": {"min": min(widths), "max": max(widths)} if sizes else None,
         "image_height": {"min": min(heights), "max": max(heights)} if sizes else None,
         "duplicate_images": len(decision.duplicates),
@@ -154,11 +155,16 @@ def _report(
     """Say what was rejected, the most frequent reasons first, and which columns were not read."""
     if decision.duplicates:
         print(f"{len(decision.duplicates):,} images come more than once", file=sys.stderr)
-    if decision.rejects:
-        reasons = count_reasons(reject["reason"] for reject in decision.rejects)
-        told = _listed([f"{count:,} × {reason}" for reason, count in reasons.items()])
-        quarantine = f"{storage.location}/{QUARANTINE_NAME}"
-        print(f"{len(decision.rejects):,} rejected, see {quarantine}: {told}", file=sys.stderr)
+    for what, name, rejects in (
+        ("records rejected", QUARANTINE_NAME, decision.rejects),
+        ("parts of other records rejected", PARTS_NAME, decision.parts),
+    ):
+        if rejects:
+            reasons = count_reasons(reject["reason"] for reject in rejects)
+            told = _listed([f"{count:,} × {reason}" for reason, count in reasons.items()])
+            print(
+                f"{len(rejects):,} {what}, see {storage.location}/{name}: {told}", file=sys.stderr
+            )
     for number, source in enumerate(sources):
         unread: Counter[str] = Counter()
         for account in accounts:

@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any
 
-from data_pipelines.manifest import DUPLICATES_NAME, MANIFEST_NAME, QUARANTINE_NAME
+from data_pipelines.manifest import DUPLICATES_NAME, MANIFEST_NAME, PARTS_NAME, QUARANTINE_NAME
 from data_pipelines.prepare.part import SIDES
 from data_pipelines.prepare.settings import PrepareSettings
 from data_pipelines.records import SCHEMA_VERSION
@@ -56,7 +56,7 @@ class Job:
         location = self.storage.location
         if os.path.isfile(location):
             raise UserError(f"{location} is a file; give a folder with --out")
-        ignored = (TEMPORARY, QUARANTINE_NAME, DUPLICATES_NAME)
+        ignored = (TEMPORARY, QUARANTINE_NAME, PARTS_NAME, DUPLICATES_NAME)
         names = [name for name in self.storage.names() if not name.endswith(ignored)]
         is_ours = self._read(self.storage, IN_PROGRESS_NAME) or self._read(
             self.storage, MANIFEST_NAME

@@ -86,6 +86,8 @@ class Account:
     """Of each accepted record, in order."""
     rejects: list[dict[str, str]] = field(default_factory=list)
     """`id`, `source` and `reason` of each."""
+    parts: list[dict[str, str]] = field(default_factory=list)
+    """The same of bad parts of accepted records."""
     unread: dict[str, int] = field(default_factory=dict)
     """Columns or files of entries that were not read, and of how many."""
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -120,12 +122,14 @@ def write_part(source: Source, part: Part, staging: Storage, test_fraction: floa
         for found in _found(source, part):
             for name in found.unread:
                 account.unread[name] = account.unread.get(name, 0) + 1
-            checked = Checked(None, None, found.rejects)
+            checked = Checked(None, None, found.rejects, [])
             if found.record is not None:
                 checked = check_record(found.record, found.rejects)
-            account.rejects += [
-                refusal(reject.record_id, source.name, reject.reason) for reject in checked.rejects
-            ]
+            for rejects, told in (
+                (checked.rejects, account.rejects),
+                (checked.parts, account.parts),
+            ):
+                told += [refusal(each.record_id, source.name, each.reason) for each in rejects]
             if checked.record is None:
                 continue
             entry = _entry(checked.record, checked.facts)

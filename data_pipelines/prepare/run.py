@@ -7,6 +7,7 @@ writes into the folder
 
     data-00000.arrow ...     accepted records of `shard_size` each, columns as in `records.py`
     quarantine.jsonl         rejected records: {"id", "source", "reason"} a line
+    rejected_parts.jsonl     only where records lost bad texts: the same of each
     duplicates.jsonl         only where images come twice: {"id", "of"} a line
     manifest.json            written last: a folder that has one is complete
     in_progress.json, parts  only while running: what was asked for, and what is done of it
@@ -94,7 +95,7 @@ def _finish(job: Job, sources: list[Source], accounts: list[Account]) -> None:
     try:
         decision = decide(accounts, job.settings)
         check_rejects(decision.rejects, job.settings.max_rejects, job.storage)
-        write_rejects(job.storage, decision.rejects, decision.duplicates)
+        write_rejects(job.storage, decision)
         decision.check(job.settings.test_fraction)
     except UnusableError:
         job.release()  # so that the same command reads the sources again, once they are mended

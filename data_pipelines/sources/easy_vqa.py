@@ -6,8 +6,6 @@ made from what the questions and answers of the image tell; where they leave the
 shape open, from its pixels.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

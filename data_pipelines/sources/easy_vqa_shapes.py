@@ -18,8 +18,6 @@ So the limits between them fall with the side. They lie in the gaps, with more r
 where a ragged edge, which enlarges the box, pushes the measure down.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull

@@ -4,8 +4,6 @@ Data sets laid out as folders of images hold paths in place of bytes. `datasets`
 but a table can hold any it likes, such as `/etc/passwd`.
 """
 
-from __future__ import annotations
-
 import os
 import zipfile
 from pathlib import Path

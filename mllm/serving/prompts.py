@@ -21,7 +21,7 @@ from typing import Any
 from data_pipelines.loading.dataset import PreparedDataset
 from mllm.drawing.requests import ImageRequest
 from runtime.errors import UserError
-from runtime.files import parse_object
+from runtime.json_lines import parse_object
 
 STANDARD_INPUT = "-"
 SAFE_NAME = re.compile(r"[\w][\w.+-]{0,120}", re.ASCII)

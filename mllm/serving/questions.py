@@ -14,7 +14,7 @@ from typing import Any
 
 from data_pipelines.records import IMAGE_MARK
 from runtime.errors import UserError
-from runtime.files import parse_object
+from runtime.json_lines import parse_object
 
 
 @dataclass(frozen=True)

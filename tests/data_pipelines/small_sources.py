@@ -35,11 +35,11 @@ def accepted(rows: Iterable[Found]) -> list[Record | Reject]:
     """What `prepare` makes of the entries of a source: records, and what of them is rejected."""
     items: list[Record | Reject] = []
     for found in rows:
-        checked = Checked(None, None, found.rejects)
+        checked = Checked(None, None, found.rejects, [])
         if found.record is not None:
             checked = check_record(found.record, found.rejects)
         items += [] if checked.record is None else [checked.record]
-        items += checked.rejects
+        items += checked.rejects + checked.parts
     return items
 
 

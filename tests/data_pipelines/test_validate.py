@@ -16,7 +16,8 @@ def good_record() -> Record:
 
 def reasons(record: Record) -> list[str]:
     """Why a record, or its parts, are rejected, with their ids."""
-    return [f"{reject.record_id}: {reject.reason}" for reject in check_record(record).rejects]
+    checked = check_record(record)
+    return [f"{each.record_id}: {each.reason}" for each in checked.rejects + checked.parts]
 
 
 def test_a_good_record_gives_its_image_size():
@@ -43,7 +44,7 @@ def test_text_alone_is_enough():
         Record("r", None, text="a story"),
         Record("r", None, conversations=[talk(("system", "be brief"), *GOOD)]),
     ):
-        assert check_record(record) == (record, None, [])
+        assert check_record(record) == (record, None, [], [])
 
 
 def test_a_record_of_nothing_and_words_about_no_image_are_refused():
@@ -52,7 +53,8 @@ def test_a_record_of_nothing_and_words_about_no_image_are_refused():
     told = Record("r", None, ["a cat"], [Question("what?", ["cat"], "q")], text="a story")
     checked = check_record(told)
     assert checked.record == Record("r", None, text="a story")
-    assert [reject.record_id for reject in checked.rejects] == ["r#caption-1", "r#question-1"]
+    assert [part.record_id for part in checked.parts] == ["r#caption-1", "r#question-1"]
+    assert not checked.rejects
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_one_bad_text_is_rejected_and_leaves_the_others(text, reason):
         (replace(record, questions=[*asked, Question("?", [text], "p", "p")]), "p"),
     ):
         checked = check_record(bad)
-        (reject,) = checked.rejects
+        (reject,) = checked.rejects + checked.parts
         assert reject.record_id == part and reason in reject.reason
         assert checked.record == record
 

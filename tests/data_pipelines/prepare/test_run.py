@@ -59,7 +59,7 @@ def test_the_manifest_tells_what_is_there(folder, tmp_path):
 
     assert manifest["counts"] == {
         "records": 7, "images": 7, "captions": 7, "questions": 0, "conversations": 0, "texts": 0,
-        "rejects": 2,
+        "rejects": 2, "rejected_parts": 0,
     }  # fmt: skip
     assert manifest["image_width"] == {"min": 8, "max": 14}
     assert manifest["image_height"] == {"min": 8, "max": 8}

@@ -257,6 +257,11 @@ def entries_of(kind: str, record: RecordText) -> list[str]:
     return [record.record_id]
 
 
+def ids_in(path: Path) -> list[str]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["id"] for line in lines]
+
+
 FORMATS = (folder, jsonl, llava, parquet, arrow, hub, webdataset, vqav2, gqa, textvqa)
 
 
@@ -273,17 +278,17 @@ def check_set(kind: str, make: Any, seed: int, root: Path) -> int:
         accepted: list[RecordText] = []
     else:
         accepted = list(PreparedDataset(out).texts())
-    lines = (root / "out" / "quarantine.jsonl").read_text().splitlines()
-    rejected = [json.loads(line)["id"] for line in lines]
+    rejected = ids_in(root / "out" / "quarantine.jsonl")
     kept = Counter(entry for record in accepted for entry in entries_of(kind, record))
     images = {f"{number}.png" for number in range(6)} | {"nowhere.png", "../up.png", "7"}
-    whole = [name for name in rejected if "#" not in name]
-    lost = Counter(name for name in whole if not (kind == "llava" and name in images))
+    lost = Counter(name for name in rejected if not (kind == "llava" and name in images))
     assert kept + lost == Counter(ids), (seed, kept, lost, ids)
     # A part that is rejected alone is one of a record that stays.
     stays = {record.record_id for record in accepted} | set(kept)
     stays |= {question.question_id for record in accepted for question in record.questions}
-    assert {name.partition("#")[0] for name in rejected if "#" in name} <= stays
+    parts = ids_in(root / "out" / "rejected_parts.jsonl")
+    assert {name.partition("#")[0] for name in parts} <= stays
+    assert all("#" in name for name in parts) and len(set(parts)) == len(parts)
     return len(accepted)
 
 

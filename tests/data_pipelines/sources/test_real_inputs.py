@@ -26,7 +26,8 @@ def prepared(source: Any, out: Path) -> tuple[dict, dict]:
     """Records by id, and the reasons of rejects by id."""
     folder = prepare_sources(source, out)
     records = {record.record_id: record for record in PreparedDataset(folder).texts()}
-    lines = (folder / "quarantine.jsonl").read_text().splitlines()
+    files = [folder / "quarantine.jsonl", folder / "rejected_parts.jsonl"]
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
     rejects = [json.loads(line) for line in lines]
     assert len({reject["id"] for reject in rejects}) == len(rejects)
     return records, {reject["id"]: reject["reason"] for reject in rejects}

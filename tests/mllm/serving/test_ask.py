@@ -157,7 +157,7 @@ def test_a_question_too_long_is_told_of_before_any_is_answered(ask, folder, tmp_
         ('{"image": "red.png", "question": "a?", "options": "ab"}', "not a list of texts"),
         ('{"image": "red.png", "question": "a?", "options": 5}', "not a list of texts"),
         ('{"image": "red.png", "question": "a?", "options": ["a", " a"]}', "no two different"),
-        ('{"image": "red.png", "question": "\\ud800?"}', "holds half a character"),
+        ('{"image": "red.png", "question": "\\ud800?"}', "contains an unpaired surrogate"),
         ('{"image": "' + "x" * 5000 + '", "question": "a?"}', "cannot be read .File name too long"),
         ('{"image": "red.png", "question": "' + "why " * 900 + '"}', "at most 128: shorten"),
         (" ", "has no questions"),

@@ -96,8 +96,8 @@ def test_a_drawing_is_a_file_and_can_be_asked_about(session, tmp_path, capsys):
         ("/draw " + "red " * 500, "at most 128"),
         ("/paint", "There is no /paint"),
         ("why " * 900, "at most 128: shorten the question, or begin anew with /new"),
-        ("why \ud800", "half a character"),
-        ("/draw \ud800", "half a character"),
+        ("why \ud800", "unpaired surrogate"),
+        ("/draw \ud800", "unpaired surrogate"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_the_talk_goes_on(session, line, complaint):

@@ -274,8 +274,11 @@ def test_two_ranks_write_the_same_files_as_one(folder, generate, tmp_path) -> No
         ('{"prompt": "a", "id": "../up"}', "names no file"),
         ('{"prompt": "a", "id": "first"}', "the id 'first' twice"),
         ('{"prompt": "a", "negative_prompt": 3}', "negative_prompt that is not a text"),
-        ('{"prompt": "a \\ud800 bar"}', "line 2 of .* holds half a character"),
-        ('{"prompt": "a", "negative_prompt": "\\ud800"}', "line 2 of .* holds half a character"),
+        ('{"prompt": "a \\ud800 bar"}', "line 2 of .* an unpaired surrogate"),
+        (
+            '{"prompt": "a", "negative_prompt": "\\ud800"}',
+            "line 2 of .* contains an unpaired surrogate",
+        ),
         ('{"prompt": ' + "[" * 100_000, "line 2 of .* is not valid JSON"),
         ('{"prompt": "' + "red " * 500 + '"}', "Prompt 00001: .* at most 128: shorten"),
     ],

@@ -154,7 +154,7 @@ def test_requests_that_make_no_sense_are_one_sentence(address, tmp_path) -> None
         ("/look", {"image": as_address(tmp_path / "text.png")}, "no image of a known format"),
         ("/look", b"{", "makes no sense"),
         ("/look", b"[" * 100_000, "makes no sense"),
-        ("/draw", {"prompt": "a \ud800 bar"}, "half a character"),
+        ("/draw", {"prompt": "a \ud800 bar"}, "unpaired surrogate"),
         ("/look", [1], "no JSON object"),
     ):
         status, reply = post(address + path, value)
