@@ -43,9 +43,15 @@ class Span:
 
 @dataclass
 class Document:
-    """Spans in their order."""
+    """Spans in their order.
+
+    Attributes:
+        spans: themselves.
+        num_left_out: questions, turns or tokens of the record that did not fit.
+    """
 
     spans: list[Span] = field(default_factory=list)
+    num_left_out: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return sum(len(span.token_ids) for span in self.spans)
@@ -103,6 +109,7 @@ def question_document(
         answer_ids = chat.answer(question, answer)
         asked = prompt[len(prefix) :]
         if max_length is not None and length + len(asked) + len(answer_ids) > max_length:
+            document.num_left_out += 1
             continue
         length += len(asked) + len(answer_ids)
         after = document.add(asked, position, suffix=suffix)
@@ -149,9 +156,10 @@ def conversation_document(
     if marks != len(images):
         raise ValueError(f"{marks} image marks, but {len(images)} images")
     document, position, rest = Document(), 0, iter(images)
-    for prompt, answer in turns:
+    for number, (prompt, answer) in enumerate(turns):
         length = position + chat.length(prompt) + chat.length(answer)
         if max_length is not None and position and length > max_length:
+            document.num_left_out = len(turns) - number
             break
         position = _add_turn(document, chat, prompt, rest, position)
         position = _add_turn(document, chat, answer, rest, position, answer_weight, drawing_weight)
@@ -170,11 +178,11 @@ def text_document(
         max_length: how many tokens of it are kept.
         start: first token that is kept; taken modulo what there is to choose from.
     """
-    token_ids = chat.text(text)
+    token_ids, document = chat.text(text), Document()
     if max_length is not None and len(token_ids) > max_length:
-        start %= len(token_ids) - max_length + 1
+        document.num_left_out = len(token_ids) - max_length
+        start %= document.num_left_out + 1
         token_ids = token_ids[start : start + max_length]
-    document = Document()
     position = document.add(token_ids[:1], 0)
     # Nothing comes before the first token, so nothing predicts it.
     document.add(token_ids[1:], position, weight / max(1, len(token_ids) - 1))

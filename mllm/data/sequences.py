@@ -24,6 +24,7 @@ from mllm.data.documents import (
     question_document,
     text_document,
 )
+from mllm.data.fit import refuse_misfits
 from mllm.data.packing import plan_sequences
 from mllm.data.settings import MixtureSettings
 from mllm.data.sources import NOUNS, TASKS, TrainingSource, image_names, question_pairs
@@ -31,6 +32,7 @@ from mllm.model.chat_template import ChatEncoder
 from runtime.errors import UserError
 
 SEEDS = {"question": 0, "drawing": 1, "conversation": 2, "text": 3}
+LEFT_OUT = {"question": "questions", "conversation": "turns", "text": "tokens"}
 PLANNED_AHEAD = 1000  # sequences, so that most faults of the data show before the first step
 WINDOW = 16  # global batches whose sequences are sorted by length together, without packing
 
@@ -52,6 +54,21 @@ class Choice:
     record: int
     item: int
     number: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A document that is not built yet.
+
+    Attributes:
+        choice: which.
+        length: in tokens.
+        num_left_out: questions, turns or tokens that do not fit into it.
+    """
+
+    choice: Choice
+    length: int
+    num_left_out: int
 
 
 class TrainingSequences(Dataset):
@@ -94,7 +111,7 @@ class TrainingSequences(Dataset):
         self.max_seq_length = max_seq_length
         self.num_sequences = num_sequences
         self.seed = seed
-        self.context = context
+        self.max_length = min(max_seq_length, context or max_seq_length)  # of a document
         self._items = {task: [source.items(task) for source in sources] for task in TASKS}
         proportions = {task: getattr(mixture.proportions, task) for task in TASKS}
         total = sum(proportions.values())
@@ -104,7 +121,9 @@ class TrainingSequences(Dataset):
                 raise UserError(
                     f"no record has a {NOUNS[task]}; set mixture.proportions.{task} to 0"
                 )
-        self._plan: list[list[tuple[Choice, int]]] = []  # of each sequence, documents and lengths
+            items = zip(sources, self._items[task], strict=True)
+            refuse_misfits(task, items, chat, mixture, max_seq_length, context)
+        self._plan: list[list[Planned]] = []  # the documents of each sequence
         self._planner = self._packed() if packing else self._by_length(batch)
         self._plan_until(min(num_sequences, PLANNED_AHEAD))
 
@@ -113,54 +132,47 @@ class TrainingSequences(Dataset):
 
     def __getitem__(self, number: int) -> list[Document]:
         self._plan_until(number + 1)
-        return [self._document(choice, self._codes_for(choice)) for choice, _ in self._plan[number]]
+        choices = [document.choice for document in self._plan[number]]
+        return [self._document(choice, self._codes_for(choice)) for choice in choices]
 
     def _plan_until(self, num_sequences: int) -> None:
         self._plan += islice(self._planner, max(0, num_sequences - len(self._plan)))
 
-    def _packed(self) -> Iterator[list[tuple[Choice, int]]]:
-        chosen: list[tuple[Choice, int]] = []
+    def _packed(self) -> Iterator[list[Planned]]:
+        chosen: list[Planned] = []
 
         def lengths() -> Iterator[int]:
             for document in self._documents():
                 chosen.append(document)
-                yield document[1]
+                yield document.length
 
         for numbers in plan_sequences(lengths(), self.max_seq_length):
             yield [chosen[number] for number in numbers]
 
-    def _by_length(self, batch: int) -> Iterator[list[tuple[Choice, int]]]:
+    def _by_length(self, batch: int) -> Iterator[list[Planned]]:
         documents = self._documents()
         for window in count():
-            some = sorted(islice(documents, batch * WINDOW), key=lambda pair: pair[1])
+            some = sorted(islice(documents, batch * WINDOW), key=lambda document: document.length)
             steps = [some[start : start + batch] for start in range(0, len(some), batch)]
             random.Random(f"{self.seed} {window} window").shuffle(steps)
             yield from ([document] for step in steps for document in step)
 
-    def _documents(self) -> Iterator[tuple[Choice, int]]:
-        """The documents of the run, without end, with their lengths."""
+    def _documents(self) -> Iterator[Planned]:
+        """The documents of the run, without end."""
         orders = {task: self._orders(task) for task in self._fractions}
         tasks = _in_turn(list(self._fractions.items()))
         placeholder = range(self.chat.num_image_positions)
         for number in count():
             task = next(tasks)
             choice = Choice(task, *next(orders[task]), number)
-            length = len(self._document(choice, lambda name: placeholder))
-            self._refuse_too_long(choice, length)
-            yield choice, length
-
-    def _refuse_too_long(self, choice: Choice, length: int) -> None:
-        name = self.sources[choice.source].records[choice.record].record_id
-        document = f"a {choice.task} document of the record {name!r} has {length} tokens, more than"
-        if self.context is not None and length > self.context:
-            raise UserError(
-                f"{document} the {self.context} that the language model reads; shorten it, or "
-                f"choose another llm"
-            )
-        if length > self.max_seq_length:
-            raise UserError(
-                f"{document} max_seq_length {self.max_seq_length}; raise that or shorten it"
-            )
+            built = self._document(choice, lambda name: placeholder)
+            document = Planned(choice, len(built), built.num_left_out)
+            if document.length > self.max_length:  # which bytes alone did not tell
+                raise UserError(
+                    f"a {task} of the record {self._record(choice).record_id!r} takes "
+                    f"{document.length} tokens, and a document at most {self.max_length}"
+                )
+            yield document
 
     def _orders(self, task: str) -> Iterator[tuple[int, int, int]]:
         """(source, record, item) of one task without end, each source in a new order each epoch."""
@@ -193,7 +205,7 @@ class TrainingSequences(Dataset):
             image: N token ids of a record's image, or N of anything for the length alone.
         """
         mixture = self.mixture
-        record = self.sources[choice.source].records[choice.record]
+        record = self._record(choice)
         rng = random.Random(f"{self.seed} {choice.number}")
         if choice.task == "question":
             pairs = question_pairs(record.questions)
@@ -207,14 +219,14 @@ class TrainingSequences(Dataset):
                     [image(name) for name in image_names(record, choice.item)],
                     mixture.answer_weight,
                     mixture.drawing_weight,
-                    self.max_seq_length,
+                    self.max_length,
                 )
             except ValueError as error:
                 raise UserError(f"a conversation of {record.record_id!r}: {error}") from error
         if choice.task == "text":
             start = rng.randrange(2**30)
             return text_document(
-                self.chat, record.text or "", mixture.text_weight, self.max_seq_length, start
+                self.chat, record.text or "", mixture.text_weight, self.max_length, start
             )
         caption = rng.choice(record.captions)
         if rng.random() < mixture.caption_dropout:
@@ -224,11 +236,11 @@ class TrainingSequences(Dataset):
     def _questions(self, pairs: list[tuple[str, str]], image: Sequence[int]) -> Document:
         weight = self.mixture.answer_weight
         if self.mixture.several_questions == "shared_prefix":
-            return question_document(self.chat, image, pairs, weight, self.max_seq_length)
+            return question_document(self.chat, image, pairs, weight, self.max_length)
         messages = [turn for q, a in pairs for turn in (("user", q), ("assistant", a))]
         messages[0] = ("user", IMAGE_MARK + messages[0][1])
         return conversation_document(
-            self.chat, messages, [image], weight, max_length=self.max_seq_length
+            self.chat, messages, [image], weight, max_length=self.max_length
         )
 
     def first(self, task: str, number: int) -> list[tuple[TrainingSource, RecordText]]:
@@ -240,17 +252,30 @@ class TrainingSequences(Dataset):
         )
         return list(islice(found, number))
 
+    def record_ids(self, numbers: Sequence[int]) -> list[str]:
+        """Ids of the records in some planned sequences, in order."""
+        self._plan_until(max(numbers, default=-1) + 1)  # workers plan in processes of their own
+        planned = [document for number in numbers for document in self._plan[number]]
+        return [self._record(document.choice).record_id for document in planned]
+
     def describe(self) -> dict[str, Any]:
         """Counts for the log, of the sequences that are planned."""
         planned = [document for sequence in self._plan for document in sequence]
-        num_tokens = sum(length for _, length in planned)
-        tasks = [choice.task for choice, _ in planned]
+        num_tokens = sum(document.length for document in planned)
+        by_task = {task: [d for d in planned if d.choice.task == task] for task in TASKS}
         return {
             "sequences": self.num_sequences,
             "planned_sequences": len(self._plan),
-            **{f"{task}_documents": tasks.count(task) for task in TASKS},
+            **{f"{task}_documents": len(found) for task, found in by_task.items()},
+            "left_out": {
+                unit: sum(document.num_left_out for document in by_task[task])
+                for task, unit in LEFT_OUT.items()
+            },
             "padding_fraction": 1 - num_tokens / (len(self._plan) * self.max_seq_length),
         }
+
+    def _record(self, choice: Choice) -> RecordText:
+        return self.sources[choice.source].records[choice.record]
 
 
 def _in_turn(fractions: list[tuple[Any, float]]) -> Iterator[Any]:

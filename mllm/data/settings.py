@@ -54,6 +54,18 @@ class MixtureSettings(Settings):
     text_weight: NonNegativeFloat = 1.0
     """Weight of one plain text in the loss, divided among its tokens."""
 
+    @model_validator(mode="after")
+    def _some_label_counts(self) -> "MixtureSettings":
+        weights = {
+            "question": self.answer_weight,
+            "drawing": self.drawing_weight,
+            "conversation": self.answer_weight + self.drawing_weight,
+            "text": self.text_weight,
+        }
+        if not any(weights[task] for task, part in dict(self.proportions).items() if part):
+            raise ValueError("every label would have the weight 0; raise one of the weights")
+        return self
+
 
 class SourceSettings(Settings):
     """One prepared folder of several."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.records import IMAGE_MARK, Question, RecordText
+from runtime.errors import UserError
 from tokenizer.extraction.code_shards import CodeStore
 
 # The order in which tasks that are owed as much take turns; the last one that is trained fills in.
@@ -46,13 +47,25 @@ class TrainingSource:
         has_codes = self.codes is not None
         if task == "conversation":
             for item in range(len(record.conversations)):
-                if has_codes or not image_names(record, item):
+                names = image_names(record, item)
+                if has_codes or not names:
+                    self._require_codes(names)
                     yield item
         elif task == "text":
             yield from range(bool(record.text))
         elif record.has_image and has_codes:
             found = question_pairs(record.questions) if task == "question" else record.captions
-            yield from range(bool(found))
+            if found:
+                self._require_codes([record.record_id])
+                yield 0
+
+    def _require_codes(self, names: list[str]) -> None:
+        for name in names:
+            if self.codes is not None and name not in self.codes:
+                raise UserError(
+                    f"{self.codes.folder} has no codes for the record {name!r}; extract codes from "
+                    f"the same prepared data"
+                )
 
 
 def question_pairs(questions: list[Question]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from mllm.model.chat_template import IMAGE_TOKENS
 from mllm.model.configuration_unified import UnifiedConfig
 from mllm.model.processing_unified import UnifiedProcessor
 from runtime.errors import UserError, says
+from runtime.memory import require_memory
 from runtime.run_folder import make_folder
 from runtime.settings import to_dict
 from tokenizer.model.image_processing_semhitok import image_processor
@@ -46,8 +47,15 @@ def init_mllm(settings: InitSettings) -> Path:
         image_sampler=to_dict(settings.sampler),
     )
     try:
+        with torch.device("meta"):
+            num_numbers = sum(
+                p.numel() for p in UnifiedForConditionalGeneration(config).parameters()
+            )
+        require_memory(
+            4 * num_numbers, f"a model of {num_numbers:,} parameters", "choose smaller sizes"
+        )
         model = UnifiedForConditionalGeneration(config)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"no unified model can be built on a {text_config.model_type!r} model: {says(error)}"
         ) from error

@@ -40,6 +40,7 @@ class ChatEncoder:
     num_image_positions: int
     _render: Callable[[str, str | None], tuple[int, ...]] = field(init=False, repr=False)
     _control: tuple[str, ...] = field(init=False, repr=False)
+    _frame: int | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         # Data sets repeat few questions often; rendering a template costs 0.1 ms each time.
@@ -70,6 +71,14 @@ class ChatEncoder:
                 "the chat template writes a question that has an answer differently from one that "
                 "has none, so answers cannot be told from prompts; use another template"
             )
+
+    def most_tokens(self, messages: Sequence[str], num_images: int) -> int:
+        """At least as many tokens as a chat of some messages about some images takes."""
+        if self._frame is None:
+            self._frame = len(self._render("a", "a"))
+        num_bytes = sum(len(message.encode()) for message in messages)
+        images = num_images * (self.num_image_positions + 2)
+        return num_bytes + (len(messages) + 1) * self._frame + images
 
     def length(self, token_ids: Sequence[int]) -> int:
         """Tokens with N for each image, of ids with one."""

@@ -80,6 +80,9 @@ def put_lora(
             )
         return
     settings = lora.model_dump(exclude={"load_in_4bit"}) | {"token_ids": token_ids}
+    width = model.config.text_config.hidden_size
+    if lora.rank > width:
+        raise UserError(f"lora.rank {lora.rank} exceeds the width of the model, {width}; lower it")
     if has is None:
         try:
             add_lora(model, settings)

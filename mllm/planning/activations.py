@@ -59,7 +59,8 @@ def activations(model: UnifiedModel, length: int, dtype: torch.dtype) -> Activat
     return Activations(
         layers=total,
         checkpointed=text.num_hidden_layers * inputs + max(per_layer),
-        mask=length**2 * (1 + dtype.itemsize),
+        # A mask is made for each document, and none is longer than the context.
+        mask=length * min(length, model.config.context_length or length) * (1 + dtype.itemsize),
     )
 
 

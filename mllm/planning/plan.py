@@ -7,6 +7,7 @@ allocator's gaps and the kernels' workspace.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 
@@ -106,7 +107,7 @@ def make_plan(
         UserError: if the model is not known, an image does not fit into a sequence, or the batch
             cannot be divided among the ranks.
     """
-    sizes = _micro_batch_sizes(settings, num_gpus)
+    sizes = micro_batch_sizes(settings, num_gpus)
     model = planned_model(settings, init)
     num_positions = model.config.num_image_positions
     if settings.max_seq_length < num_positions + 4:
@@ -140,20 +141,25 @@ def make_plan(
     return plan
 
 
-def _micro_batch_sizes(settings: PhaseSettings, num_gpus: int) -> list[int]:
-    """What a micro-batch may be: the given size, or every divisor of a rank's sequences."""
+def micro_batch_sizes(settings: PhaseSettings, num_ranks: int) -> list[int]:
+    """What a micro-batch may be: the given size, or every divisor of a rank's sequences.
+
+    Raises:
+        UserError: if the batch cannot be divided among the ranks.
+    """
     size, given = settings.global_batch_size, settings.micro_batch_size
-    if size % num_gpus:
+    if size % num_ranks:
         raise UserError(
-            f"global_batch_size {size} is not a multiple of {num_gpus} GPUs; change one of them"
+            f"global_batch_size {size} is not a multiple of {num_ranks} ranks; change one of them"
         )
-    if given is not None and (size // num_gpus) % given:
+    per_rank = size // num_ranks
+    if given is not None and per_rank % given:
         raise UserError(
-            f"global_batch_size {size} is not a multiple of micro_batch_size {given} × {num_gpus} "
-            f"GPUs; change one of them"
+            f"global_batch_size {size} is not a multiple of micro_batch_size {given} × {num_ranks} "
+            f"ranks; change one of them"
         )
-    per_rank = size // num_gpus
-    return [given] if given else [n for n in range(1, per_rank + 1) if per_rank % n == 0]
+    small = [n for n in range(1, isqrt(per_rank) + 1) if per_rank % n == 0]
+    return [given] if given else sorted({*small, *(per_rank // n for n in small)})
 
 
 def _shardings(plan: Plan, sizes: Sequence[int]) -> list[Sharding]:
@@ -190,19 +196,23 @@ def _shardings(plan: Plan, sizes: Sequence[int]) -> list[Sharding]:
     return shardings
 
 
-def micro_batch_that_fits(settings: PhaseSettings, num_ranks: int) -> int:
-    """The largest micro-batch for the memory of this GPU.
+def micro_batch_that_fits(settings: PhaseSettings, num_ranks: int, memory: int) -> int:
+    """The given micro-batch, or the largest one.
+
+    Args:
+        settings: of the training phase.
+        num_ranks: of the run.
+        memory: bytes of each rank.
 
     Raises:
-        UserError: if not even one sequence fits.
+        UserError: if it does not fit into the memory, or not even one sequence does.
     """
-    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     plan = make_plan(settings, None, num_ranks, memory)
     (chosen,) = [sharding for sharding in plan.shardings if sharding.chosen]
     if not chosen.micro_batch_size:
         raise UserError(
-            f"one sequence of {settings.max_seq_length} tokens needs {chosen.peak / 1e9:.0f} GB of "
-            f"the {memory / 1e9:.0f} GB here; see `semhitok plan`, or give micro_batch_size to try "
-            f"it"
+            f"training takes {chosen.peak / 1e9:,.1f} GB with {settings.micro_batch_size or 1} "
+            f"sequences of {settings.max_seq_length:,} tokens at once, of the {memory / 1e9:,.1f} "
+            f"GB here; see `semhitok plan`, lower max_seq_length or micro_batch_size, or train less"
         )
     return chosen.micro_batch_size

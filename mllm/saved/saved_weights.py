@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -37,7 +38,13 @@ class Weights:
         if name not in self._files:
             raise UserError(f"the weights in {self.folder} lack {name}; copy the folder again")
         with self._open(self._files[name]) as file:
-            return file.get_tensor(name)
+            tensor = file.get_tensor(name)
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(
+                f"the weights in {self.folder} are not finite ({name}): the training diverged, or "
+                f"the file is damaged; train again with a lower learning rate, or copy it again"
+            )
+        return tensor
 
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:

@@ -7,9 +7,10 @@ from transformers import TrainingArguments
 
 from mllm.phase.deepspeed_config import read_deepspeed
 from mllm.phase.settings import PhaseSettings
-from mllm.planning.plan import micro_batch_that_fits
+from mllm.planning.plan import micro_batch_sizes, micro_batch_that_fits
 from mllm.training.deepspeed import start_deepspeed
 from runtime.errors import UserError
+from runtime.memory import available_bytes
 
 
 def training_arguments(settings: PhaseSettings, universal: bool = False) -> TrainingArguments:
@@ -25,15 +26,7 @@ def training_arguments(settings: PhaseSettings, universal: bool = False) -> Trai
     """
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     use_cpu = settings.use_cpu or not torch.cuda.is_available()
-    micro = settings.micro_batch_size
-    if micro is None and not use_cpu:
-        micro = micro_batch_that_fits(settings, num_ranks)
-    micro = micro or max(1, settings.global_batch_size // num_ranks)
-    if settings.global_batch_size % (micro * num_ranks):
-        raise UserError(
-            f"global_batch_size {settings.global_batch_size} is not a multiple of micro_batch_size "
-            f"{micro} × {num_ranks} ranks; change one of them"
-        )
+    micro = _micro_batch_size(settings, num_ranks, use_cpu)
     if settings.attention != "sdpa" and use_cpu:
         raise UserError(
             f"attention {settings.attention} trains only on a GPU; set attention to sdpa"
@@ -66,6 +59,7 @@ def training_arguments(settings: PhaseSettings, universal: bool = False) -> Trai
         remove_unused_columns=False,
         seed=settings.seed,
         logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,  # it would log 0 for NaN
         save_strategy="steps",
         save_steps=settings.checkpoint_every,
         report_to=[],
@@ -73,3 +67,15 @@ def training_arguments(settings: PhaseSettings, universal: bool = False) -> Trai
         log_level="error",
         ddp_find_unused_parameters=False,
     )
+
+
+def _micro_batch_size(settings: PhaseSettings, num_ranks: int, use_cpu: bool) -> int:
+    """Sequences per forward pass. What a GPU cannot hold it says; a CPU would be killed."""
+    if use_cpu:
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return micro_batch_that_fits(settings, num_ranks, available_bytes() // ranks_here)
+    if settings.micro_batch_size is not None:
+        return micro_batch_sizes(settings, num_ranks)[0]
+    device = torch.cuda.current_device()
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return micro_batch_that_fits(settings, num_ranks, memory)

@@ -1,9 +1,9 @@
 """Which checkpoint a run resumes from: the newest that was written completely.
 
 A checkpoint is whole once it holds `whole.json`, which rank 0 writes after every rank has finished;
-it lists the files with their sizes, so that a truncated copy is found too. While a checkpoint is
-being written or deleted it holds `unfinished.json`: a run killed there leaves nothing to mend, and
-the next one resumes from the checkpoint before.
+it lists the files with their checksums, so that a truncated or damaged copy is found too. While a
+checkpoint is being written or deleted it holds `unfinished.json`: a run killed there leaves nothing
+to mend, and the next one resumes from the checkpoint before.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.files import read_json, write_json
+from runtime.files import file_sha256, read_json, write_json
 
 WHOLE, UNFINISHED = "whole.json", "unfinished.json"
 
@@ -41,7 +41,7 @@ def begin(folder: Path) -> None:
 def finish(folder: Path, num_ranks: int) -> None:
     """Mark a checkpoint that every rank has written, and delete the ones before it."""
     files = {
-        str(path.relative_to(folder)): path.stat().st_size
+        str(path.relative_to(folder)): file_sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != UNFINISHED
     }
@@ -96,12 +96,11 @@ def _problem(folder: Path) -> str | None:
             return f"it was written as step {whole['step']}"
     except (UserError, KeyError, TypeError):
         return f"{WHOLE} cannot be read"
-    for name, size in files.items():
-        path = folder / name
-        if not path.is_file():
+    for name, checksum in files.items():
+        if not (folder / name).is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, not {size}"
+        if file_sha256(folder / name) != checksum:
+            return f"the checksum of {name} differs"
     return None
 
 

@@ -123,11 +123,11 @@ class Reporter(TrainerCallback):
             self.log.write(state.global_step, **values)
         self.progress.update(0, loss=values["loss"])
 
-    def on_train_end(self, args, state, control, **kwargs):
-        assert self.progress is not None
-        self.progress.__exit__(None, None, None)
-        if self.log is not None:
-            self.log.close()
+    def close(self) -> None:
+        """Finish the bar and the files, however the run ends."""
+        for opened in (self.progress, self.log):
+            if opened is not None:
+                opened.__exit__(None, None, None)
 
 
 def _learning_rates(learning_rate: float, multipliers: dict[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ accumulation change nothing but speed.
 """
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from mllm.saved.saved_weights import saved_code_fingerprint
 from mllm.training.arguments import training_arguments
 from mllm.training.checkpoints import Checkpoint, delete_all, newest
 from mllm.training.deepspeed import make_universal
+from mllm.training.nonfinite import BadSteps
 from mllm.training.report import Reporter, Tally
 from mllm.training.samples import Samples
 from mllm.training.save import save_trained
@@ -61,8 +63,8 @@ def _train(settings: PhaseSettings) -> Path:
     # DeepSpeed's shards are of one number of ranks; the Trainer's own checkpoints are of any.
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     universal = settings.deepspeed is not None and last is not None and last.num_ranks != num_ranks
-    arguments = training_arguments(settings, universal)
     processor = load_processor(settings.model)
+    arguments = training_arguments(settings, universal)
     sequences = _sequences(settings, processor)
     set_seed(settings.seed)
     # Only now, so that a refused run leaves the folder as it was.
@@ -70,14 +72,17 @@ def _train(settings: PhaseSettings) -> Path:
     refuse_other_run(settings.out, sequences.sources)
     write_json(run.path / "sequences.json", sequences.describe())
     model = _model(settings, processor)
-    trainer = _trainer(settings, model, processor, sequences, arguments, universal)
+    trainer, reporter = _trainer(settings, model, processor, sequences, arguments, universal)
     if universal and last is not None:
         if trainer.is_world_process_zero():
             make_universal(last.folder)
         trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=None if last is None else str(last.folder))
+    with closing(reporter):
+        trainer.train(resume_from_checkpoint=None if last is None else str(last.folder))
     if settings.deepspeed is not None:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
+        if trainer.bad_steps.steps:
+            trainer.bad_steps.stop()
     model_folder = run.path / "model"
     with whole_folder(model_folder) as unfinished:
         save_trained(trainer, settings, model, unfinished)
@@ -142,11 +147,12 @@ def _trainer(
     sequences: TrainingSequences,
     arguments: TrainingArguments,
     universal: bool,
-) -> UnifiedTrainer:
+) -> tuple[UnifiedTrainer, Reporter]:
     length = settings.max_seq_length
     packed_length = length if settings.packing else None
     pad_token_id = processor.tokenizer.pad_token_id
     groups, tally = parameter_groups(model, settings), Tally()
+    bad_steps = BadSteps(sequences, settings.global_batch_size, settings.out)
     trainer = UnifiedTrainer(
         model=model,
         args=arguments,
@@ -155,6 +161,7 @@ def _trainer(
         settings=settings,
         groups=groups,
         tally=tally,
+        bad_steps=bad_steps,
         universal=universal,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
@@ -163,4 +170,4 @@ def _trainer(
     trainer.add_callback(reporter)
     if (every := settings.samples_every) is not None:
         trainer.add_callback(Samples(trainer, reporter, settings.out, processor, sequences, every))
-    return trainer
+    return trainer, reporter

@@ -71,6 +71,11 @@ def cut(folder):
     (folder / "weights").write_bytes(b"1234")
 
 
+def zero(folder):
+    size = (folder / "weights").stat().st_size
+    (folder / "weights").write_bytes(bytes(size))
+
+
 def lose(folder):
     shutil.rmtree(folder / "part")
 
@@ -86,7 +91,8 @@ def garble(folder):
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (cut, "weights has 4 bytes, not 8"),
+        (cut, "the checksum of weights differs"),
+        (zero, "the checksum of weights differs"),
         (lose, "part/optimizer is missing"),
         (unmark, r"no whole\.json"),
         (garble, r"whole\.json cannot be read"),

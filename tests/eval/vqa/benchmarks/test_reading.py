@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import datasets

@@ -1,0 +1,69 @@
+"""A run that diverges stops, names its step and records, and saves nothing."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from mllm.training.train import train_mllm
+from mllm.training.trainer import UnifiedTrainer
+from runtime.metrics_log import read_metrics
+from semhitok import main as cli
+from tests.mllm.tiny import write_phase
+from tests.mllm.training.test_train import same, weights
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_learning_rate_that_explodes_is_one_sentence(world, tmp_path, capsys, optimizer):
+    out = tmp_path / "run"
+    settings = world.phase(
+        out, num_steps=80, learning_rate=1e6, checkpoint_every=5, optimizer=optimizer
+    )
+    config = write_phase(
+        tmp_path / "mllm.yaml", settings.model_copy(update={"checkpoint_every": 5})
+    )
+    assert cli.main(["train", "mllm", "--config", str(config)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("semhitok: error: the loss or gradient of the steps")
+    assert "is not finite, and no model is saved" in error and "lower learning_rate" in error
+    assert not (out / "model").exists() and not (out / "finished.json").exists()
+    bad = json.loads((out / "nonfinite_batches.json").read_text())
+    assert len(bad) == 10 and bad[-1]["step"] - bad[0]["step"] == 9
+    names = {record.record_id for record in world_records(world)}
+    assert all(set(step["record_ids"]) <= names and step["record_ids"] for step in bad)
+    # Nothing says 0 in place of a loss that is none.
+    lines = {line["step"]: line for line in read_metrics(out)}
+    for step in bad[:-1]:
+        line = lines[step["step"]]
+        assert not math.isfinite(line["loss"]) or not math.isfinite(line["grad_norm"])
+    assert all(line["loss"] != 0 for line in lines.values())
+
+
+def world_records(world):
+    from data_pipelines.loading.dataset import PreparedDataset
+
+    return list(PreparedDataset(world.data).texts())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_one_bad_step_moves_nothing_and_the_log_recovers(
+    world, tmp_path, monkeypatch, capsys, optimizer
+):
+    compute, kept = UnifiedTrainer.compute_loss, {}
+
+    def spoiled(self, model, *args, **kwargs):
+        loss = compute(self, model, *args, **kwargs)
+        if self.state.global_step in (2, 3):  # before and after the third step
+            kept[self.state.global_step] = {n: p.clone() for n, p in model.named_parameters()}
+        return loss * float("nan") if self.state.global_step == 2 else loss
+
+    monkeypatch.setattr(UnifiedTrainer, "compute_loss", spoiled)
+    folder = train_mllm(world.phase(tmp_path, num_steps=5, optimizer=optimizer))
+    assert (
+        "step 3 skipped: a loss or gradient is not finite (1 in a row)" in capsys.readouterr().err
+    )
+    assert same(kept[2], kept[3])
+    losses = [line["loss"] for line in read_metrics(tmp_path)]
+    assert [math.isfinite(loss) for loss in losses] == [True, True, False, True, True]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(folder).values())
