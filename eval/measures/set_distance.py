@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from runtime.errors import UserError
-from runtime.rank_group import RankGroup
 
 KID_SUBSET_SIZE = 1000
 KID_NUM_SUBSETS = 100
@@ -153,43 +152,6 @@ def _discrepancy(ours: Tensor, theirs: Tensor) -> float:
 
     within = sum(float(k.sum() - k.trace()) for k in (kernel(ours, ours), kernel(theirs, theirs)))
     return within / (size * (size - 1)) - 2 * float(kernel(ours, theirs).mean())
-
-
-class SetFeatures:
-    """What is kept of a set while its images go by, on one rank or several.
-
-    Attributes:
-        sums: of all the images seen.
-        features: (N, D) of them; empty unless `keep`.
-    """
-
-    def __init__(self, dim: int, keep: bool = True):
-        self.sums = FeatureSums.zero(dim)
-        self.keep = keep
-        self._parts = [torch.zeros(0, dim)]
-
-    def add(self, features: Tensor) -> None:
-        """Take in a batch, (B, D)."""
-        self.sums = self.sums + FeatureSums.of(features)
-        if self.keep:
-            self._parts.append(features.float())
-
-    @property
-    def features(self) -> Tensor:
-        return torch.cat(self._parts)
-
-    def gathered(self, ranks: RankGroup) -> "SetFeatures":
-        """The whole set, on every rank; rank r has seen the images r, r + W, r + 2W, ….
-
-        Raises:
-            UserError: if a rank is lost.
-        """
-        parts = ranks.gather((self.sums, self.features))
-        whole = SetFeatures(len(self.sums.total), self.keep)
-        for sums, _ in parts:
-            whole.sums = whole.sums + sums
-        whole._parts = [in_order([features for _, features in parts])]
-        return whole
 
 
 def in_order(parts: Sequence[Tensor]) -> Tensor:

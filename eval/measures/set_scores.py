@@ -9,8 +9,8 @@ from torch import Tensor
 from eval.measures.feature_networks import FeatureNetwork
 from eval.measures.set_distance import (
     FeatureSums,
-    SetFeatures,
     frechet_distance,
+    in_order,
     kernel_distance,
     kernel_rule,
 )
@@ -43,41 +43,48 @@ class SetDistances:
     """
 
     def __init__(self, networks: Sequence[FeatureNetwork], kinds: Sequence[str]):
-        self.networks = networks
-        self.kinds = kinds
-        keep = "kid" in kinds
-        self._sets = [[SetFeatures(n.dim, keep), SetFeatures(n.dim, keep)] for n in networks]
-        # Of groups the features themselves: their sums are as large as those of the whole sets.
-        self._groups: dict[str, list[tuple[list[Tensor], list[Tensor]]]] = {}
+        self.networks, self.kinds = networks, kinds
+        # Of each network and side: sums, which are all that a Fréchet distance needs, and the
+        # features themselves, for a kernel distance or groups; of each side the groups of these.
+        self._sums = [[FeatureSums.zero(network.dim) for _ in range(2)] for network in networks]
+        self._features: list[list[list[Tensor]]] = [[[], []] for _ in networks]
+        self._groups: list[list[str]] = [[], []]
 
     def add(self, images: Tensor | None, others: Tensor | None, group: str = "") -> None:
         """Take in a batch of either set, (B, 3, H, W) in [-1, 1], also into the group of a name."""
-        if group and group not in self._groups:
-            self._groups[group] = [([], []) for _ in self.networks]
-        for i, (network, sets) in enumerate(zip(self.networks, self._sets, strict=True)):
-            for side, batch in enumerate((images, others)):
-                if batch is not None and len(batch):
-                    features = network(batch)
-                    sets[side].add(features)
-                    if group:
-                        self._groups[group][i][side].append(features)
+        for side, batch in enumerate((images, others)):
+            if batch is None or not len(batch):
+                continue
+            is_kept = bool(group) or "kid" in self.kinds
+            self._groups[side] += [group] * len(batch) * is_kept
+            for i, network in enumerate(self.networks):
+                features = network(batch)
+                self._sums[i][side] += FeatureSums.of(features)
+                if is_kept:
+                    self._features[i][side].append(features.float())
 
     def scores(self, ranks: RankGroup | None = None) -> Scores:
         """Name of each distance → `value`, `interval` (None), `network`, numbers of images.
 
-        KID says how its estimates were taken (`rule`), and has their deviation (`std`) where there
+        KID names how its estimates were taken (`rule`), and has their deviation (`std`) where there
         are several.
 
         Args:
-            ranks: who has seen the other images; None where this process has seen all.
+            ranks: who has seen the other images; None where this process has seen all. Rank r of W
+                has seen the images r, r + W, r + 2W, ….
         """
         found: Scores = {}
-        for network, sets in zip(self.networks, self._sets, strict=True):
-            ours, theirs = sets if ranks is None else [kept.gathered(ranks) for kept in sets]
+        for i, network in enumerate(self.networks):
+            sums, features = list(self._sums[i]), [self._kept(i, side) for side in range(2)]
+            for side in range(2):
+                if ranks is not None:
+                    parts = ranks.gather((sums[side], features[side]))
+                    sums[side] = sum((part for part, _ in parts), FeatureSums.zero(network.dim))
+                    features[side] = in_order([part for _, part in parts])
             if "frechet" in self.kinds:
-                found[network.frechet_name] = _frechet(network, ours.sums, theirs.sums)
+                found[network.frechet_name] = _frechet(network, *sums)
             if "kid" in self.kinds:
-                found[network.kid_name] = _kernel(network, ours.features, theirs.features)
+                found[network.kid_name] = _kernel(network, *features)
         return found
 
     def group_scores(self) -> dict[str, Scores]:
@@ -87,10 +94,11 @@ class SetDistances:
             UserError: if a group has fewer than two images on either side.
         """
         found: dict[str, Scores] = {}
-        for name, of_networks in sorted(self._groups.items()):
+        for name in sorted({*self._groups[0], *self._groups[1]} - {""}):
             scores = found[name] = {}
-            for network, sides in zip(self.networks, of_networks, strict=True):
-                ours, theirs = (torch.cat(side or [torch.zeros(0, network.dim)]) for side in sides)
+            of_group = [torch.tensor([its == name for its in groups]) for groups in self._groups]
+            for i, network in enumerate(self.networks):
+                ours, theirs = (self._kept(i, side)[of_group[side]] for side in range(2))
                 is_enough = min(len(ours), len(theirs)) > network.dim
                 if "frechet" in self.kinds and is_enough:
                     sums = FeatureSums.of(ours), FeatureSums.of(theirs)
@@ -98,6 +106,11 @@ class SetDistances:
                 if "kid" in self.kinds or not is_enough:
                     scores[network.kid_name] = _kernel(network, ours, theirs)
         return found
+
+    def _kept(self, network: int, side: int) -> Tensor:
+        """(N, D) features of one side."""
+        empty = torch.zeros(0, self.networks[network].dim)
+        return torch.cat([empty, *self._features[network][side]])
 
 
 def _frechet(network: FeatureNetwork, ours: FeatureSums, theirs: FeatureSums) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Example:
 Shapes: B batch, N image positions, K semantic codes, M pixel codes per semantic code, H·W pixels.
 """
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from eval.reconstruction.worst_pairs import WorstPairs, save_pair
 from eval.reports.page import write_report
 from mllm.saved.fingerprint import model_fingerprint
 from runtime.errors import UserError
-from runtime.files import write_json
+from runtime.files import write_bytes, write_json
 from runtime.json_lines import write_rows
 from runtime.progress import Progress
 from runtime.rank_group import RankGroup
@@ -200,13 +201,15 @@ def _measure(
 
 
 def _save(out: Path, measured: _Measured, summary: dict[str, Any]) -> None:
+    codes = io.BytesIO()
     np.savez_compressed(
-        out / "codes.npz",
+        codes,
         semantic=np.stack([semantic for semantic, _ in measured.maps]),
         pixel=np.stack([pixel for _, pixel in measured.maps]),
         semantic_counts=measured.counts.sum(axis=1),
         pixel_counts=measured.counts,
     )
+    write_bytes(out / "codes.npz", codes.getvalue())
     write_rows(out / "per_image.jsonl", measured.rows)
     write_json(out / "summary.json", summary)  # last: its presence says the rest is complete
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from eval.measures.feature_networks import FeatureNetwork
 from eval.measures.set_distance import (
     FeatureSums,
-    SetFeatures,
     frechet_distance,
     in_order,
     kernel_distance,
     kernel_rule,
     require_enough_images,
 )
+from eval.measures.set_scores import SetDistances
 from runtime.errors import UserError
 from runtime.rank_group import RankGroup
 from tests.ports import free_port
@@ -148,16 +149,14 @@ def _rank(rank, world_size, port, folder):
     torch.set_num_threads(1)  # a fork of a process with threads must not use its pool
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    network = FeatureNetwork("pixels", "pixels", 12, "f0", lambda images: images.flatten(1))
     with RankGroup() as ranks:
-        sets = []
-        for images in two_sets():
-            mine = SetFeatures(12)
-            for batch in images.flatten(1)[rank::world_size].split(9):
-                mine.add(batch)
-            sets.append(mine.gathered(ranks))
-        distance = frechet_distance(sets[0].sums, sets[1].sums)
-        kernel = kernel_distance(sets[0].features, sets[1].features, 20, 5)
-    torch.save((sets[0].sums.count, distance, *kernel), f"{folder}/{world_size}-{rank}")
+        distances = SetDistances([network], ["frechet", "kid"])
+        ours, theirs = (images[rank::world_size].split(9) for images in two_sets())
+        for pair in zip(ours, theirs, strict=True):
+            distances.add(*pair)
+        found = distances.scores(ranks)
+    torch.save(found, f"{folder}/{world_size}-{rank}")
 
 
 @pytest.mark.slow
@@ -180,10 +179,11 @@ def test_three_ranks_find_what_one_finds(tmp_path):
     finally:
         for process in processes:
             process.kill()
-    count, distance, *kernel = torch.load(tmp_path / "1-0")
-    assert count == 60 and distance > 0.1
+    one = torch.load(tmp_path / "1-0")
+    frechet, kernel = one.values()
+    assert frechet["num_images"] == [60, 60] and frechet["value"] > 0.001
     for rank in range(3):
-        its_count, its_distance, *its_kernel = torch.load(tmp_path / f"3-{rank}")
-        assert its_count == 60  # all of them, on every rank
-        assert its_distance == pytest.approx(distance, rel=1e-10)
+        its_frechet, its_kernel = torch.load(tmp_path / f"3-{rank}").values()
+        assert its_frechet["num_images"] == [60, 60]  # all of them, on every rank
+        assert its_frechet["value"] == pytest.approx(frechet["value"], rel=1e-10)
         assert its_kernel == kernel
