@@ -134,6 +134,8 @@ class PhaseSettings(Settings):
     H100 989 in bfloat16), for the fraction of it that training uses (MFU); by default not said."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints, from which a killed run resumes."""
+    overwrite: bool = False
+    """Start again in place of what `out` holds, finished or not."""
 
     @model_validator(mode="after")
     def _possible(self) -> "PhaseSettings":

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from mllm.phase.deepspeed_config import read_deepspeed
 from mllm.phase.settings import PhaseSettings
 from mllm.planning.plan import micro_batch_sizes, micro_batch_that_fits
+from mllm.training.checkpoints import CHECKPOINTS
 from mllm.training.deepspeed import start_deepspeed
 from runtime.errors import UserError
 from runtime.memory import available_bytes
@@ -38,7 +39,7 @@ def training_arguments(settings: PhaseSettings, universal: bool = False) -> Trai
             deepspeed["checkpoint"] = {**deepspeed.get("checkpoint", {}), "load_universal": True}
         start_deepspeed(use_cpu)
     return TrainingArguments(
-        output_dir=str(settings.out / "checkpoints"),
+        output_dir=str(settings.out / CHECKPOINTS),
         max_steps=settings.num_steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.global_batch_size // (micro * num_ranks),

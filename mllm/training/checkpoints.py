@@ -13,6 +13,8 @@ from pathlib import Path
 from runtime.errors import UserError
 from runtime.files import file_sha256, read_json, write_json
 
+CHECKPOINTS = "checkpoints"
+"""Their folder in that of the run."""
 WHOLE, UNFINISHED = "whole.json", "unfinished.json"
 
 

@@ -60,7 +60,7 @@ class BadSteps:
         raise UserError(
             f"the loss or gradient of the steps {self.steps[0]} to {self.steps[-1]} is not finite, "
             f"and no model is saved; the records of their batches are in {path}: look at those, or "
-            f"lower learning_rate"
+            f"lower learning_rate, and add overwrite=true"
         )
 
     def _describe(self, step: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from mllm.planning.flops import flops_per_sequence
 from mllm.saved.load import load_config, load_processor
 from mllm.saved.saved_weights import saved_code_fingerprint
 from mllm.training.arguments import training_arguments
-from mllm.training.checkpoints import Checkpoint, delete_all, newest
+from mllm.training.checkpoints import CHECKPOINTS, Checkpoint, delete_all, newest
 from mllm.training.deepspeed import make_universal
 from mllm.training.nonfinite import BadSteps
 from mllm.training.report import Reporter, Tally
@@ -37,29 +37,48 @@ from mllm.training.samples import Samples
 from mllm.training.save import save_trained
 from mllm.training.trainer import UnifiedTrainer
 from runtime.files import write_json
-from runtime.resume import refuse_other_settings
+from runtime.ranks import is_main_rank
+from runtime.resume import (
+    forget_finished,
+    is_finished,
+    mark_finished,
+    refuse_other_settings,
+    run_lock,
+)
 from runtime.run_folder import RunDirectory
 from runtime.settings import to_dict
 from runtime.yaml_values import read_values
-from tokenizer.saved.model_folder import whole_folder
+from tokenizer.saved.model_folder import refuse_nonfinite, whole_folder
 
 
 def train_mllm(settings: PhaseSettings) -> Path:
     """Train from `settings.model`, or from the last whole checkpoint in `settings.out`.
 
+    A finished run stays as it is.
+
     Returns:
         The folder of the trained model, `out/model`.
+
+    Raises:
+        UserError: if settings, data and folders do not fit, training diverges, or another run is
+            using the folder.
     """
     in_a_group = torch.distributed.is_initialized()
-    try:
-        return _train(settings)
-    finally:
-        if torch.distributed.is_initialized() and not in_a_group:
-            torch.distributed.destroy_process_group()
+    with run_lock(settings.out):
+        if settings.overwrite and is_main_rank():
+            forget_finished(settings.out)
+            delete_all(settings.out / CHECKPOINTS)
+        if not settings.overwrite and is_finished(settings.out, settings):
+            return settings.out / "model"
+        try:
+            return _train(settings)
+        finally:
+            if torch.distributed.is_initialized() and not in_a_group:
+                torch.distributed.destroy_process_group()
 
 
 def _train(settings: PhaseSettings) -> Path:
-    last = _last_checkpoint(settings)
+    last = None if settings.overwrite else _last_checkpoint(settings)
     # DeepSpeed's shards are of one number of ranks; the Trainer's own checkpoints are of any.
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     universal = settings.deepspeed is not None and last is not None and last.num_ranks != num_ranks
@@ -81,9 +100,10 @@ def _train(settings: PhaseSettings) -> Path:
         trainer.train(resume_from_checkpoint=None if last is None else str(last.folder))
     if settings.deepspeed is not None:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
-        if trainer.bad_steps.steps:
-            trainer.bad_steps.stop()
+    if trainer.bad_steps.steps:  # the weights may be those of a run that diverged
+        trainer.bad_steps.stop()
     model_folder = run.path / "model"
+    refuse_nonfinite(model, f"the model for {model_folder}")
     with whole_folder(model_folder) as unfinished:
         save_trained(trainer, settings, model, unfinished)
         if trainer.is_world_process_zero():
@@ -92,6 +112,7 @@ def _train(settings: PhaseSettings) -> Path:
             processor.save_pretrained(unfinished)
         trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        mark_finished(settings.out, settings)
         delete_all(Path(arguments.output_dir))
     return model_folder
 
@@ -102,12 +123,12 @@ def _last_checkpoint(settings: PhaseSettings) -> Checkpoint | None:
     Raises:
         UserError: if the run had other settings, or its checkpoints are damaged.
     """
-    last = newest(settings.out / "checkpoints")
+    last = newest(settings.out / CHECKPOINTS)
     saved = settings.out / "config.yaml"
     if last is not None and saved.is_file():
         # These spread the same steps otherwise, as another number of ranks may ask for.
         free = {name: getattr(settings, name) for name in ("micro_batch_size", "num_workers")}
-        refuse_other_settings(settings.out / "checkpoints", settings, read_values(saved) | free)
+        refuse_other_settings(settings.out / CHECKPOINTS, settings, read_values(saved) | free)
     return last
 
 

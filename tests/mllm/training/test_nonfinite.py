@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 
+from data_pipelines.loading.dataset import PreparedDataset
 from mllm.training.train import train_mllm
 from mllm.training.trainer import UnifiedTrainer
+from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
 from semhitok import main as cli
 from tests.mllm.tiny import write_phase
@@ -41,9 +43,36 @@ def test_a_learning_rate_that_explodes_is_one_sentence(world, tmp_path, capsys, 
 
 
 def world_records(world):
-    from data_pipelines.loading.dataset import PreparedDataset
-
     return list(PreparedDataset(world.data).texts())
+
+
+def test_what_the_sentence_says_helps_in_that_folder(world, tmp_path, capsys):
+    diverged = world.phase(tmp_path, num_steps=30, learning_rate=1e6, checkpoint_every=5)
+    with pytest.raises(UserError, match="lower learning_rate, and add overwrite=true"):
+        train_mllm(diverged)
+    lower = diverged.model_copy(update={"learning_rate": 1e-3, "num_steps": 3, "overwrite": True})
+    train_mllm(lower)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_run_that_ends_in_bad_steps_saves_nothing(world, tmp_path, monkeypatch, capsys):
+    compute = UnifiedTrainer.compute_loss
+
+    def bad_from_the_third_step(self, *args, **kwargs):
+        loss = compute(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step >= 2 else loss
+
+    monkeypatch.setattr(UnifiedTrainer, "compute_loss", bad_from_the_third_step)
+    with pytest.raises(UserError, match=r"of the steps 3 to 5 is not finite, and no model is sav"):
+        train_mllm(world.phase(tmp_path, num_steps=5))
+    assert len(json.loads((tmp_path / "nonfinite_batches.json").read_text())) == 3
+    assert not (tmp_path / "model").exists() and not (tmp_path / "finished.json").exists()
+
+
+def test_weights_that_the_last_step_spoils_are_not_saved(world, tmp_path):
+    with pytest.raises(UserError, match=r"has weights that are not finite .*lower learning rate"):
+        train_mllm(world.phase(tmp_path, num_steps=1, learning_rate=1e39, warmup_steps=0))
+    assert not (tmp_path / "model").exists() and not (tmp_path / "finished.json").exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -13,6 +13,7 @@ from mllm.training.train import train_mllm
 from mllm.training.trainer import UnifiedTrainer
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
+from runtime.resume import run_lock
 from semhitok import main as cli
 from tests.codes import extract
 from tests.mllm.tiny import (
@@ -106,6 +107,27 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path
     train_mllm(config)
     assert same(weights(tmp_path / "run" / "model"), weights(finished / "model"))
     assert steady_metrics(tmp_path / "run") == steady_metrics(finished)
+
+
+def test_a_finished_run_stays_unless_it_is_asked_to_start_again(world, finished, tmp_path, capsys):
+    out = shutil.copytree(finished, tmp_path / "moved")
+    own = world.phase(out, checkpoint_every=5)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert train_mllm(own) == out / "model"
+    assert "holds the finished run of these settings" in capsys.readouterr().err
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert before == after
+    with pytest.raises(UserError, match=r"another num_steps; .*overwrite=true to start again"):
+        train_mllm(own.model_copy(update={"num_steps": 2}))
+    train_mllm(own.model_copy(update={"num_steps": 2, "overwrite": True}))
+    assert len(losses_of(out)) == 2
+
+
+def test_a_folder_that_another_run_is_writing_to_is_refused(world, tmp_path):
+    out = tmp_path / "run"
+    with run_lock(out), pytest.raises(UserError, match=r"another run .* is writing to"):
+        train_mllm(world.phase(out))
+    assert not out.exists()
 
 
 def test_accumulation_changes_nothing_but_speed(world, finished, tmp_path):
