@@ -1,1 +1,6 @@
-"""Measures what a saved model can do: reconstruction, visual questions, drawing, and the report."""
+"""Measures what a saved model can do: reconstruction, visual questions, drawing.
+
+Rooms, each of which imports only those to its right:
+overview → analysis → drawing | vqa | reconstruction → measures → reports; and the plugin of lmms-eval.
+Each evaluation is one function of its settings, in the room's `task`.
+"""

@@ -3,6 +3,9 @@
 Names are imported when first used, so that the command line stays quick. The first one brings all,
 and registers them with transformers: then its Auto classes and `pipeline("any-to-any")` load a
 saved folder.
+
+Rooms, each of which imports only those to its right:
+serving | training → planning → phase | init → saved → drawing | data → model.
 """
 
 from importlib import import_module

@@ -1,3 +1,7 @@
-"""The command line of SemHiTok and the plumbing that every run shares."""
+"""The command line: tables of commands, options made from settings, recipes.
+
+Imports every package below, by name, when a command runs. Begin with `main`; `command` says what an
+entry of a table is.
+"""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
 """Experiments on a model: ablations, the observation, input ablation, comparison of runs.
 
-Imports the other rooms but `run_all`.
+Imports every other room but `overview`. Begin with `input_ablation`.
 """

@@ -1,4 +1,4 @@
 """What several evaluations share: image sources, feature networks, set distances, intervals.
 
-Imports no other room.
+Imports `reports`. Begin with `conditions`.
 """

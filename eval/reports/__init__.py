@@ -1,4 +1,4 @@
 """The page kit of every report: templates, tables, figures.
 
-Imports no other room. Begin with `pages`.
+Imports no other room. Begin with `page`.
 """
