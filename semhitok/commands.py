@@ -3,8 +3,7 @@
 from semhitok import (
     data_commands,
     eval_commands,
-    mllm_drawing_commands,
-    mllm_training_commands,
+    mllm_commands,
     recipe_commands,
     tokenizer_commands,
 )
@@ -21,8 +20,7 @@ _ALL: tuple[Command, ...] = (
     *recipe_commands.COMMANDS,
     *data_commands.COMMANDS,
     *tokenizer_commands.COMMANDS,
-    *mllm_training_commands.COMMANDS,
-    *mllm_drawing_commands.COMMANDS,
+    *mllm_commands.COMMANDS,
     *eval_commands.COMMANDS,
 )
 COMMANDS = {command.name: command for command in _ALL}

@@ -1,4 +1,5 @@
 """Draws image codes token by token: engine, cache, best of several candidates, editing.
 
-Imports `model`. Begin with `engine`; `public_model` has what `mllm` exports.
+Imports `model`, its own `step` and, through one door, `cpu`. Begin with `engine`;
+`public_model` has what `mllm` exports.
 """

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllm.drawing.choice import CodeChoice, noise
 from mllm.drawing.cpu.parts import make_parts
 from mllm.drawing.requests import ImageJob, check_job
-from mllm.drawing.slots import BLOCK_SIZE, Prefix, Slots
+from mllm.drawing.step.choice import CodeChoice, noise
+from mllm.drawing.step.slots import BLOCK_SIZE, Prefix, Slots
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler, model_sampler
 

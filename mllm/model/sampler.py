@@ -1,7 +1,7 @@
 """How image codes are chosen from their scores: temperature, cuts, and the strength of guidance.
 
 The settings alone, without torch: the command line, YAML files and Python share them. The choice
-itself is in `mllm.drawing.choice`.
+itself is in `mllm.drawing.step.choice`.
 """
 
 from collections.abc import Mapping

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mllm.drawing.slots import BLOCK_SIZE, SlotCache
-from mllm.drawing.step import LeanStep, OwnStep
+from mllm.drawing.step.decoder_step import LeanStep, OwnStep
+from mllm.drawing.step.slots import BLOCK_SIZE, SlotCache
 from mllm.model.modeling_unified import UnifiedModel
 
 SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64)

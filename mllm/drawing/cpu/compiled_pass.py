@@ -24,9 +24,9 @@ from torch._inductor.utils import fresh_cache
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from mllm.drawing.choice import CodeChoice
-from mllm.drawing.slots import BLOCK_SIZE, SlotCache, Slots
-from mllm.drawing.step import LeanStep, OwnStep
+from mllm.drawing.step.choice import CodeChoice
+from mllm.drawing.step.decoder_step import LeanStep, OwnStep
+from mllm.drawing.step.slots import BLOCK_SIZE, SlotCache, Slots
 from runtime.errors import UserError, one_line, says
 
 # On a CPU.

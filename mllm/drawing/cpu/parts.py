@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mllm.drawing.choice import CodeChoice
 from mllm.drawing.cpu.batch_invariance import RowGroups, agreeing_sizes
 from mllm.drawing.cpu.compiled_pass import CompiledPass
 from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile, with_prepacked_linears
 from mllm.drawing.cpu.tables import make_embedding, make_head
-from mllm.drawing.step import LeanStep, OwnStep, is_known
+from mllm.drawing.step.choice import CodeChoice
+from mllm.drawing.step.decoder_step import LeanStep, OwnStep, is_known
 from mllm.model.modeling_unified import UnifiedModel
 
 

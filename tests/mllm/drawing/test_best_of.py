@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from mllm.drawing.best_of import draw_best_of, semantic_log_likelihood
-from mllm.drawing.choice import noise
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
+from mllm.drawing.step.choice import noise
 from mllm.model.sampler import Sampler
 from tests.mllm.tiny import NUM_PIXEL
 

@@ -4,10 +4,10 @@ from scipy.stats import chisquare
 
 from benchmarks.generate import alternative, plain_model
 from benchmarks.generate_model import make_model
-from mllm.drawing import choice
-from mllm.drawing.choice import choose, noise
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
+from mllm.drawing.step import choice
+from mllm.drawing.step.choice import choose, noise
 from mllm.model.heads import FlatHead
 from mllm.model.sampler import Sampler
 from tests.mllm.tiny import NUM_PIXEL, NUM_POSITIONS

@@ -14,7 +14,7 @@ from mllm.drawing.cpu.prepacked import PrepackedLinear
 from mllm.drawing.editing import keep_where, rows_mask
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
-from mllm.drawing.step import LeanStep
+from mllm.drawing.step.decoder_step import LeanStep
 from mllm.model.sampler import Sampler
 from runtime.errors import UserError
 

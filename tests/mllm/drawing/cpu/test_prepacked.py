@@ -11,7 +11,7 @@ from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile, with_prep
 from mllm.drawing.cpu.tables import PrepackedFlatHead
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
-from mllm.drawing.step import LeanStep
+from mllm.drawing.step.decoder_step import LeanStep
 from mllm.model.heads import FlatHead
 from mllm.model.sampler import Sampler
 

@@ -20,7 +20,7 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from mllm.drawing.slots import BLOCK_SIZE, Prefix, SlotCache, is_masked
+from mllm.drawing.step.slots import BLOCK_SIZE, Prefix, SlotCache, is_masked
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 Product = Callable[[Tensor], Tensor]  # (R, D) → (R, D')

@@ -5,8 +5,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from mllm.drawing.cpu.prepacked import PrepackedLinear
-from mllm.drawing.slots import Prefix, SlotCache
-from mllm.drawing.step import LeanStep, OwnStep, is_known
+from mllm.drawing.step.decoder_step import LeanStep, OwnStep, is_known
+from mllm.drawing.step.slots import Prefix, SlotCache
 
 SIZE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mllm.drawing.choice import choose, guidance_scales, noise
+from mllm.drawing.step.choice import choose, guidance_scales, noise
 from mllm.model.sampler import Sampler
 
 

@@ -1,4 +1,4 @@
-"""Commands that make, size, train and convert the language model.
+"""Commands that make, size, train, convert and use the language model.
 
 The examples work after `semhitok quickstart`, but `export-llm` needs a model with a flat head
 beside it, and `merge-lora` one with LoRA layers.
@@ -8,6 +8,7 @@ from semhitok.command import Command
 
 FLAT_MODEL = "runs/flat"  # init-mllm ... image_head=flat image_positions=none out=runs/flat
 LORA_MODEL = "runs/lora/model"  # train mllm ... lora.rank=16 out=runs/lora
+_MODEL = "runs/quickstart/mllm/model"
 
 COMMANDS = (
     Command(
@@ -46,5 +47,35 @@ COMMANDS = (
         f"semhitok merge-lora --model {LORA_MODEL} --out runs/merged",
         "mllm.saved.settings:MergeSettings",
         "mllm.saved.merge_lora:merge_lora",
+    ),
+    Command(
+        name="generate",
+        about="draw images from prompts",
+        example=f'semhitok generate --model {_MODEL} --prompt "a teal triangle" --num-images 4 '
+        "--out runs/drawn",
+        settings="mllm.serving.settings:GenerateSettings",
+        function="mllm.serving.generate:generate",
+    ),
+    Command(
+        name="ask",
+        about="answer questions about images",
+        example=f"semhitok ask --model {_MODEL} --image runs/quickstart/images/test-0.png "
+        '--question "what is the red shape?"',
+        settings="mllm.serving.settings:AskSettings",
+        function="mllm.serving.ask:ask",
+    ),
+    Command(
+        name="chat",
+        about="talk about images in the terminal, and draw some",
+        example=f"semhitok chat --model {_MODEL} --no-history",
+        settings="mllm.serving.settings:ChatSettings",
+        function="mllm.serving.chat:chat",
+    ),
+    Command(
+        name="serve",
+        about="draw, ask, vary and look at codes on a page in the browser",
+        example=f"semhitok serve --model {_MODEL}",
+        settings="mllm.serving.settings:ServeSettings",
+        function="mllm.serving.server:serve",
     ),
 )
