@@ -43,12 +43,7 @@ class Span:
 
 @dataclass
 class Document:
-    """Spans in their order.
-
-    Attributes:
-        spans: themselves.
-        num_left_out: questions, turns or tokens of the record that did not fit.
-    """
+    """Spans in their order, and how many questions, turns or tokens of the record did not fit."""
 
     spans: list[Span] = field(default_factory=list)
     num_left_out: int = field(default=0, compare=False)
@@ -57,11 +52,7 @@ class Document:
         return sum(len(span.token_ids) for span in self.spans)
 
     def add(
-        self,
-        token_ids: Sequence[int],
-        position: int,
-        weight: float | None = None,
-        suffix: int = 0,
+        self, token_ids: Sequence[int], position: int, weight: float | None = None, suffix: int = 0
     ) -> int:
         """Append tokens; with a weight they are labels. Returns the next position."""
         if len(token_ids):
@@ -94,8 +85,7 @@ def question_document(
     """Questions about one image, each a suffix after the image.
 
     Args:
-        chat: renders the template.
-        image: the image's N token ids.
+        image: N token ids.
         questions: (question, answer) pairs.
         weight: of each answer in the loss, divided equally among its tokens.
         max_length: questions that would exceed it are left out.
@@ -141,7 +131,6 @@ def conversation_document(
     Images that the assistant draws are labels, like the tokens that it writes before and after.
 
     Args:
-        chat: renders the template.
         messages: (role, content), with a mark for each image.
         images: token ids of the images, in the order of their marks.
         answer_weight: of each answer's text in the loss, divided equally among its tokens.
@@ -171,12 +160,7 @@ def text_document(
 ) -> Document:
     """Plain text, every token but the first a label; they divide the weight equally.
 
-    Args:
-        chat: tokenises.
-        text: as it stands.
-        weight: of the text in the loss.
-        max_length: how many tokens of it are kept.
-        start: first token that is kept; taken modulo what there is to choose from.
+    At most `max_length` tokens are kept, from `start` on, modulo what there is to choose from.
     """
     token_ids, document = chat.text(text), Document()
     if max_length is not None and len(token_ids) > max_length:
@@ -198,12 +182,10 @@ def _add_turn(
     answer_weight: float | None = None,
     drawing_weight: float | None = None,
 ) -> int:
-    """Append a turn, with the next image wherever one stands; with weights, it is labels.
+    """Append a turn, with the next image wherever one stands; with weights, it is labels. Returns
+    the next position.
 
     An image ends by itself after its N codes, so its end token is nobody's choice and no label.
-
-    Returns:
-        The next position.
     """
     not_words = (chat.image_id, chat.end_of_image_id)
     num_words = sum(token_id not in not_words for token_id in token_ids)

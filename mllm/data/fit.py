@@ -6,7 +6,7 @@ others are rendered.
 Shapes: N tokens of an image.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from data_pipelines.records import IMAGE_MARK, RecordText
 from mllm.data.documents import conversation_document, drawing_document, question_document
@@ -48,16 +48,16 @@ def refuse_misfits(
                 longest, name = length, record.record_id
     if longest <= limit:
         return
-    problem = (
-        f"{count:,} {'record has' if count == 1 else 'records have'} a {NOUNS[task]} that takes "
-        f"more than {limit:,} tokens with its images, the most {name!r} with {longest:,};"
-    )
+    advice = f"raise max_seq_length to at least {longest}"
     if context is not None and longest > context:
-        raise UserError(
-            f"{problem} the language model reads at most {context:,}: leave them out of the "
-            f"prepared data, or choose another llm"
+        advice = (
+            f"the language model reads at most {context:,}: leave them out of the prepared data, "
+            f"or choose another llm"
         )
-    raise UserError(f"{problem} raise max_seq_length to at least {longest}")
+    raise UserError(
+        f"{count:,} {'record has' if count == 1 else 'records have'} a {NOUNS[task]} that takes "
+        f"more than {limit:,} tokens with its images, the most {name!r} with {longest:,}; {advice}"
+    )
 
 
 def _tokens(
@@ -93,15 +93,10 @@ def _tokens(
                 f"a conversation of {record.record_id!r}: {marks} image marks, but {len(names)} "
                 f"images"
             )
-        first = list(_first_turn(messages))
+        roles = [role for role, _ in messages]
+        until = roles.index("assistant") + 1 if "assistant" in roles else len(roles)
+        first = [content for _, content in messages[:until]]
         if chat.most_tokens(first, sum(text.count(IMAGE_MARK) for text in first)) <= limit:
             return 0
         return len(conversation_document(chat, messages, [image] * len(names), max_length=limit))
     return 0  # plain text is cut
-
-
-def _first_turn(messages: list[tuple[str, str]]) -> Iterator[str]:
-    for role, content in messages:
-        yield content
-        if role == "assistant":
-            return

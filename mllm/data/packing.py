@@ -5,6 +5,7 @@ documents of 5, 3 and 4 tokens in sequences of 8:  [A A A A A B B B]  [C C C C .
 
 from collections.abc import Iterable, Iterator
 from math import ceil
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ from mllm.model.segments import Segments
 def plan_sequences(
     lengths: Iterable[int], max_seq_length: int, num_open: int = 16
 ) -> Iterator[list[int]]:
-    """Best-fit packing over a stream.
+    """Best-fit packing over a stream of documents, none of which is longer than a sequence.
 
     Args:
-        lengths: of the documents, in order; none is longer than a sequence.
+        lengths: of the documents, in order.
         max_seq_length: tokens of a sequence.
         num_open: sequences kept open for a better fit; the fullest leaves when there are more.
 
@@ -28,16 +29,15 @@ def plan_sequences(
     """
     open_sequences: list[tuple[int, list[int]]] = []  # (free tokens, documents)
     for number, length in enumerate(lengths):
-        fitting = [index for index, (free, _) in enumerate(open_sequences) if free >= length]
+        fitting = [one for one in open_sequences if one[0] >= length]
+        free, documents = min(fitting, key=itemgetter(0), default=(max_seq_length, []))
         if fitting:
-            best = min(fitting, key=lambda index: open_sequences[index][0])
-            free, documents = open_sequences.pop(best)
-            open_sequences.append((free - length, [*documents, number]))
-        else:
-            open_sequences.append((max_seq_length - length, [number]))
+            open_sequences.remove((free, documents))
+        open_sequences.append((free - length, [*documents, number]))
         if len(open_sequences) > num_open:
-            fullest = min(range(len(open_sequences)), key=lambda index: open_sequences[index][0])
-            yield open_sequences.pop(fullest)[1]
+            fullest = min(open_sequences, key=itemgetter(0))
+            open_sequences.remove(fullest)
+            yield fullest[1]
     for _, documents in open_sequences:
         yield documents
 

@@ -9,9 +9,8 @@ Shapes: N tokens of an image.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count, islice
-from typing import Any
+from itertools import count, islice, tee
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -37,38 +36,23 @@ PLANNED_AHEAD = 1000  # sequences, so that most faults of the data show before t
 WINDOW = 16  # global batches whose sequences are sorted by length together, without packing
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One document of the run.
-
-    Attributes:
-        task: of `TASKS`.
-        source: its number.
-        record: number within the source.
-        item: which of the record's conversations.
-        number: of the document in the run, which seeds whatever is random in it.
-    """
+class Planned(NamedTuple):
+    """A document of the run that is not built yet."""
 
     task: str
+    """Of `TASKS`."""
     source: int
+    """Its number."""
     record: int
+    """Number within the source."""
     item: int
+    """Which of the record's conversations."""
     number: int
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A document that is not built yet.
-
-    Attributes:
-        choice: which.
-        length: in tokens.
-        num_left_out: questions, turns or tokens that do not fit into it.
-    """
-
-    choice: Choice
-    length: int
-    num_left_out: int
+    """Of the document in the run, which seeds whatever is random in it."""
+    length: int = 0
+    """In tokens."""
+    num_left_out: int = 0
+    """Questions, turns or tokens that do not fit into it."""
 
 
 class TrainingSequences(Dataset):
@@ -104,13 +88,8 @@ class TrainingSequences(Dataset):
         packing: bool = True,
         batch: int = 1,
     ):
-        self.sources = sources
-        self.chat = chat
-        self.offset = offset
-        self.mixture = mixture
-        self.max_seq_length = max_seq_length
-        self.num_sequences = num_sequences
-        self.seed = seed
+        self.sources, self.chat, self.offset, self.mixture = sources, chat, offset, mixture
+        self.max_seq_length, self.num_sequences, self.seed = max_seq_length, num_sequences, seed
         self.max_length = min(max_seq_length, context or max_seq_length)  # of a document
         self._items = {task: [source.items(task) for source in sources] for task in TASKS}
         proportions = {task: getattr(mixture.proportions, task) for task in TASKS}
@@ -118,9 +97,8 @@ class TrainingSequences(Dataset):
         self._fractions = {task: p / total for task, p in proportions.items() if p > 0}
         for task in self._fractions:
             if not any(self._items[task]):
-                raise UserError(
-                    f"no record has a {NOUNS[task]}; set mixture.proportions.{task} to 0"
-                )
+                noun = NOUNS[task]
+                raise UserError(f"no record has a {noun}; set mixture.proportions.{task} to 0")
             items = zip(sources, self._items[task], strict=True)
             refuse_misfits(task, items, chat, mixture, max_seq_length, context)
         self._plan: list[list[Planned]] = []  # the documents of each sequence
@@ -132,21 +110,17 @@ class TrainingSequences(Dataset):
 
     def __getitem__(self, number: int) -> list[Document]:
         self._plan_until(number + 1)
-        choices = [document.choice for document in self._plan[number]]
-        return [self._document(choice, self._codes_for(choice)) for choice in choices]
+        return [self._document(one, self._codes_for(one)) for one in self._plan[number]]
 
     def _plan_until(self, num_sequences: int) -> None:
         self._plan += islice(self._planner, max(0, num_sequences - len(self._plan)))
 
     def _packed(self) -> Iterator[list[Planned]]:
+        documents, of_lengths = tee(self._documents())
+        lengths = (document.length for document in of_lengths)
         chosen: list[Planned] = []
-
-        def lengths() -> Iterator[int]:
-            for document in self._documents():
-                chosen.append(document)
-                yield document.length
-
-        for numbers in plan_sequences(lengths(), self.max_seq_length):
+        for numbers in plan_sequences(lengths, self.max_seq_length):
+            chosen += islice(documents, max(0, max(numbers) + 1 - len(chosen)))
             yield [chosen[number] for number in numbers]
 
     def _by_length(self, batch: int) -> Iterator[list[Planned]]:
@@ -164,70 +138,58 @@ class TrainingSequences(Dataset):
         placeholder = range(self.chat.num_image_positions)
         for number in count():
             task = next(tasks)
-            choice = Choice(task, *next(orders[task]), number)
-            built = self._document(choice, lambda name: placeholder)
-            document = Planned(choice, len(built), built.num_left_out)
-            if document.length > self.max_length:  # which bytes alone did not tell
+            planned = Planned(task, *next(orders[task]), number)
+            built = self._document(planned, lambda name: placeholder)
+            if len(built) > self.max_length:  # which bytes alone did not tell
                 raise UserError(
-                    f"a {task} of the record {self._record(choice).record_id!r} takes "
-                    f"{document.length} tokens, and a document at most {self.max_length}"
+                    f"a {task} of the record {self._record(planned).record_id!r} takes "
+                    f"{len(built)} tokens, and a document at most {self.max_length}"
                 )
-            yield document
+            yield planned._replace(length=len(built), num_left_out=built.num_left_out)
 
     def _orders(self, task: str) -> Iterator[tuple[int, int, int]]:
         """(source, record, item) of one task without end, each source in a new order each epoch."""
-        found = [(s, items) for s, items in enumerate(self._items[task]) if items]
+        seed = self.seed + SEEDS[task]
         streams = {
-            s: _shuffled(items, self.seed + SEEDS[task] + 1_000_003 * s) for s, items in found
+            number: _shuffled(items, seed + 1_000_003 * number)
+            for number, items in enumerate(self._items[task])
+            if items
         }
-        weights = [(s, self.sources[s].weight) for s, _ in found]
-        total = sum(weight for _, weight in weights)
-        for source in _in_turn([(s, weight / total) for s, weight in weights]):
+        total = sum(self.sources[number].weight for number in streams)
+        for source in _in_turn([(s, self.sources[s].weight / total) for s in streams]):
             yield source, *next(streams[source])
 
-    def _codes_for(self, choice: Choice) -> Callable[[str], Sequence[int]]:
+    def _codes_for(self, planned: Planned) -> Callable[[str], Sequence[int]]:
         """What gives the N token ids of a record's image, in the crop that this document takes."""
-        codes = self.sources[choice.source].codes
+        codes = self.sources[planned.source].codes
 
         def image(name: str) -> Sequence[int]:
             assert codes is not None
-            rng = random.Random(f"{self.seed} {choice.number} crop")
+            rng = random.Random(f"{self.seed} {planned.number} crop")
             crop = rng.randrange(codes.num_crops)
             return (codes.flat(name, crop) + self.offset).tolist()
 
         return image
 
-    def _document(self, choice: Choice, image: Callable[[str], Sequence[int]]) -> Document:
-        """A document.
-
-        Args:
-            choice: which.
-            image: N token ids of a record's image, or N of anything for the length alone.
-        """
-        mixture = self.mixture
-        record = self._record(choice)
-        rng = random.Random(f"{self.seed} {choice.number}")
-        if choice.task == "question":
+    def _document(self, planned: Planned, image: Callable[[str], Sequence[int]]) -> Document:
+        """Build it; `image` gives N token ids of a record's image, or N of anything for the length
+        alone."""
+        mixture, record = self.mixture, self._record(planned)
+        rng = random.Random(f"{self.seed} {planned.number}")
+        if planned.task == "question":
             pairs = question_pairs(record.questions)
             return self._questions(rng.sample(pairs, len(pairs)), image(record.record_id))
-        if choice.task == "conversation":
-            messages = record.conversations[choice.item].messages
+        if planned.task == "conversation":
+            messages = [(m.role, m.content) for m in record.conversations[planned.item].messages]
+            images = [image(name) for name in image_names(record, planned.item)]
+            weights = mixture.answer_weight, mixture.drawing_weight
             try:
-                return conversation_document(
-                    self.chat,
-                    [(message.role, message.content) for message in messages],
-                    [image(name) for name in image_names(record, choice.item)],
-                    mixture.answer_weight,
-                    mixture.drawing_weight,
-                    self.max_length,
-                )
+                return conversation_document(self.chat, messages, images, *weights, self.max_length)
             except ValueError as error:
                 raise UserError(f"a conversation of {record.record_id!r}: {error}") from error
-        if choice.task == "text":
-            start = rng.randrange(2**30)
-            return text_document(
-                self.chat, record.text or "", mixture.text_weight, self.max_length, start
-            )
+        if planned.task == "text":
+            text, start = record.text or "", rng.randrange(2**30)
+            return text_document(self.chat, text, mixture.text_weight, self.max_length, start)
         caption = rng.choice(record.captions)
         if rng.random() < mixture.caption_dropout:
             caption = ""
@@ -245,24 +207,21 @@ class TrainingSequences(Dataset):
 
     def first(self, task: str, number: int) -> list[tuple[TrainingSource, RecordText]]:
         """The first records that have something for a task, each with its source."""
-        found = (
-            (source, source.records[record])
-            for source, items in zip(self.sources, self._items[task], strict=True)
-            for record, _ in items
-        )
+        items = zip(self.sources, self._items[task], strict=True)
+        found = ((source, source.records[record]) for source, own in items for record, _ in own)
         return list(islice(found, number))
 
     def record_ids(self, numbers: Sequence[int]) -> list[str]:
         """Ids of the records in some planned sequences, in order."""
         self._plan_until(max(numbers, default=-1) + 1)  # workers plan in processes of their own
         planned = [document for number in numbers for document in self._plan[number]]
-        return [self._record(document.choice).record_id for document in planned]
+        return [self._record(document).record_id for document in planned]
 
     def describe(self) -> dict[str, Any]:
         """Counts for the log, of the sequences that are planned."""
         planned = [document for sequence in self._plan for document in sequence]
         num_tokens = sum(document.length for document in planned)
-        by_task = {task: [d for d in planned if d.choice.task == task] for task in TASKS}
+        by_task = {task: [d for d in planned if d.task == task] for task in TASKS}
         return {
             "sequences": self.num_sequences,
             "planned_sequences": len(self._plan),
@@ -274,8 +233,8 @@ class TrainingSequences(Dataset):
             "padding_fraction": 1 - num_tokens / (len(self._plan) * self.max_seq_length),
         }
 
-    def _record(self, choice: Choice) -> RecordText:
-        return self.sources[choice.source].records[choice.record]
+    def _record(self, planned: Planned) -> RecordText:
+        return self.sources[planned.source].records[planned.record]
 
 
 def _in_turn(fractions: list[tuple[Any, float]]) -> Iterator[Any]:

@@ -1,18 +1,15 @@
 """Settings of training data: where documents come from, and how tasks are mixed."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, NonNegativeFloat, PositiveFloat, model_validator
 
 from runtime.settings import Fraction, Settings
 
-
-def _as_text(name: Any) -> Any:
-    return str(name) if isinstance(name, Path) else name
-
-
-FolderName = Annotated[str, BeforeValidator(_as_text)]
+FolderName = Annotated[
+    str, BeforeValidator(lambda name: str(name) if isinstance(name, Path) else name)
+]
 """A folder, or the URL of one, which is checked when it is opened: plans need no data."""
 
 

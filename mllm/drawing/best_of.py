@@ -56,36 +56,19 @@ def _best(model: UnifiedModel, job: ImageJob, image_codes: Tensor) -> Tensor:
     token_ids = model.vocabulary.token_ids(image_codes.to(model.device))
     seen = model.get_image_tokens(model.decode_image_tokens(token_ids))
     assert job.negative_ids is not None
-    likelihoods = [
-        semantic_log_likelihood(
-            model, torch.tensor(prompt, device=seen.device).expand(len(seen), -1), seen
-        )
-        for prompt in (job.prompt_ids, job.negative_ids)
-    ]
-    return image_codes[int((likelihoods[0] - likelihoods[1]).argmax())]
+    gained = _log_likelihood(model, job.prompt_ids, seen)
+    gained -= _log_likelihood(model, job.negative_ids, seen)
+    return image_codes[int(gained.argmax())]
 
 
-@torch.no_grad()
-def semantic_log_likelihood(
-    model: UnifiedModel, input_ids: Tensor, image_tokens: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """log p(semantic codes | prompt) of whole images, each code given the tokens before it.
-
-    Args:
-        input_ids: (B, L) prompts that end in the begin-of-image token, padded on the left.
-        image_tokens: (B, N).
-        mask: (B, L), 0 at padding.
-
-    Returns:
-        (B,) in nats.
-    """
-    mask = torch.ones_like(input_ids) if mask is None else mask
-    attention_mask = torch.cat([mask, torch.ones_like(image_tokens)], dim=1)
+def _log_likelihood(model: UnifiedModel, prompt: tuple[int, ...], image_tokens: Tensor) -> Tensor:
+    """log p(semantic codes | prompt) of (B, N) image tokens, (B,) in nats; each code is given the
+    tokens before it."""
+    prompts = image_tokens.new_tensor(prompt).expand(len(image_tokens), -1)
+    token_ids = torch.cat([prompts, image_tokens], dim=1)
     hidden = model.language_model.get_decoder()(
-        inputs_embeds=model.embed(torch.cat([input_ids, image_tokens], dim=1)),
-        attention_mask=attention_mask,
-        position_ids=(attention_mask.cumsum(-1) - 1).clamp_min(0),
-    ).last_hidden_state[:, input_ids.shape[1] - 1 : -1]
+        inputs_embeds=model.embed(token_ids), attention_mask=torch.ones_like(token_ids)
+    ).last_hidden_state[:, len(prompt) - 1 : -1]
     codes = model.vocabulary.image_codes(image_tokens)
     _, semantic, _ = model.image_head.losses(
         hidden.flatten(0, 1), codes.flatten(), model.image_tokenizer

@@ -18,19 +18,10 @@ from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler
 from runtime.progress import Progress
-from tokenizer.model.modeling_semhitok import ImageCodes
 
 
 class Drawer:
-    """Draws requests with one model and one sampler.
-
-    Args:
-        model: in eval mode; its weights are read once, so make another drawer after changing them.
-        processor: of the same folder.
-        sampler: by default the one in the model's config.
-        batch_size: images drawn together; a finished one makes room for the next at once.
-        compile_step: see `DrawingEngine`.
-    """
+    """Draws requests with one model and one sampler; arguments as of `DrawingEngine`."""
 
     def __init__(
         self,
@@ -45,13 +36,9 @@ class Drawer:
         self.sampler = self.engine.sampler
 
     def _job(self, request: ImageRequest) -> ImageJob:
-        chat = self.processor.chat
-        return ImageJob(
-            tuple(chat.drawing(request.prompt)),
-            tuple(chat.drawing(request.negative_prompt)),
-            request.seed,
-            kept=request.kept,
-        )
+        draw = self.processor.chat.drawing
+        prompt, negative = tuple(draw(request.prompt)), tuple(draw(request.negative_prompt))
+        return ImageJob(prompt, negative, request.seed, kept=request.kept)
 
     def check(self, request: ImageRequest) -> None:
         """Raise the `UserError` that drawing would: a prompt too long, wrong kept codes."""
@@ -76,13 +63,10 @@ class Drawer:
         On a CPU one at a time, since the last bit of a picture may depend on how many are decoded
         together.
         """
-        device = self.model.device
-        size = 1 if device.type == "cpu" else 64
-        num_pixel_codes = self.model.vocabulary.num_pixel_codes
+        size = 1 if self.model.device.type == "cpu" else 64
         pictures = []
-        for part in image_codes.split(size):
-            codes = ImageCodes.from_flat(part.to(device), num_pixel_codes)
-            pictures += self.processor.pictures(self.model.image_tokenizer.decode(codes).float())
+        for part in self.model.vocabulary.token_ids(image_codes.to(self.model.device)).split(size):
+            pictures += self.processor.pictures(self.model.decode_image_tokens(part).float())
         return pictures
 
     @torch.no_grad()

@@ -15,16 +15,7 @@ from runtime.errors import UserError
 
 
 def keep_where(image_codes: Tensor, mask: Tensor, num_pixel_codes: int) -> Tensor:
-    """Keep both codes where the mask is true, draw both elsewhere.
-
-    Args:
-        image_codes: (N,) flat.
-        mask: (N,) bool.
-        num_pixel_codes: M.
-
-    Returns:
-        (N, 2) kept codes.
-    """
+    """(N, 2) kept codes: both of the (N,) flat ones where the (N,) bool mask is true."""
     if mask.shape != image_codes.shape:
         raise UserError(
             f"The mask has {mask.numel()} positions and the image {image_codes.numel()}: give one "
@@ -46,11 +37,8 @@ def rows_mask(num_rows: int, grid_size: int) -> Tensor:
 
 
 def grid_mask(mask: Image.Image, grid_size: int) -> Tensor:
-    """(N,) bool of a square mask picture: true where every pixel of a patch is white.
-
-    Args:
-        mask: white where the image stays; a patch that is partly black is drawn whole.
-        grid_size: rows and columns of positions.
+    """(N,) bool of a square mask picture: true where every pixel of a patch is white, and the image
+    stays; a patch that is partly black is drawn whole.
 
     Raises:
         UserError: if the mask does not consist of whole patches.
@@ -67,13 +55,8 @@ def grid_mask(mask: Image.Image, grid_size: int) -> Tensor:
 
 
 def painted_over(image: Image.Image, mask: Tensor, image_size: int) -> Image.Image:
-    """The image cut to the model's size, with the mean of what is kept in every other patch.
-
-    Args:
-        image: of any size.
-        mask: (N,) bool, true where patches are kept; at least one.
-        image_size: width and height that the model takes.
-    """
+    """The image cut to the model's size, with the mean of what is kept in every other patch; the
+    (N,) bool mask is true where patches are kept, in at least one."""
     pixels = np.array(resize_and_crop(image, image_size))
     grid = int(len(mask) ** 0.5)
     patch = image_size // grid

@@ -52,9 +52,8 @@ class DrawingEngine:
         self.step, self.embed = parts.step, parts.embed
         self.choice = CodeChoice(model, parts.head, self.sampler)
         self.compiled = parts.compiled_pass(self.choice) if compile_step else None
-        self.groups = None
-        if self.compiled is None:
-            self.groups = parts.row_groups(model, self.rows_each, batch_size)
+        eager = None if compile_step else parts.row_groups(model, self.rows_each, batch_size)
+        self.groups = eager
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
     @torch.no_grad()
@@ -86,10 +85,7 @@ class DrawingEngine:
 
         Yields:
             Each job's index in `jobs`, and its (N,) flat image codes on the CPU; in the order in
-            which they are finished.
-
-        Raises:
-            UserError: see `check`; what was finished before has been given.
+            which they are finished, also those before an error of `check`.
         """
         queue = enumerate(jobs)
         slots: Slots | None = None
@@ -133,9 +129,8 @@ class DrawingEngine:
         read = tuple(self.model.vocabulary.token_ids(codes[:first]).tolist())
         prompts = [job.prompt_ids, job.negative_ids][: self.rows_each]
         prefixes = [self.prefix((*prompt, *read)) for prompt in prompts if prompt is not None]
-        num_more = self.num_positions - first
-        num_more += self.compiled.spare_positions if self.compiled else 0
-        slot = slots.add(number, first, prefixes, kept, num_more)
+        spare = self.compiled.spare_positions if self.compiled else 0
+        slot = slots.add(number, first, prefixes, kept, self.num_positions - first + spare)
         slots.uniform[slot] = noise([job.seed], self.num_positions, job.candidate)[0]
         slots.codes[slot, :first] = codes[:first]
         return None
@@ -163,9 +158,8 @@ class DrawingEngine:
         slots.cache.set_positions(rows.start, cache_positions, num_visible)
         kept = slots.kept[index] if any(image.keeps for image in images) else None
         semantics_kept = all(image.keeps_semantics for image in images)
-        codes = self.choice(
-            slots.hidden[rows], slots.uniform[index], positions, kept, semantics_kept
-        )
+        hidden, uniform = slots.hidden[rows], slots.uniform[index]
+        codes = self.choice(hidden, uniform, positions, kept, semantics_kept)
         slots.codes[index].scatter_(1, positions.unsqueeze(-1), codes.unsqueeze(-1))
         if any(image.done + 1 < self.num_positions for image in images):
             each_row = self.choice.each_row

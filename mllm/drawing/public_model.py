@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForMultimodalLM, GenerationMixin
 
@@ -96,10 +97,8 @@ class UnifiedForConditionalGeneration(UnifiedModel, GenerationMixin):
             raise TypeError(f"generate(generation_mode='image') has no argument {min(unknown)!r}.")
         sampler = Sampler(**(sampler.model_dump() | changes))
         begin = (self.config.begin_of_image_token_id,)
-        prompts = [
-            prompt if prompt[-1:] == begin else prompt + begin  # it was made for text
-            for prompt in _unpadded(input_ids, attention_mask)
-        ]
+        prompts = _unpadded(input_ids, attention_mask)  # without `begin` they were made for text
+        prompts = [prompt if prompt[-1:] == begin else prompt + begin for prompt in prompts]
         negatives: list[tuple[int, ...] | None] = [None] * len(prompts)
         if unconditional_ids is not None:
             negatives = [*_unpadded(unconditional_ids, unconditional_mask)]
@@ -109,16 +108,13 @@ class UnifiedForConditionalGeneration(UnifiedModel, GenerationMixin):
         codes = dict(draw_best_of(engine, jobs))
         drawn = torch.stack([codes[number] for number in range(len(jobs))])
         token_ids = self.vocabulary.token_ids(drawn).to(input_ids.device)
-        if not end_of_image:
-            return token_ids
-        end = token_ids.new_full((len(token_ids), 1), self.config.end_of_image_token_id)
-        return torch.cat([token_ids, end], dim=1)
+        end = self.config.end_of_image_token_id
+        return F.pad(token_ids, (0, 1), value=end) if end_of_image else token_ids
 
 
 def _unpadded(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
-    if mask is None:
-        mask = torch.ones_like(input_ids)
-    return [tuple(ids[keep.bool()].tolist()) for ids, keep in zip(input_ids, mask, strict=True)]
+    kept = torch.ones_like(input_ids) if mask is None else mask
+    return [tuple(ids[keep.bool()].tolist()) for ids, keep in zip(input_ids, kept, strict=True)]
 
 
 AutoModelForMultimodalLM.register(UnifiedConfig, UnifiedForConditionalGeneration)

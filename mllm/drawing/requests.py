@@ -14,15 +14,13 @@ from runtime.errors import UserError
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """An image that a user asks for.
+    """An image that a user asks for, the `number`th of the prompt `id` of a list.
 
     Attributes:
         prompt: what it shows; "" draws without a prompt.
         seed: of its noise; the same request gives the same image, whatever is drawn beside it.
         negative_prompt: what guidance leads away from; by default the model without a prompt.
         kept: see `ImageJob`.
-        id: of the prompt in its list.
-        number: which image of the prompt, from 0.
     """
 
     prompt: str
@@ -82,17 +80,14 @@ def check_job(job: ImageJob, config: UnifiedConfig, guided: bool) -> None:
             f"A prompt with its image takes {length} tokens, and the model writes at most "
             f"{config.context_length}: shorten the prompt."
         )
-    if job.kept is not None:
-        _check_kept(job.kept, config)
-
-
-def _check_kept(kept: Tensor, config: UnifiedConfig) -> None:
-    image = config.image_tokenizer_config
+    if (kept := job.kept) is None:
+        return
     if kept.shape != (config.num_image_positions, 2):
         raise UserError(
             f"The kept codes have the shape {tuple(kept.shape)}: give two for each of "
             f"{config.num_image_positions} positions, -1 where one is drawn."
         )
+    image = config.image_tokenizer_config
     limits = torch.tensor([image.num_semantic_codes, image.num_pixel_codes])
     if bool(((kept < -1) | (kept >= limits)).any()):
         raise UserError(

@@ -46,13 +46,7 @@ class GridPositions(nn.Module):
 
 
 class PlainRows(GridPositions):
-    """A trained row for each of the K·M flat codes, to compare the adapter with.
-
-    Args:
-        num_image_codes: K·M.
-        width: of the language model.
-        grid_size: see `GridPositions`.
-    """
+    """A trained row for each of the K·M flat codes, to compare the adapter with."""
 
     def __init__(self, num_image_codes: int, width: int, grid_size: int | None = None):
         super().__init__(width, grid_size)
@@ -64,13 +58,7 @@ class PlainRows(GridPositions):
 
 
 class DualMLPAdapter(GridPositions):
-    """One MLP on the semantic code vector, one on the pixel code vector, concatenated.
-
-    Args:
-        semantic_dim, pixel_dim: widths of the code vectors.
-        width: of the language model; each branch gives half.
-        grid_size: see `GridPositions`.
-    """
+    """One MLP on the semantic code vector, one on the pixel code vector, each of half the width."""
 
     def __init__(self, semantic_dim: int, pixel_dim: int, width: int, grid_size: int | None = None):
         super().__init__(width, grid_size)
@@ -81,23 +69,12 @@ class DualMLPAdapter(GridPositions):
     def forward(
         self, image_codes: Tensor, image_tokenizer: SemHiTokModel, positions: Tensor
     ) -> Tensor:
-        """Embed flat image codes.
-
-        Args:
-            image_codes: (n,) flat codes.
-            image_tokenizer: holds the code vectors.
-            positions: (n,) of each token in its image, row-major from 0.
-
-        Returns:
-            (n, width).
-        """
-        codes = ImageCodes.from_flat(image_codes, image_tokenizer.config.num_pixel_codes)
-        vectors = image_tokenizer.code_vectors(codes)
-        dtype = next(self.parameters()).dtype
-        semantic_dim = image_tokenizer.config.semantic_code_dim
-        semantic, pixel = vectors.to(dtype).split(
-            [semantic_dim, vectors.shape[-1] - semantic_dim], -1
-        )
+        """(n,) flat codes at (n,) `positions` of their image, row-major from 0 → (n, width)."""
+        config = image_tokenizer.config
+        vectors = image_tokenizer.code_vectors(
+            ImageCodes.from_flat(image_codes, config.num_pixel_codes)
+        ).to(next(self.parameters()).dtype)
+        semantic, pixel = vectors.split([config.semantic_code_dim, config.pixel_code_dim], -1)
         embeddings = torch.cat([self.semantic(semantic), self.pixel(pixel)], dim=-1)
         return self.add_positions(embeddings, positions)
 

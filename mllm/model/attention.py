@@ -11,7 +11,7 @@ For a batch without `Segments`, as in generation, attention is transformers' own
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -28,12 +28,7 @@ PREFIX = "documents_by_"
 
 
 def choose_attention(decoder: Any, way: str) -> None:
-    """Switch a decoder to one of the ways of this module.
-
-    Args:
-        decoder: of the language model.
-        way: "sdpa", "flex" or "flash".
-    """
+    """Switch the language model's decoder to "sdpa", "flex" or "flash"."""
     decoder.config._attn_implementation = PREFIX + way
 
 
@@ -100,32 +95,26 @@ def _by_flash(
     return output.unflatten(0, (query.shape[0], -1))
 
 
+def _attend(
+    by: Callable[..., Tensor],
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    segments: Segments | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if kwargs.get("softcap") is not None:
+        raise ValueError("this attention does not cap its scores, as the model needs")
+    if segments is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    kept = {name: kwargs.get(name) for name in ("scaling", "sliding_window")}
+    output = by(module, query, key, value, segments, dropout=kwargs.get("dropout", 0.0), **kept)
+    return output.contiguous(), None
+
+
 WAYS: dict[str, Callable[..., Tensor]] = {"sdpa": _by_sdpa, "flex": _by_flex, "flash": _by_flash}
-
-
-def _interface(way: str) -> Callable[..., tuple[Tensor, None]]:
-    def attend(
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        segments: Segments | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None]:
-        if kwargs.get("softcap") is not None:
-            raise ValueError("this attention does not cap its scores, as the model needs")
-        if segments is None:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        kept = {name: kwargs.get(name) for name in ("scaling", "sliding_window")}
-        output = WAYS[way](
-            module, query, key, value, segments, dropout=kwargs.get("dropout", 0.0), **kept
-        )
-        return output.contiguous(), None
-
-    return attend
-
-
-for _way in WAYS:
-    AttentionInterface.register(PREFIX + _way, _interface(_way))
+for _way, _by in WAYS.items():
+    AttentionInterface.register(PREFIX + _way, partial(_attend, _by))
     AttentionMaskInterface.register(PREFIX + _way, sdpa_mask)

@@ -1,7 +1,6 @@
 """Questions and drawings as token ids, through the chat template of the language model itself."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 
@@ -27,27 +26,25 @@ PLAIN_CHAT_TEMPLATE = (
 )
 
 
-@dataclass
 class ChatEncoder:
     """Renders chats to token ids; image positions stay placeholders until codes are put in.
 
-    Attributes:
+    Args:
         text_tokenizer: of the language model, with a chat template and the image tokens.
         num_image_positions: N, placeholders per image.
     """
 
-    text_tokenizer: PreTrainedTokenizerBase
-    num_image_positions: int
-    _render: Callable[[str, str | None], tuple[int, ...]] = field(init=False, repr=False)
-    _control: tuple[str, ...] = field(init=False, repr=False)
-    _frame: int | None = field(init=False, repr=False, default=None)
-
-    def __post_init__(self) -> None:
+    def __init__(self, text_tokenizer: PreTrainedTokenizerBase, num_image_positions: int):
+        self.text_tokenizer, self.num_image_positions = text_tokenizer, num_image_positions
         # Data sets repeat few questions often; rendering a template costs 0.1 ms each time.
         self._render = lru_cache(maxsize=100_000)(self._render_uncached)
-        convert = self.text_tokenizer.convert_tokens_to_ids
+        convert = text_tokenizer.convert_tokens_to_ids
         self.begin_of_image_id, self.end_of_image_id, self.image_id = convert(list(IMAGE_TOKENS))
-        self._control = control_tokens(self.text_tokenizer)
+        # Spellings that mean something else than themselves: ends of turns, roles, images.
+        added = text_tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        known = {*special, *text_tokenizer.all_special_tokens, *IMAGE_TOKENS}
+        self._control = tuple(sorted(known))
 
     def _render_uncached(self, user: str, assistant: str | None) -> tuple[int, ...]:
         messages = [{"role": "user", "content": user}]
@@ -74,11 +71,10 @@ class ChatEncoder:
 
     def most_tokens(self, messages: Sequence[str], num_images: int) -> int:
         """At least as many tokens as a chat of some messages about some images takes."""
-        if self._frame is None:
-            self._frame = len(self._render("a", "a"))
         num_bytes = sum(len(message.encode()) for message in messages)
+        frame = len(self._render("a", "a"))
         images = num_images * (self.num_image_positions + 2)
-        return num_bytes + (len(messages) + 1) * self._frame + images
+        return num_bytes + (len(messages) + 1) * frame + images
 
     def length(self, token_ids: Sequence[int]) -> int:
         """Tokens with N for each image, of ids with one."""
@@ -194,13 +190,6 @@ class ChatEncoder:
         end = self.text_tokenizer.eos_token_id
         # Templates may add a line break after the end of a turn, which no answer needs to learn.
         return token_ids[: token_ids.index(end) + 1] if end in token_ids else [*token_ids, end]
-
-
-def control_tokens(text_tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Spellings that mean something else than themselves: ends of turns, roles, images."""
-    added = text_tokenizer.added_tokens_decoder.values()
-    special = {token.content for token in added if token.special}
-    return tuple(sorted({*special, *text_tokenizer.all_special_tokens, *IMAGE_TOKENS}))
 
 
 def clean(text: str, control: tuple[str, ...] = IMAGE_TOKENS) -> str:

@@ -48,17 +48,14 @@ class UnifiedConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        if isinstance(self.text_config, dict):
-            model_type = self.text_config.get("model_type", "qwen2")
+        if isinstance(self.text_config, dict | None):
+            fields = self.text_config or {}
+            model_type = fields.get("model_type", "qwen2")
             if model_type not in CONFIG_MAPPING:
                 raise ValueError(f"text_config names the unknown model type {model_type!r}")
-            self.text_config = CONFIG_MAPPING[model_type](**self.text_config)
-        elif self.text_config is None:
-            self.text_config = CONFIG_MAPPING["qwen2"]()
-        if isinstance(self.image_tokenizer_config, dict):
-            self.image_tokenizer_config = SemHiTokConfig(**self.image_tokenizer_config)
-        elif self.image_tokenizer_config is None:
-            self.image_tokenizer_config = SemHiTokConfig()
+            self.text_config = CONFIG_MAPPING[model_type](**fields)
+        if isinstance(self.image_tokenizer_config, dict | None):
+            self.image_tokenizer_config = SemHiTokConfig(**self.image_tokenizer_config or {})
         self.image_sampler = self.image_sampler or {}
         super().__post_init__(**kwargs)
 

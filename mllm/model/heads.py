@@ -20,11 +20,7 @@ class FlatHead(nn.Module):
         self.rows = nn.Linear(width, num_semantic_codes * num_pixel_codes, bias=False)
 
     def losses(
-        self,
-        hidden: Tensor,
-        image_codes: Tensor,
-        _: SemHiTokModel,
-        weights: Tensor | None = None,
+        self, hidden: Tensor, image_codes: Tensor, _: SemHiTokModel, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Negative log-likelihoods of the two levels, which sum to that of the flat code.
 
@@ -40,9 +36,8 @@ class FlatHead(nn.Module):
         """
         if weights is None:
             weights = hidden.new_ones(len(image_codes), dtype=torch.float32)
-        total, flat = loss.weighted_loss(
-            self.rows, self.rows.out_features, hidden, image_codes, weights
-        )
+        num_codes = self.rows.out_features
+        total, flat = loss.weighted_loss(self.rows, num_codes, hidden, image_codes, weights)
         pixel = self._pixel_losses(hidden, image_codes)
         return total, flat - pixel, pixel
 
@@ -105,16 +100,11 @@ class HierarchicalHead(nn.Module):
         """See `FlatHead.losses`."""
         if weights is None:
             weights = hidden.new_ones(len(image_codes), dtype=torch.float32)
-        num_pixel_codes = self.pixel_bias.shape[1]
+        num_codes, num_pixel_codes = self.pixel_bias.shape
         semantic_codes, pixel_codes = image_codes // num_pixel_codes, image_codes % num_pixel_codes
-        total, semantic = loss.weighted_loss(
-            self.rows, self.rows.out_features, hidden, semantic_codes, weights
-        )
-        pixel = F.cross_entropy(
-            self.pixel_scores(hidden, semantic_codes, image_tokenizer),
-            pixel_codes,
-            reduction="none",
-        )
+        total, semantic = loss.weighted_loss(self.rows, num_codes, hidden, semantic_codes, weights)
+        scores = self.pixel_scores(hidden, semantic_codes, image_tokenizer)
+        pixel = F.cross_entropy(scores, pixel_codes, reduction="none")
         return total + (pixel * weights).sum(), semantic, pixel.detach()
 
     def semantic_scores(self, hidden: Tensor) -> Tensor:

@@ -16,15 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 class NewTokens(nn.Module):
     """Trained rows of a few tokens, used in place of the frozen ones of embedding and head.
 
-    Args:
-        token_ids: of the language model's text vocabulary.
-        width: D.
-        tied: whether the head scores with the very rows of the embedding.
+    `tied` says that the head scores with the very rows of the embedding.
     """
 
     def __init__(self, token_ids: list[int], width: int, tied: bool):
@@ -112,7 +110,7 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     maps = {
         name.rpartition(".")[2]
         for name, module in language_model.named_modules()
-        if _is_linear(module) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head  # GPT-2 has the second
     }
     wrong = sorted(set(settings["targets"]) - maps)
     if wrong:
@@ -137,10 +135,6 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     model.new_rows.attach(embedding, head)
     model.config.lora = dict(settings)
     freeze(model)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's
 
 
 def freeze(model: PreTrainedModel) -> None:

@@ -96,9 +96,13 @@ def _chunked(
     chunk = max(1, CHUNK_SCORES // vocab_size)
     if len(labels) <= chunk:
         return _whole(score, hidden, labels, weights, z_weight)
-    # Its `weight` alone may not be what it computes.
+    # Its `weight` alone may not be what it computes: then by activation checkpointing, which makes
+    # a weight gradient for each chunk.
     if type(head) not in (nn.Linear, OneCallHead) or _replacement(head) is not None:
-        return _through_module(score, hidden, labels, weights, z_weight, chunk)
+        pieces = zip(hidden.split(chunk), labels.split(chunk), weights.split(chunk), strict=True)
+        parts = [checkpoint(_whole, score, *one, z_weight, use_reentrant=False) for one in pieces]
+        totals, losses = zip(*parts, strict=True)
+        return torch.stack(totals).sum(), torch.cat(losses)
     weight: Any = head.weight
     bias: Any = head.bias
     device = hidden.device.type
@@ -107,10 +111,9 @@ def _chunked(
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     with torch.autocast(device, enabled=False):
-        total, losses = _FusedCrossEntropy.apply(
+        return _FusedCrossEntropy.apply(
             hidden, weight, bias, labels, weights, z_weight, chunk, torch.is_grad_enabled()
         )
-    return total, losses
 
 
 def _whole(
@@ -126,20 +129,6 @@ def _whole(
     if z_weight:
         total = total + z_weight * (scores.logsumexp(-1).square() * weights).sum()
     return total, losses.detach()
-
-
-def _through_module(
-    score: Callable[[Tensor], Tensor],
-    hidden: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    z_weight: float,
-    chunk: int,
-) -> tuple[Tensor, Tensor]:
-    """The same by activation checkpointing, which makes a weight gradient for each chunk."""
-    pieces = zip(hidden.split(chunk), labels.split(chunk), weights.split(chunk), strict=True)
-    parts = [checkpoint(_whole, score, *piece, z_weight, use_reentrant=False) for piece in pieces]
-    return torch.stack([part[0] for part in parts]).sum(), torch.cat([part[1] for part in parts])
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -221,8 +210,7 @@ def _to_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Turn scores (c, V), in place, into the gradients of the weighted loss by them.
 
-    Returns:
-        log Z and -log p(label), each (c,).
+    Returns log Z and -log p(label), each (c,).
     """
     step = max(1, CACHED_SCORES // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
     log_z, losses = torch.empty_like(weights), torch.empty_like(weights)

@@ -84,19 +84,13 @@ class UnifiedModel(PreTrainedModel):
         self.image_tokenizer.requires_grad_(False)
         self.language_model = AutoModelForCausalLM.from_config(text)
         self.adapter = make_adapter(config)
+        sizes = text.hidden_size, image.num_semantic_codes, image.num_pixel_codes
         self.image_head: FlatHead | HierarchicalHead
         if config.image_head == "flat":
-            self.image_head = FlatHead(
-                text.hidden_size, image.num_semantic_codes, image.num_pixel_codes
-            )
+            self.image_head = FlatHead(*sizes)
         else:
-            self.image_head = HierarchicalHead(
-                text.hidden_size,
-                image.num_semantic_codes,
-                image.num_pixel_codes,
-                image.semantic_code_dim,
-                image.pixel_code_dim,
-            )
+            code_dims = image.semantic_code_dim, image.pixel_code_dim
+            self.image_head = HierarchicalHead(*sizes, *code_dims)
         self.post_init()
         if config.lora is not None:
             add_lora(self, config.lora)
@@ -147,10 +141,9 @@ class UnifiedModel(PreTrainedModel):
 
     def decode_image_tokens(self, image_tokens: Tensor) -> Tensor:
         """(B, N) image token ids → (B, 3, H, W) images in [-1, 1]."""
-        codes = self.vocabulary.image_codes(image_tokens)
-        return self.image_tokenizer.decode(
-            ImageCodes.from_flat(codes, self.vocabulary.num_pixel_codes)
-        )
+        vocabulary = self.vocabulary
+        flat = vocabulary.image_codes(image_tokens)
+        return self.image_tokenizer.decode(ImageCodes.from_flat(flat, vocabulary.num_pixel_codes))
 
     def fill_image_tokens(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """Replace image placeholders by the token ids of the images, in order.
@@ -168,14 +161,7 @@ class UnifiedModel(PreTrainedModel):
         return input_ids.masked_scatter(is_placeholder, image_tokens.flatten())
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Embed token ids of text and images.
-
-        Args:
-            input_ids: (B, L); consecutive image tokens are one image.
-
-        Returns:
-            (B, L, D).
-        """
+        """(B, L) token ids, of which consecutive image tokens are one image → (B, L, D)."""
         is_image = self.vocabulary.is_image(input_ids)
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         codes = input_ids[is_image] - self.vocabulary.offset
@@ -245,9 +231,7 @@ class UnifiedModel(PreTrainedModel):
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.get_output_embeddings()(hidden[:, keep])
         return UnifiedOutput(
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            last_hidden_state=hidden,
+            logits=logits, past_key_values=outputs.past_key_values, last_hidden_state=hidden
         )
 
     def _loss(self, hidden: Tensor, labels: Tensor, weights: Tensor | None) -> UnifiedOutput:
@@ -259,19 +243,12 @@ class UnifiedModel(PreTrainedModel):
         is_image = self.vocabulary.is_image(labels)
         is_text = (labels >= 0) & ~is_image
 
-        text_loss, text = weighted_loss(
-            self.get_output_embeddings(),
-            self.vocabulary.offset,
-            hidden[is_text],
-            labels[is_text],
-            weights[is_text],
-            self.config.z_loss_weight,
-        )
+        head, offset = self.get_output_embeddings(), self.vocabulary.offset
+        of_text = hidden[is_text], labels[is_text], weights[is_text]
+        text_loss, text = weighted_loss(head, offset, *of_text, self.config.z_loss_weight)
+        codes = labels[is_image] - offset
         image_loss, semantic, pixel = self.image_head.losses(
-            hidden[is_image],
-            labels[is_image] - self.vocabulary.offset,
-            self.image_tokenizer,
-            weights[is_image],
+            hidden[is_image], codes, self.image_tokenizer, weights[is_image]
         )
         return UnifiedOutput(
             loss=(text_loss + image_loss) / len(hidden),

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -132,15 +133,8 @@ class UnifiedProcessor(ProcessorMixin):
         return texts
 
     def questions(self, images: list[Image.Image], questions: list[str]) -> BatchFeature:
-        """Inputs of `generate` for one question about each image.
-
-        Args:
-            images: PIL images.
-            questions: as many texts.
-
-        Returns:
-            `input_ids` and `attention_mask` (B, L), padded on the left, and `pixel_values`.
-        """
+        """Inputs of `generate` for one question about each image: `input_ids` and `attention_mask`
+        (B, L), padded on the left, and `pixel_values`."""
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images for {len(questions)} questions")
         inputs = self.pad([self.chat.question(question) for question in questions])
@@ -148,31 +142,23 @@ class UnifiedProcessor(ProcessorMixin):
         return BatchFeature({**inputs, "pixel_values": pixels})
 
     def drawings(self, prompts: list[str]) -> BatchFeature:
-        """Inputs of `generate(generation_mode="image")`.
-
-        Returns:
-            `input_ids`, `attention_mask` (B, L) and, for guidance, `unconditional_ids`,
-            `unconditional_mask` (B, L').
-        """
+        """Inputs of `generate(generation_mode="image")`: `input_ids`, `attention_mask` (B, L) and,
+        for guidance, `unconditional_ids`, `unconditional_mask` (B, L')."""
         return self._with_unconditional([self.chat.drawing(prompt) for prompt in prompts])
 
     def _with_unconditional(self, prompts: list[list[int]]) -> BatchFeature:
         without = self.pad([self.chat.drawing("")] * len(prompts))
-        unconditional = {
-            "unconditional_ids": without["input_ids"],
-            "unconditional_mask": without["attention_mask"],
-        }
-        return BatchFeature({**self.pad(prompts), **unconditional})
+        ids, mask = without["input_ids"], without["attention_mask"]
+        inputs = self.pad(prompts)
+        return BatchFeature({**inputs, "unconditional_ids": ids, "unconditional_mask": mask})
 
     def pad(self, token_ids: list[list[int]]) -> dict[str, torch.Tensor]:
         """Left-pad lists of ids to `input_ids` and `attention_mask` (B, L)."""
-        length = max(len(ids) for ids in token_ids)
-        pad_id = self.tokenizer.pad_token_id
+        rows = [torch.tensor(ids, dtype=torch.long) for ids in token_ids]
+        ones = [torch.ones_like(row) for row in rows]
         return {
-            "input_ids": torch.tensor([[pad_id] * (length - len(i)) + i for i in token_ids]),
-            "attention_mask": torch.tensor(
-                [[0] * (length - len(i)) + [1] * len(i) for i in token_ids]
-            ),
+            "input_ids": pad_sequence(rows, True, self.tokenizer.pad_token_id, "left"),
+            "attention_mask": pad_sequence(ones, True, 0, "left"),
         }
 
     def answers(self, token_ids: torch.Tensor, prompt_length: int) -> list[str]:

@@ -48,12 +48,9 @@ class Sampler(Settings):
 
     def for_pixels(self) -> "Sampler":
         """How pixel codes are chosen."""
-        own = {
-            name: getattr(self, f"pixel_{name}")
-            for name in ("temperature", "top_k", "top_p", "min_p")
-        }
-        given = {name: value for name, value in own.items() if value is not None}
-        return self.model_copy(update=given)
+        names = ("temperature", "top_k", "top_p", "min_p")
+        own = {name: getattr(self, f"pixel_{name}") for name in names}
+        return self.model_copy(update={n: value for n, value in own.items() if value is not None})
 
 
 def model_sampler(defaults: Mapping[str, Any], chosen: Sampler | None = None) -> Sampler:

@@ -39,10 +39,8 @@ class Segments:
     @property
     def num_tokens(self) -> int:
         """Tokens of all documents, padding not counted."""
-        padding = [
-            lengths[-1] for lengths, padded in zip(self.lengths, self.padded, strict=True) if padded
-        ]
-        return sum(map(sum, self.lengths)) - sum(padding)
+        each = zip(self.lengths, self.padded, strict=True)
+        return sum(sum(lengths[:-1] if padded else lengths) for lengths, padded in each)
 
     def mask(self, number: int, start: int, length: int, window: int | None) -> Tensor | None:
         """(1, 1, l, l) boolean, True where a query (third axis) may look at a key (fourth).
@@ -81,12 +79,8 @@ class Segments:
             documents = torch.stack(numbers).to(device)
             suffixes = self.suffixes
             suffixes = torch.zeros_like(documents) if suffixes is None else suffixes.to(device)
-            positions = torch.stack(
-                [
-                    visibility(d[None], s[None])[0].sum(1)
-                    for d, s in zip(documents, suffixes, strict=True)
-                ]
-            )
+            pairs = zip(documents.unsqueeze(1), suffixes.unsqueeze(1), strict=True)
+            positions = torch.cat([visibility(*pair).sum(2) for pair in pairs])
 
             def seen(batch: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 suffix, other = suffixes[batch, query], suffixes[batch, key]
@@ -96,10 +90,9 @@ class Segments:
                     near = near & (positions[batch, query] - positions[batch, key] < window)
                 return near & same & ((suffix == other) | (other == 0))
 
-            shape = documents.shape
-            self._made[key] = create_block_mask(
-                seen, shape[0], None, shape[1], shape[1], device=device
-            )
+            batch_size, length = documents.shape
+            made = create_block_mask(seen, batch_size, None, length, length, device=device)
+            self._made[key] = made
         return self._made[key]
 
     def boundaries(self, device: torch.device) -> tuple[Tensor, int]:

@@ -11,13 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageVocabulary:
-    """Where the image codes lie.
-
-    Attributes:
-        offset: first image token id; the size of the text vocabulary.
-        num_semantic_codes: K.
-        num_pixel_codes: M.
-    """
+    """Where the image codes lie: K·M from `offset` on, the size of the text vocabulary."""
 
     offset: int
     num_semantic_codes: int

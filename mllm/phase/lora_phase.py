@@ -21,10 +21,7 @@ _NOT_IN_4BIT = ["image_tokenizer", "adapter", "image_head", "lm_head", r".*\.lor
 
 
 def load_for_lora(
-    folder: Path,
-    lora: LoRASettings | None,
-    text_tokenizer: PreTrainedTokenizerBase,
-    seed: int,
+    folder: Path, lora: LoRASettings | None, text_tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> UnifiedForConditionalGeneration:
     """The model that a phase trains, with LoRA layers where the phase or the model has them.
 
@@ -55,10 +52,7 @@ def _match_zero_3_precision(model: UnifiedModel) -> None:
 
 
 def put_lora(
-    model: UnifiedModel,
-    lora: LoRASettings | None,
-    token_ids: list[int],
-    folder: Path,
+    model: UnifiedModel, lora: LoRASettings | None, token_ids: list[int], folder: Path
 ) -> None:
     """Give a model the LoRA layers that a phase asks for, in place, unless it has them.
 

@@ -98,9 +98,7 @@ class Samples(TrainerCallback):
             prompts.append(chat.expand(chat.question_ids(pairs[-1][0]), [image.tolist()]))
         inputs = self.processor.pad(prompts)
         token_ids = self.model.generate(
-            **self._on_device(inputs),
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
+            **self._on_device(inputs), max_new_tokens=MAX_NEW_TOKENS, do_sample=False
         )
         texts = self.processor.answers(token_ids, inputs["input_ids"].shape[1])
         return [

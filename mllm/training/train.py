@@ -15,9 +15,9 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from mllm.data.code_check import open_sources, refuse_other_run
 from mllm.data.packing import pack
 from mllm.data.sequences import TrainingSequences
+from mllm.data.sources import open_sources, refuse_other_run
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.attention import choose_attention
 from mllm.model.loss import compute_loss_in_one_call

@@ -33,11 +33,8 @@ class Group(NamedTuple):
     """Slots of one pass."""
 
     first: int
-    """The first slot."""
-    num_slots: int
-    """With an image."""
-    num_rows: int
-    """Rows to compute, padding among them."""
+    num_slots: int  # with an image
+    num_rows: int  # to compute, padding among them
 
 
 class RowGroups:
@@ -47,10 +44,7 @@ class RowGroups:
         sizes: numbers of rows that give a row the same bits, in rising order; empty where any
             number of rows may go together.
         rows_each: rows of a slot.
-        batch_size: most slots.
-
-    Attributes:
-        num_rows: to keep for a whole batch, padding among them.
+        batch_size: most slots; they take `num_rows`, padding among them.
     """
 
     def __init__(self, sizes: tuple[int, ...], rows_each: int, batch_size: int):
@@ -71,12 +65,8 @@ class RowGroups:
 def agreeing_sizes(
     model: UnifiedModel, step: LeanStep | OwnStep, head: Any, adapter: Any
 ) -> tuple[int, ...]:
-    """Numbers of rows that give a row the same bits; found once for a model, empty where unchecked.
-
-    Args:
-        model: whose weights the parts have.
-        step, head, adapter: the parts that draw.
-    """
+    """Numbers of rows that give a row the same bits in the parts that draw; found once for a model,
+    empty where unchecked."""
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return ()
@@ -119,13 +109,10 @@ def make_probe(
 
 @torch.no_grad()
 def sizes_that_agree(width: int, run: Callable[[Tensor], list[Tensor]]) -> tuple[int, ...]:
-    """The `SIZES` that give rows the bits of passes of 2, 4 or 16 rows, wherever they stand.
+    """The `SIZES` at which `run`, see `make_probe`, gives rows of D = `width` the bits of passes of
+    2, 4 or 16 rows, wherever they stand.
 
     Of the three, the one that lets most rows go together; (1,) where none agrees with itself.
-
-    Args:
-        width: D.
-        run: see `make_probe`.
     """
     rows = torch.randn(16, width, generator=torch.Generator().manual_seed(0))
     best: tuple[int, ...] = (1,)

@@ -158,11 +158,9 @@ class _Pass(nn.Module):
 
 def _compiler() -> str:
     """The one that torch calls."""
-    return (
-        os.environ.get("CXX", "cl")
-        if sys.platform == "win32"
-        else torch._inductor.config.cpp.cxx[-1]
-    )
+    if sys.platform == "win32":
+        return os.environ.get("CXX", "cl")
+    return torch._inductor.config.cpp.cxx[-1]
 
 
 def _compile(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> Callable[..., Any]:
@@ -213,11 +211,8 @@ def _square_blocks(num_rows: int) -> Iterator[None]:
         import torch._inductor.lowering  # first, or the next import goes round in a circle
         from torch._inductor.codegen.cpp_micro_gemm import micro_gemm_configs as lists
 
-        kind, known = next(
-            (kind, configs)
-            for kind, configs in lists.items()
-            if kind.__name__ == "CppMicroGemmFP32Vec"
-        )
+        kind = next(kind for kind in lists if kind.__name__ == "CppMicroGemmFP32Vec")
+        known = lists[kind]
         of_floats = [config for config in known if config.input_dtype == torch.float32]
         wide = {c.vec_isa_cls for c in of_floats if tuple(c.register_blocking[:2]) == (16, 16)}
         narrow = [c for c in of_floats if c.vec_isa_cls in wide and c.register_blocking[0] == 8]

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mllm.drawing.cpu.batch_invariance import RowGroups, agreeing_sizes
 from mllm.drawing.cpu.compiled_pass import CompiledPass
-from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile, with_prepacked_linears
+from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile
 from mllm.drawing.cpu.tables import make_embedding, make_head
 from mllm.drawing.step.choice import CodeChoice
 from mllm.drawing.step.decoder_step import LeanStep, OwnStep, is_known
 from mllm.model.modeling_unified import UnifiedModel
+from tokenizer.model.fused import copy_with_linears
 
 
 @dataclass
@@ -48,12 +49,7 @@ class Parts:
 
 
 def make_parts(model: UnifiedModel, compiled: bool = False) -> Parts:
-    """Read a model's weights, once.
-
-    Args:
-        model: in eval mode.
-        compiled: keep what a compiler reads of prepacked weights.
-    """
+    """Read a model's weights, once; `compiled` keeps what a compiler reads of prepacked weights."""
     decoder = model.language_model.get_decoder()
     prepacked = is_worthwhile(model.language_model)
     step: LeanStep | OwnStep
@@ -61,7 +57,8 @@ def make_parts(model: UnifiedModel, compiled: bool = False) -> Parts:
         make_product = partial(PrepackedLinear, keep_matrix=compiled) if prepacked else None
         step = LeanStep(decoder, make_product)
     else:
-        step = OwnStep(with_prepacked_linears(decoder) if prepacked else decoder)
-    head = make_head(model, prepacked, compiled)
-    adapter = with_prepacked_linears(model.adapter) if prepacked else model.adapter
+        step = OwnStep(copy_with_linears(decoder, PrepackedLinear) if prepacked else decoder)
+    head, adapter = make_head(model, prepacked, compiled), model.adapter
+    if prepacked:
+        adapter = copy_with_linears(adapter, PrepackedLinear)
     return Parts(step, head, adapter, make_embedding(model, adapter), prepacked)

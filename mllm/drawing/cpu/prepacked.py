@@ -7,15 +7,9 @@ rows, so that a pass needs no padding (see `batch_invariance`). The price is a c
 While a pass is compiled the compiler sees plain products, and prepacks them itself.
 """
 
-from typing import TypeVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from tokenizer.model.fused import copy_with_linears
-
-Module = TypeVar("Module", bound=nn.Module)
 
 # In a smaller model the calls take the time, and oneDNN's take longer.
 LEAST_NUMBERS = 2**24
@@ -59,8 +53,3 @@ def is_worthwhile(model: nn.Module) -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
-
-
-def with_prepacked_linears(module: Module) -> Module:
-    """A copy of a module that shares its parameters, each plain linear layer in it prepacked."""
-    return copy_with_linears(module, PrepackedLinear)

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from mllm.drawing.cpu.prepacked import PrepackedLinear, with_prepacked_linears
+from mllm.drawing.cpu.prepacked import PrepackedLinear
 from mllm.model.heads import FlatHead, HierarchicalHead
 from mllm.model.modeling_unified import UnifiedModel
+from tokenizer.model.fused import copy_with_linears
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 
 MAX_NUMBERS = 2**22  # of a table; 16 MB in float32
@@ -48,12 +49,8 @@ class EmbeddingTable:
 
 
 def make_embedding(model: UnifiedModel, adapter: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """(n, D) embeddings of (n,) flat codes at (n,) positions: a table, unless it would be large.
-
-    Args:
-        model: in eval mode.
-        adapter: the model's, in the form that serves large models.
-    """
+    """(n, D) embeddings of (n,) flat codes at (n,) positions: a table, or, where that would be
+    large, the model's adapter in the form that serves large models."""
     numbers = model.vocabulary.num_image_codes * model.config.text_config.hidden_size
     if numbers <= MAX_NUMBERS:
         return EmbeddingTable(model)
@@ -142,13 +139,8 @@ def _unrolled_logsumexp(scores: Sequence[Tensor]) -> Tensor:
 def make_head(
     model: UnifiedModel, prepacked: bool, compiled: bool
 ) -> FlatHead | HierarchicalHead | TabledHead | PrepackedFlatHead:
-    """The model's head in the quickest form that its size allows.
-
-    Args:
-        model: in eval mode.
-        prepacked: multiply by prepacked weights.
-        compiled: keep what a compiler reads of prepacked weights.
-    """
+    """The model's head in the quickest form that its size allows; arguments as of `Parts` and
+    `make_parts`."""
     head, image_tokenizer = model.image_head, model.image_tokenizer
     plain = type(head.rows) is nn.Linear
     if isinstance(head, FlatHead):
@@ -157,4 +149,4 @@ def make_head(
     numbers = len(head.pixel_bias) * max(width, head.pixel_bias.shape[1] * head.key.in_features)
     if plain and type(head.query[2]) is nn.Linear and numbers <= MAX_NUMBERS:
         return TabledHead(head, image_tokenizer)
-    return with_prepacked_linears(head) if prepacked else head
+    return copy_with_linears(head, PrepackedLinear) if prepacked else head

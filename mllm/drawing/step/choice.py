@@ -22,10 +22,7 @@ LEAST_TEMPERATURE = 1e-30
 class CodeChoice:
     """Chooses the next code of each image from the states that predict it.
 
-    Args:
-        model: whose codes.
-        head: `FlatHead`, `HierarchicalHead`, or what computes the same scores.
-        sampler: temperature, cuts and guidance.
+    `head` is the model's `FlatHead` or `HierarchicalHead`, or what computes the same scores.
     """
 
     def __init__(self, model: UnifiedModel, head: Any, sampler: Sampler):
@@ -46,7 +43,7 @@ class CodeChoice:
         kept: Tensor | None,
         semantics_kept: bool = False,
     ) -> Tensor:
-        """Choose a code for each image.
+        """(B,) flat codes, one for each image.
 
         Args:
             hidden: (R, D) states.
@@ -55,9 +52,6 @@ class CodeChoice:
             kept: (B, N, 2) codes of both levels that are given, -1 where they are drawn; None
                 where no code is given.
             semantics_kept: whether every semantic code is given.
-
-        Returns:
-            (B,) flat codes.
         """
         every = torch.arange(len(positions), device=positions.device)
         uniform = uniform[every, positions]
@@ -67,7 +61,11 @@ class CodeChoice:
         if kept is not None and semantics_kept:
             semantic = kept[:, 0].clamp_min(0)
         else:
-            scores = self._semantic_scores(hidden, scales)
+            if self.by_flat_code:
+                flat = self._guide(self.head.flat_scores(hidden), scales.unsqueeze(-1))
+                scores = flat.amax(-1)
+            else:
+                scores = self._guide(self.head.semantic_scores(hidden), scales)
             semantic = choose(self.sampler, scores, uniform[:, 0])
             if kept is not None:
                 semantic = torch.where(kept[:, 0] >= 0, kept[:, 0], semantic)
@@ -83,11 +81,6 @@ class CodeChoice:
             return values
         return values.unsqueeze(1).expand(-1, 2, *values.shape[1:]).flatten(0, 1)
 
-    def _semantic_scores(self, hidden: Tensor, scales: Tensor) -> Tensor:
-        if self.by_flat_code:
-            return self._guide(self.head.flat_scores(hidden), scales.unsqueeze(-1)).amax(-1)
-        return self._guide(self.head.semantic_scores(hidden), scales)
-
     def _guide(self, scores: Tensor, scales: Tensor) -> Tensor:
         """(B, C) scores of (R, C)."""
         if not self.sampler.guided:
@@ -96,15 +89,12 @@ class CodeChoice:
 
 
 def choose(sampler: Sampler, scores: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one code of each row of scores.
+    """Draw one code of each row of scores: (B,) int64 in [0, C).
 
     Args:
         sampler: temperature and cuts.
         scores: (B, C) unnormalised log-probabilities.
         uniform: (B,) of `noise`: at most 1 - 2^-24. The only randomness.
-
-    Returns:
-        (B,) int64 in [0, C).
     """
     num_codes = scores.shape[-1]
     if sampler.temperature < LEAST_TEMPERATURE or sampler.top_k == 1 or num_codes == 1:
@@ -151,10 +141,7 @@ def guidance_scales(sampler: Sampler, num_positions: int) -> Tensor:
 def noise(seeds: list[int], num_positions: int, candidate: int = 0) -> Tensor:
     """(B, N, 2) float64 uniform numbers, each image's from its own seed: the batch does not matter.
 
-    Args:
-        seeds: B of them.
-        num_positions: N.
-        candidate: which of the drawings of one seed, from 0.
+    `candidate` says which of the drawings of one seed, from 0.
     """
     shape = (candidate + 1, num_positions, 2)
     rows = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

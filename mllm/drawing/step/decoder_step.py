@@ -38,7 +38,7 @@ class OwnStep:
     def __init__(self, decoder: Any):
         self.decoder = decoder
         self.config = decoder.config
-        self.window = _window(self.config)
+        self.window = getattr(self.config, "sliding_window", None)
 
     def __call__(self, embeddings: Tensor, positions: Tensor, cache: SlotCache) -> Tensor:
         """Append one token to each row that `cache` has been set to.
@@ -113,20 +113,17 @@ class LeanStep:
     pads_products_alone = True
 
     def __init__(self, decoder: Any, make_product: Callable[[nn.Linear], Product] | None = None):
-        self.decoder = decoder
-        config = decoder.config
+        self.decoder, config = decoder, decoder.config
         self.eps = config.rms_norm_eps
-        self.num_heads = config.num_attention_heads
-        self.num_key_heads = config.num_key_value_heads
+        self.num_heads, self.num_key_heads = config.num_attention_heads, config.num_key_value_heads
         self.norm: Tensor = decoder.norm.weight
         numbers = sum(parameter.numel() for parameter in decoder.layers.parameters())
         # What `make_product` makes is a copy already.
         joined = make_product is not None or (
             numbers <= MAX_JOINED_NUMBERS and self.norm.dtype == torch.float32
         )
-        self.layers = [
-            _read_layer(layer, config, joined, make_product or _itself) for layer in decoder.layers
-        ]
+        make_product = make_product or nn.Identity()
+        self.layers = [_read_layer(layer, config, joined, make_product) for layer in decoder.layers]
         # Norms divide by the root of |x|² + eps·D.
         self.least_length = self.norm.new_tensor((self.eps * len(self.norm)) ** 0.5)
         self._table: tuple[Tensor, Tensor] | None = None
@@ -150,9 +147,15 @@ class LeanStep:
         masks = {window: cache.attention_mask(positions, window, dtype) for window in windows}
         hidden = embeddings
         for number, layer in enumerate(self.layers):
-            hidden = self._attend(hidden, number, layer, cos, sin, masks[layer.window], cache)
-            hidden = self._transform(hidden, layer)
-        return self._last(hidden)
+            queries, keys, values = self._heads(hidden, layer, cos, sin)
+            all_keys, all_values = cache.write(number, keys, values)
+            # Heads that share keys are the rows of one query: no copy of the keys for each.
+            queries = queries.unflatten(1, (self.num_key_heads, -1))
+            attended = _attention(queries, all_keys, all_values, masks[layer.window]).flatten(1)
+            if len(attended) < len(hidden):
+                attended = F.pad(attended, (0, 0, 0, len(hidden) - len(attended)))
+            hidden = self._transform(hidden + layer.out(attended), layer)
+        return self._normed(hidden, self.norm)
 
     def read(self, embeddings: Tensor) -> Prefix:
         """See `OwnStep.read`."""
@@ -177,7 +180,7 @@ class LeanStep:
             )[0]
             hidden = hidden + layer.out(attended.transpose(0, 1).flatten(1))
             hidden = self._transform(hidden, layer)
-        return Prefix(all_keys, all_values, self._last(hidden)[0])
+        return Prefix(all_keys, all_values, self._normed(hidden, self.norm)[0])
 
     def _heads(
         self, hidden: Tensor, layer: _Layer, cos: Tensor, sin: Tensor
@@ -189,42 +192,15 @@ class LeanStep:
         turned, values = heads.split([num_heads + num_key_heads, num_key_heads], dim=1)
         if layer.head_norms is not None:
             parts = turned.split([num_heads, num_key_heads], dim=1)
-            turned = torch.cat(
-                [
-                    F.rms_norm(part, weight.shape, weight, self.eps)
-                    for part, weight in zip(parts, layer.head_norms, strict=True)
-                ],
-                dim=1,
-            )
+            pairs = zip(parts, layer.head_norms, strict=True)
+            turned = torch.cat([self._normed(*pair) for pair in pairs], dim=1)
         turned = torch.addcmul(turned * cos, turned.roll(turned.shape[-1] // 2, -1), sin)
         queries, keys = turned.split([num_heads, num_key_heads], dim=1)
         return queries, keys, values
 
-    def _attend(
-        self,
-        hidden: Tensor,
-        number: int,
-        layer: _Layer,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor,
-        cache: SlotCache,
-    ) -> Tensor:
-        queries, keys, values = self._heads(hidden, layer, cos, sin)
-        all_keys, all_values = cache.write(number, keys, values)
-        # Heads that share keys are the rows of one query: no copy of the keys for each.
-        queries = queries.unflatten(1, (self.num_key_heads, -1))
-        attended = _attention(queries, all_keys, all_values, mask).flatten(1)
-        if len(attended) < len(hidden):
-            attended = F.pad(attended, (0, 0, 0, len(hidden) - len(attended)))
-        return hidden + layer.out(attended)
-
     def _transform(self, hidden: Tensor, layer: _Layer) -> Tensor:
         gate, up = _products(self._normed(hidden, layer.mlp_norm), layer.gates).chunk(2, dim=-1)
         return hidden + layer.down(layer.activation(gate) * up)
-
-    def _last(self, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden, self.norm.shape, self.norm, self.eps)
 
     def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
         if weight is not None:
@@ -253,21 +229,13 @@ def is_known(decoder: Any) -> bool:
     )
 
 
-def _window(config: Any) -> int | None:
-    return getattr(config, "sliding_window", None)
-
-
-def _itself(linear: nn.Linear) -> Product:
-    return linear
-
-
 def _read_layer(
     layer: Any, config: Any, joined: bool, make_product: Callable[[nn.Linear], Product]
 ) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     window = getattr(attention, "sliding_window", None)
     if isinstance(layer, MistralDecoderLayer):
-        window = _window(config)
+        window = config.sliding_window
     norms = None
     if hasattr(attention, "q_norm"):
         norms = attention.q_norm.weight, attention.k_norm.weight
@@ -297,9 +265,9 @@ def _joined(linears: list[nn.Linear], norm: Tensor) -> nn.Linear:
     joined = skip_init(nn.Linear, weight.shape[1], len(weight), bias=has_bias)
     joined.weight = nn.Parameter(weight, requires_grad=False)
     if has_bias:
-        biases: list[Tensor] = [
-            torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
-            for linear in linears
+        biases = [
+            torch.zeros_like(one.weight[:, 0]) if one.bias is None else one.bias.data
+            for one in linears
         ]
         joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
     return joined

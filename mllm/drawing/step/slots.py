@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache
 
@@ -66,23 +67,16 @@ class SlotCache(Cache):
 
     def insert(self, row: int, prefix: Prefix, num_more: int) -> None:
         """Begin `row` with a prefix, and make room for `num_more` tokens behind it."""
-        if not self.keys:
-            for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
-                mine += [t.new_zeros(self.num_rows, len(t), 0, t.shape[-1]) for t in of_prefix]
-        self._grow(len(prefix) + num_more)
-        for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
-            for layer, tensor in enumerate(of_prefix):
-                mine[layer][row, :, : len(prefix)] = tensor
-
-    def _grow(self, num_positions: int) -> None:
-        if num_positions <= self.capacity:
-            return
-        more = -(-num_positions // self.growth) * self.growth - self.capacity
+        needed = -(-(len(prefix) + num_more) // self.growth) * self.growth
+        more = max(0, needed - self.capacity)
         self.capacity += more
-        for mine in (self.keys, self.values):
-            mine[:] = [
-                torch.cat([t, t.new_zeros(*t.shape[:2], more, t.shape[-1])], dim=2) for t in mine
-            ]
+        for of_prefix, mine in ((prefix.keys, self.keys), (prefix.values, self.values)):
+            if not mine:
+                mine += [t.new_zeros(self.num_rows, len(t), 0, t.shape[-1]) for t in of_prefix]
+            if more:
+                mine[:] = [F.pad(tensor, (0, 0, 0, more)) for tensor in mine]
+            for tensor, new in zip(mine, of_prefix, strict=True):
+                tensor[row, :, : len(prefix)] = new
 
     def move(self, source: slice, target: slice) -> None:
         """Give the rows `target` what the rows `source` hold."""
@@ -94,13 +88,8 @@ class SlotCache(Cache):
         return min(-(-(last + 1) // BLOCK_SIZE) * BLOCK_SIZE, self.capacity)
 
     def set_positions(self, first: int, positions: Tensor, num_visible: int) -> None:
-        """Say where the next pass writes.
-
-        Args:
-            first: its first row; the others follow.
-            positions: (R',) where each row writes, which is also the last position that it sees.
-            num_visible: positions that attention is over.
-        """
+        """Say where the next pass writes: in the rows from `first` on, each at one of (R',)
+        `positions`, the last that it sees of `num_visible` that attention is over."""
         self.rows = slice(first, first + len(positions))
         num_heads = self.keys[0].shape[1]
         heads = torch.arange(first * num_heads, self.rows.stop * num_heads, device=positions.device)
@@ -122,20 +111,16 @@ class SlotCache(Cache):
         return self.write(layer_idx, key_states.squeeze(2), value_states.squeeze(2))
 
     def attention_mask(self, positions: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(R', 1, 1, visible): 0 where a row may look, -inf elsewhere.
-
-        Args:
-            positions: (R',) as in `set_positions`.
-            window: how many positions back a sliding layer looks; None for all.
-            dtype: of the scores.
-        """
+        """(R', 1, 1, visible): 0 where a row may look, -inf elsewhere; `positions` as in
+        `set_positions`, `window` as in `is_masked`."""
         masked = is_masked(positions, self.visible, window)
         mask = torch.zeros(masked.shape, dtype=dtype, device=positions.device)
         return mask.masked_fill_(masked, -torch.inf)[:, None, None]
 
 
 def is_masked(positions: Tensor, length: int, window: int | None) -> Tensor:
-    """(R, length): whether a token at each of (R,) `positions` may not look at a position."""
+    """(R, length): whether a token at each of (R,) `positions` may not look at a position; `window`
+    says how many positions back a sliding layer looks, None for all."""
     each = torch.arange(length, device=positions.device)
     masked = each > positions.unsqueeze(-1)
     if window is not None:
@@ -147,16 +132,11 @@ def is_masked(positions: Tensor, length: int, window: int | None) -> Tensor:
 class SlotImage:
     """What is known of an image in a slot without waiting for a GPU."""
 
-    number: int
-    """Of its job."""
-    done: int
-    """The image position that is drawn next."""
-    longest: int
-    """Where in the cache the next token of its longest row goes."""
-    keeps: bool
-    """Whether any code is given."""
-    keeps_semantics: bool
-    """Whether every semantic code is given."""
+    number: int  # of its job
+    done: int  # the image position that is drawn next
+    longest: int  # where in the cache the next token of its longest row goes
+    keeps: bool  # whether any code is given
+    keeps_semantics: bool  # whether every semantic code is given
 
 
 class Slots:
@@ -202,7 +182,7 @@ class Slots:
     def add(
         self, number: int, first: int, prefixes: list[Prefix], kept: Tensor, num_more: int
     ) -> int:
-        """Put a job into the first free slot.
+        """Put a job into the first free slot, which is returned.
 
         Args:
             number: of the job.
@@ -210,9 +190,6 @@ class Slots:
             prefixes: what each of its rows begins with.
             kept: (N, 2) codes that are given.
             num_more: positions to keep free behind a prefix.
-
-        Returns:
-            The slot.
         """
         slot, rows = len(self.images), self.rows_of(len(self.images))
         lengths, given = list(map(len, prefixes)), kept >= 0

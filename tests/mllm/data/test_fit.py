@@ -12,9 +12,9 @@ from mllm.data.settings import MixtureSettings, TaskProportions
 from mllm.data.sources import TrainingSource
 from mllm.training.train import train_mllm
 from runtime.errors import UserError
+from tests.codes import extract
 from tests.mllm.tiny import make_records, prepare_records
 from tokenizer.extraction.code_shards import CodeStore
-from tokenizer.extraction.extract import extract_codes
 
 
 def talk(*texts, images=()):
@@ -31,9 +31,9 @@ def make(world, chat, tmp_path):
         records = [change(number, record) for number, record in enumerate(make_records())]
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         data = prepare_records(records, out / "data")
-        codes = extract_codes(world.tokenizer, data, out / "codes")
+        codes = extract(world.tokenizer, data, out / "codes")
         proportions = TaskProportions(**{"question": 0, "drawing": 0, **mixture.pop("tasks")})
-        source = TrainingSource.open(PreparedDataset(data), CodeStore(codes))
+        source = TrainingSource(list(PreparedDataset(data).texts()), CodeStore(codes))
         return TrainingSequences(
             [source], chat, len(chat.text_tokenizer),
             MixtureSettings(proportions=proportions, **mixture), max_seq_length, 40, 0, context,
@@ -129,7 +129,7 @@ def test_bytes_bound_the_tokens(chat):
 
 
 def test_marks_without_images_are_found_before_the_first_step(world, chat):
-    source = TrainingSource.open(PreparedDataset(world.data), CodeStore(world.codes))
+    source = TrainingSource(list(PreparedDataset(world.data).texts()), CodeStore(world.codes))
     record = source.records[5]
     told = talk("<image>is it <image>?", "no", images=[record.record_id])
     source.records[5] = dataclasses.replace(record, conversations=[told])
@@ -139,7 +139,7 @@ def test_marks_without_images_are_found_before_the_first_step(world, chat):
 
 
 def test_a_record_without_codes_is_found_before_the_first_step(world, chat):
-    source = TrainingSource.open(PreparedDataset(world.data), CodeStore(world.codes))
+    source = TrainingSource(list(PreparedDataset(world.data).texts()), CodeStore(world.codes))
     told = talk("<image>is it red?", "no", images=["elsewhere"])
     source.records[5] = dataclasses.replace(source.records[5], conversations=[told])
     mixture = MixtureSettings(proportions=TaskProportions(conversation=1))

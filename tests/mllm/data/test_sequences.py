@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.records import Conversation, Message, Record
-from mllm.data.sequences import Choice, TrainingSequences
+from mllm.data.sequences import Planned, TrainingSequences
 from mllm.data.settings import MixtureSettings, TaskProportions
 from mllm.data.sources import TrainingSource
 from runtime.errors import UserError
@@ -25,7 +25,7 @@ def make_rows(world, chat):
     ):  # fmt: skip
         if sources is None:
             records = PreparedDataset(data or world.data)
-            sources = [TrainingSource.open(records, CodeStore(codes or world.codes))]
+            sources = [TrainingSource(list(records.texts()), CodeStore(codes or world.codes))]
         return TrainingSequences(
             sources,
             chat,
@@ -65,12 +65,8 @@ def test_a_longer_run_begins_like_a_shorter_one(make_rows):
 def test_rows_fit_and_hold_each_document_of_the_plan_once(make_rows):
     rows = make_rows(200)
     assert all(0 < sum(map(len, rows[i])) <= 64 for i in range(200))
-    numbers = [chosen.number for row in rows._plan for chosen in choices(row)]
+    numbers = [chosen.number for row in rows._plan for chosen in row]
     assert len(numbers) == len(set(numbers))
-
-
-def choices(row):
-    return [planned.choice for planned in row]
 
 
 def placeholder(name):
@@ -81,7 +77,7 @@ def test_a_tenth_of_the_captions_is_dropped(make_rows, chat):
     rows = make_rows(1, shares=DRAWINGS, caption_dropout=0.1)
     bare = len(chat.drawing(""))
     dropped = sum(
-        flat(rows._document(Choice("drawing", 0, number % 12, 0, number), placeholder)).token_ids[
+        flat(rows._document(Planned("drawing", 0, number % 12, 0, number), placeholder)).token_ids[
             bare - 1
         ]
         == chat.begin_of_image_id
@@ -91,7 +87,7 @@ def test_a_tenth_of_the_captions_is_dropped(make_rows, chat):
     for share, expected in ((0.0, 0), (1.0, 50)):
         rows = make_rows(1, shares=DRAWINGS, caption_dropout=share)
         lengths = [
-            len(rows._document(Choice("drawing", 0, 0, 0, n), placeholder)) for n in range(50)
+            len(rows._document(Planned("drawing", 0, 0, 0, n), placeholder)) for n in range(50)
         ]
         assert sum(length == bare + 4 + 2 for length in lengths) == expected
 
@@ -106,9 +102,7 @@ def test_the_question_share_is_kept(make_rows, share):
 def test_every_record_comes_before_one_comes_again(make_rows):
     rows = make_rows(60)
     for task in ("question", "drawing"):
-        planned = sorted(
-            (c.number, c.record) for row in rows._plan for c in choices(row) if c.task == task
-        )
+        planned = sorted((c.number, c.record) for row in rows._plan for c in row if c.task == task)
         records = [record for _, record in planned]
         # Rows that are still open at the end of a plan hold back a few documents.
         assert len(set(records[:12])) >= 11
@@ -118,7 +112,7 @@ def test_documents_carry_the_codes_of_their_record(make_rows, world, chat):
     rows, codes = make_rows(), CodeStore(world.codes)
     offset = len(chat.text_tokenizer)
     for i in range(10):
-        for chosen, document in zip(choices(rows._plan[i]), rows[i], strict=True):
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
             name = rows.sources[0].records[chosen.record].record_id
             images = [t - offset for t in flat(document).token_ids if t >= offset]
             assert images == codes.flat(name).tolist()
@@ -131,7 +125,7 @@ def test_each_document_takes_one_of_the_crops_by_the_seed(make_rows, world, tmp_
     assert [rows[i] for i in range(60)] == [again[i] for i in range(60)]
     taken, changed, seen = set(), 0, {}
     for i in range(60):
-        for chosen, document in zip(choices(rows._plan[i]), rows[i], strict=True):
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
             name = rows.sources[0].records[chosen.record].record_id
             images = [t - rows.offset for t in flat(document).token_ids if t >= rows.offset]
             matches = [c for c in range(3) if store.flat(name, c).tolist() == images]
@@ -152,7 +146,7 @@ def test_labels_and_weights_are_those_of_the_mixture(make_rows, chat):
     rows = make_rows(answer_weight=2.0, drawing_weight=10.0)
     offset = len(chat.text_tokenizer)
     for i in range(10):
-        for chosen, document in zip(choices(rows._plan[i]), rows[i], strict=True):
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
             labels = [label for label in flat(document).labels if label != -100]
             if chosen.task == "drawing":
                 assert len(labels) == 4 and min(labels) >= offset
@@ -218,8 +212,8 @@ def rich(world, tmp_path_factory):
     plain = prepare_records(texts, root / "texts")
     codes = extract(world.tokenizer, images, root / "codes")
     return [
-        TrainingSource.open(PreparedDataset(images), CodeStore(codes), 1.0),
-        TrainingSource.open(PreparedDataset(plain), None, 1.0),
+        TrainingSource(list(PreparedDataset(images).texts()), CodeStore(codes), 1.0),
+        TrainingSource(list(PreparedDataset(plain).texts()), None, 1.0),
     ]
 
 
@@ -239,7 +233,7 @@ def test_a_conversation_carries_the_codes_of_the_records_it_names(make_rows, ric
     wanted = {0: [names[3], names[1]], 1: [names[0]]}
     seen = set()
     for i in range(40):
-        for chosen, document in zip(choices(rows._plan[i]), rows[i], strict=True):
+        for chosen, document in zip(rows._plan[i], rows[i], strict=True):
             images = [t - rows.offset for t in flat(document).token_ids if t >= rows.offset]
             codes = [rich[0].codes.flat(name).tolist() for name in wanted[chosen.item]]
             assert images == [code for image in codes for code in image]
@@ -248,12 +242,12 @@ def test_a_conversation_carries_the_codes_of_the_records_it_names(make_rows, ric
 
 
 def test_sources_are_taken_by_their_weights(make_rows, rich, world):
-    other = TrainingSource.open(PreparedDataset(world.data), CodeStore(world.codes), 3.0)
+    other = TrainingSource(list(PreparedDataset(world.data).texts()), CodeStore(world.codes), 3.0)
     rows = make_rows(300, shares=QUESTIONS, sources=[rich[0], other])
-    taken = [chosen.source for row in rows._plan for chosen in choices(row)]
+    taken = [chosen.source for row in rows._plan for chosen in row]
     assert sum(taken) / len(taken) == pytest.approx(0.75, abs=0.01)
-    first = [c.record for row in rows._plan for c in choices(row) if c.source == 0][:12]
-    second = [c.record for row in rows._plan for c in choices(row) if c.source == 1][:12]
+    first = [c.record for row in rows._plan for c in row if c.source == 0][:12]
+    second = [c.record for row in rows._plan for c in row if c.source == 1][:12]
     assert first != second  # each has an order of its own
 
 
@@ -279,7 +273,7 @@ def test_questions_may_be_turns_of_one_conversation(make_rows):
 def test_without_packing_rows_of_a_step_are_about_as_long(make_rows):
     rows = make_rows(64, shares={"question": 1, "drawing": 1}, packing=False)
     assert all(len(rows[i]) == 1 for i in range(64))
-    numbers = [chosen.number for row in rows._plan for chosen in choices(row)]
+    numbers = [chosen.number for row in rows._plan for chosen in row]
     assert len(set(numbers)) == 64 and numbers != sorted(numbers)
     spread = [
         max(lengths) - min(lengths)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mllm.drawing.best_of import draw_best_of, semantic_log_likelihood
+from mllm.drawing.best_of import draw_best_of
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
 from mllm.drawing.step.choice import noise
@@ -65,18 +65,6 @@ def test_candidates_have_noise_of_their_own_and_the_first_that_of_the_seed():
     numbers = torch.cat([noise([7], 16, candidate) for candidate in range(4)])
     assert len(numbers.flatten(1).unique(dim=0)) == 4
     assert torch.equal(numbers[:1], noise([7], 16))
-
-
-def test_the_likelihood_does_not_depend_on_padding(model, processor):
-    together = processor.drawings(PROMPTS)
-    image_tokens = draw_tokens(model, processor, PROMPTS)
-    values = semantic_log_likelihood(
-        model, together["input_ids"], image_tokens, together["attention_mask"]
-    )
-    for row, prompt in enumerate(PROMPTS):
-        alone = processor.drawings([prompt])["input_ids"]
-        value = semantic_log_likelihood(model, alone, image_tokens[row : row + 1])
-        torch.testing.assert_close(value[0], values[row], atol=1e-4, rtol=1e-5)
 
 
 def test_ranking_without_an_unconditional_prompt_is_an_error(model, processor):

@@ -7,13 +7,14 @@ from torch import nn
 
 from benchmarks.generate_model import make_model
 from mllm.drawing.cpu import batch_invariance, prepacked
-from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile, with_prepacked_linears
+from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile
 from mllm.drawing.cpu.tables import PrepackedFlatHead
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
 from mllm.drawing.step.decoder_step import LeanStep
 from mllm.model.heads import FlatHead
 from mllm.model.sampler import Sampler
+from tokenizer.model.fused import copy_with_linears
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN here"
@@ -33,7 +34,7 @@ def test_a_prepacked_product_is_the_product(bias):
 
 def test_the_copy_shares_parameters_and_leaves_the_module_alone():
     module = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4, bias=False))
-    copy = with_prepacked_linears(module)
+    copy = copy_with_linears(module, PrepackedLinear)
     assert [type(part) for part in module] == [nn.Linear, nn.GELU, nn.Linear]
     assert [type(part) for part in copy] == [PrepackedLinear, nn.GELU, PrepackedLinear]
     assert all(a is b for a, b in zip(module.parameters(), copy.parameters(), strict=True))
