@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 
 from data_pipelines.images import write_png
+from eval.measures.file_names import sorted_files
 from runtime.errors import UserError
 from runtime.files import write_json
 from runtime.json_lines import json_values, write_rows
@@ -175,7 +176,7 @@ def _finish_geneval(folder: Path, prompts: Sequence[Prompt]) -> None:
 def _dpg(file: Path, number: int) -> list[Prompt]:
     """From the table of questions, whose rows repeat the prompt, or from one text file a prompt."""
     if file.is_dir():
-        texts = sorted(file.glob("*.txt"))
+        texts = sorted_files(file.glob("*.txt"))
         found = {path.stem: path.read_text("utf-8-sig").strip() for path in texts}
         questions: dict[str, list[dict[str, str]]] = {}
     else:
@@ -197,7 +198,7 @@ def _mjhq(file: Path, number: int) -> list[Prompt]:
 
 
 def _wise(file: Path, number: int) -> list[Prompt]:
-    files = sorted(file.glob("*.json")) if file.is_dir() else [file]
+    files = sorted_files(file.glob("*.json")) if file.is_dir() else [file]
     rows = [row for path in files for row in _json(path)]
     return [
         Prompt(_text(row["Prompt"]), _numbered(str(int(row["prompt_id"])), number), row)

@@ -105,6 +105,7 @@ def _answer_rest(
         )
         for q, text in zip(questions, texts, strict=True)
     ]
+    _check_lengths(answerer, questions, asked, asking)
     by_image = {q.image_id: q for q in reversed(questions)}
 
     def read_images(keys: list[tuple[str, int]]) -> Sequence[Tensor]:
@@ -133,6 +134,31 @@ def _answer_rest(
             new = {key: answer for key, answer in saved.items() if key not in done}
             store.append(ranks.rank, new)
             progress.update(len(new))
+
+
+def _check_lengths(
+    answerer: Answerer,
+    questions: Sequence[BenchmarkQuestion],
+    asked: Sequence[Question],
+    asking: Asking,
+) -> None:
+    """Refuse, before the first answer, questions that do not fit the context with their answers."""
+    tokenizer = answerer.processor.tokenizer
+    options = {option for question in asked for option in question.options}
+    lengths = {o: len(tokenizer(o, add_special_tokens=False)["input_ids"]) for o in options}
+    too_long = [
+        q.question_id
+        for q, question in zip(questions, asked, strict=True)
+        if len(question.prompt)
+        + max((lengths[o] for o in question.options), default=asking.max_new_tokens)
+        > answerer.context_length
+    ]
+    if too_long:
+        raise UserError(
+            f"{len(too_long):,} of {len(questions):,} questions with their images and answers are "
+            f"longer than the {answerer.context_length:,} tokens that the model reads, such as "
+            f"question {too_long[0]!r}: leave them out, or give fewer --max-new-tokens"
+        )
 
 
 def _saved(answer: Answer) -> SavedAnswer:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.measures.conditions import UNKNOWN
+from eval.measures.file_names import one_form
 from eval.vqa.answer_store import SavedAnswer
 from eval.vqa.benchmarks.question_set import QuestionSet
 from eval.vqa.scorers.task import BenchmarkQuestion, Judged
@@ -87,17 +88,18 @@ def read_predictions(path: Path) -> list[Row]:
 
 
 def _raw_rows(path: Path) -> list[Any]:
-    content = path.read_bytes().lstrip()
-    if content[:1] == b"[":
+    start = path.read_bytes()[:99].decode("utf-8-sig", "replace").lstrip()
+    if start.startswith("["):
         return list(read_json(path))
-    if content[:1] == b"{":
-        try:
-            whole = json.loads(content)
+    if start.startswith("{"):
+        try:  # as pairs, since an object may hold a question twice
+            pairs = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=list)
         except ValueError:  # several lines of JSON
-            whole = None
-        names = {*ID_NAMES, *ANSWER_NAMES}  # of a single line with these, it is a row
-        if whole and not names & set(whole) and all(isinstance(v, str) for v in whole.values()):
-            return [{"question_id": key, "prediction": text} for key, text in whole.items()]
+            pairs = []
+        # A single line with a field of a row is a row.
+        is_row = {*ID_NAMES, *ANSWER_NAMES} & {key for key, _ in pairs}
+        if pairs and not is_row and all(isinstance(text, str) for _, text in pairs):
+            return [{"question_id": key, "prediction": text} for key, text in pairs]
     return [row for _, row in json_values(path)]
 
 
@@ -145,21 +147,21 @@ def match(rows: Sequence[Row], found: QuestionSet, path: Path) -> dict[str, str]
     Raises:
         UserError: if questions have no prediction or two, or predictions are of other questions.
     """
-    wanted = {q.question_id for q in found.questions}
-    keys = _ids(rows, found, path)
+    wanted = {one_form(q.question_id): q.question_id for q in found.questions}
+    keys = [wanted.get(one_form(key), key) for key in _ids(rows, found, path)]
     repeated = [key for key, n in Counter(keys).items() if n > 1]
     if repeated:
         raise UserError(
             f"{path} has {len(repeated):,} questions with more than one prediction, such as "
             f"{repeated[0]!r}; keep one of each"
         )
-    foreign = [key for key in keys if key not in wanted]
+    foreign = [key for key in keys if one_form(key) not in wanted]
     if foreign:
         raise UserError(
             f"{len(foreign):,} of {len(keys):,} predictions in {path} are of questions that "
             f"{found.source} does not have, such as {foreign[0]!r}; give the split that they answer"
         )
-    absent = sorted(wanted - set(keys))
+    absent = sorted({*wanted.values()} - set(keys))
     if absent:
         raise UserError(
             f"{len(absent):,} of {len(wanted):,} questions of {found.source} have no prediction in "
@@ -211,8 +213,7 @@ def _ids(rows: Sequence[Row], found: QuestionSet, path: Path) -> list[str]:
     if None in named:
         raise UserError(f"prediction {named.index(None) + 1} of {path} has no id")
     keys = [str(row[str(name)]) for row, name in zip(rows, named, strict=True)]
-    wanted = {q.question_id for q in found.questions}
-    if not wanted & set(keys):
+    if not {one_form(q.question_id) for q in found.questions} & set(map(one_form, keys)):
         # Where the benchmark's file is of one split, its answers need not name it.
         splits = {q.category for q in found.questions}
         only = splits.pop() if len(splits) == 1 else None

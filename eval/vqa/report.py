@@ -55,7 +55,8 @@ def report_questions(folder: Path) -> Report:
     return Report(
         f"Questions: {summary['task']}",
         f"{summary['overall']['accuracy']:.1%} of {summary['num_questions']:,} questions about "
-        f"{summary['num_images']:,} images right (95 % interval {low:.1%} to {high:.1%}).",
+        f"{summary['num_images']:,} images right (95 % interval {low:.1%} to {high:.1%}). "
+        f"In {summary['num_unread']:,} answers the rule could read nothing.",
         sections,
         {key: value for key, value in summary.items() if key not in NOT_SETTINGS},
     )

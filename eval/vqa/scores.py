@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.measures.intervals import wilson_interval
+from eval.vqa.scorers.easy_vqa import is_yes_no
 from eval.vqa.scorers.task import BenchmarkQuestion, Judged, Task
 
 ITSELF = "the evaluated questions themselves"
@@ -38,7 +39,8 @@ def summarize(
 
     Returns:
         `overall`, `open`, `yes_no` and each entry of `by_type` as `mean_score` gives them;
-        `yes_no_share`; the baselines; and the benchmark's own `figures`.
+        `yes_no_share`; `num_unread`, the answers in which the rule could read nothing; the
+        baselines; and the benchmark's own `figures`.
     """
     questions = [entry.question for entry in judged]
     by_type: dict[str, list[float]] = defaultdict(list)
@@ -56,6 +58,7 @@ def summarize(
         "open": mean_score(by_form["open"]),
         "yes_no": mean_score(by_form["yes_no"]),
         "yes_no_share": len(by_form["yes_no"]) / len(judged),
+        "num_unread": sum(map(task.is_unread, judged)),
         "answered_yes_share": sum(_is_yes(e) for e in judged) / len(judged),
         "by_type": {name: mean_score(by_type[name]) for name in sorted(by_type)},
         "figures": task.figures(judged),
@@ -87,12 +90,6 @@ def mean_score(scores: Sequence[float]) -> dict[str, Any]:
         "num_correct": total,
         "num_questions": len(scores),
     }
-
-
-def is_yes_no(answers: Sequence[str]) -> bool:
-    """Whether the most frequent of the accepted answers is yes or no."""
-    found = Counter(answer.lower().strip() for answer in answers).most_common(1)
-    return bool(found) and found[0][0] in ("yes", "no")
 
 
 def question_only_accuracy(

@@ -9,6 +9,9 @@ from runtime.settings import BatchSize, Settings
 from runtime.value_types import ExistingFolder, ExistingPath, ModelFolder, OutputFolder, Text
 
 AnswerBy = Literal["generation", "letters", "texts"]
+BENCHMARKS = (
+    "easy-vqa", "vqav2", "textvqa", "gqa", "pope", "mme", "seedbench", "mmbench", "mmmu",
+)  # fmt: skip
 
 
 class VQASettings(Settings):
@@ -47,8 +50,9 @@ class VQASettings(Settings):
 
     @property
     def is_own_file(self) -> bool:
-        """Whether `task` names a file of one's own questions."""
-        return self.task.endswith(".jsonl") or Path(self.task).is_file()
+        """Whether `task` names a file of one's own questions; a benchmark's name is never one."""
+        named = self.task in BENCHMARKS
+        return not named and (self.task.endswith(".jsonl") or Path(self.task).is_file())
 
     @model_validator(mode="after")
     def _who_answers(self) -> "VQASettings":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.manifest import MANIFEST_NAME
 from eval.reports.page import write_report
 from eval.vqa.answer_store import SavedAnswer
 from eval.vqa.answering import answer_questions, describe_run
@@ -62,6 +63,7 @@ def evaluate(settings: VQASettings) -> Path:
         print(f"{found.source}: left out are {left_out}", file=sys.stderr)
     if settings.model is not None:
         assert found is not None
+        _counted_on(found, settings.train_data)  # refuses data without questions before any work
         RunDirectory(out).start(settings, "semhitok eval vqa")
         _ask_model(settings, task, found, out)
     else:
@@ -177,15 +179,22 @@ def _score(
 
 
 def _counted_on(found: QuestionSet, train_data: Path | None) -> tuple[Counted | None, str]:
-    """What the question-only baseline counts, and its name."""
+    """What the question-only baseline counts, and its name.
+
+    Raises:
+        UserError: if the data that the user named has no questions.
+    """
     beside = Path(found.source).parent / "train"
-    if train_data is None and found.data_fingerprint and beside.is_dir():
-        train_data = beside
-    if train_data is None:
-        return None, ITSELF
-    data = PreparedDataset(train_data, images_only=True)
-    counted = [(q.question, q.answers) for record in data.texts() for q in record.questions]
-    return counted, str(train_data)
+    is_beside = found.data_fingerprint is not None and (beside / MANIFEST_NAME).is_file()
+    folder = train_data or (beside if is_beside else None)
+    if folder is not None:
+        data = PreparedDataset(folder, images_only=True)
+        counted = [(q.question, q.answers) for record in data.texts() for q in record.questions]
+        if counted:
+            return counted, str(folder)
+        if train_data is not None:
+            raise UserError(f"{folder} has no questions to count: name another --train-data")
+    return None, ITSELF
 
 
 def _print(summary: dict[str, Any]) -> None:
@@ -196,9 +205,10 @@ def _print(summary: dict[str, Any]) -> None:
             f" at most (counted on these answers; {summary['repeated_question_share']:.0%} of the "
             "questions come repeatedly)"
         )
+    unread = f"; {summary['num_unread']:,} answers unread" if summary["num_unread"] else ""
     print(
         f"{summary['overall']['accuracy']:.1%} of {summary['num_questions']:,} questions right "
-        f"(95 % interval {low:.1%} to {high:.1%}); {baseline}"
+        f"(95 % interval {low:.1%} to {high:.1%}){unread}; {baseline}"
     )
     own = [
         f"{name.replace('_', ' ')} {value:.4g}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from eval.measures.file_names import one_form, sorted_files
 from eval.vqa.benchmarks.question_set import QuestionSet
 from runtime.errors import UserError
 
@@ -26,21 +27,24 @@ class ImageFolder:
         """The file of a name; None if there is none, or several by that name."""
         folder, _, file = name.rpartition("/")
         # MME's categories have their images in a folder of that name, or beside the questions.
-        for place in (self.root / folder, self.root / folder / "images"):
+        for parent in (self.root / folder, self.root / folder / "images"):
             for ending in ENDINGS:
-                if (path := place / f"{file}{ending}").is_file():
+                if (path := parent / f"{file}{ending}").is_file():
                     return path
         for ending in ENDINGS:
-            if found := self._by_name.get(f"{name}{ending}"):
+            if found := self._by_name.get(one_form(f"{name}{ending}")):
                 return found[0] if len(found) == 1 else None
         return None
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
+        """Files by name and by path below the root, in one Unicode form."""
         paths: dict[str, list[Path]] = {}
         for folder, _, files in os.walk(self.root):
-            for file in files:
-                paths.setdefault(file, []).append(Path(folder, file))
+            for path in sorted_files(Path(folder, file) for file in files):
+                below = path.relative_to(self.root).as_posix()
+                for name in {path.name, below}:
+                    paths.setdefault(one_form(name), []).append(path)
         return paths
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.measures.file_names import sorted_files
 from eval.vqa.benchmarks.question_set import QuestionSet, require_fields
 from eval.vqa.benchmarks.rows import FROM_ROW, Row
 from eval.vqa.scorers.pope import SPLITS
@@ -102,7 +103,7 @@ def _gqa(path: Path) -> NamedRows:
 
 
 def _pope(path: Path) -> NamedRows:
-    files = sorted(path.glob("*pope*.json*")) if path.is_dir() else [path]
+    files = sorted_files(path.glob("*pope*.json*")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no file of POPE, such as coco_pope_random.json")
     for file in files:
@@ -155,9 +156,9 @@ def _read_mme(path: Path) -> QuestionSet:
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the folder of MME with one folder a category")
     questions = []
-    for category in sorted(p for p in path.iterdir() if p.is_dir()):
+    for category in sorted_files(p for p in path.iterdir() if p.is_dir()):
         texts = category / "questions_answers_YN"
-        for file in sorted((texts if texts.is_dir() else category).glob("*.txt")):
+        for file in sorted_files((texts if texts.is_dir() else category).glob("*.txt")):
             try:
                 lines = file.read_text(encoding="utf-8-sig").split("\n")
             except (OSError, UnicodeDecodeError) as error:
@@ -242,7 +243,7 @@ def _list_in(path: Path, key: str, fields: tuple[str, ...]) -> list[dict[str, An
 
 
 def _one_file(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
+    found = sorted_files(folder.glob(pattern))
     if len(found) != 1:
         raise UserError(f"{folder} holds {len(found)} files {pattern}; name the one to read")
     return found[0]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eval.measures.file_names import one_form
 from eval.vqa.scorers.task import BenchmarkQuestion, Task
 from runtime.errors import UserError
 from runtime.files import fingerprint
@@ -44,7 +45,8 @@ def check_questions(task: Task, found: QuestionSet) -> None:
     questions, source = found.questions, found.source
     if not questions:
         raise UserError(f"{source} has no questions, so there is nothing to score")
-    repeated = [key for key, n in Counter(q.question_id for q in questions).items() if n > 1]
+    counts = Counter(one_form(q.question_id) for q in questions)
+    repeated = [key for key, number in counts.items() if number > 1]
     if repeated:
         raise UserError(
             f"{source} has the question id {repeated[0]!r} more than once"

@@ -4,6 +4,7 @@ The columns are those of the copies by lmms-lab, which most of the field evaluat
 `eval.vqa.benchmarks.rows`.
 """
 
+import glob
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from eval.measures.file_names import sorted_files
 from eval.vqa.benchmarks.question_set import QuestionSet
 from eval.vqa.benchmarks.rows import FROM_ROW, Row
 from eval.vqa.scorers.task import ImageSource
@@ -79,10 +81,11 @@ def read_hub(task: str, name: str | None = None, split: str | None = None) -> Qu
 
 def read_parquet(task: str, path: Path) -> QuestionSet:
     """A benchmark from parquet files with the columns of its copy on the hub."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = [path] if path.is_file() else sorted_files(path.rglob("*.parquet"))
     datasets.disable_progress_bars()
     try:
-        table = datasets.Dataset.from_parquet([str(file) for file in files])
+        # Escaped, since `datasets` takes names for patterns: of "a[1]" it would look for "a1".
+        table = datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files])
     except Exception as error:  # pyarrow and datasets have no common one
         raise UserError(f"{path} cannot be read as parquet ({says(error)})") from error
     return read_table(task, table, str(path))

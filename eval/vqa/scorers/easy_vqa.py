@@ -3,14 +3,20 @@
 import re
 from collections.abc import Sequence
 
+from data_pipelines.answers import comparable, most_frequent_answer
 from data_pipelines.sources.easy_vqa_shapes import PALETTE, SHAPES
 from eval.vqa.scorers.task import BenchmarkQuestion, Task
 
 
 def judge(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
-    """Equal to an accepted answer after lower case and strip; nothing else is forgiven."""
-    compared = prediction.lower().strip()
-    return compared, float(compared in {answer.lower().strip() for answer in question.answers})
+    """Equal to an accepted answer but for case and outer space; nothing else is forgiven."""
+    compared = comparable(prediction)
+    return compared, float(compared in map(comparable, question.answers))
+
+
+def is_yes_no(answers: Sequence[str]) -> bool:
+    """Whether the most frequent of the accepted answers is yes or no."""
+    return bool(answers) and comparable(most_frequent_answer(answers)) in ("yes", "no")
 
 
 def question_type(question: str, answers: Sequence[str]) -> str:
@@ -20,7 +26,7 @@ def question_type(question: str, answers: Sequence[str]) -> str:
     turns the answer round by one word.
     """
     words = set(re.findall(r"[a-z']+", question.lower()))
-    if answers[0].lower().strip() not in ("yes", "no"):
+    if not is_yes_no(answers):
         form = "open"
     else:
         form = "yes/no with negation" if words & {"not", "no"} else "yes/no"

@@ -88,6 +88,7 @@ TASK = Task(
     rule="MME: yes or no in the first four characters; accuracy × 100 + accuracy⁺ × 100 for each "
     "category, accuracy⁺ wants both questions of an image right",
     judge=judge,
+    is_unread=lambda entry: entry.read_as == "other",
     complaint=_complaint,
     check_set=_pairs,
     figures=figures,

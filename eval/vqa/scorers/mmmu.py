@@ -9,7 +9,6 @@ from eval.vqa.scorers.multiple_choice import (
     LETTERS,
     letter_complaint,
     random_letter,
-    unread_figures,
 )
 from eval.vqa.scorers.task import BenchmarkQuestion, Judged, Task
 
@@ -97,7 +96,7 @@ def judge(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
 
 
 def figures(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Answers without an option, and the accuracy if these were guessed, as officially done."""
+    """The accuracy if answers without an option were guessed, as officially done."""
     choices = [entry for entry in judged if entry.question.options]
     guessed = sum(
         random_letter(entry.question) == entry.question.answers[0]
@@ -106,7 +105,6 @@ def figures(judged: Sequence[Judged]) -> dict[str, Any]:
     )
     total = sum(entry.score for entry in judged)
     return {
-        **unread_figures(choices),
         "accuracy_with_guesses": (total + guessed) / len(judged),
         "num_open_questions": len(judged) - len(choices),
     }

@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
@@ -78,7 +79,6 @@ def circular_figures(judged: Sequence[Judged]) -> dict[str, Any]:
         "circular_by_category": {
             name: sum(outcomes) / len(outcomes) for name, outcomes in sorted(by_category.items())
         },
-        **unread_figures(judged),
     }
 
 
@@ -88,8 +88,6 @@ def rotations(question: BenchmarkQuestion) -> list[BenchmarkQuestion]:
     Shift k has the id of the question + k · 10⁶ where that is a number, and the answer's letter
     moves with its text.
     """
-    from dataclasses import replace
-
     number = len(question.options)
     right = LETTERS.index(question.answers[0])
     numeric = question.question_id.isdigit()
@@ -110,11 +108,6 @@ def rotations(question: BenchmarkQuestion) -> list[BenchmarkQuestion]:
             )
         )
     return turned
-
-
-def unread_figures(judged: Sequence[Judged]) -> dict[str, Any]:
-    """How many answers named no option; they count as wrong."""
-    return {"num_without_option": sum(not entry.read_as for entry in judged)}
 
 
 def letter_complaint(question: BenchmarkQuestion) -> str | None:
@@ -144,7 +137,6 @@ SEED_BENCH = Task(
     rule="SEED-Bench by the option's letter: the answer's first character",
     judge=judge_first_letter,
     complaint=letter_complaint,
-    figures=unread_figures,
     instruction=BY_LETTER,
 )
 MMBENCH = Task(

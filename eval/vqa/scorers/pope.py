@@ -1,5 +1,6 @@
 """POPE: is an object in the image, yes or no (Li et al. 2023; official `evaluate.py`)."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,10 @@ def _label(question: BenchmarkQuestion) -> str:
     return "no" if question.answers[0] == "no" else "yes"
 
 
+def _words(text: str) -> list[str]:
+    return re.findall("[a-z]+", text.lower())
+
+
 def _complaint(question: BenchmarkQuestion) -> str | None:
     if len(question.answers) == 1 and question.answers[0] in ("yes", "no"):
         return None
@@ -75,6 +80,7 @@ TASK = Task(
     name="pope",
     rule='POPE (evaluate.py): "no" if the first sentence holds the word No, not or no, else "yes"',
     judge=judge,
+    is_unread=lambda entry: not {"yes", "no", "not"} & set(_words(entry.prediction)),
     complaint=_complaint,
     figures=figures,
     instruction=SHORT_ANSWER,

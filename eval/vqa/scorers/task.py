@@ -63,6 +63,8 @@ class Task:
     """Why the rule cannot score a question, as a clause; None where it can."""
     check_set: Callable[[Sequence[BenchmarkQuestion]], str | None] = lambda questions: None
     """Why the rule cannot score a whole set, as a clause."""
+    is_unread: Callable[[Judged], bool] = lambda entry: not entry.read_as.strip()
+    """Whether the rule could read nothing in an answer; such answers count as the rule has it."""
     figures: Callable[[Sequence[Judged]], dict[str, Any]] = lambda judged: {}
     """The benchmark's own figures beside the accuracy."""
     instruction: str = ""

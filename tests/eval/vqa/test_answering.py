@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from mllm.serving.answering import Answerer, plan_batches
 from runtime.errors import UserError
 from semhitok import main as cli
 from tests.mllm.tiny import REPOSITORY, World, launch, make_model, picture
+from tests.prepared import prepare_sources
 
 
 @pytest.fixture(scope="module")
@@ -561,3 +563,70 @@ def test_evaluate_keeps_its_ways_for_prepared_data(place, tmp_path):
     assert found["num_questions"] == 36 and found["task"] == "easy-vqa"
     assert found["data_fingerprint"] == PreparedDataset(place / "data").fingerprint
     assert (tmp_path / "examples.jsonl").is_file()
+
+
+# Inputs of real people.
+
+
+@pytest.mark.parametrize("form", ["lines", "list", "object"])
+def test_predictions_may_begin_with_a_byte_order_mark(tmp_path, gqa_file, form):
+    path = tmp_path / "said.json"
+    rows = [{"question_id": str(i), "answer": "yes"} for i in range(4)]
+    text = {
+        "lines": "\n".join(map(json.dumps, rows)),
+        "list": json.dumps(rows),
+        "object": json.dumps({row["question_id"]: "yes" for row in rows}),
+    }[form]
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert rescored(path, "gqa", "--data", str(gqa_file), "--out", str(tmp_path / "out")) == 0
+    assert summary(tmp_path / "out")["overall"]["accuracy"] == 1
+
+
+def test_a_question_twice_in_one_object_is_refused(tmp_path, gqa_file, capsys):
+    path = tmp_path / "said.json"
+    path.write_text('{"0": "yes", "1": "no", "2": "no", "3": "yes", "0": "no"}')
+    assert rescored(path, "gqa", "--data", str(gqa_file), "--out", str(tmp_path / "out")) == 2
+    assert "more than one prediction, such as '0'" in capsys.readouterr().err
+
+
+def test_ids_compare_in_one_unicode_form(tmp_path):
+    questions = {"K\u00f6ln": {"question": "?", "imageId": "n", "answer": "yes"}}
+    (tmp_path / "q.json").write_text(json.dumps(questions))
+    path = other_system(tmp_path, [{"id": "Ko\u0308ln", "prediction": "yes"}])
+    out = tmp_path / "out"
+    assert rescored(path, "gqa", "--data", str(tmp_path / "q.json"), "--out", str(out)) == 0
+    assert list(predictions(out)) == ["K\u00f6ln"]
+
+
+def test_a_file_called_like_a_benchmark_does_not_take_its_place(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("gqa").write_text("{}")
+    settings = VQASettings(model=place / "model", task="gqa", out=tmp_path / "out")
+    assert not settings.is_own_file
+
+
+def test_a_question_that_is_too_long_is_named_before_the_first_answer(place, tmp_path, capsys):
+    lines = (place / "own.jsonl").read_text().splitlines()
+    long = json.loads(lines[-1]) | {"question": "what is it? " * 2000, "id": "the long one"}
+    file = place / "long.jsonl"
+    file.write_text("\n".join([*lines[:-1], json.dumps(long)]))
+    for more in ([], ["--answer-by", "texts"]):
+        model = ["--model", str(place / "model"), "--out", str(tmp_path / "out"), *more]
+        assert cli.main(["eval", "vqa", *model, "--task", str(file)]) == 2
+        said = capsys.readouterr().err
+        assert "1 of 36 questions" in said and "'the long one'" in said and "leave them out" in said
+        assert not list((tmp_path / "out" / "answers").glob("rank-*"))
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_training_data_without_questions_is_refused_before_the_first_answer(
+    place, tmp_path, capsys
+):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    picture("red", "bar").save(pictures / "a.png")
+    prepare_sources([str(pictures)], tmp_path / "data")
+    more = ["--train-data", str(tmp_path / "data")]
+    assert evaluate(place, tmp_path / "out", *more) == 2
+    assert "has no questions to count" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -2,9 +2,10 @@
 
 import pytest
 
-from eval.vqa.scorers import gqa, local, mmmu, multiple_choice
+from eval.vqa.scorers import gqa, local, mme, mmmu, multiple_choice
 from eval.vqa.scorers.task import BenchmarkQuestion
-from eval.vqa.scores import judge_all
+from eval.vqa.scorers.tasks import TASKS
+from eval.vqa.scores import judge_all, summarize
 
 OPTIONS = ("a red car", "a blue bus", "the sky", "none of these")
 
@@ -82,7 +83,7 @@ def test_mmmu_says_what_guessing_would_add():
     questions = [choice(key=str(i)) for i in range(200)]
     judged = judge_all(mmmu.TASK, questions, {q.question_id: "no idea" for q in questions})
     found = mmmu.figures(judged)
-    assert found["num_without_option"] == 200
+    assert sum(map(mmmu.TASK.is_unread, judged)) == 200
     assert 0.15 < found["accuracy_with_guesses"] < 0.35  # a quarter, as guesses go
 
 
@@ -102,12 +103,65 @@ def test_gqa_tells_open_from_binary():
     assert found == {"binary_accuracy": 0.5, "open_accuracy": 0.5}
 
 
+ANIMALS = ("cat", "dog", "a blue box", "An apple.")
+
+
 @pytest.mark.parametrize(
     ("text", "read"),
-    [("B", "B"), ("b.", "B"), ("(b)", "B"), ("A blue bus.", "B"), ("blue bus", ""), ("", "")],
-)
-def test_own_options_by_letter_or_whole_text(text, read):
-    assert local.judge_option(choice(), text)[0] == read
+    [
+        # By letter.
+        ("B", "B"), ("b.", "B"), ("(b)", "B"), ("[B]", "B"), ("B:", "B"), ("B) dog", "B"),
+        ("B. dog", "B"), ("(B) dog", "B"), ("(B). dog", "B"), ("B: dog\n", "B"),
+        ("b, the dog", "B"),
+        ("B. It barks.", "B"), ("B. A dog is one.", "B"), ("**B. dog**", "B"),
+        ("The answer is B", "B"), ("So the answer is (B).", "B"), ("Answer: C", "C"),
+        ("The correct option is D.", "D"), ("Option B", "B"), ("It is B", "B"),
+        ("B is correct", "B"), ("C is the right answer", "C"), ("I think it is (C).", "C"),
+        # By text.
+        ("Dog.", "B"), ("The answer is dog.", "B"), ("A blue box", "C"), ("an apple", "D"),
+        # Neither, or both, or another: unread.
+        ("", ""), ("E", ""), ("E. cow", ""), ("a dog", ""), ("A dog runs", ""), ("Bdog", ""),
+        ("The answer is A dog", ""), ("It is a dog", ""), ("blue box", ""), ("no idea", ""),
+        ("A. dog", ""), ("A or B", ""), ("A, B", ""), ("(A) or (B)", ""),
+    ],
+)  # fmt: skip
+def test_own_options_are_read_where_they_are_plain(text, read):
+    assert local.judge_option(choice(options=ANIMALS), text) == (read, float(read == "B"))
+
+
+def test_an_option_that_spells_a_letter_does_not_take_its_place():
+    assert local.named_option("B", ("b", "a")) == "B"
+    assert local.named_option("cafe\u0301", ("tea", "Caf\u00e9")) == "B"
+
+
+def unread(task, *predictions, answer="yes"):
+    """How many answers a rule cannot read."""
+    options = OPTIONS if answer in ("A", "B") else ()
+    questions = [
+        BenchmarkQuestion(str(i), "?", (answer,) * (10 if task.name in TEN else 1), options=options)
+        for i in range(len(predictions))
+    ]
+    said = {str(i): text for i, text in enumerate(predictions)}
+    judged = judge_all(task, questions, said)
+    return sum(map(task.is_unread, judged)), summarize(task, judged)["num_unread"]
+
+
+TEN = ("vqav2", "textvqa", "soft")
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "mme"])
+def test_every_rule_counts_what_it_cannot_read(name):
+    answer = "B" if name in ("seedbench", "mmbench", "mmmu", "option") else "yes"
+    assert unread(TASKS[name], answer, "", " \n", answer=answer) == (2, 2)
+
+
+def test_answers_of_other_forms_are_unread():
+    assert unread(TASKS["option"], "B. a blue bus", "who knows", "A or B", answer="B") == (2, 2)
+    assert unread(TASKS["seedbench"], "B", "(B)", answer="B") == (1, 1)
+    assert unread(TASKS["mmbench"], "B", "A or B", answer="B") == (1, 1)
+    assert unread(TASKS["pope"], "Yes.", "no", "there is not", "a dog") == (1, 1)  # read as a yes
+    judged = judge_all(mme.TASK, [BenchmarkQuestion("0", "?", ("Yes",))], {"0": "I say yes"})
+    assert sum(map(mme.TASK.is_unread, judged)) == 1
 
 
 @pytest.mark.parametrize(
