@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.answers import most_frequent_answer
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.records import IMAGE_MARK, Question, RecordText
 from mllm.data.settings import SourceSettings
@@ -139,7 +140,7 @@ def refuse_other_run(out: Path, sources: list[TrainingSource]) -> None:
 
 def question_pairs(questions: list[Question]) -> list[tuple[str, str]]:
     """(question, answer) of the questions that have an answer."""
-    return [(question.question, question.answers[0]) for question in questions if question.answers]
+    return [(q.question, most_frequent_answer(q.answers)) for q in questions if q.answers]
 
 
 def image_names(record: RecordText, item: int) -> list[str]:

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from data_pipelines.answers import most_frequent_answer
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from mllm.init.settings import InitSettings
@@ -54,7 +55,9 @@ def _new_text_tokenizer(settings: InitSettings) -> PreTrainedTokenizerBase:
         for record in PreparedDataset(folder).texts():
             texts += record.captions
             for question in record.questions:
-                texts += [question.question, *question.answers[:1]]
+                texts.append(question.question)
+                if question.answers:
+                    texts.append(most_frequent_answer(question.answers))
             for conversation in record.conversations:
                 texts += [message.content for message in conversation.messages]
             if record.text is not None:
