@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from runtime.errors import UserError, says
+from tokenizer.saved.model_folder import refuse_nonfinite
 
 
 def load_pretrained(what: str, name: str, hint: str, *classes: Any) -> list[Any]:
@@ -18,15 +20,18 @@ def load_pretrained(what: str, name: str, hint: str, *classes: Any) -> list[Any]
         classes: of transformers.
 
     Raises:
-        UserError: if any of them cannot be loaded.
+        UserError: if any of them cannot be loaded, or has weights that are not finite.
     """
-
     try:
-        return [each.from_pretrained(name) for each in classes]
+        loaded = [each.from_pretrained(name) for each in classes]
     except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
         raise UserError(
             f"No {what} can be loaded from {name!r}: {hint} ({says(error)})."
         ) from error
+    for network in loaded:
+        if isinstance(network, nn.Module):
+            refuse_nonfinite(network, f"the {what} {name!r}")
+    return loaded
 
 
 def frozen(network: Any) -> Any:

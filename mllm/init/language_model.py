@@ -20,6 +20,7 @@ from data_pipelines.text_tokenizer import train_text_tokenizer
 from mllm.init.settings import InitSettings
 from mllm.model.chat_template import ASSISTANT, IMAGE_TOKENS, PLAIN_CHAT_TEMPLATE, USER
 from runtime.errors import UserError, says
+from tokenizer.saved.model_folder import refuse_nonfinite
 
 
 def make_language_model(
@@ -123,6 +124,7 @@ def _pretrained(
         raise UserError(
             f"no causal language model can be loaded from {name!r}: {says(error)}"
         ) from error
+    refuse_nonfinite(language_model, repr(name))
     # The weights of a GGUF file are float32 now; a config that said otherwise forbids training.
     vars(language_model.config).pop("quantization_config", None)
     for field, value in settings.text_config.items():
