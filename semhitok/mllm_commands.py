@@ -46,7 +46,7 @@ COMMANDS = (
         "fold the LoRA layers of a trained model into its plain matrices",
         f"semhitok merge-lora --model {LORA_MODEL} --out runs/merged",
         "mllm.saved.settings:MergeSettings",
-        "mllm.saved.merge_lora:merge_lora",
+        "mllm.saved.export:merge_lora",
     ),
     Command(
         name="generate",

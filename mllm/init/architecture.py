@@ -35,21 +35,17 @@ def refuse_other_architecture(model: UnifiedModel) -> None:
             position_ids=positions.repeat(2)[None],
             segments=Segments([[LENGTH, LENGTH]], [False], None),
         ).last_hidden_state
+        difference = (packed.view_as(alone) - alone).abs().max()
+        if not difference <= TOLERANCE * alone.abs().max():
+            raise ValueError("a document sees another")
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError,
             ValueError) as error:  # fmt: skip
-        raise _unknown(kind) from error
+        raise UserError(
+            f"a language model of the architecture {kind!r} cannot be trained in packed sequences; "
+            f"choose a decoder such as Qwen2, Qwen3, Llama, SmolLM2, Gemma or Mistral"
+        ) from error
     finally:
         model.train(was_training)
-    difference = (packed.view_as(alone) - alone).abs().max()
-    if not difference <= TOLERANCE * alone.abs().max():
-        raise _unknown(kind)
-
-
-def _unknown(kind: str) -> UserError:
-    return UserError(
-        f"a language model of the architecture {kind!r} cannot be trained in packed sequences; "
-        f"choose a decoder such as Qwen2, Qwen3, Llama, SmolLM2, Gemma or Mistral"
-    )
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedConfig, set_seed
 
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.init.architecture import refuse_other_architecture, refuse_other_logits
-from mllm.init.language_model import make_language_model
+from mllm.init.language_model import make_language_model, special_token_ids
 from mllm.init.settings import InitSettings
 from mllm.init.start_from_codebooks import start_from_codebooks
 from mllm.model.chat_template import IMAGE_TOKENS
@@ -48,12 +48,8 @@ def init_mllm(settings: InitSettings) -> Path:
     )
     try:
         with torch.device("meta"):
-            num_numbers = sum(
-                p.numel() for p in UnifiedForConditionalGeneration(config).parameters()
-            )
-        require_memory(
-            4 * num_numbers, f"a model of {num_numbers:,} parameters", "choose smaller sizes"
-        )
+            size = UnifiedForConditionalGeneration(config).num_parameters()
+        require_memory(4 * size, f"a model of {size:,} parameters", "choose smaller sizes")
         model = UnifiedForConditionalGeneration(config)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(
@@ -67,15 +63,9 @@ def init_mllm(settings: InitSettings) -> Path:
         refuse_other_logits(model)
     if settings.new_weights == "codebooks":
         start_from_codebooks(model, settings.seed)
-    model.generation_config = GenerationConfig(
-        eos_token_id=text_tokenizer.eos_token_id,
-        bos_token_id=text_tokenizer.bos_token_id,
-        pad_token_id=text_tokenizer.pad_token_id,
-    )
+    model.generation_config = GenerationConfig(**special_token_ids(text_tokenizer))
     processor = UnifiedProcessor(
-        image_processor(image_tokenizer.config),
-        text_tokenizer,
-        num_image_positions=config.num_image_positions,
+        image_processor(image_tokenizer.config), text_tokenizer, config.num_image_positions
     )
     with whole_folder(settings.out) as unfinished:
         model.save_pretrained(unfinished)
@@ -89,14 +79,7 @@ def unified_config(
     image_tokenizer_config: PreTrainedConfig,
     **fields: Any,
 ) -> UnifiedConfig:
-    """The model's config.
-
-    Args:
-        settings: how images enter and leave.
-        text_config: of the language model.
-        image_tokenizer_config: of the image tokenizer.
-        fields: other ones of the config.
-    """
+    """The model's config, of those of its parts and other `fields`."""
     return UnifiedConfig(
         text_config=text_config.to_dict(),
         image_tokenizer_config=image_tokenizer_config.to_dict(),

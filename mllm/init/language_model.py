@@ -35,14 +35,18 @@ def make_language_model(
         text_tokenizer, language_model = _pretrained(settings.llm, settings)
         return text_tokenizer, language_model.config, language_model
     text_tokenizer = _new_text_tokenizer(settings)
-    text_config = make_text_config(
-        settings,
-        vocab_size=len(text_tokenizer),
-        pad_token_id=text_tokenizer.pad_token_id,
-        bos_token_id=text_tokenizer.bos_token_id,
-        eos_token_id=text_tokenizer.eos_token_id,
+    special = special_token_ids(text_tokenizer)
+    return (
+        text_tokenizer,
+        make_text_config(settings, vocab_size=len(text_tokenizer), **special),
+        None,
     )
-    return text_tokenizer, text_config, None
+
+
+def special_token_ids(text_tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    """Ids of padding, begin and end of text, as configs name them."""
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    return {name: getattr(text_tokenizer, name) for name in names}
 
 
 def _new_text_tokenizer(settings: InitSettings) -> PreTrainedTokenizerBase:
@@ -63,19 +67,14 @@ def _new_text_tokenizer(settings: InitSettings) -> PreTrainedTokenizerBase:
                 texts += [message.content for message in conversation.messages]
             if record.text is not None:
                 texts.append(record.text)
-    text_tokenizer = train_text_tokenizer(
-        texts, settings.vocab_size, [USER, ASSISTANT, *IMAGE_TOKENS]
-    )
+    special = [USER, ASSISTANT, *IMAGE_TOKENS]
+    text_tokenizer = train_text_tokenizer(texts, settings.vocab_size, special)
     text_tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
     return text_tokenizer
 
 
 def make_text_config(settings: InitSettings, **others: Any) -> PreTrainedConfig:
-    """The config of the language model that `text_config` describes.
-
-    Args:
-        settings: with the fields.
-        others: fields that override them.
+    """The config of the language model that `text_config` describes; `others` override its fields.
 
     Raises:
         UserError: if it describes no language model of transformers.

@@ -24,12 +24,8 @@ PROBED = 64  # tokens over which the length of hidden states is taken
 
 @torch.no_grad()
 def start_from_codebooks(model: UnifiedModel, seed: int) -> None:
-    """Set the adapter and the rows of the image head, in place.
-
-    Args:
-        model: with the image tokenizer and the language model that it will be trained with.
-        seed: of the projections from code vectors to rows.
-    """
+    """Set the adapter and the rows of the image head, in place, when the image tokenizer and the
+    language model are there; `seed` is that of the projections from code vectors to rows."""
     embedding = model.get_input_embeddings()
     scale = getattr(embedding, "embed_scale", 1.0)  # of Gemma
     embeddings = embedding.get_parameter("weight") * scale
@@ -47,15 +43,10 @@ def start_from_codebooks(model: UnifiedModel, seed: int) -> None:
 
 
 def _project(model: UnifiedModel, rows: Tensor, spread: float, seed: int) -> None:
-    """Write rows (K·M or K, D) that are a random projection of the vectors of their codes.
+    """Write rows (K·M or K, D) that are a random projection of the vectors of their codes, flat or
+    semantic; `spread` is the root mean square of the numbers.
 
     Distances between rows are those between code vectors (Johnson and Lindenstrauss, 1984).
-
-    Args:
-        model: holds the codebooks.
-        rows: of flat codes, or of semantic codes where there are but K.
-        spread: root mean square of the numbers.
-        seed: of the projection.
     """
     flat = len(rows) == model.vocabulary.num_image_codes
     sample = _vectors(model, _some(len(rows)), flat)

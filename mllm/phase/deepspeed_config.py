@@ -4,9 +4,8 @@ The YAML says what is trained and how; the JSON says how it is spread over ranks
 say something, the JSON says "auto" or the same.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mllm.phase.settings import PhaseSettings
 from runtime.errors import UserError
@@ -18,14 +17,9 @@ LEFT_TO_THE_YAML = (
 )  # fmt: skip
 
 
-@dataclass
-class Zero:
-    """How a JSON spreads the model.
-
-    Attributes:
-        stage: of ZeRO; 0 is plain data parallel.
-        offload: device of the optimiser's shard, "none" for the rank's own.
-    """
+class Zero(NamedTuple):
+    """How a JSON spreads the model: stage 0 is plain data parallel, `offload` the device of the
+    optimiser's shard, "none" for the rank's own."""
 
     stage: int = 0
     offload: str = "none"
@@ -62,12 +56,6 @@ def read_deepspeed(
 ) -> dict[str, Any]:
     """The JSON, filled up with what the YAML asks for.
 
-    Args:
-        path: of the JSON.
-        settings: of the run.
-        micro_batch_size: sequences per forward pass and rank.
-        num_ranks: of the run.
-
     Raises:
         UserError: if there is no such file, or it contradicts the YAML.
     """
@@ -91,13 +79,11 @@ def _refuse_conflicts(
     num_ranks: int,
 ) -> None:
     steps = settings.global_batch_size // (micro_batch_size * num_ranks)
+    of_steps = f"global_batch_size over micro_batch_size and {num_ranks} ranks is"
     wanted: dict[str, tuple[Any, str]] = {
         "train_batch_size": (settings.global_batch_size, "global_batch_size is"),
         "train_micro_batch_size_per_gpu": (micro_batch_size, "micro_batch_size is"),
-        "gradient_accumulation_steps": (
-            steps,
-            f"global_batch_size over micro_batch_size and {num_ranks} ranks is",
-        ),
+        "gradient_accumulation_steps": (steps, of_steps),
         "gradient_clipping": (settings.max_grad_norm, "max_grad_norm is"),
         "bf16.enabled": (settings.bf16, "bf16 is"),
         "fp16.enabled": (False, "float16 is never trained in, so it is"),
@@ -107,24 +93,18 @@ def _refuse_conflicts(
         block = values.get(section, {}) if section else values
         found = block.get(name, "auto") if isinstance(block, dict) else block
         if found not in ("auto", ours):
-            raise _conflict(
-                path,
-                f'{key} is {found} there, but {phrase} {ours}; write "auto" or the same in the '
-                f"JSON",
-            )
+            mend = 'write "auto" or the same in the JSON'
+            raise _conflict(path, f"{key} is {found} there, but {phrase} {ours}; {mend}")
+    steps_after = f"{settings.num_steps} steps after warmup_steps {settings.warmup_steps}"
     ours_by_block = {
         "optimizer": f"{settings.optimizer} with learning_rate {settings.learning_rate:g}",
-        "scheduler": f"a cosine over {settings.num_steps} steps after warmup_steps "
-        f"{settings.warmup_steps}",
+        "scheduler": f"a cosine over {steps_after}",
     }
     for block, ours in ours_by_block.items():
         if block in values:
             kind = values[block].get("type") if isinstance(values[block], dict) else values[block]
-            raise _conflict(
-                path,
-                f"its {block} block says {kind}, but the run uses {ours}; take the block out of "
-                f"the JSON",
-            )
+            problem = f"its {block} block says {kind}, but the run uses {ours}"
+            raise _conflict(path, f"{problem}; take the block out of the JSON")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -56,11 +56,7 @@ def put_lora(
 ) -> None:
     """Give a model the LoRA layers that a phase asks for, in place, unless it has them.
 
-    Args:
-        model: to be trained.
-        lora: of the phase.
-        token_ids: tokens that are new to the language model.
-        folder: of the model, for messages.
+    `token_ids` are the tokens that are new to the language model, `folder` is named in messages.
 
     Raises:
         UserError: if the model has other layers than those of `lora`, or a target does not exist.

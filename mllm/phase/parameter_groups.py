@@ -15,12 +15,8 @@ PARTS = ("image_adapter", "image_head", "layers", "embed_tokens")
 class ParameterGroup:
     """Parameters that one rule moves.
 
-    Attributes:
-        rule: "adamw" or "muon".
-        decays: whether weight decay acts on them.
-        multiplier: their learning rate as a factor of the run's.
-        names: of the parameters.
-        parameters: themselves.
+    `decays` says whether weight decay acts on them; `multiplier` is their learning rate as a factor
+    of the run's.
     """
 
     rule: Literal["adamw", "muon"]
@@ -59,13 +55,9 @@ def part_of(name: str) -> str:
     Wrappers such as PEFT's put words before and after, never within.
     """
     name = name.removeprefix("module.").removeprefix("base_model.model.")
-    if name.startswith("adapter."):
-        return "image_adapter"
-    if name.startswith("image_head."):
-        return "image_head"
-    if name.startswith("image_tokenizer."):
-        return ""
-    return "layers" if ".layers." in name or ".norm." in name else "embed_tokens"
+    known = {"adapter": "image_adapter", "image_head": "image_head", "image_tokenizer": ""}
+    language_model = "layers" if ".layers." in name or ".norm." in name else "embed_tokens"
+    return known.get(name.partition(".")[0], language_model)
 
 
 def freeze_parts(model: nn.Module, settings: PhaseSettings) -> None:
@@ -77,12 +69,11 @@ def freeze_parts(model: nn.Module, settings: PhaseSettings) -> None:
 
 
 def parameter_groups(model: Any, settings: PhaseSettings) -> list[ParameterGroup]:
-    """What the optimiser moves: a group for each learning rate, with and without weight decay.
+    """What the optimiser moves, all that is trainable: a group for each learning rate, with and
+    without weight decay.
 
-    Args:
-        model: the whole model; only what is trainable is moved.
-        settings: with optimizer muon the language model's linear maps are the first group, without
-            its embeddings and its head.
+    With optimizer muon the language model's linear maps are the first group, without its embeddings
+    and its head.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = []

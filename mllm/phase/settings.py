@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -191,7 +191,8 @@ class PhaseSettings(Settings):
         sections = values.pop("phases", None)
         if sections is None:
             return settings_with_overrides(cls, values, overrides, str(path or "the settings"))
-        if not isinstance(sections, dict) or not all(map(_is_section, sections.values())):
+        found = sections.values() if isinstance(sections, dict) else [sections]
+        if not all(isinstance(section, dict) for section in found):
             raise UserError(f"{path}: phases must hold a section of settings for each phase")
         merged = {name: merge({**values, "phase": name}, own) for name, own in sections.items()}
         for name, own in merged.items():
@@ -201,7 +202,3 @@ class PhaseSettings(Settings):
             given = f", not {chosen[-1]}" if chosen else ""
             raise UserError(f"{path} has several phases; add phase={'|'.join(merged)}{given}")
         return settings_with_overrides(cls, merged[chosen[-1]], overrides, str(path))
-
-
-def _is_section(value: Any) -> bool:
-    return isinstance(value, dict)

@@ -1,16 +1,17 @@
-"""A unified model as a plain causal LM that any server loads: one embedding, one head.
+"""A trained model in another form: without LoRA layers, or as a causal LM that any server loads.
 
+    semhitok merge-lora --model runs/smollm2-135m/mllm/model --out runs/merged
     semhitok export-llm --model DIR --out DIR
 
-The adapter is a function of the image code alone, so its values become rows of the embedding; the
-rows of a flat head follow those of the LM's head. Text ids stay, image code h is token id
-`image_token_offset + h`. The plain model chooses among all tokens at once; the unified model
-chooses among text or among image tokens, which a server restores by masking the others.
+A plain causal LM has one embedding and one head. The adapter is a function of the image code alone,
+so its values become rows of the embedding; the rows of a flat head follow those of the LM's head.
+Text ids stay, image code h is token id `image_token_offset + h`. The plain model chooses among all
+tokens at once; the unified model chooses among text or among image tokens, which a server restores
+by masking the others.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mllm.model.adapter import make_adapter
 from mllm.model.configuration_unified import UnifiedConfig
-from mllm.saved.load import load_config, load_processor
+from mllm.model.lora import merge
+from mllm.saved.load import load_config, load_model, load_processor
 from mllm.saved.saved_weights import Weights
-from mllm.saved.settings import ExportSettings
+from mllm.saved.settings import ExportSettings, MergeSettings
 from runtime.errors import UserError
 from runtime.files import write_json
 from tokenizer.model.modeling_semhitok import SemHiTokModel
@@ -30,6 +32,25 @@ from tokenizer.saved.model_folder import whole_folder
 
 CHUNK = 8192  # image codes folded at once
 SHARD_BYTES = 5 * 10**9  # as transformers cuts its own files
+
+
+def merge_lora(settings: MergeSettings) -> Path:
+    """Write the plain model of a LoRA one; its logits are the same to rounding.
+
+    Raises:
+        UserError: if the folder holds no model, or one without LoRA layers.
+    """
+    folder, out = settings.model, settings.out
+    if folder.resolve() == out.resolve():
+        raise UserError(f"--out is the model's own folder {folder}; choose another")
+    model, processor = load_model(folder), load_processor(folder)
+    if model.config.lora is None:
+        raise UserError(f"the model in {folder} has no LoRA layers; it is a plain one already")
+    merge(model)
+    with whole_folder(out) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+    return out
 
 
 def export_llm(settings: ExportSettings) -> Path:
@@ -45,13 +66,15 @@ def export_llm(settings: ExportSettings) -> Path:
     config = load_config(folder)
     _refuse_what_cannot_be_folded(folder, config)
     processor = load_processor(folder)
-    plain_config = plain_config_of(config)
+    image = config.image_tokenizer_config
+    plain_config = type(config.text_config)(**config.text_config.to_dict())
+    plain_config.vocab_size = config.image_token_offset + image.num_image_codes
+    plain_config.tie_word_embeddings = False  # an image code is read by one row, written by another
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(plain_config)
     plain_config.architectures = [type(plain).__name__]
     names = {id(module): name for name, module in plain.named_modules()}
     ends = [names[id(m)] for m in (plain.get_input_embeddings(), plain.get_output_embeddings())]
-    image = config.image_tokenizer_config
     with whole_folder(settings.out) as unfinished:
         _write_shards(_tensors(Weights(folder), config, *ends), unfinished)
         plain_config.save_pretrained(unfinished)
@@ -70,16 +93,6 @@ def export_llm(settings: ExportSettings) -> Path:
             },
         )
     return settings.out
-
-
-def plain_config_of(config: UnifiedConfig) -> Any:
-    """The language model's own config, with a token for each image code after those of text."""
-    plain_config = type(config.text_config)(**config.text_config.to_dict())
-    plain_config.vocab_size = config.image_token_offset + (
-        config.image_tokenizer_config.num_image_codes
-    )
-    plain_config.tie_word_embeddings = False  # an image code is read by one row, written by another
-    return plain_config
 
 
 def _refuse_what_cannot_be_folded(model: Path, config: UnifiedConfig) -> None:
@@ -146,7 +159,7 @@ def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     """Safetensors files of `SHARD_BYTES` and the index that servers look for."""
     shards: list[list[str]] = []
     shard: dict[str, Tensor] = {}
-    size = total = 0
+    total = 0
 
     def flush() -> None:
         save_file(shard, folder / f"shard-{len(shards)}.safetensors", metadata={"format": "pt"})
@@ -154,11 +167,9 @@ def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
         shard.clear()
 
     for name, tensor in tensors:
-        if shard and size + tensor.nbytes > SHARD_BYTES:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > SHARD_BYTES:
             flush()
-            size = 0
         shard[name] = tensor.contiguous()
-        size += tensor.nbytes
         total += tensor.nbytes
     flush()
     # The number of files is part of their names, and known only now.

@@ -15,12 +15,8 @@ _WRITTEN_BY = "`train mllm` wrote, such as runs/quickstart/mllm/model"
 
 
 def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGeneration:
-    """The model of a folder written by `init-mllm` or `train mllm`.
-
-    Args:
-        folder: of the model.
-        options: of transformers' `from_pretrained`, such as `quantization_config`.
-    """
+    """The model of a folder written by `init-mllm` or `train mllm`; `options` are those of
+    transformers' `from_pretrained`, such as `quantization_config`."""
     return load_whole(
         folder, UnifiedForConditionalGeneration, "a unified one", _WRITTEN_BY, **options
     )
@@ -29,12 +25,7 @@ def load_model(folder: Path | str, **options: Any) -> UnifiedForConditionalGener
 def load_for_inference(
     folder: Path | str, device: str | None = None
 ) -> tuple[UnifiedForConditionalGeneration, UnifiedProcessor]:
-    """A unified model in eval mode, with its processor.
-
-    Args:
-        folder: of the model.
-        device: "cpu", "cuda" or such; by default a GPU where there is one.
-    """
+    """A unified model in eval mode, with its processor, by default on a GPU where there is one."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load_model(folder).to(device).eval(), load_processor(folder)
 

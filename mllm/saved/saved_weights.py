@@ -16,10 +16,7 @@ from tokenizer.model.fingerprint import fingerprint_of_weights
 
 
 class Weights:
-    """The tensors of a saved model, each read when asked for.
-
-    Args:
-        folder: with model.safetensors, or with shards and their index.
+    """The tensors of a saved model, in one file or in shards, each read when asked for.
 
     Raises:
         UserError: here and when a tensor is read, for a file that is missing or broken.

@@ -15,11 +15,8 @@ from runtime.memory import available_bytes
 
 
 def training_arguments(settings: PhaseSettings, universal: bool = False) -> TrainingArguments:
-    """Arguments of one rank; under DeepSpeed its process group is started.
-
-    Args:
-        settings: of the run.
-        universal: resume from a universal checkpoint of DeepSpeed.
+    """Arguments of one rank; under DeepSpeed its process group is started, and `universal` resumes
+    from a universal checkpoint.
 
     Raises:
         UserError: if the batch cannot be divided, or something is asked for that this machine or

@@ -7,8 +7,8 @@ to mend, and the next one resumes from the checkpoint before.
 """
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from runtime.errors import UserError
 from runtime.files import file_sha256, read_json, write_json
@@ -18,15 +18,8 @@ CHECKPOINTS = "checkpoints"
 WHOLE, UNFINISHED = "whole.json", "unfinished.json"
 
 
-@dataclass
-class Checkpoint:
-    """A whole one.
-
-    Attributes:
-        folder: `checkpoint-N`.
-        step: N, optimiser steps done.
-        num_ranks: of the run that wrote it.
-    """
+class Checkpoint(NamedTuple):
+    """A whole one: `checkpoint-N`, of N optimiser steps, written by a run of `num_ranks`."""
 
     folder: Path
     step: int

@@ -31,39 +31,27 @@ def start_deepspeed(use_cpu: bool) -> None:
 
 
 def make_universal(checkpoint: Path) -> None:
-    """Turn the DeepSpeed part of a checkpoint into one that any number of ranks can load.
-
-    Args:
-        checkpoint: a whole `checkpoint-N`; the universal one is written into it.
-    """
+    """Turn the DeepSpeed part of a `checkpoint-N` into one that any number of ranks can load."""
     from deepspeed.checkpoint import ds_to_universal
 
     (source,) = [p for p in checkpoint.glob("global_step*") if not p.name.endswith("_universal")]
     out = source.with_name(f"{source.name}_universal")
     shutil.rmtree(out, ignore_errors=True)  # of a conversion that was killed
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        ds_to_universal.main(
-            Namespace(
-                input_folder=str(source),
-                output_folder=str(out),
-                num_extract_workers=1,
-                num_merge_workers=1,
-                keep_temp_folder=False,
-                strict=True,
-                inject_missing_state=True,  # stages 1 and 2 ask for it, stage 3 passes it over
-            )
-        )
+        # Stages 1 and 2 ask for the missing state, stage 3 passes it over.
+        options = Namespace(
+            input_folder=str(source), output_folder=str(out), num_extract_workers=1,
+            num_merge_workers=1, keep_temp_folder=False, strict=True, inject_missing_state=True,
+        )  # fmt: skip
+        ds_to_universal.main(options)
 
 
 def repair_universal(optimizer: Any, groups: list[dict[str, Any]]) -> None:
     """Undo what loading a universal checkpoint does to an optimiser.
 
     ZeRO-3 gives all of its sub-groups one `step` tensor, which then counts each step several times,
-    and the first group's settings, so that what must not decay decays.
-
-    Args:
-        optimizer: torch's, inside DeepSpeed's.
-        groups: settings of its groups as the run made them.
+    and the first group's settings, so that what must not decay decays. `optimizer` is torch's,
+    inside DeepSpeed's, and `groups` are settings of its groups as the run made them.
     """
     for state in optimizer.state.values():
         if hasattr(state.get("step"), "clone"):

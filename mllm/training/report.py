@@ -44,16 +44,16 @@ class Tally:
             self.sums["num_tokens"] += segments.num_tokens
             self.sums["num_positions"] += inputs["input_ids"].numel()
 
-    def take(self, flops_per_token: float, peak_flops: float | None) -> dict[str, float]:
+    def take(self, flops_per_token: float, peak_tflops: float | None) -> dict[str, float]:
         """Means over all ranks since the last call, which every rank makes at the same step.
 
         Args:
             flops_per_token: forward and backward, nothing computed twice.
-            peak_flops: of one device, in a second.
+            peak_tflops: of one device, in 10¹² a second.
 
         Returns:
             Losses in nats a label, `tokens_per_second` and `padding_fraction` of all ranks, and
-            with `peak_flops` the fraction of it that useful tokens take, `mfu` (PaLM, arXiv
+            with `peak_tflops` the fraction of it that useful tokens take, `mfu` (PaLM, arXiv
             2204.02311, appendix B).
         """
         seconds, num_ranks = time.perf_counter() - self.since, 1
@@ -69,9 +69,9 @@ class Tally:
         if total["num_positions"]:
             values["padding_fraction"] = 1 - total["num_tokens"] / total["num_positions"]
         values["tokens_per_second"] = total["num_tokens"] / seconds
-        if peak_flops is not None:
+        if peak_tflops is not None:
             rate = values["tokens_per_second"] / num_ranks
-            values["mfu"] = rate * flops_per_token / peak_flops
+            values["mfu"] = rate * flops_per_token / (peak_tflops * 1e12)
         return values
 
 
@@ -88,10 +88,8 @@ class Reporter(TrainerCallback):
     def __init__(
         self, tally: Tally, settings: PhaseSettings, first_multiplier: float, flops_per_token: float
     ):
-        self.tally = tally
-        self.settings = settings
-        self.first_multiplier = first_multiplier
-        self.flops_per_token = flops_per_token
+        self.tally, self.settings = tally, settings
+        self.first_multiplier, self.flops_per_token = first_multiplier, flops_per_token
         self.progress: Progress | None = None
         self.log: MetricsLog | None = None
 
@@ -114,11 +112,11 @@ class Reporter(TrainerCallback):
         values = {name: float(logs[name]) for name in names if name in logs}
         if "learning_rate" in values:
             # The schedule scales all groups alike, and the Trainer logs the first group's.
-            values["learning_rate"] /= self.first_multiplier
-            values |= _learning_rates(values["learning_rate"], self.settings.multipliers)
-        tflops = self.settings.peak_tflops
-        peak = None if tflops is None else tflops * 1e12
-        values |= self.tally.take(self.flops_per_token, peak)
+            rate = values["learning_rate"] = values["learning_rate"] / self.first_multiplier
+            multipliers = self.settings.multipliers
+            if len(set(multipliers.values())) > 1:
+                values |= {f"learning_rate_{part}": rate * m for part, m in multipliers.items()}
+        values |= self.tally.take(self.flops_per_token, self.settings.peak_tflops)
         if self.log is not None:
             self.log.write(state.global_step, **values)
         self.progress.update(0, loss=values["loss"])
@@ -128,10 +126,3 @@ class Reporter(TrainerCallback):
         for opened in (self.progress, self.log):
             if opened is not None:
                 opened.__exit__(None, None, None)
-
-
-def _learning_rates(learning_rate: float, multipliers: dict[str, float]) -> dict[str, float]:
-    """The learning rate of each part, where they are not all the same."""
-    if len(set(multipliers.values())) == 1:
-        return {}
-    return {f"learning_rate_{part}": learning_rate * m for part, m in multipliers.items()}

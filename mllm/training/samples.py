@@ -7,22 +7,21 @@ samples/000500.json         those captions; a few questions, what was answered, 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Trainer, TrainerCallback
+from transformers import BatchFeature, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from mllm.data.sequences import TrainingSequences
 from mllm.data.sources import question_pairs
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.lora import whole_parameters
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.model.sampler import Sampler, model_sampler
 from mllm.training.report import Reporter
+from mllm.training.trainer import UnifiedTrainer
 from runtime.files import write_json
 from runtime.run_folder import make_folder
 
@@ -31,38 +30,19 @@ MAX_NEW_TOKENS = 32
 
 
 class Samples(TrainerCallback):
-    """Draws and answers every few steps, without any effect on training.
+    """Draws and answers every few steps, without any effect on training; captions and questions are
+    the first of the run's records, and TensorBoard shows the samples too."""
 
-    Args:
-        trainer: of the run.
-        reporter: whose TensorBoard shows the samples too.
-        out: folder of the run.
-        processor: of the model.
-        sequences: of the run; captions and questions are the first of its records.
-        every: steps.
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        reporter: Reporter,
-        out: Path,
-        processor: UnifiedProcessor,
-        sequences: TrainingSequences,
-        every: int,
-    ):
-        self.trainer = trainer
+    def __init__(self, trainer: UnifiedTrainer, reporter: Reporter, processor: UnifiedProcessor):
+        self.trainer, self.reporter, self.processor = trainer, reporter, processor
         self.model: UnifiedForConditionalGeneration = trainer.model
-        self.reporter = reporter
-        self.folder = out / "samples"
-        self.processor = processor
+        sequences = trainer.train_dataset
         drawings = sequences.first("drawing", NUM_SAMPLES)
         self.captions = [record.captions[0] for _, record in drawings]
         self.asked = sequences.first("question", NUM_SAMPLES)
-        self.every = every
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.every:
+        if state.global_step % self.trainer.settings.samples_every:
             return
         # Under ZeRO-3 each rank holds a piece of every matrix, so all must run the model.
         if not state.is_world_process_zero and not is_deepspeed_zero3_enabled():
@@ -75,13 +55,8 @@ class Samples(TrainerCallback):
 
     def _draw(self) -> Image.Image:
         sampler = model_sampler(self.model.config.image_sampler, Sampler(num_candidates=1))
-        inputs = self.processor.drawings(self.captions)
-        tokens = self.model.generate(
-            generation_mode="image",
-            **self._on_device(inputs),
-            seeds=list(range(len(self.captions))),
-            sampler=sampler,
-        )
+        inputs = self.processor.drawings(self.captions).to(self.model.device)
+        tokens = self.model.generate(generation_mode="image", **inputs, sampler=sampler)
         pictures = self.processor.pictures(self.model.decode_image_tokens(tokens).float().cpu())
         width, height = pictures[0].size
         sheet = Image.new("RGB", (width * len(pictures), height))
@@ -96,21 +71,16 @@ class Samples(TrainerCallback):
             image = source.codes.flat(record.record_id) + self.model.vocabulary.offset
             pairs.append(question_pairs(record.questions)[0])
             prompts.append(chat.expand(chat.question_ids(pairs[-1][0]), [image.tolist()]))
-        inputs = self.processor.pad(prompts)
-        token_ids = self.model.generate(
-            **self._on_device(inputs), max_new_tokens=MAX_NEW_TOKENS, do_sample=False
-        )
+        inputs = BatchFeature(self.processor.pad(prompts)).to(self.model.device)
+        token_ids = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         texts = self.processor.answers(token_ids, inputs["input_ids"].shape[1])
         return [
             {"question": question, "answer": text, "truth": truth}
             for (question, truth), text in zip(pairs, texts, strict=True)
         ]
 
-    def _on_device(self, inputs: Any) -> dict[str, Any]:
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
-
     def _write(self, step: int, picture: Image.Image | None, answers: list[dict]) -> None:
-        folder = make_folder(self.folder)
+        folder = make_folder(self.trainer.settings.out / "samples")
         log = self.reporter.log
         if picture is not None:
             picture.save(folder / f"{step:06}.png")
@@ -124,13 +94,10 @@ class Samples(TrainerCallback):
 
 @contextmanager
 def whole_model(engine: Any) -> Iterator[None]:
-    """Let every rank hold the whole model, which ZeRO-3 has cut up.
+    """Let every rank hold the whole model, which ZeRO-3 has cut up; any other one is left alone.
 
     Drawing reads weights where no module is called, so DeepSpeed's hooks would not gather them; and
     gathering each layer for each token would take longer than training.
-
-    Args:
-        engine: DeepSpeed's, or any model, which is left alone.
     """
     offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
     if offload is None:

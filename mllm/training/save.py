@@ -21,14 +21,7 @@ from mllm.saved.load import load_model
 
 
 def save_trained(trainer: Trainer, settings: PhaseSettings, model: UnifiedModel, out: Path) -> None:
-    """Write the weights of a finished run; every rank calls it.
-
-    Args:
-        trainer: of the run.
-        settings: of the run, which began from `settings.model`.
-        model: what was trained, without a wrapper.
-        out: folder to write.
-    """
+    """Write the weights of a finished run, `model` without a wrapper; every rank calls it."""
     is_rounded = settings.deepspeed is not None and settings.bf16
     if not is_rounded and not settings.in_4bit:
         trainer.save_model(str(out))
@@ -51,15 +44,11 @@ def _trained_state(model: UnifiedModel, keep: bool) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        whole = _in_float32(parameter)  # a gathering of all ranks, under DeepSpeed
+        whole: Any = parameter
+        if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            whole = safe_get_full_fp32_param(parameter)  # a gathering of all ranks
         if keep:
             state[name] = whole.detach().float().cpu().clone()
     return state
-
-
-def _in_float32(parameter: Any) -> Tensor:
-    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
-        return parameter
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    return safe_get_full_fp32_param(parameter)

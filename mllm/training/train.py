@@ -23,7 +23,7 @@ from mllm.model.attention import choose_attention
 from mllm.model.loss import compute_loss_in_one_call
 from mllm.model.processing_unified import UnifiedProcessor
 from mllm.phase.lora_phase import load_for_lora
-from mllm.phase.parameter_groups import freeze_parts, parameter_groups
+from mllm.phase.parameter_groups import freeze_parts
 from mllm.phase.settings import PhaseSettings
 from mllm.planning.flops import flops_per_sequence
 from mllm.saved.load import load_config, load_processor
@@ -31,8 +31,7 @@ from mllm.saved.saved_weights import saved_code_fingerprint
 from mllm.training.arguments import training_arguments
 from mllm.training.checkpoints import CHECKPOINTS, Checkpoint, delete_all, newest
 from mllm.training.deepspeed import make_universal
-from mllm.training.nonfinite import BadSteps
-from mllm.training.report import Reporter, Tally
+from mllm.training.report import Reporter
 from mllm.training.samples import Samples
 from mllm.training.save import save_trained
 from mllm.training.trainer import UnifiedTrainer
@@ -100,8 +99,7 @@ def _train(settings: PhaseSettings) -> Path:
         trainer.train(resume_from_checkpoint=None if last is None else str(last.folder))
     if settings.deepspeed is not None:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
-    if trainer.bad_steps.steps:  # the weights may be those of a run that diverged
-        trainer.bad_steps.stop()
+    trainer.stop_at_bad_steps()  # the weights may be those of a run that diverged
     model_folder = run.path / "model"
     refuse_nonfinite(model, f"the model for {model_folder}")
     with whole_folder(model_folder) as unfinished:
@@ -134,20 +132,13 @@ def _last_checkpoint(settings: PhaseSettings) -> Checkpoint | None:
 
 def _sequences(settings: PhaseSettings, processor: UnifiedProcessor) -> TrainingSequences:
     """The run's sequences, from sources whose codes belong to the model."""
-    config = load_config(settings.model)
+    config, batch = load_config(settings.model), settings.global_batch_size
     fingerprint = saved_code_fingerprint(settings.model, config)
     return TrainingSequences(
         open_sources(settings.all_sources, fingerprint, settings.model),
-        processor.chat,
-        config.image_token_offset,
-        settings.mixture,
-        settings.max_seq_length,
-        settings.num_steps * settings.global_batch_size,
-        settings.seed,
-        config.context_length,
-        settings.packing,
-        settings.global_batch_size,
-    )
+        processor.chat, config.image_token_offset, settings.mixture, settings.max_seq_length,
+        settings.num_steps * batch, settings.seed, config.context_length, settings.packing, batch,
+    )  # fmt: skip
 
 
 def _model(settings: PhaseSettings, processor: UnifiedProcessor) -> UnifiedForConditionalGeneration:
@@ -172,23 +163,18 @@ def _trainer(
     length = settings.max_seq_length
     packed_length = length if settings.packing else None
     pad_token_id = processor.tokenizer.pad_token_id
-    groups, tally = parameter_groups(model, settings), Tally()
-    bad_steps = BadSteps(sequences, settings.global_batch_size, settings.out)
     trainer = UnifiedTrainer(
+        settings,
+        universal,
         model=model,
         args=arguments,
         train_dataset=sequences,
         data_collator=lambda documents: pack(documents, packed_length, pad_token_id),
-        settings=settings,
-        groups=groups,
-        tally=tally,
-        bad_steps=bad_steps,
-        universal=universal,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
     flops = flops_per_sequence(model, settings, recompute=False)
-    reporter = Reporter(tally, settings, groups[0].multiplier, flops / length)
+    reporter = Reporter(trainer.tally, settings, trainer.groups[0].multiplier, flops / length)
     trainer.add_callback(reporter)
-    if (every := settings.samples_every) is not None:
-        trainer.add_callback(Samples(trainer, reporter, settings.out, processor, sequences, every))
+    if settings.samples_every is not None:
+        trainer.add_callback(Samples(trainer, reporter, processor))
     return trainer, reporter

@@ -1,7 +1,11 @@
-"""The HF Trainer with our optimisers, checkpoints that are whole, and losses for the log."""
+"""The HF Trainer with our optimisers, checkpoints that are whole, and losses for the log.
+
+Steps whose gradients are not finite move nothing, and too many in a row end the run.
+"""
 
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +14,29 @@ from transformers import Trainer
 
 from mllm.phase.lora_phase import trainable_over_four_bits
 from mllm.phase.optimizer import MuonWithAdamW
-from mllm.phase.parameter_groups import ParameterGroup
+from mllm.phase.parameter_groups import parameter_groups
 from mllm.phase.settings import PhaseSettings
 from mllm.training.checkpoints import begin, finish
 from mllm.training.deepspeed import repair_universal
-from mllm.training.nonfinite import BadSteps
 from mllm.training.report import Tally
 from runtime.errors import UserError, says
+from runtime.files import write_json
+from runtime.ranks import is_main_rank
+
+MOST_BAD_STEPS = 10
 
 
 class UnifiedTrainer(Trainer):
-    """The HF Trainer, with the parts' learning rates, and the losses of each task for the log.
-
-    Args:
-        settings: of the run.
-        groups: what the optimiser moves.
-        tally: sums up the losses.
-        bad_steps: notes steps whose gradients are not finite.
-        universal: resume from a universal checkpoint, of another number of ranks.
-    """
+    """The HF Trainer of a run; `universal` resumes from a checkpoint of another number of ranks."""
 
     optimizer: Any
 
-    def __init__(
-        self,
-        *args: Any,
-        settings: PhaseSettings,
-        groups: list[ParameterGroup],
-        tally: Tally,
-        bad_steps: BadSteps,
-        universal: bool = False,
-        **kwargs: Any,
-    ):
-        self.settings, self.groups = settings, groups
-        self.tally, self.bad_steps, self.universal = tally, bad_steps, universal
+    def __init__(self, settings: PhaseSettings, universal: bool = False, **kwargs: Any):
+        self.settings, self.universal, self.tally = settings, universal, Tally()
+        self.groups = parameter_groups(kwargs["model"], settings)
+        self.bad_steps: list[int] = []  # the last in a row, counted from 1
         with trainable_over_four_bits(kwargs["model"]):
-            super().__init__(*args, **kwargs)
+            super().__init__(**kwargs)
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:
@@ -65,19 +56,41 @@ class UnifiedTrainer(Trainer):
     def _clip_grad_norm(self, model):
         norm = super()._clip_grad_norm(model)
         if norm is None or math.isfinite(float(norm)):
-            self.bad_steps.steps.clear()
-        else:
-            # What has no gradient is not moved. (DeepSpeed has moved it already.)
-            model.zero_grad(set_to_none=True)
-            self.bad_steps.add(self.state.global_step + 1)
+            self.bad_steps.clear()
+            return norm
+        # What has no gradient is not moved. (DeepSpeed has moved it already.)
+        model.zero_grad(set_to_none=True)
+        self.bad_steps.append(self.state.global_step + 1)
+        if is_main_rank():
+            problem = f"not finite ({len(self.bad_steps)} in a row)"
+            line = f"step {self.bad_steps[-1]} skipped: a loss or gradient is {problem}"
+            print(line, file=sys.stderr, flush=True)
+        if len(self.bad_steps) == MOST_BAD_STEPS:
+            self.stop_at_bad_steps()
         return norm
+
+    def stop_at_bad_steps(self) -> None:
+        """Refuse to go on or to save after bad steps, if there are any; a file names the records of
+        all of them."""
+        if not (steps := self.bad_steps):
+            return
+        path, size = self.settings.out / "nonfinite_batches.json", self.settings.global_batch_size
+        if is_main_rank():
+            ids = [self.train_dataset.record_ids(range((n - 1) * size, n * size)) for n in steps]
+            named = zip(steps, ids, strict=True)
+            write_json(path, [{"step": step, "record_ids": own} for step, own in named])
+        raise UserError(
+            f"the loss or gradient of the steps {steps[0]} to {steps[-1]} is not finite, and no "
+            f"model is saved; the records of their batches are in {path}: look at those, or lower "
+            f"learning_rate, and add overwrite=true"
+        )
 
     def log(self, logs, start_time=None):
         super().log(logs, start_time)
         self._tr_loss.zero_()  # the Trainer subtracts it from itself, and a NaN would stay for ever
 
     def _save_checkpoint(self, model, trial):
-        if self.bad_steps.steps:  # under DeepSpeed the weights may be no numbers now
+        if self.bad_steps:  # under DeepSpeed the weights may be no numbers now
             return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():

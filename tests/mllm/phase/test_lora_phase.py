@@ -11,8 +11,8 @@ from mllm.init.build import init_mllm
 from mllm.init.settings import InitSettings
 from mllm.model.lora import add_lora, merge
 from mllm.phase.settings import LoRASettings
+from mllm.saved.export import merge_lora
 from mllm.saved.load import load_model, load_processor
-from mllm.saved.merge_lora import merge_lora
 from mllm.saved.settings import MergeSettings
 from mllm.training.train import train_mllm
 from mllm.training.trainer import UnifiedTrainer

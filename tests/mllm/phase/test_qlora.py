@@ -8,8 +8,8 @@ from mllm.phase.settings import LoRASettings
 from mllm.planning.memory import four_bit_bytes
 from mllm.planning.model import in_four_bits, planned_model
 from mllm.planning.plan import make_plan
+from mllm.saved.export import merge_lora
 from mllm.saved.load import load_model, load_processor
-from mllm.saved.merge_lora import merge_lora
 from mllm.training.train import train_mllm
 from runtime.errors import UserError
 from tests.mllm.tiny import REPOSITORY, losses_of

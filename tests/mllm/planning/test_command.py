@@ -61,7 +61,7 @@ def test_the_command_prints_a_table_and_writes_it(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpus", "3"], "global_batch_size 4 is not a multiple of 3 GPUs"),
+        (["--gpus", "3"], "global_batch_size 4 is not a multiple of 3 ranks"),
         (["--gpu-memory", "much"], "give a size such as 80G"),
         (["model=nowhere"], "give the settings of init-mllm with --init FILE"),
         (["--out", "nowhere/plan.json"], "no such folder: nowhere"),

@@ -1,7 +1,6 @@
 import pytest
 
 from mllm.init.settings import InitSettings
-from mllm.phase.parameter_groups import parameter_groups
 from mllm.planning.model import (
     optimizer_groups,
     parts,
@@ -38,17 +37,14 @@ def test_a_lora_plan_is_of_the_model_that_trains(lora):
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
 def test_groups_are_the_trainers(world, tiny, rule, tmp_path):
     from mllm.training.arguments import training_arguments
-    from mllm.training.report import Tally
     from mllm.training.trainer import UnifiedTrainer
 
     config, model, planned = tiny
     config.optimizer = rule
     trainer = UnifiedTrainer(
+        settings=config,
         model=model,
         args=training_arguments(config),
-        settings=config,
-        groups=parameter_groups(model, config),
-        tally=Tally(),
     )
     names = {id(p): name for name, p in model.named_parameters()}
     real = [

@@ -125,5 +125,5 @@ def test_the_largest_micro_batch_is_found(world, tmp_path):
     assert (given.micro_batch_size, given.accumulation) == (3, 4)
     assert given.peak == first.states.device + 3 * plan.sequence_bytes
     config.micro_batch_size = 5
-    with pytest.raises(UserError, match="not a multiple of micro_batch_size 5 × 1 GPUs"):
+    with pytest.raises(UserError, match="not a multiple of micro_batch_size 5 × 1 ranks"):
         make_plan(config, None, 1, 10**12)
