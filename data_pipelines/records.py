@@ -156,9 +156,7 @@ def text_from_row(row: dict[str, Any], has_image: bool) -> RecordText:
     return RecordText(row["id"], has_image, *_texts(row))
 
 
-def _texts(
-    row: dict[str, Any],
-) -> tuple[list[str], list[Question], list[Conversation], str | None]:
+def _texts(row: dict[str, Any]) -> tuple[list[str], list[Question], list[Conversation], str | None]:
     conversations = [
         Conversation([Message(**message) for message in found["messages"]], found["images"])
         for found in row["conversations"]

@@ -23,7 +23,7 @@ def entropy_loss(
     groups: Tensor | None = None,
     temperature: float = 0.01,
 ) -> Tensor:
-    """Entropy within vectors minus entropy over vectors, in nats.
+    """Entropy within vectors minus entropy over vectors, in nats: a scalar in [-log C, log C].
 
     Its gradient, averaged over ranks, is that of one process with the joint batch.
 
@@ -32,9 +32,6 @@ def entropy_loss(
         vectors: (n, D), already passed through `normalize`.
         groups: (n,) int64 in [0, G); None when there is one group.
         temperature: of the soft assignment, in squared distance; MaskGIT and IBQ take 0.01.
-
-    Returns:
-        A scalar in [-log C, log C].
     """
     num_groups, num_codes, code_dim = codebook.codes.shape
     if groups is None:

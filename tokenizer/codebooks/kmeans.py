@@ -15,9 +15,7 @@ from tokenizer.model.codebook import GroupedCodebook
 # Vectors, over all ranks, that the dead codes of one step may restart on. Gathering a whole batch
 # of many ranks would cost more than the step; a code that finds no vector now finds one later.
 MAX_CANDIDATES = 65_536
-
-NUM_ITERATIONS = 10
-"""Of k-means, as in BEiT-v2."""
+NUM_ITERATIONS = 10  # as in BEiT-v2
 
 
 @torch.no_grad()
@@ -49,20 +47,16 @@ def kmeans(codebook: GroupedCodebook, vectors: Tensor, groups: Tensor | None, se
 
 @torch.no_grad()
 def restart(
-    codebook: GroupedCodebook,
-    dead: Tensor,
-    vectors: Tensor,
-    groups: Tensor | None,
-    seed: int,
+    codebook: GroupedCodebook, dead: Tensor, vectors: Tensor, groups: Tensor | None, seed: int
 ) -> Tensor:
-    """Put the dead codes (G, C) onto random vectors of this step, each within its own group.
+    """Put the dead codes onto random vectors of this step, each within its own group.
 
     Args:
         codebook: its codes are written in place.
         dead: (G, C) bool, equal on all ranks.
         vectors: (n, D) of this rank, already normalised; n is equal on all ranks.
         groups: (n,) int64 in [0, G), None for one group.
-        seed: of the choice; equal on all ranks, another one in each step.
+        seed: equal on all ranks, another one in each step.
 
     Returns:
         (G, C) bool, the codes that found a vector.
@@ -76,11 +70,11 @@ def restart(
     return _place(codebook, dead, gather_tensor(vectors), groups, generator)
 
 
-def count_hits(codebook: GroupedCodebook, codes: Tensor, groups: Tensor | None) -> Tensor:
+def count_hits(codebook: GroupedCodebook, codes: Tensor, groups: Tensor | None = None) -> Tensor:
     """(G, C) float32, how often each code occurs in `codes` (n,) of `groups` (n,)."""
-    flat = _flat(codebook, codes, groups)
-    counts = torch.bincount(flat, minlength=codebook.codes.shape[:2].numel())
-    return counts.to(torch.float32).view(codebook.codes.shape[:2])
+    shape = codebook.codes.shape[:2]
+    counts = torch.bincount(_flat(codebook, codes, groups), minlength=shape.numel())
+    return counts.to(torch.float32).view(shape)
 
 
 def sum_vectors(
@@ -110,19 +104,13 @@ def _place(
     groups: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """Put the `chosen` (G, C) codes onto random vectors of their own group.
+    """Put the `chosen` (G, C) codes onto random vectors of their group; return which got one.
 
     No two codes get the same vector; where a group has too few, its last codes stay where they are.
-
-    Returns:
-        (G, C) bool, the codes that got a vector.
     """
     order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
     vectors = vectors[order]
-    if groups is None:
-        groups = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    else:
-        groups = groups[order]
+    groups = torch.zeros_like(order) if groups is None else groups[order]
     # Give the r-th chosen code of a group the r-th vector of that group.
     by_group = torch.argsort(groups, stable=True)
     num_vectors = torch.bincount(groups, minlength=chosen.shape[0])

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.codebooks.entropy import entropy_loss
+from tokenizer.codebooks.kmeans import count_hits
 from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.codebooks.updater import CodebookUpdater
 from tokenizer.model.codebook import GroupedCodebook, Quantized
@@ -12,11 +13,7 @@ from tokenizer.model.codebook import GroupedCodebook, Quantized
 class CodebookTraining(nn.Module):
     """Quantises for the network, weighs the quantiser's losses, and moves the codes.
 
-    Args:
-        name: of the codebook, for the log.
-        codebook: trained in place; it stays a part of the model, not of this module.
-        settings: how it moves.
-        seed: of k-means and restarts.
+    `name` is for the log. The codebook stays a part of the model, not of this module.
     """
 
     def __init__(self, name: str, codebook: GroupedCodebook, settings: CodebookSettings, seed: int):
@@ -24,11 +21,11 @@ class CodebookTraining(nn.Module):
         self.name = name
         self.settings = settings
         self.updater = CodebookUpdater(codebook, settings, seed)
-        self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._seen: list[tuple[Tensor, ...]] = []  # vectors, codes and, if there are any, groups
 
     def start(self, vectors: Tensor, groups: Tensor | None = None) -> None:
         """Start the codes by k-means over (..., D) vectors of `groups` (...), of all ranks."""
-        self.updater.start(*_flatten(vectors, groups))
+        self.updater.start(vectors.flatten(0, -2), None if groups is None else groups.flatten())
 
     def forward(
         self, vectors: Tensor, groups: Tensor | None = None
@@ -43,18 +40,19 @@ class CodebookTraining(nn.Module):
         """
         codebook, settings = self.updater.codebook, self.settings
         quantized: Quantized = codebook(vectors, groups)
+        flat_groups = None if groups is None else groups.flatten()
         loss = settings.commitment_weight * quantized.commitment_loss
         losses = {"commitment_loss": quantized.commitment_loss.detach()}
         if settings.update == "gradient":
             loss = loss + settings.codebook_weight * quantized.codebook_loss
         if settings.entropy_weight > 0:
-            flat, flat_groups = _flatten(quantized.inputs, groups)
-            entropy = entropy_loss(codebook, flat, flat_groups, settings.entropy_temperature)
+            inputs, temperature = quantized.inputs.flatten(0, -2), settings.entropy_temperature
+            entropy = entropy_loss(codebook, inputs, flat_groups, temperature)
             loss = loss + settings.entropy_weight * entropy
             losses["entropy_loss"] = entropy.detach()
         if self.training:
-            flat, flat_groups = _flatten(vectors.detach(), groups)
-            self._seen.append((flat, quantized.codes.flatten(), flat_groups))
+            seen = (vectors.detach().flatten(0, -2), quantized.codes.flatten())
+            self._seen.append(seen if flat_groups is None else (*seen, flat_groups))
             if settings.warmup_steps and int(self.updater.num_updates) < settings.warmup_steps:
                 quantized = quantized._replace(vectors=quantized.inputs)
         return quantized, losses | {"loss": loss}
@@ -62,26 +60,19 @@ class CodebookTraining(nn.Module):
     def after_step(self) -> dict[str, float]:
         """Move the codes with what the step saw.
 
-        Returns:
-            `restarted_codes`, and `batch_NAME_usage`: the fraction of all codes that occur in this
-            rank's part of the step.
+        Returns `restarted_codes`, and `batch_NAME_usage`: the fraction of all codes that occur in
+        this rank's part of the step.
         """
         assert self._seen, "after_step follows a forward pass in training mode"
-        vectors = torch.cat([seen[0] for seen in self._seen])
-        codes = torch.cat([seen[1] for seen in self._seen])
-        parts = [seen[2] for seen in self._seen if seen[2] is not None]
-        groups = torch.cat(parts) if parts else None
+        vectors, codes, *groups = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self.forget()
-        num_groups, num_codes, _ = self.updater.codebook.codes.shape
-        flat = codes if groups is None else groups * num_codes + codes
-        used = flat.unique().numel() / (num_groups * num_codes)
-        restarted = self.updater.update(vectors, codes, groups)
-        return {"restarted_codes": restarted, f"batch_{self.name}_usage": used}
+        hit = count_hits(self.updater.codebook, codes, *groups) > 0
+        restarted = self.updater.update(vectors, codes, *groups)
+        return {
+            "restarted_codes": restarted,
+            f"batch_{self.name}_usage": int(hit.sum()) / hit.numel(),
+        }
 
     def forget(self) -> None:
         """Drop what was seen, where a step is not taken."""
         self._seen.clear()
-
-
-def _flatten(vectors: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    return vectors.flatten(0, -2), None if groups is None else groups.flatten()

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from runtime.rank_group import sum_over_ranks
 from tokenizer.codebooks.kmeans import count_hits, kmeans, move_to_means, restart, sum_vectors
 from tokenizer.codebooks.settings import CodebookSettings
-from tokenizer.model.codebook import GroupedCodebook
-from tokenizer.model.joined_codebook import JoinedCodebook
+from tokenizer.model.codebook import GroupedCodebook, JoinedCodebook
 
 
 class CodebookUpdater(nn.Module):
@@ -65,12 +64,7 @@ class CodebookUpdater(nn.Module):
 
     @torch.no_grad()
     def start(self, vectors: Tensor, groups: Tensor | None = None) -> None:
-        """Start the codes by k-means.
-
-        Args:
-            vectors: (n, D) of this rank; gathered over ranks.
-            groups: (n,) int64, None for one group.
-        """
+        """Start the codes by k-means over (n, D) vectors of `groups` (n,), of all ranks."""
         counts = kmeans(self.codebook, vectors, groups, self.seed)
         self.counts.copy_(counts.clamp_min(self.settings.restart_below))
         self.moved.fill_(True)
@@ -94,16 +88,13 @@ class CodebookUpdater(nn.Module):
             How many codes were restarted.
         """
         vectors = self.codebook.normalize(vectors.detach())
-        counts = count_hits(self.codebook, codes, groups)
         weight = 1 - self.settings.decay
-        if self.averages:
-            sums = sum_vectors(self.codebook, vectors, codes, groups)
-            sum_over_ranks(counts, sums)
-            self.sums.lerp_(sums, weight)
-        else:
-            sum_over_ranks(counts)
+        counts = count_hits(self.codebook, codes, groups)
+        sums = [sum_vectors(self.codebook, vectors, codes, groups)] if self.averages else []
+        sum_over_ranks(counts, *sums)
         self.counts.lerp_(counts, weight)
         if self.averages:
+            self.sums.lerp_(sums[0], weight)
             move_to_means(self.codebook, self.counts, self.sums)
         self.num_updates += 1
         restarted = self._restart_dead(vectors, groups)

@@ -57,17 +57,11 @@ def codebook_statistics(counts: np.ndarray) -> dict[str, float | int]:
 
 
 def usage_map(counts: np.ndarray) -> np.ndarray:
-    """A picture of the whole codebook: dead sub-codebooks show where global numbers hide them.
+    """A picture (height, width, 3) uint8 of the (K, M) counts of `codebook_statistics`.
 
     Each semantic code is a column of M cells, the most frequent code first and its most frequent
     pixel code on top; columns wrap into rows. Never seen is white, then the more often the darker,
-    by the logarithm.
-
-    Args:
-        counts: (K, M), as for `codebook_statistics`.
-
-    Returns:
-        (height, width, 3) uint8.
+    by the logarithm. Dead sub-codebooks show where global numbers hide them.
     """
     num_semantic, num_pixel = counts.shape
     columns = min(num_semantic, MAP_COLUMNS)

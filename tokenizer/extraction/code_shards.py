@@ -58,13 +58,10 @@ class CodesManifest:
     @property
     def schema(self) -> pa.Schema:
         """Columns of a shard."""
-        semantic, pixel = (
-            pa.binary(packed_size(self.num_image_positions, bits))
-            for bits in (self.semantic_bits, self.pixel_bits)
-        )
-        return pa.schema(
-            {"record_id": pa.string(), "crop": pa.uint16(), "semantic": semantic, "pixel": pixel}
-        )
+        bits = {"semantic": self.semantic_bits, "pixel": self.pixel_bits}
+        length = self.num_image_positions
+        planes = {name: pa.binary(packed_size(length, width)) for name, width in bits.items()}
+        return pa.schema({"record_id": pa.string(), "crop": pa.uint16(), **planes})
 
     def to_dict(self) -> dict:
         bits = {"semantic_bits": self.semantic_bits, "pixel_bits": self.pixel_bits}
@@ -72,11 +69,7 @@ class CodesManifest:
 
 
 def read_manifest(folder: Path) -> CodesManifest:
-    """The manifest of a folder of codes.
-
-    Raises:
-        UserError: if it is missing, broken or of another version.
-    """
+    """The manifest of a folder; a `UserError` if it is missing, broken or of another version."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise UserError(
@@ -108,14 +101,7 @@ def write_shard(
     semantic: np.ndarray,
     pixel: np.ndarray,
 ) -> dict[str, Any]:
-    """Write (R, C, N) integer codes of R records, whole or not at all.
-
-    Returns:
-        The manifest's entry of the shard.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
+    """Write (R, C, N) codes of R records, whole or not at all; return the manifest's entry."""
     rows = len(ids) * manifest.num_crops
     columns = [
         pa.array(np.repeat(np.array(ids, dtype=object), manifest.num_crops), pa.string()),
@@ -172,21 +158,16 @@ class CodeStore:
     """
 
     def __init__(self, folder: Path | str):
-        self.folder = (
-            local_copy(str(folder), "manifest.json") if is_remote(folder) else Path(folder)
-        )
+        remote = is_remote(folder)
+        self.folder = local_copy(str(folder), "manifest.json") if remote else Path(folder)
         self.manifest = read_manifest(self.folder)
-        self._semantic: list[np.ndarray] = []  # of each shard, (rows, bytes) uint8
-        self._pixel: list[np.ndarray] = []
+        self._planes: list[tuple[np.ndarray, np.ndarray]] = []  # of each shard, (rows, bytes) uint8
         self._position: dict[str, tuple[int, int]] = {}  # record id → shard, its row of crop 0
         for number, shard in enumerate(self.manifest.shards):
             table = self._open(shard)
-            self._semantic.append(_plane(table, "semantic"))
-            self._pixel.append(_plane(table, "pixel"))
+            self._planes.append((_plane(table, "semantic"), _plane(table, "pixel")))
             ids = table.column("record_id").to_pylist()[:: self.num_crops]
-            self._position |= {
-                record_id: (number, row * self.num_crops) for row, record_id in enumerate(ids)
-            }
+            self._position |= {name: (number, i * self.num_crops) for i, name in enumerate(ids)}
 
     @property
     def num_crops(self) -> int:
@@ -201,12 +182,7 @@ class CodeStore:
         return record_id in self._position
 
     def planes(self, record_id: str, crop: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Semantic and pixel codes of one crop of a record, each (N,) int64.
-
-        Args:
-            record_id: of the prepared data.
-            crop: in [0, C); 0 is the centre.
-        """
+        """Semantic and pixel codes (N,) int64 of a record's crop in [0, C); 0 is the centre."""
         if record_id not in self:
             raise UserError(
                 f"{self.folder} has no codes for the record {record_id!r}; extract codes from the "
@@ -215,10 +191,11 @@ class CodeStore:
         if not 0 <= crop < self.num_crops:
             raise IndexError(f"crop {crop} of {self.num_crops}")
         shard, row = self._position[record_id]
-        length = self.manifest.num_image_positions
+        semantic, pixel = (plane[row + crop] for plane in self._planes[shard])
+        manifest, length = self.manifest, self.manifest.num_image_positions
         return (
-            unpack(self._semantic[shard][row + crop], length, self.manifest.semantic_bits),
-            unpack(self._pixel[shard][row + crop], length, self.manifest.pixel_bits),
+            unpack(semantic, length, manifest.semantic_bits),
+            unpack(pixel, length, manifest.pixel_bits),
         )
 
     def flat(self, record_id: str, crop: int = 0) -> np.ndarray:
@@ -227,11 +204,7 @@ class CodeStore:
         return semantic * self.manifest.num_pixel_codes + pixel
 
     def verify(self) -> None:
-        """Read every shard and compare it with its checksum in the manifest.
-
-        Raises:
-            UserError: that names the first shard that has changed.
-        """
+        """Compare every shard with its checksum; a `UserError` names the first that has changed."""
         for shard in self.manifest.shards:
             path = self.folder / shard["file"]
             if file_sha256(path) != shard["sha256"]:
@@ -241,12 +214,9 @@ class CodeStore:
         path = self.folder / shard["file"]
         if not path.is_file():
             raise UserError(f"the shard {path} is missing; {HINT}")
-        size = path.stat().st_size
-        if size != shard["bytes"]:
-            raise UserError(
-                f"the shard {path} is damaged (it has {size:,} bytes, not {shard['bytes']:,}); "
-                f"{HINT}"
-            )
+        if (size := path.stat().st_size) != shard["bytes"]:
+            sizes = f"it has {size:,} bytes, not {shard['bytes']:,}"
+            raise UserError(f"the shard {path} is damaged ({sizes}); {HINT}")
         table = _read(path, self.manifest)
         if table.num_rows != shard["rows"]:
             raise UserError(f"the shard {path} is not the one in its manifest; {HINT}")

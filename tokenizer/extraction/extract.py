@@ -34,7 +34,7 @@ from runtime.run_folder import usable_cpus
 from runtime.storage import Storage
 from tokenizer.extraction.code_shards import CodesManifest, write_shard
 from tokenizer.extraction.settings import ExtractCodesSettings
-from tokenizer.extraction.shard_plan import Entries, ShardPlan
+from tokenizer.extraction.shard_plan import ShardPlan
 from tokenizer.model.fingerprint import code_fingerprint
 from tokenizer.model.fused import with_fused_linears
 from tokenizer.model.modeling_semhitok import SemHiTokModel
@@ -48,13 +48,11 @@ MAX_WORKERS = 8  # decoding threads that keep one GPU busy at 256²; ours, more 
 def extract_codes(settings: ExtractCodesSettings) -> Path | str:
     """Encode every image of a prepared folder; records of text alone are passed over.
 
-    Every rank of a `torchrun` launch calls this; they share the shards.
+    Every rank of a `torchrun` launch calls this; they share the shards. An `out` that holds other
+    codes is refused.
 
     Returns:
         The folder, or its URL.
-
-    Raises:
-        UserError: if a setting cannot be used, or `out` holds other codes.
     """
     task, num_tasks = (0, 1) if "RANK" in os.environ else rank_and_world()  # of a SLURM array
     with RankGroup() as ranks:
@@ -76,14 +74,23 @@ def extract_codes(settings: ExtractCodesSettings) -> Path | str:
         if num_tasks > 1:  # which begin at different times, and so miss different shards
             mine = [number for number in missing if number % num_tasks == task]
         workers = settings.num_workers
-        if workers is None:
-            workers = _free_cores(device, ranks.local_world_size)
+        if workers is None:  # cores of a rank that its model leaves idle
+            idle = (usable_cpus() or 1) // ranks.local_world_size
+            workers = 0 if device.type == "cpu" else min(MAX_WORKERS, idle)
         several = f" (rank 0 of {ranks.world_size})" if ranks.world_size > 1 else ""
-        label = f"extract-codes{several}"
-        with memory_errors("lower --batch-size"):
-            entries |= _write_shards(
-                plan, mine, model, dataset, settings.batch_size, workers, label
+        rows = [plan.rows(number) for number in mine]
+        total, batch_size = sum(map(len, rows)) * settings.num_crops, settings.batch_size
+        with (
+            memory_errors("lower --batch-size"),
+            Progress(total, f"extract-codes{several}", unit="image") as progress,
+        ):
+            encoded = encode_shards(
+                model, dataset, rows, settings.num_crops, batch_size, workers, progress
             )
+            for number, (semantic, pixel) in zip(mine, encoded, strict=True):
+                plan.refuse_other_claim()  # two that began at the same moment could both claim it
+                name, ids = plan.name(number), plan.ids(number)
+                entries[number] = write_shard(store, name, manifest, ids, semantic, pixel)
         if num_tasks > 1 and not task:
             entries |= plan.wait_for([number for number in missing if number not in mine])
         for others in ranks.gather(entries):
@@ -91,28 +98,6 @@ def extract_codes(settings: ExtractCodesSettings) -> Path | str:
         if ranks.rank == 0 and not task:
             plan.finish(entries)
     return settings.out if store.is_remote else store.path
-
-
-def _write_shards(
-    plan: ShardPlan,
-    numbers: list[int],
-    model: SemHiTokModel,
-    dataset: PreparedDataset,
-    batch_size: int,
-    num_workers: int,
-    label: str,
-) -> Entries:
-    """Encode and write shards; return their entries."""
-    entries: Entries = {}
-    num_crops = plan.manifest.num_crops
-    rows = [plan.rows(number) for number in numbers]
-    with Progress(sum(map(len, rows)) * num_crops, label, unit="image") as progress:
-        encoded = encode_shards(model, dataset, rows, num_crops, batch_size, num_workers, progress)
-        for number, (semantic, pixel) in zip(numbers, encoded, strict=True):
-            plan.refuse_other_claim()  # two that began at the same moment could both claim it
-            name, ids = plan.name(number), plan.ids(number)
-            entries[number] = write_shard(plan.store, name, plan.manifest, ids, semantic, pixel)
-    return entries
 
 
 @torch.inference_mode()
@@ -129,8 +114,7 @@ def encode_shards(
 
     Args:
         model: on its device, in eval mode.
-        dataset: the records.
-        shards: rows of each shard.
+        dataset, shards: the records, and which of them each shard holds.
         num_crops: C, of each record.
         batch_size: images per forward pass; on a CPU at most `MAX_PIXELS` in all.
         num_workers: processes that decode images; 0 decodes in this one.
@@ -205,13 +189,6 @@ def _keep_freed_memory() -> None:
     moves the limit there (mallopt(3), M_MMAP_THRESHOLD). Other allocators ignore it.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
-def _free_cores(device: torch.device, local_world_size: int) -> int:
-    """Cores of a rank that its model leaves idle."""
-    if device.type == "cpu":
-        return 0
-    return min(MAX_WORKERS, (usable_cpus() or 1) // local_world_size)
 
 
 def _refuse_differing(identities: list[dict[str, Any]], rank: int) -> None:

@@ -18,15 +18,10 @@ from tokenizer.saved.model_folder import load_tokenizer, tokenizer_config
 
 @torch.no_grad()
 def reconstruct(settings: ReconstructSettings) -> Path:
-    """Write `NAME.png` (original and reconstruction, side by side) for each image.
+    """Write `NAME.png` (original and reconstruction, side by side) of each image into a folder.
 
-    The shorter side is resized to the resolution, and the middle kept.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: if two images have one name, or the patch does not divide the resolution.
+    The shorter side is resized to the resolution, and the middle kept. Two images of one name are
+    refused, and so is a resolution that the patch does not divide.
     """
     names = [path.stem for path in settings.images]
     if doubles := sorted({name for name in names if names.count(name) > 1}):

@@ -11,22 +11,16 @@ from runtime.storage import Storage
 from tokenizer.extraction.code_shards import CodesManifest, finished_shard
 
 POLL_SECONDS = 0.5  # how often the first task of a SLURM array looks for the others' shards
-
 CLAIM = "extraction.json"
 """Says whose shards a folder holds, from before the first one is written."""
-
 Entries = dict[int, dict[str, Any]]
 """What the manifest holds of finished shards, by their number."""
 
 
 class ShardPlan:
-    """The shards of one extraction in their folder.
+    """The shards of one extraction in their folder, of `shard_size` records each.
 
-    Args:
-        store: the folder.
-        manifest: of the extraction, still without shards.
-        shard_size: records per shard.
-        ids: of all records, in order.
+    `manifest` has no shards yet; `ids` are those of all records, in order.
     """
 
     def __init__(self, store: Storage, manifest: CodesManifest, shard_size: int, ids: list[str]):
@@ -48,8 +42,7 @@ class ShardPlan:
 
     def ids(self, number: int) -> list[str]:
         """Ids of a shard's records."""
-        rows = self.rows(number)
-        return self.all_ids[rows.start : rows.stop]
+        return self.all_ids[number * self.shard_size : (number + 1) * self.shard_size]
 
     def identity(self) -> dict[str, Any]:
         """What must agree for shards to be of one extraction."""
@@ -64,17 +57,15 @@ class ShardPlan:
     def claim(self) -> Entries:
         """Make the folder this extraction's; return the shards that an earlier run has finished.
 
-        Raises:
-            UserError: if the folder holds codes of another tokenizer, data set or format.
+        A folder with codes of another tokenizer, data set or format is refused.
         """
         self.store.make()
         names = self.store.names()
         if CLAIM in names:
             self.refuse_other_claim()
         elif any(name.startswith("codes-") for name in names):
-            raise UserError(
-                f"{self.store.location} holds shards of unknown origin; give another --out"
-            )
+            where = self.store.location
+            raise UserError(f"{where} holds shards of unknown origin; give another --out")
         else:
             self._write_json(CLAIM, self.identity())
         return self._finished(range(len(self)))

@@ -34,10 +34,7 @@ DISCRIMINATOR_LOSSES = {
     "hinge": hinge_discriminator_loss,
     "non_saturating": non_saturating_discriminator_loss,
 }
-GENERATOR_LOSSES = {
-    "hinge": hinge_generator_loss,
-    "non_saturating": non_saturating_generator_loss,
-}
+GENERATOR_LOSSES = {"hinge": hinge_generator_loss, "non_saturating": non_saturating_generator_loss}
 
 
 def ramp(settings: AdversarialSettings, step: int) -> float:
@@ -48,9 +45,7 @@ def ramp(settings: AdversarialSettings, step: int) -> float:
 
 
 def gradient_ratio(
-    reconstruction_gradient: Tensor,
-    adversarial_gradient: Tensor,
-    limits: tuple[float, float],
+    reconstruction_gradient: Tensor, adversarial_gradient: Tensor, limits: tuple[float, float]
 ) -> Tensor:
     """|∇ reconstruction| / |∇ adversarial| at one parameter, clamped (VQGAN, eq. 7)."""
     norms = reconstruction_gradient.float().norm(), adversarial_gradient.float().norm()
@@ -58,12 +53,7 @@ def gradient_ratio(
 
 
 def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """½ · mean squared norm of each image's gradient of its mean logit.
-
-    Args:
-        real_logits: (B, P), computed from `real_images`.
-        real_images: (B, 3, H, W), requiring gradients.
-    """
+    """½ · mean squared norm of the gradient of each image (B, 3, H, W) of its mean logit (B, P)."""
     (gradient,) = torch.autograd.grad(
         real_logits.mean(1).sum(), real_images, create_graph=True, retain_graph=True
     )
@@ -76,15 +66,16 @@ class LeCam(nn.Module):
     The averages are buffers, so that checkpoints hold them.
     """
 
+    real: Tensor
+    fake: Tensor
+    num_updates: Tensor
+
     def __init__(self, decay: float = 0.999):
         super().__init__()
         self.decay = decay
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-        self.real: Tensor
-        self.fake: Tensor
-        self.num_updates: Tensor
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
         """mean max(0, real − average fake)² + mean max(0, average real − fake)².

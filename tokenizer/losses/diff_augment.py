@@ -12,15 +12,12 @@ NUM_CHOICES = 10
 
 
 def diff_augment(images: Tensor, choices: Tensor, probability: float) -> Tensor:
-    """Change the colours of each image, shift it and cut a hole, each with its own probability.
+    """Change the colours of each image, shift it and cut a hole, each with the same probability.
 
     Args:
-        images: (B, 3, H, W) in [-1, 1].
+        images: (B, 3, H, W) in [-1, 1]; the result is differentiable in them.
         choices: (B, NUM_CHOICES) uniform in [0, 1).
         probability: of each of the three.
-
-    Returns:
-        (B, 3, H, W), differentiable in `images`.
     """
     choices = choices.to(images)
     on = choices[:, :3] < probability

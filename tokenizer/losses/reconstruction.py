@@ -9,12 +9,9 @@ from tokenizer.losses.settings import ReconstructionSettings
 
 
 class ReconstructionLoss:
-    """L1, L2 and, where the settings name a network, a perceptual distance.
+    """L1, L2 and, where the settings name a network, a perceptual `distance`.
 
     Not an `nn.Module`: its frozen network is neither trained nor saved.
-
-    Attributes:
-        distance: the perceptual distance, or None.
     """
 
     def __init__(self, settings: ReconstructionSettings):
@@ -23,13 +20,8 @@ class ReconstructionLoss:
         self.distance = load_distance(network) if network else None
 
     def __call__(self, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """Weighted sum, terms, and the reconstruction itself, which an adversary judges.
-
-        Args:
-            reconstruction, images: (B, 3, H, W) in [-1, 1].
-
-        Returns:
-            Losses by name, with `batch_psnr` in dB over all pixels of the batch.
+        """Losses of (B, 3, H, W) images in [-1, 1]: weighted sum, terms, `batch_psnr` in dB over
+        all pixels, and the reconstruction itself, which an adversary judges.
         """
         l1 = F.l1_loss(reconstruction, images)
         l2 = F.mse_loss(reconstruction, images)

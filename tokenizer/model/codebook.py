@@ -2,7 +2,8 @@
 
 The semantic codebook is one group of K codes. The pixel sub-codebooks are K groups of M codes, and
 the group of a patch is its semantic code, so a look-up costs K + M distances and never K·M. Scores
-are made a chunk of vectors at a time, so that memory does not grow with the batch.
+are made a chunk of vectors at a time, so that memory does not grow with the batch. The flat
+codebook that the hierarchy is compared with joins both in one group.
 
 Shapes: n vectors, G groups, C codes in each group, D code dimension.
 """
@@ -70,18 +71,18 @@ class GroupedCodebook(nn.Module):
         """Index of the nearest code within the group of each vector.
 
         Args:
-            vectors: (n, D), already passed through `normalize`.
-            groups: (n,) int64 in [0, G); None when there is one group.
+            vectors: (..., D), already passed through `normalize`.
+            groups: (...) int64 in [0, G); None when there is one group.
 
         Returns:
-            (n,) int64 in [0, C).
+            (...) int64 in [0, C).
         """
-        if len(self.codes) == 1:
-            groups = None
-        _, num_codes, code_dim = self.codes.shape
+        num_groups, num_codes, code_dim = self.codes.shape
+        groups = None if groups is None or num_groups == 1 else groups.reshape(-1)
+        shape = vectors.shape[:-1]
         # Explicit float32 with autocast off: half-precision distances pick wrong codes and diverge.
         with torch.autocast(vectors.device.type, enabled=False):
-            vectors = vectors.float()
+            vectors = vectors.float().reshape(-1, code_dim)
             table = self.normalize(self.codes[0]) if groups is None else self.codes
             # With one group each vector needs C scores; with several, a copy of its C codes.
             numbers_each = num_codes if groups is None else num_codes * code_dim
@@ -94,7 +95,7 @@ class GroupedCodebook(nn.Module):
                 own = table if groups is None else self.normalize(table[groups[part]])
                 room = buffer[: len(vectors[part])]
                 codes[part] = self.scores(vectors[part], own, out=room).argmax(-1)
-            return codes
+            return codes.view(shape)
 
     def scores(self, vectors: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
         """How near each code is: half of |v|² - |v - c|², or v·c on the unit sphere.
@@ -102,10 +103,7 @@ class GroupedCodebook(nn.Module):
         Args:
             vectors: (n, D), already passed through `normalize`.
             table: (C, D) for all vectors, or (n, C, D) with one for each; normalised too.
-            out: (n, C) to write into, without gradient.
-
-        Returns:
-            (n, C), highest for the nearest code.
+            out: where to write the result (n, C), highest for the nearest code, without gradient.
         """
         if table.dim() == 2:
             scores = torch.matmul(vectors, table.T, out=out)
@@ -123,17 +121,13 @@ class GroupedCodebook(nn.Module):
     def assign(self, vectors: Tensor, groups: Tensor | None = None) -> Tensor:
         """Codes (...) of (..., D) vectors, without gradients and losses."""
         with torch.autocast(vectors.device.type, enabled=False):
-            flat = self.normalize(vectors).reshape(-1, vectors.shape[-1])
-            codes = self.nearest(flat, None if groups is None else groups.reshape(-1))
-        return codes.view(vectors.shape[:-1])
+            return self.nearest(self.normalize(vectors), groups)
 
     def forward(self, vectors: Tensor, groups: Tensor | None = None) -> Quantized:
         """Quantise (..., D) vectors; the gradient passes straight through the rounding."""
         with torch.autocast(vectors.device.type, enabled=False):
             normalized = self.normalize(vectors)
-            flat_groups = None if groups is None else groups.reshape(-1)
-            codes = self.nearest(normalized.detach().reshape(-1, vectors.shape[-1]), flat_groups)
-            codes = codes.view(vectors.shape[:-1])
+            codes = self.nearest(normalized.detach(), groups)
             chosen = self.lookup(codes, groups)
             return Quantized(
                 codes=codes,
@@ -142,3 +136,34 @@ class GroupedCodebook(nn.Module):
                 commitment_loss=F.mse_loss(normalized, chosen.detach()),
                 codebook_loss=F.mse_loss(chosen, normalized.detach()),
             )
+
+
+class JoinedCodebook(GroupedCodebook):
+    """One group of K codes, each a semantic and a pixel code vector side by side.
+
+    A patch takes the code nearest to both of its vectors together, and each half keeps its own
+    metric. The codes (1, K, D_semantic + D_pixel) are a copy of (1, K, D_semantic) and
+    (K, 1, D_pixel); `push` writes them back into those two codebooks, which a saved model holds.
+    """
+
+    def __init__(self, semantic: GroupedCodebook, pixel: GroupedCodebook):
+        # Before the base class, whose constructor normalises.
+        self._halves = semantic, pixel  # a tuple: not sub-modules, the model saves them
+        self._dims = [semantic.codes.shape[-1], pixel.codes.shape[-1]]
+        # Euclidean over both: where a half is cosine, its codes and vectors have length one.
+        super().__init__(1, 1, sum(self._dims), "euclidean")
+        joined = torch.cat([semantic.codes[0], pixel.codes[:, 0]], dim=-1)
+        self.codes = nn.Parameter(joined.detach().unsqueeze(0), requires_grad=False)
+
+    def normalize(self, vectors: Tensor) -> Tensor:
+        """Each half of (..., D_semantic + D_pixel) normalised for its own metric, in float32."""
+        parts = vectors.split(self._dims, dim=-1)
+        pairs = zip(self._halves, parts, strict=True)
+        return torch.cat([half.normalize(part) for half, part in pairs], dim=-1)
+
+    @torch.no_grad()
+    def push(self) -> None:
+        """Write the codes back into the two codebooks that they came from."""
+        semantic, pixel = self.codes[0].split(self._dims, dim=-1)
+        self._halves[0].codes.copy_(semantic.unsqueeze(0))
+        self._halves[1].codes.copy_(pixel.unsqueeze(1))

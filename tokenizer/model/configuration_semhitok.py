@@ -125,8 +125,7 @@ class SemHiTokConfig(PreTrainedConfig):
             )
         for part in ("semantic", "pixel"):
             code_dim, width = (
-                getattr(self, f"{part}_code_dim"),
-                getattr(self, f"{part}_hidden_size"),
+                getattr(self, f"{part}_{size}") for size in ("code_dim", "hidden_size")
             )
             if code_dim > width:
                 raise ValueError(

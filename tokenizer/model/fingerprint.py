@@ -46,10 +46,7 @@ def fingerprint_of_weights(
 ) -> str:
     """The same for a model on disk, or one held in another precision than it was saved in.
 
-    Args:
-        config: of the tokenizer.
-        names: of its weights.
-        read: returns the weight of a name.
+    `names` are those of its weights, and `read` returns the weight of a name.
     """
     if config.half == "decoder":  # it has no encoder to hash, and carries the whole model's
         return config.code_fingerprint

@@ -20,24 +20,17 @@ _GELUS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}
 
 
 class FusedLinear(nn.Module):
-    """A linear layer and the activation after it.
-
-    Args:
-        linear: with weights in float32 on the CPU; they are shared.
-    """
+    """A float32 linear layer on the CPU, whose weights are shared, and the activation after it."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.activation = ("none", "")  # oneDNN's name of it, and of how it is computed
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
-        name, algorithm = self.activation
-        return torch.ops.mkldnn._linear_pointwise(
-            inputs, self.weight, self.bias, name, [], algorithm
-        )
+        name, how = self.activation
+        return torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, name, [], how)
 
 
 def with_fused_linears(module: Module) -> Module:

@@ -1,7 +1,5 @@
 """Image processor of SemHiTok: the pixels of a file are those that training and extraction see."""
 
-# transformers reads these defaults as class attributes.
-
 import base64
 import binascii
 from pathlib import Path

@@ -21,10 +21,9 @@ from transformers import initialization as init
 
 from runtime.errors import UserError, says
 from runtime.files import write_text
-from tokenizer.model.codebook import GroupedCodebook
+from tokenizer.model.codebook import GroupedCodebook, JoinedCodebook
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.image_processing_semhitok import image_processor
-from tokenizer.model.joined_codebook import JoinedCodebook
 from tokenizer.model.layers import GridPositions, Trunk, feature_head
 from tokenizer.model.model_card import model_card
 from tokenizer.model.patch_features import patch_features
@@ -128,10 +127,7 @@ class SemHiTokModel(PreTrainedModel):
         """One affine map from [-1, 1] to the teacher's own normalisation, as two buffers."""
         mean, std = torch.tensor(self.config.teacher_mean), torch.tensor(self.config.teacher_std)
         scale, shift = 0.5 / std, (0.5 - mean) / std
-        return {
-            "teacher_scale": scale.view(1, 3, 1, 1),
-            "teacher_shift": shift.view(1, 3, 1, 1),
-        }
+        return {"teacher_scale": scale.view(1, 3, 1, 1), "teacher_shift": shift.view(1, 3, 1, 1)}
 
     @property
     def dtype(self) -> torch.dtype:

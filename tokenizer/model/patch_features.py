@@ -57,11 +57,8 @@ def _cut_patches(images: Tensor, patch_size: int, rows: int, columns: int) -> di
     """(B, 3, H, W) as the (B, N, p·p·3) rows that NaFlex encoders take, and their grid."""
     patches = images.unflatten(3, (columns, patch_size)).unflatten(2, (rows, patch_size))
     patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    batch_size = len(images)
     return {
         "pixel_values": patches,
         "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.int64),
-        "spatial_shapes": torch.tensor([[rows, columns]], device=images.device).expand(
-            batch_size, -1
-        ),
+        "spatial_shapes": torch.tensor([[rows, columns]] * len(images), device=images.device),
     }

@@ -20,15 +20,9 @@ class PixelEncoder(nn.Module):
 
     def __init__(self, config: SemHiTokConfig):
         super().__init__()
-        width = config.pixel_hidden_size
+        width, num_heads = config.pixel_hidden_size, config.pixel_attention_heads
         self.stem = STEMS[config.pixel_stem](width, config.patch_size)
-        self.trunk = Trunk(
-            width,
-            width,
-            config.pixel_encoder_layers,
-            config.pixel_attention_heads,
-            config.grid_size,
-        )
+        self.trunk = Trunk(width, width, config.pixel_encoder_layers, num_heads, config.grid_size)
         self.head = feature_head(width, width, config.pixel_code_dim)
 
     def forward(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -108,9 +102,7 @@ def _conv_config(
             f"{part}_hidden_size of a convolutional network with patches of {patch_size} pixels "
             f"must be a multiple of {32 * quarter}, not {width}."
         )
-    multipliers = [
-        quarter // 2 ** ((num_levels - level + 1) // 2) for level in range(num_levels + 1)
-    ]
+    multipliers = [quarter // 2 ** ((left + 1) // 2) for left in range(num_levels, -1, -1)]
     return JanusVQVAEConfig(
         base_channels=width // quarter,
         channel_multiplier=multipliers,

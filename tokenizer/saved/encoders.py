@@ -26,10 +26,7 @@ def load_encoder(name: str, dtype: Any = "auto") -> PreTrainedModel:
         dtype: a torch dtype or its name; "auto" is what it was saved in.
 
     Returns:
-        The encoder in eval mode, frozen.
-
-    Raises:
-        UserError: if nothing can be loaded there.
+        The encoder in eval mode, frozen; a `UserError` if nothing can be loaded.
     """
     try:
         model = AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
@@ -44,11 +41,7 @@ def load_encoder(name: str, dtype: Any = "auto") -> PreTrainedModel:
 
 
 def load_teacher(name: str, dtype: str = "auto") -> PreTrainedModel:
-    """An encoder with patches; see `load_encoder`.
-
-    Raises:
-        UserError: also if it cuts no patches.
-    """
+    """An encoder with patches, see `load_encoder`; a `UserError` if it cuts none."""
     teacher = load_encoder(name, dtype)
     sizes = [getattr(teacher.config, size, None) for size in ("patch_size", "hidden_size")]
     if not all(isinstance(size, int) for size in sizes):
@@ -75,11 +68,7 @@ def check_teacher(name: str, teacher: PreTrainedModel, layer: int) -> None:
 
 
 def normalisation(name: str, default: Normalisation) -> Normalisation:
-    """Mean and deviation of the pixels that an encoder was trained on, if its folder says so.
-
-    Raises:
-        UserError: if the folder says so wrongly.
-    """
+    """Mean and deviation of the pixels that an encoder was trained on, if its folder says so."""
     try:
         values, _ = BaseImageProcessor.get_image_processor_dict(name)
     except (OSError, ValueError):  # no preprocessor_config.json there

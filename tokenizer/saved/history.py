@@ -10,12 +10,7 @@ _TRAINED_BY = {"semantic": ("semantic", "joint"), "pixel": ("pixel", "joint")}
 
 
 def phase_record(settings: Any, dataset: PreparedDataset) -> dict[str, Any]:
-    """What a model's config keeps of one phase of its training.
-
-    Args:
-        settings: of the phase; its paths are left out, since they mean nothing elsewhere.
-        dataset: what it is trained on.
-    """
+    """What a model's config keeps of a phase: no paths, which mean nothing elsewhere."""
     record: dict[str, Any] = {"phase": settings.phase}
     if hasattr(settings, "teacher"):
         auxiliary = [entry.teacher for entry in getattr(settings, "auxiliary_teachers", [])]
@@ -39,13 +34,9 @@ def add_phase(config: SemHiTokConfig, record: dict[str, Any]) -> None:
 
 
 def require_phase(config: SemHiTokConfig, phase: str, name: str) -> None:
-    """Refuse a tokenizer whose history lacks a phase.
+    """Refuse a tokenizer, of this name, whose history lacks the phase "semantic" or "pixel".
 
     A tokenizer without a history, as one made by hand, is accepted.
-
-    Args:
-        phase: "semantic" or "pixel".
-        name: of the tokenizer, for the error.
     """
     trained = [entry["phase"] for entry in config.training_history]
     if trained and not set(trained) & set(_TRAINED_BY[phase]):

@@ -24,10 +24,7 @@ _WRITTEN_BY = "a training phase wrote, such as runs/quickstart/decoder/model"
 
 
 def save_tokenizer(
-    model: SemHiTokModel,
-    folder: Path,
-    trained: dict[str, Any] | None = None,
-    max_shard_size: str = "5GB",
+    model: SemHiTokModel, folder: Path, trained: dict[str, Any] | None = None
 ) -> None:
     """Write a model folder; see `SemHiTokModel.save_pretrained`.
 
@@ -35,13 +32,12 @@ def save_tokenizer(
         model: a whole tokenizer or a half.
         folder: created where it is missing.
         trained: `phase_record` of the phase that has just ended.
-        max_shard_size: larger models are written as several safetensors files and their index.
     """
     if trained is not None:
         add_phase(model.config, trained)
     refuse_nonfinite(model, f"the model for {folder}")
     with whole_folder(folder) as unfinished:
-        model.save_pretrained(unfinished, max_shard_size=max_shard_size)
+        model.save_pretrained(unfinished)
 
 
 @contextmanager
@@ -90,11 +86,7 @@ def _move(unfinished: Path, folder: Path) -> None:
 
 
 def refuse_nonfinite(model: nn.Module, name: str) -> None:
-    """Refuse a model with infinite weights, or weights that are no numbers.
-
-    Raises:
-        UserError: naming the first of them.
-    """
+    """Refuse a model with infinite weights or NaNs, naming the first in a `UserError`."""
     for weight, value in model.state_dict().items():
         if not value.is_floating_point() or value.is_meta or not value.numel():
             continue
@@ -176,11 +168,7 @@ def load_whole(
 
 
 def read_config(folder: Path, config_class: Any, kind: str, written_by: str) -> Any:
-    """The config of a folder.
-
-    Raises:
-        UserError: if there is none of the class.
-    """
+    """The config of a folder; a `UserError` if there is none of the class."""
     path, give = folder / "config.json", f"give the `model` folder that {written_by}"
     if not path.is_file():
         raise UserError(f"{folder} holds no model (no config.json); {give}")

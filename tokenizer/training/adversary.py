@@ -4,7 +4,7 @@ Its random numbers are a function of the seed, the step and an image's position 
 so ranks, micro-batches and resumed runs see the same augmentations.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -27,13 +27,9 @@ from tokenizer.training.settings import TrainingSettings
 
 
 class Adversary:
-    """Plays against a phase that rebuilds images.
+    """Plays against a phase that rebuilds images of `image_size` pixels a side.
 
-    Args:
-        settings: see `AdversarialSettings`; they name a discriminator.
-        training: of the phase, for seed, schedule, batch size and clipping.
-        image_size: pixels a side.
-        accelerator: wraps discriminator and optimiser.
+    `settings` name a discriminator; `training` is the phase's.
     """
 
     def __init__(
@@ -88,8 +84,7 @@ class Adversary:
             reconstruction: (B, 3, H, W), with its graph.
             reconstruction_loss: scalar, with its graph; the adaptive weight compares with it.
             last_layer: the decoder's, where the gradients are compared.
-            step: for ramp and augmentation.
-            position: of the first image in the global batch.
+            step, position: for the augmentation; position of the first image in the global batch.
         """
         # The bare module, its weights switched off: a wrapped one would wait for their gradients.
         self.discriminator.requires_grad_(False)
@@ -123,15 +118,11 @@ class Adversary:
         penalised = self.settings.r1_weight > 0 and step % self.settings.r1_every == 0
         images = images.detach().requires_grad_(penalised)
         # One forward pass for both: several before one backward confuse a wrapped module.
-        seen = torch.cat(
-            [
-                self._augment(images, step, 0, position),
-                self._augment(reconstruction.detach(), step, 1, position),
-            ]
-        )
+        both = enumerate((images, reconstruction.detach()))
+        seen = torch.cat([self._augment(part, step, role, position) for role, part in both])
         # The fused attentions have no second derivative, which the penalty's gradient is.
         attention = sdpa_kernel(SDPBackend.MATH) if penalised else nullcontext()
-        with self._syncing(is_last):
+        with nullcontext() if is_last else self.accelerator.no_sync(self._wrapped):
             with self.accelerator.autocast(), attention:
                 logits = self._wrapped(seen)
             real, fake = logits.float().chunk(2)
@@ -155,9 +146,8 @@ class Adversary:
 
     def clip(self) -> Tensor:
         """Clip the accumulated gradients; return their norm before."""
-        return self.accelerator.clip_grad_norm_(
-            self.discriminator.parameters(), self.training.max_grad_norm
-        )
+        parameters = self.discriminator.parameters()
+        return self.accelerator.clip_grad_norm_(parameters, self.training.max_grad_norm)
 
     def step(self, step: int) -> None:
         """Move the discriminator, and the averages of its logits."""
@@ -175,9 +165,6 @@ class Adversary:
         self._logits.clear()
         self.optimizer.zero_grad()
 
-    def _syncing(self, is_last: bool) -> AbstractContextManager:
-        return nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
-
     def _augment(self, images: Tensor, step: int, role: int, position: int) -> Tensor:
         """Augment real (role 0) or rebuilt images (1) to learn from, or rebuilt to judge (2)."""
         if not self.settings.augment_probability:
@@ -188,12 +175,8 @@ class Adversary:
         return diff_augment(images, mine, self.settings.augment_probability)
 
     def _ratio(self, loss: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
-        gradients = torch.stack(
-            [
-                torch.autograd.grad(term, last_layer, retain_graph=True)[0]
-                for term in (loss, adversarial)
-            ]
-        )
+        terms = (loss, adversarial)
+        each = [torch.autograd.grad(term, last_layer, retain_graph=True)[0] for term in terms]
         # The norm of the mean, not the mean of norms: as one process with the joint batch computes.
-        ours, theirs = self.accelerator.reduce(gradients, reduction="mean")
+        ours, theirs = self.accelerator.reduce(torch.stack(each), reduction="mean")
         return gradient_ratio(ours, theirs, self.settings.adaptive_range)

@@ -27,11 +27,8 @@ def step_batches(
     first_step: int,
     accelerator: Accelerator,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """This rank's images of every step from `first_step` to the last, a function of the seed alone.
-
-    Yields:
-        Number of the step, and {"images": (B, 3, H, W) in [-1, 1], "caption": B texts}.
-    """
+    """Every step from `first_step` on, with this rank's images, a function of the seed alone:
+    {"images": (B, 3, H, W) in [-1, 1], "caption": B texts}."""
     sampler = StepBatches(
         len(dataset),
         training.global_batch_size,
@@ -61,14 +58,9 @@ def step_batches(
 def kmeans_batches(
     dataset: PreparedDataset, image_size: int, num_images: int, seed: int, accelerator: Accelerator
 ) -> Iterator[Tensor]:
-    """This rank's part of the images that k-means starts from, a few at a time.
+    """This rank's part of the (B, 3, H, W) images that k-means starts from, a few at a time.
 
-    Args:
-        dataset: of the phase.
-        image_size: pixels a side.
-        num_images: over all ranks; at most those that there are.
-        seed: of the choice.
-        accelerator: for device and ranks.
+    `num_images` counts over all ranks, and is at most the number of those that there are.
     """
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     # Equal on all ranks, whose vectors are gathered.

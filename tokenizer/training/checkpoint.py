@@ -1,5 +1,6 @@
 """One file from which a killed phase resumes to the identical result."""
 
+import re
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,9 +32,6 @@ def save_checkpoint(
         parts: by name, everything else with a state: optimisers, discriminator, averages.
         settings: of the run.
         step: how many steps are done.
-
-    Raises:
-        UserError: if the file cannot be written.
     """
     state = {
         "step": step,
@@ -42,7 +40,7 @@ def save_checkpoint(
         "teachers": _digest_of_teachers(phase),
         **{name: part.state_dict() for name, part in parts.items()},
         "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_rng": torch.cuda.get_rng_state_all(),  # [] without a GPU
     }
     delete_temporaries(path)  # a killed run may have left as much as a whole checkpoint
     with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -50,10 +48,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], settings: Settings) -> int:
-    """Restore `path` in place, if it exists; arguments as of `save_checkpoint`.
-
-    Returns:
-        How many steps are done; 0 without a checkpoint.
+    """Restore `path` in place; return how many steps are done, 0 where there is no such file.
 
     Raises:
         UserError: if the file is damaged, lacks a part, or belongs to a run with other settings,
@@ -108,9 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is_frozen(name: str) -> bool:
     """Teachers are read from their own folders again, never trained here."""
-    return name.startswith("model.teacher.") or (
-        name.startswith("auxiliary_teachers.") and ".teacher." in name
-    )
+    return re.match(r"(model|auxiliary_teachers\.\d+)\.teacher\.", name) is not None
 
 
 def _trained(phase: nn.Module) -> dict[str, Tensor]:

@@ -20,14 +20,7 @@ UNCHECKED_PIXELS = 2**22
 
 
 def build_checked(build: Callable[[], Module]) -> Module:
-    """A new module, unless its weights would not fit.
-
-    Args:
-        build: builds it, on the device that is the default then.
-
-    Raises:
-        UserError: if they would not.
-    """
+    """What `build` makes on the default device; a `UserError` where its weights would not fit."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         weights = _bytes(list(build().parameters()))
     require_memory(weights, "the weights of the model", "lower the sizes in the model section")
@@ -39,14 +32,7 @@ def require_training_memory(
 ) -> None:
     """Refuse a phase whose gradients, averages and batches would not fit beside it.
 
-    Args:
-        phase: on its device, with `image_size`.
-        training: its settings.
-        num_ranks: that share a batch.
-        plays: whether there is a discriminator.
-
-    Raises:
-        UserError: naming what to lower.
+    `num_ranks` share a batch, and `plays` says whether there is a discriminator.
     """
     parameters = list(phase.parameters())
     if parameters[0].device.type != "cpu":

@@ -1,6 +1,7 @@
 """New tokenizers: around a teacher, or with one part of a trained tokenizer made anew."""
 
 import difflib
+import json
 from typing import Any
 
 from torch import nn
@@ -57,16 +58,7 @@ def build_model(teacher_name: str, fields: dict[str, Any]) -> SemHiTokModel:
 def model_config(
     teacher_name: str, vision_config: PreTrainedConfig, fields: dict[str, Any]
 ) -> SemHiTokConfig:
-    """The config of a tokenizer around a teacher.
-
-    Args:
-        teacher_name: for its pixel normalisation, and for errors.
-        vision_config: of the teacher's vision tower.
-        fields: see `build_model`.
-
-    Raises:
-        UserError: if teacher and fields do not fit.
-    """
+    """The config of a tokenizer around a teacher with this vision tower; see `build_model`."""
     check_fields("model", fields, SemHiTokConfig)
     teacher_config = AutoConfig.for_model(**vision_config.to_dict())
     if hasattr(teacher_config, "vision_use_head"):
@@ -92,15 +84,10 @@ def model_config(
 def renew_pixel_half(model: SemHiTokModel, fields: dict[str, Any]) -> SemHiTokModel:
     """A model with other fields, whose semantic half is that of `model` and the rest untrained.
 
-    Args:
-        model: a trained tokenizer, left as it is.
-        fields: of `SemHiTokConfig`, checked by name.
-
-    Raises:
-        UserError: if a field does not exist, does not fit, or belongs to the semantic half.
+    A field of the semantic half is refused, and one that does not exist or fit.
     """
-    before = model.config.to_dict()
-    changed = [name for name in fields if fields[name] != _plain(before.get(name))]
+    before = json.loads(model.config.to_json_string(use_diff=False))  # lists, as the fields have
+    changed = [name for name in fields if fields[name] != before.get(name)]
     renewed = _renew(model, fields, _SEMANTIC_PARTS)
     fixed = [name for name in changed if name in _SEMANTIC_FIELDS]
     if fixed or renewed is None:
@@ -114,15 +101,7 @@ def renew_pixel_half(model: SemHiTokModel, fields: dict[str, Any]) -> SemHiTokMo
 
 
 def renew_enhance_decoder(model: SemHiTokModel, fields: dict[str, Any]) -> SemHiTokModel:
-    """The same tokenizer with an untrained Enhance Decoder of other sizes.
-
-    Args:
-        model: a trained tokenizer, left as it is.
-        fields: of `SemHiTokConfig` whose names begin with `enhance_decoder`.
-
-    Raises:
-        UserError: if a field does not exist, does not fit, or belongs to another part.
-    """
+    """The same tokenizer with an untrained Enhance Decoder of other sizes; refuses other fields."""
     check_fields("model", fields, SemHiTokConfig)
     if others := [name for name in fields if not name.startswith("enhance_decoder_")]:
         raise UserError(
@@ -135,13 +114,11 @@ def renew_enhance_decoder(model: SemHiTokModel, fields: dict[str, Any]) -> SemHi
     return renewed
 
 
-def train_only(model: nn.Module, *names: str) -> list[nn.Parameter]:
-    """Freeze all but the named sub-modules; return their parameters."""
+def train_only(model: nn.Module, *names: str) -> None:
+    """Freeze all but the named sub-modules."""
     model.requires_grad_(False)
-    parameters: list[nn.Parameter] = []
     for name in names:
-        parameters += list(model.get_submodule(name).requires_grad_(True).parameters())
-    return parameters
+        model.get_submodule(name).requires_grad_(True)
 
 
 def refuse_flat(model: SemHiTokModel, phase: str) -> None:
@@ -189,7 +166,3 @@ def _config(fields: dict[str, Any]) -> SemHiTokConfig:
 
 def _misfit(error: Exception) -> UserError:
     return UserError(f"the model section does not fit: {says(error)}")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tokenizer.codebooks.training import CodebookTraining
 from tokenizer.losses.reconstruction import ReconstructionLoss
-from tokenizer.model.joined_codebook import JoinedCodebook
+from tokenizer.model.codebook import JoinedCodebook
 from tokenizer.training.new_model import build_model, train_only
 from tokenizer.training.phase_semantic import distillation_loss
 from tokenizer.training.settings import JointPhaseSettings

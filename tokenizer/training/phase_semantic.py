@@ -88,13 +88,7 @@ def distillation_loss(
 class AuxiliaryTeacher(nn.Module):
     """A frozen encoder and the trained head that predicts its features from the codes.
 
-    Args:
-        settings: which encoder.
-        width: D of the semantic decoder's trunk, which the head reads.
-
-    Attributes:
-        teacher: frozen, in the precision asked for.
-        head: trained; not part of the released model.
+    The head reads the semantic decoder's trunk of this width, and is no part of the released model.
     """
 
     mean: Tensor

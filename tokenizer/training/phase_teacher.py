@@ -64,18 +64,13 @@ class TeacherPhase(nn.Module):
         captions = batch["caption"]
         # Equal captions are one text, and every image with that caption is a positive pair.
         texts = sorted(set(captions))
-        tokens = self.text_tokenizer(
-            texts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
+        padding: Any = {"padding": "max_length", "truncation": True, "max_length": self.max_length}
+        tokens = self.text_tokenizer(texts, return_tensors="pt", **padding)
         device = batch["images"].device
         # No attention mask: SigLIP is trained on padded texts, and pools the last position.
-        logits = self.model(
-            input_ids=tokens["input_ids"].to(device), pixel_values=batch["images"]
-        ).logits_per_image
+        tokens = tokens["input_ids"].to(device)
+        outputs = self.model(input_ids=tokens, pixel_values=batch["images"])
+        logits = outputs.logits_per_image
         index = torch.tensor([texts.index(caption) for caption in captions], device=device)
         matches = F.one_hot(index, len(texts)) * 2 - 1
         loss = -F.logsigmoid(matches * logits).sum(-1).mean()
@@ -83,11 +78,7 @@ class TeacherPhase(nn.Module):
         return {"loss": loss, "batch_accuracy": accuracy.detach()}
 
     def _say_what_is_left_out(self, captions: list[list[str]]) -> None:
-        """Count images without a caption, and captions that are cut, on stderr.
-
-        Args:
-            captions: the first of each image, if it has any.
-        """
+        """Count on stderr the images without a caption, and with a first one that is cut."""
         texts = Counter(caption[0] for caption in captions if caption)
         lengths = map(len, self.text_tokenizer(list(texts))["input_ids"])
         pairs = zip(texts.values(), lengths, strict=True)

@@ -1,5 +1,6 @@
 """Initial weights that are not random: of patch embeddings, pixel encoders and decoders."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,8 @@ def start_from_cosines(weight: nn.Parameter) -> None:
     """
     patch_size = weight.shape[-1]
     basis = torch.from_numpy(dct(np.eye(patch_size), norm="ortho", axis=0)).to(weight.dtype)
-    frequencies = sorted(
-        (
-            (u, v, channel)
-            for u in range(patch_size)
-            for v in range(patch_size)
-            for channel in range(3)
-        ),
-        key=lambda entry: entry[0] + entry[1],
-    )
+    sides = range(patch_size)
+    frequencies = sorted(itertools.product(sides, sides, range(3)), key=lambda f: f[0] + f[1])
     nn.init.zeros_(weight)
     for row, (u, v, channel) in zip(weight, frequencies, strict=False):
         row[channel] = torch.outer(basis[u], basis[v])
@@ -40,27 +34,21 @@ def grow_decoder(plain: nn.Module, deeper: nn.Module) -> None:
     """Start the deeper decoder as the same function as the plain one.
 
     Shared layers are copied; the other blocks start by adding nothing to the residual stream.
-
-    Raises:
-        UserError: if one is convolutional, the widths or heads differ, or the deeper one has fewer
-            layers.
+    Neither may be convolutional, or of another width, nor the deeper one have fewer layers.
     """
     if not (isinstance(plain, CodeDecoder) and isinstance(deeper, CodeDecoder)):
         raise UserError(
             "only an Enhance Decoder of kind 'vit' can start from a plain one of that kind; set "
             "both kinds to 'vit', or start_from_decoder to false"
         )
-    shared = plain.state_dict()
-    own = deeper.state_dict()
-    misfits = [k for k, v in shared.items() if k not in own or own[k].shape != v.shape]
-    if misfits:
+    shared, own = plain.state_dict(), deeper.state_dict()
+    if misfits := [k for k, v in shared.items() if k not in own or own[k].shape != v.shape]:
         raise UserError(
             f"the Enhance Decoder cannot start from the plain decoder, whose {misfits[0]} has "
             f"another shape; give both one width, or set start_from_decoder to false"
         )
     deeper.load_state_dict({**own, **shared})
-    num_shared = len(plain.trunk.blocks.layers)
-    for block in deeper.trunk.blocks.layers[num_shared:]:
+    for block in deeper.trunk.blocks.layers[len(plain.trunk.blocks.layers) :]:
         for last in (block.self_attn.out_proj, block.mlp.fc2):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)

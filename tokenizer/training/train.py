@@ -7,6 +7,7 @@ The batch of a step is a function of the seed and the step number alone, and so 
 rate. A checkpoint holds weights, optimiser, codebook statistics and the random state.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,7 @@ PHASES: dict[str, Any] = {
 
 
 def train_phase(settings: PhaseSettings) -> Path:
-    """Run one phase from its last checkpoint, or from the start; a finished run stays as it is.
-
-    Args:
-        settings: of the phase; their class says which one.
+    """Run a phase from its last checkpoint, or from the start; a finished run stays as it is.
 
     Returns:
         The folder of the trained model, `out/model`.
@@ -87,8 +85,7 @@ def train_phase(settings: PhaseSettings) -> Path:
 class _Run:
     """A phase and everything that trains it.
 
-    Attributes:
-        parts: by name, everything that a step depends on beside the phase and the random state.
+    `parts` is, by name, what a step depends on beside the phase and the random state.
     """
 
     def __init__(self, settings: PhaseSettings):
@@ -114,15 +111,16 @@ class _Run:
             betas=self.training.betas,
             weight_decay=self.training.weight_decay,
         )
-        self.adversary = self._adversary()
+        adversarial = getattr(getattr(settings, "loss", None), "adversarial", None)
+        self.adversary: Adversary | None = None
+        if adversarial is not None and adversarial.discriminator is not None:
+            size = self.phase.image_size
+            self.adversary = Adversary(adversarial, self.training, size, self.accelerator)
         decay = self.training.ema_decay
         self.average = WeightAverage(self.phase, decay) if decay else None
         self.validation = self._validation()
         require_training_memory(
-            self.phase,
-            self.training,
-            self.accelerator.num_processes,
-            self.adversary is not None,
+            self.phase, self.training, self.accelerator.num_processes, self.adversary is not None
         )
         self.parts: dict[str, Any] = {"optimizer": self.optimizer}
         if self.adversary is not None:
@@ -140,18 +138,10 @@ class _Run:
         wrapped, optimizer = self.accelerator.prepare(self.phase, self.optimizer)
         if self.adversary is not None:
             self.adversary.prepare()
-        train_step = TrainStep(
-            training,
-            self.accelerator,
-            self.phase,
-            wrapped,
-            optimizer,
-            self.adversary,
-            self.average,
-        )
-        batches = step_batches(
-            self.dataset, self.phase.image_size, training, first_step, self.accelerator
-        )
+        parts = (self.phase, wrapped, optimizer, self.adversary, self.average)
+        train_step = TrainStep(training, self.accelerator, *parts)
+        size = self.phase.image_size
+        batches = step_batches(self.dataset, size, training, first_step, self.accelerator)
         # A run that died before its first checkpoint starts again, step 0 and all.
         log = MetricsLog(self.out, resume_step=first_step or -1, tensorboard=training.tensorboard)
         wrapped.train()
@@ -181,8 +171,7 @@ class _Run:
             if isinstance(self.phase, TeacherPhase):
                 self.phase.save(folder)
             else:
-                record = phase_record(self.settings, self.dataset)
-                save_tokenizer(self.phase.model, folder, record)
+                save_tokenizer(self.phase.model, folder, phase_record(self.settings, self.dataset))
             mark_finished(self.out, self.settings)
             (self.out / CHECKPOINT).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
@@ -191,15 +180,9 @@ class _Run:
     def _start_codes(self) -> None:
         """Start the codebooks by k-means, where the phase trains any."""
         if self.phase.codebooks:
-            self.phase.start(
-                kmeans_batches(
-                    self.dataset,
-                    self.phase.image_size,
-                    self.settings.codebook.kmeans_images,
-                    self.training.seed,
-                    self.accelerator,
-                )
-            )
+            size, number = self.phase.image_size, self.settings.codebook.kmeans_images
+            seed = self.training.seed
+            self.phase.start(kmeans_batches(self.dataset, size, number, seed, self.accelerator))
 
     def _measure_start(self, first_step: int, log: MetricsLog) -> None:
         """Measure before the first step, or take up what was measured before a resume."""
@@ -209,12 +192,11 @@ class _Run:
             log.write(0, **self._measure(0, log))
 
     def _measure(self, done: int, log: MetricsLog) -> dict[str, float]:
-        """What validation finds after `done` steps; nothing where there is none."""
-        if self.validation is None:
-            return {}
-        return self.validation.record(
-            self.phase.model, self.settings.phase, self.average, self.out, done, log
-        )
+        """What validation finds after `done` steps, of the weights that would be saved."""
+        assert self.validation is not None
+        with self.average.applied() if self.average is not None else nullcontext():
+            name = self.settings.phase
+            return self.validation.record(self.phase.model, name, self.out, done, log)
 
     def _log(self, done: int, values: dict[str, Any], log: MetricsLog) -> dict[str, float]:
         """Write what is due after `done` steps; empty where nothing is."""
@@ -234,13 +216,6 @@ class _Run:
         if self.accelerator.is_main_process:
             save_checkpoint(self.out / CHECKPOINT, self.phase, self.parts, self.settings, done)
         self.accelerator.wait_for_everyone()
-
-    def _adversary(self) -> Adversary | None:
-        """The discriminator that the phase's loss asks for."""
-        loss = getattr(self.settings, "loss", None)
-        if loss is None or loss.adversarial.discriminator is None:
-            return None
-        return Adversary(loss.adversarial, self.training, self.phase.image_size, self.accelerator)
 
     def _validation(self) -> Validation | None:
         """The held-out images that the settings name."""

@@ -1,7 +1,8 @@
 """One optimiser step of a phase: micro-batches, the adversary, and steps that are not finite."""
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +23,21 @@ MAX_BAD_STEPS = 10
 BAD_BATCHES = "nonfinite_batches.json"
 
 
+@dataclass
 class TrainStep:
-    """Moves a phase, and its adversary where it has one, by one step.
+    """Moves a phase, and its adversary where it has one, by one step."""
 
-    Args:
-        phase: the bare module, with its `model` and `codebooks`.
-        wrapped: the same, wrapped for several ranks.
-        optimizer: of its parameters.
-        adversary, average: None where the phase has none.
-
-    Attributes:
-        bad_steps: the last steps in a row that were skipped.
-    """
-
-    def __init__(
-        self,
-        training: TrainingSettings,
-        accelerator: Accelerator,
-        phase: nn.Module,
-        wrapped: nn.Module,
-        optimizer: Any,
-        adversary: Adversary | None,
-        average: WeightAverage | None,
-    ):
-        self.training = training
-        self.accelerator = accelerator
-        self.phase: Any = phase
-        self.wrapped = wrapped
-        self.optimizer = optimizer
-        self.adversary = adversary
-        self.average = average
-        self.bad_steps: list[int] = []
-        self.parameters = [p for p in phase.parameters() if p.requires_grad]
+    training: TrainingSettings
+    accelerator: Accelerator
+    phase: Any
+    """The bare module, with its `model` and `codebooks`."""
+    wrapped: nn.Module
+    """The same, wrapped for several ranks."""
+    optimizer: Any
+    adversary: Adversary | None
+    average: WeightAverage | None
+    bad_steps: list[int] = field(default_factory=list)
+    """The last steps in a row that were skipped."""
 
     def __call__(self, step: int, batch: dict) -> dict[str, Any]:
         """Do step `step` with this rank's part of its batch.
@@ -69,8 +53,8 @@ class TrainStep:
         if adversary is not None and not adversary.plays(step):
             adversary = None
         logged = self._backward(step, batch, adversary)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
-        values: dict[str, Any] = {"grad_norm": norm}
+        parameters, limit = self.phase.parameters(), self.training.max_grad_norm
+        values: dict[str, Any] = {"grad_norm": self.accelerator.clip_grad_norm_(parameters, limit)}
         if adversary is not None:
             values["discriminator_grad_norm"] = adversary.clip()
         finite = self._all_finite([logged["loss"], *values.values()])
@@ -100,7 +84,8 @@ class TrainStep:
             fraction = len(part["images"]) / count
             is_last = first + size >= count
             position = self.accelerator.process_index * count + first
-            with self._syncing(is_last):
+            # Ranks average their gradients after the last micro-batch alone.
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
                     losses = self.wrapped(part)
                 reconstruction = losses.pop("reconstruction", None)
@@ -122,10 +107,6 @@ class TrainStep:
                 value = value if fraction == 1 else value * fraction
                 logged[key] = logged[key] + value if key in logged else value
         return logged
-
-    def _syncing(self, is_last: bool) -> AbstractContextManager:
-        """Ranks average their gradients after the last micro-batch alone."""
-        return nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
 
     def _all_finite(self, values: list[Tensor]) -> bool:
         finite = torch.stack([torch.isfinite(value).all() for value in values]).all()
@@ -152,31 +133,15 @@ def last_layer(model: nn.Module) -> nn.Parameter:
 
 
 def report_bad_steps(
-    bad: list[int],
-    is_end: bool,
-    dataset: PreparedDataset,
-    training: TrainingSettings,
-    out: Path,
+    bad: list[int], is_end: bool, dataset: PreparedDataset, training: TrainingSettings, out: Path
 ) -> None:
     """Say that a step was skipped; after too many in a row, write down their records and stop.
 
     A run that ends in skipped steps stops as well: its weights may be those of a run that diverged.
-
-    Args:
-        bad: the skipped steps in a row.
-        is_end: whether the last one is the run's last.
-        dataset, training: which determine the records of every step's global batch.
-        out: the run's folder.
-
-    Raises:
-        UserError: that names the file.
     """
     if is_main_rank():
-        print(
-            f"step {bad[-1] + 1} skipped: a loss or gradient is not finite ({len(bad)} in a row)",
-            file=sys.stderr,
-            flush=True,
-        )
+        why = f"a loss or gradient is not finite ({len(bad)} in a row)"
+        print(f"step {bad[-1] + 1} skipped: {why}", file=sys.stderr, flush=True)
     if len(bad) < MAX_BAD_STEPS and not is_end:
         return
     path = out / BAD_BATCHES

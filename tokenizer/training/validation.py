@@ -8,7 +8,6 @@ Shapes: B batch, H·W pixels, K semantic codes, M pixel codes per semantic code.
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from tokenizer.losses.image_quality import image_psnr, image_ssim, to_levels
 from tokenizer.losses.perceptual import PerceptualDistance
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.training.settings import ValidationSettings
-from tokenizer.training.weight_average import WeightAverage
 
 Scores = tuple[dict[str, Tensor], Tensor, Tensor | None]
 """(B,) scores by name, (K, M) counts of codes, and (B, 3, H, W) reconstructions if any."""
@@ -42,16 +40,9 @@ _ALARMING = ("semantic_usage", "pixel_usage_within_used")
 
 
 class Validation:
-    """Held-out images, and what to measure on them.
+    """Held-out images of `image_size` pixels a side, and what to measure on them.
 
-    Args:
-        settings: see `ValidationSettings`; they name data.
-        image_size: pixels a side.
-        distance: the phase's perceptual distance, or None.
-        accelerator: for device and ranks.
-
-    Raises:
-        UserError: if the folder holds no prepared images.
+    `settings` name data, and `distance` is the perceptual distance, if there is one.
     """
 
     def __init__(
@@ -106,42 +97,30 @@ class Validation:
                 shown += list(pairs)[: self.settings.num_shown - len(shown)]
         model.train(was_training)
         total = self.accelerator.reduce(torch.stack([num_images, *sums.values()]), reduction="sum")
-        counts = self.accelerator.reduce(counts, reduction="sum")
-        means = (float(number / total[0]) for number in total[1:])
-        averages = dict(zip(sums, means, strict=True))
-        statistics = codebook_statistics(counts.cpu().numpy())
+        averages = dict(zip(sums, (total[1:] / total[0]).tolist(), strict=True))
+        numbers = self.accelerator.reduce(counts, reduction="sum").cpu().numpy()
+        statistics = codebook_statistics(numbers)
         names = ("semantic_usage",) if phase == "semantic" else _USAGE
         averages |= {name: float(statistics[name]) for name in names}
-        pictures = {} if phase == "semantic" else {"usage": usage_map(counts.cpu().numpy())}
+        pictures = {} if phase == "semantic" else {"usage": usage_map(numbers)}
         if shown:
             pictures["step"] = _grid(shown)
         return {f"validation_{name}": value for name, value in averages.items()}, pictures
 
     def record(
-        self,
-        model: SemHiTokModel,
-        phase: str,
-        average: WeightAverage | None,
-        out: Path,
-        step: int,
-        log: MetricsLog,
+        self, model: SemHiTokModel, phase: str, out: Path, step: int, log: MetricsLog
     ) -> dict[str, float]:
-        """Measure what would be saved after `step` steps, print alarms and save the pictures.
-
-        Args:
-            model, phase: see `measure`.
-            average: whose weights the model has while it is measured; None is its own.
-            out: the run's folder.
-            log: whose TensorBoard shows the pictures.
+        """Measure after `step` steps, print alarms, and save pictures to `out/validation`.
 
         Returns:
             Names and values for the log, with the number of alarms.
         """
-        with average.applied() if average is not None else nullcontext():
-            values, pictures = self.measure(model, phase)
+        values, pictures = self.measure(model, phase)
         values["usage_alarms"] = len(self.alarm(values, step))
-        if self.accelerator.is_main_process:
-            save_pictures(pictures, out, step, log)
+        for name, picture in pictures.items() if self.accelerator.is_main_process else ():
+            folder = make_folder(out / "validation")
+            write_png(Image.fromarray(picture), folder / f"{name}-{step:06d}.png")
+            log.write_image(step, "validation" if name == "step" else name, picture)
         return values
 
     def reconstruction_scores(self, model: SemHiTokModel, images: Tensor) -> Scores:
@@ -207,14 +186,6 @@ def semantic_scores(model: SemHiTokModel, images: Tensor) -> Scores:
     # There are no pixel codes yet: every patch counts for the first one of its semantic code.
     padded = F.pad(counts.unsqueeze(1), (0, model.config.num_pixel_codes - 1))
     return scores, padded, None
-
-
-def save_pictures(pictures: dict[str, np.ndarray], out: Path, step: int, log: MetricsLog) -> None:
-    """Write pictures to `out/validation/NAME-STEP.png` and onto TensorBoard."""
-    for name, picture in pictures.items():
-        make_folder(out / "validation")
-        write_png(Image.fromarray(picture), out / "validation" / f"{name}-{step:06d}.png")
-        log.write_image(step, "validation" if name == "step" else name, picture)
 
 
 def _grid(pairs: list[Tensor]) -> np.ndarray:

@@ -14,9 +14,7 @@ from tokenizer.model.codebook import GroupedCodebook
 class WeightAverage(nn.Module):
     """Averages everything that a phase trains: its parameters, and the codes of its codebooks.
 
-    Args:
-        phase: the training phase.
-        decay: weight of the past at each step.
+    `decay` is the weight of the past at each step.
     """
 
     def __init__(self, phase: nn.Module, decay: float):

@@ -80,7 +80,7 @@ def test_a_shard_is_an_arrow_file_that_other_programs_read(folder):
 def test_planes_are_mapped_and_not_copied(folder):
     before = pa.total_allocated_bytes()
     store = CodeStore(folder)
-    assert not any(plane.flags.owndata for plane in store._semantic + store._pixel)
+    assert not any(plane.flags.owndata for plane in sum(store._planes, ()))
     assert pa.total_allocated_bytes() - before < 2000
 
 
@@ -90,7 +90,7 @@ def test_a_shard_that_has_changed_is_noticed(folder):
     manifest = CodeStore(folder).manifest
     assert whole_entry(shard, manifest, IDS[2:]) == manifest.shards[1]
     assert whole_entry(shard, manifest, IDS[:1]) is None
-    planes = whole.index(CodeStore(folder)._semantic[1].tobytes())
+    planes = whole.index(CodeStore(folder)._planes[1][0].tobytes())
     shard.write_bytes(whole[:planes] + bytes([whole[planes] ^ 1]) + whole[planes + 1 :])
     assert whole_entry(shard, manifest, IDS[2:]) is None
     with pytest.raises(UserError, match=r"codes-00001\.arrow is damaged .* again with the same"):

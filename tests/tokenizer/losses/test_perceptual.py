@@ -21,9 +21,10 @@ from transformers import (
 
 from data_pipelines.images import resize_and_crop, to_tensor
 from runtime.errors import UserError
-from tokenizer.losses.discriminators import FeatureDiscriminator, PatchGAN
+from tokenizer.losses.discriminators import FeatureDiscriminator, PatchGAN, build_discriminator
 from tokenizer.losses.features import load_features
 from tokenizer.losses.perceptual import load_distance
+from tokenizer.losses.settings import AdversarialSettings
 from tokenizer.saved.encoders import IMAGENET
 
 CATS = {281, 282, 283, 284, 285}  # ImageNet: tabby, tiger cat, Persian, Siamese, Egyptian
@@ -243,8 +244,9 @@ def test_the_patchgan_has_the_receptive_field_of_the_paper():
 
 def test_the_smallest_image_of_a_patchgan_is_judged_and_a_smaller_one_refused():
     for num_layers in (1, 2, 3):
-        judge = PatchGAN(4, num_layers)
-        side = judge.smallest
+        settings = AdversarialSettings(discriminator="patchgan", width=4, num_layers=num_layers)
+        side = 3 * 2**num_layers
+        judge = build_discriminator(settings, side)
         assert judge(torch.zeros(1, 3, side, side)).numel() > 0
         with pytest.raises(UserError, match="num_layers"):
-            judge(torch.zeros(1, 3, side - 1, side - 1))
+            build_discriminator(settings, side - 1)

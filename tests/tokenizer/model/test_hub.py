@@ -46,7 +46,7 @@ def test_auto_classes_know_the_model_once_the_package_is_imported(tiny_model, tm
 
 def test_a_large_model_is_written_in_shards(tiny_model, random_images, tmp_path):
     model, images = tiny_model(), random_images()
-    save_tokenizer(model, tmp_path, max_shard_size="20KB")
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 2
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())

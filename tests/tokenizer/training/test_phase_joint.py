@@ -9,9 +9,8 @@ from runtime.errors import UserError
 from runtime.settings import build_settings
 from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.codebooks.updater import CodebookUpdater
-from tokenizer.model.codebook import GroupedCodebook
+from tokenizer.model.codebook import GroupedCodebook, JoinedCodebook
 from tokenizer.model.fingerprint import code_fingerprint
-from tokenizer.model.joined_codebook import JoinedCodebook
 from tokenizer.model.modeling_semhitok import ImageCodes
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 from tokenizer.training import train
