@@ -4,6 +4,7 @@ A part that is not acceptable (a caption, question, conversation or text) is rej
 what else the record holds stays. A record none of whose texts is acceptable is rejected whole.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
@@ -59,10 +60,13 @@ def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
     except (ImageError, ValueError) as error:
         return Checked(None, None, _whole(record, rejected, str(error)), [])
     has_image = facts is not None
+    unread = {part.kind for part in rejects if part.record_id == record.record_id}
 
     def good(kind: str, parts: Sequence[T], check: Callable[[T], T]) -> list[T]:
         kept = []
-        for number, part in enumerate(parts, start=1):
+        # Those that could not be read have kept their numbers.
+        numbers = (n for n in itertools.count(1) if f"{kind}-{n}" not in unread)
+        for number, part in zip(numbers, parts, strict=False):
             try:
                 kept.append(check(part))
             except ValueError as error:
@@ -116,18 +120,19 @@ def _whole(record: Record, rejected: list[Reject], reason: str) -> list[Reject]:
 
 def _check_text(kind: str, text: Any, limit: int) -> None:
     """Refuse a text that nothing can be learnt from, or that a tokenizer would stumble over."""
+    a = "an" if kind == "answer" else "a"
     if not isinstance(text, str):
-        raise ValueError(f"a {kind} is not a text but {type(text).__name__}")
+        raise ValueError(f"{a} {kind} is not a text but {type(text).__name__}")
     if not text.strip():
         raise ValueError(f"an empty {kind}")
     if len(text) > limit:
-        raise ValueError(f"a {kind} has {len(text):,} characters; the limit is {limit:,}")
+        raise ValueError(f"{a} {kind} has {len(text):,} characters; the limit is {limit:,}")
     if "\0" in text:
-        raise ValueError(f"a {kind} holds a NUL character")
+        raise ValueError(f"{a} {kind} holds a NUL character")
     try:
         text.encode("utf-8")  # a lone surrogate, as JSON escapes can make, fails here
     except UnicodeEncodeError as error:
-        raise ValueError(f"a {kind} is not UTF-8 (character {error.start})") from error
+        raise ValueError(f"{a} {kind} is not UTF-8 (character {error.start})") from error
 
 
 def _check_document(text: str) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,13 @@ def write_json(path: str | Path, value: Any) -> Path:
     return write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, make_object: Callable[[Any], Any] = dict) -> Any:
     """Read a JSON file; a byte-order mark at its start is passed over.
+
+    Args:
+        path: the file.
+        make_object: what becomes of the keys and values of an object; a `dict` keeps the last value
+            of a key that comes twice.
 
     Raises:
         UserError: if it is missing, unreadable, too large or broken; a broken file is named with
@@ -102,7 +107,8 @@ def read_json(path: str | Path) -> Any:
     try:
         if os.path.getsize(path) > MAX_JSON_SIZE:
             raise UserError(f"{path} is larger than {MAX_JSON_SIZE:,} bytes: give it as JSONL")
-        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=None if make_object is dict else make_object)
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except OSError as error:

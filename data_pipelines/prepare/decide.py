@@ -89,9 +89,11 @@ def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
             decision.sides[-1].append(side)
     for number, entry_id, reason in _follow_references(accounts, decision.sides, seen):
         late[number].append(refusal(entry_id, sources[accounts[number].part.source], reason))
-    for account, refused in zip(accounts, late, strict=True):
+    for account, refused, sides in zip(accounts, late, decision.sides, strict=True):
         decision.rejects += account.rejects + refused
-        decision.parts += account.parts
+        # Parts of a record that is rejected after all are gone with it.
+        kept = [part for part in account.parts if sides[part["entry"]] is not None]
+        decision.parts += [{key: part[key] for key in part if key != "entry"} for part in kept]
     return decision
 
 

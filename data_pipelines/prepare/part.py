@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from data_pipelines.records import Record, record_to_row
+from data_pipelines.records import Record, Reject, record_to_row
 from data_pipelines.shards import ShardWriter, writing_shard
 from data_pipelines.sources.rows import Found, Streams
 from data_pipelines.sources.source import Source
@@ -86,8 +86,8 @@ class Account:
     """Of each accepted record, in order."""
     rejects: list[dict[str, str]] = field(default_factory=list)
     """`id`, `source` and `reason` of each."""
-    parts: list[dict[str, str]] = field(default_factory=list)
-    """The same of bad parts of accepted records."""
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    """The same of bad parts of accepted records, and `entry`, the index of the record."""
     unread: dict[str, int] = field(default_factory=dict)
     """Columns or files of entries that were not read, and of how many."""
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -125,11 +125,9 @@ def write_part(source: Source, part: Part, staging: Storage, test_fraction: floa
             checked = Checked(None, None, found.rejects, [])
             if found.record is not None:
                 checked = check_record(found.record, found.rejects)
-            for rejects, told in (
-                (checked.rejects, account.rejects),
-                (checked.parts, account.parts),
-            ):
-                told += [refusal(each.record_id, source.name, each.reason) for each in rejects]
+            account.rejects += [_told(each, source) for each in checked.rejects]
+            number = len(account.entries)
+            account.parts += [{"entry": number} | _told(each, source) for each in checked.parts]
             if checked.record is None:
                 continue
             entry = _entry(checked.record, checked.facts)
@@ -158,6 +156,10 @@ def read_account(part: Part, staging: Storage) -> Account | None:
 def refusal(record_id: str, source: str, reason: str) -> dict[str, str]:
     """A line of the quarantine."""
     return {"id": record_id, "source": source, "reason": one_line(reason)}
+
+
+def _told(reject: Reject, source: Source) -> dict[str, str]:
+    return refusal(reject.record_id, source.name, reject.reason)
 
 
 def _found(source: Source, part: Part) -> Iterable[Found]:

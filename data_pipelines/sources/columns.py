@@ -171,7 +171,7 @@ def image_of(value: Any, images: Path | None) -> bytes | None:
 
 def _question_of(value: dict[str, Any]) -> Question:
     """A question with its answers, of which there may be one."""
-    answers = texts_of(value.get("answers", value.get("answer")), "answer")
+    answers = answers_of(value.get("answers", value.get("answer")))
     return Question(
         text_of(value.get("question"), "question"), answers, id_of(value["question_id"])
     )
@@ -224,6 +224,18 @@ def id_of(value: Any) -> str:
 def texts_of(value: Any, kind: str) -> list[str]:
     """A text or a list of them, without the missing ones."""
     return [text_of(each, kind) for each in _listed(value) if each is not None]
+
+
+def answers_of(value: Any) -> list[Any]:
+    """The same of answers; one that is no text stays as it is, to be rejected alone later."""
+
+    def answer(each: Any) -> Any:
+        try:
+            return text_of(each, "answer")
+        except ValueError:
+            return each
+
+    return [answer(each) for each in _listed(value) if each is not None]
 
 
 def text_of(value: Any, kind: str) -> str:

@@ -3,6 +3,7 @@
 The library downloads, caches and streams; it runs no code of the data set's.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from data_pipelines.sources.columns import choose_columns, record_of_row
 from data_pipelines.sources.hub_files import HubFiles
 from data_pipelines.sources.rows import Found, Rows, Streams, guarded
 from runtime.errors import UserError, says
+from runtime.files import fingerprint
 
 
 def read_hub(
@@ -38,7 +40,9 @@ def read_hub(
     import datasets
 
     try:
-        loaded: Any = datasets.load_dataset(name, config, split=split, streaming=streaming)
+        loaded: Any = datasets.load_dataset(
+            name, config, split=split, streaming=streaming, cache_dir=_cache_of_folder(name)
+        )
     except Exception as error:  # the hub, the network and a dozen readers, each with its own kind
         raise UserError(
             f"the data set {name} (split {split}) cannot be loaded: {says(error)}"
@@ -95,3 +99,19 @@ def read_hub(
             yield found(number * each + index, lambda row=row: row)  # type: ignore[misc]
 
     return Streams([lambda number=i: stream(number) for i in range(loaded.num_shards)])  # type: ignore[misc]
+
+
+def _cache_of_folder(name: str) -> str | None:
+    """Where the library keeps its copy of a local folder; None of a data set of the hub.
+
+    By itself it takes two folders of one name and one README for the same, whatever is in them.
+    """
+    from datasets import config
+
+    if not os.path.isdir(name):
+        return None
+    root = os.path.realpath(name)
+    files = sorted(path for path in Path(root).rglob("*") if path.is_file())
+    facts = [(path, path.stat()) for path in files]
+    content = fingerprint([root, *(f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in facts)])
+    return os.path.join(config.HF_DATASETS_CACHE, "folders", content)

@@ -175,7 +175,7 @@ class _CaptionTable:
         self.captions: dict[str, list[str]] = {}
         self.rejects: list[Reject] = []
         self.notes: list[str] = []
-        self._lines: dict[str, str] = {}  # image -> a line that names it
+        self._lines: dict[str, list[str]] = {}  # image -> the lines that name it
 
     def read(self, path: Path, columns: dict[str, str], folder: str) -> None:
         """Add a JSONL or CSV file.
@@ -207,15 +207,16 @@ class _CaptionTable:
         name = str(row.get(chosen["image"]))
         check_name(name)
         record_id = unicodedata.normalize("NFC", folder + os.path.normpath(name))
-        self._lines[record_id] = line
-        self.captions.setdefault(record_id, [])
-        self.captions[record_id] += texts_of(row.get(chosen["caption"]), "caption")
+        captions = texts_of(row.get(chosen["caption"]), "caption")
+        self._lines.setdefault(record_id, []).append(line)
+        self.captions.setdefault(record_id, []).extend(captions)
 
     def reject_others(self, ids: list[str]) -> None:
         """Reject what names no image of the folder."""
         for record_id in sorted(self.captions.keys() - set(ids)):
             del self.captions[record_id]
-            reason = f"there is no such image in the folder ({self._lines[record_id]})"
+            lines = ", ".join(self._lines[record_id])
+            reason = f"there is no such image in the folder ({lines})"
             self.rejects.append(Reject(record_id, reason))
 
 
@@ -240,7 +241,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict | Reject]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         for row in reader:
-            row.pop(None, None)  # cells beyond the header's
-            yield f"{path.name}:{reader.line_num}", row
+            name, beyond = f"{path.name}:{reader.line_num}", row.pop(None, None)
+            reason = "the line has more cells than the header; put texts with commas in quotes"
+            yield name, row if beyond is None else Reject(name, reason)
     except csv.Error as error:
         raise UserError(f"{path} is not valid CSV ({error})") from error

@@ -154,6 +154,8 @@ class _Sample:
     """The wanted files by their endings."""
     unread: list[str] = field(default_factory=list)
     """Endings of the others."""
+    endings: set[str] = field(default_factory=set)
+    """Of all of them, also where none is kept."""
     problem: str = ""
     """Why the sample must not be read."""
 
@@ -179,12 +181,12 @@ def _samples(file: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[_Sample
                 if member.isdir() or any(p.startswith(MAC_LEFTOVERS) for p in name.split("/")):
                     continue
                 key, ending = _split(name)
-                if sample is None or key != sample.key or ending in (*sample.parts, *sample.unread):
+                if sample is None or key != sample.key or ending in sample.endings:
                     if sample is not None:
                         yield sample
                     sample = _Sample(key)
-                num_parts = len(sample.parts) + len(sample.unread)
-                sample.problem = sample.problem or _complaint(member, ending, num_parts)
+                sample.problem = sample.problem or _complaint(member, ending, len(sample.endings))
+                sample.endings.add(ending)
                 if sample.problem:
                     sample.parts = {}
                 elif wanted(ending):

@@ -12,7 +12,7 @@ from typing import Any
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Question, Record, Reject
 from data_pipelines.safe_files import read_named
-from data_pipelines.sources.columns import text_of, texts_of
+from data_pipelines.sources.columns import answers_of, text_of
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
 from runtime.files import read_json
@@ -44,7 +44,9 @@ def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
         given = answers.get(question_id)
         if given is None:
             raise ValueError(f"the question {question_id} has no annotation")
-        return entry["question"], [answer["answer"] for answer in given]
+        # An answer without its text is left to be rejected alone.
+        texts = [one.get("answer", one) if isinstance(one, dict) else one for one in given]
+        return entry["question"], texts
 
     entries = _entries(_list_of(asked, "questions", questions), questions.stem, read)
     used = {question_id for question_id, _, _ in entries}
@@ -53,9 +55,13 @@ def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
         f"{len(left):,} annotations of {annotations} have no question, the first is {question_id}"
         for question_id in left[:1]
     ]
-    return _rows(
-        entries, images, lambda image_id: f"COCO_{subtype}_{int(image_id):012d}.jpg", tuple(notes)
-    )
+
+    def file(image_id: str) -> str:
+        if not image_id.isdecimal():
+            raise ValueError(f"the image id {image_id[:100]!r} is no number")
+        return f"COCO_{subtype}_{int(image_id):012d}.jpg"
+
+    return _rows(entries, images, file, tuple(notes))
 
 
 def read_gqa(questions: Path, images: Path) -> Rows:
@@ -64,15 +70,16 @@ def read_gqa(questions: Path, images: Path) -> Rows:
     Raises:
         UserError: if the file is not laid out as published.
     """
-    asked = read_json(questions)
-    if not isinstance(asked, dict) or not asked:
+    asked = read_json(questions, _Pairs.unless_unique)
+    if not isinstance(asked, dict | _Pairs) or not asked:
         raise UserError(f"{questions} holds no questions by their ids, as GQA's does")
-    entries = [
-        {"question_id": question_id, "image_id": found.get("imageId"), "found": found}
-        if isinstance(found, dict)
-        else {"question_id": question_id}
-        for question_id, found in asked.items()
-    ]
+    entries = []
+    for question_id, found in asked if isinstance(asked, _Pairs) else asked.items():
+        entry = {"question_id": question_id}
+        if isinstance(found, dict | _Pairs):
+            found = dict(found)
+            entry |= {"image_id": found.get("imageId"), "found": found}
+        entries.append(entry)
     read = lambda entry: (entry["found"]["question"], entry["found"]["answer"])  # noqa: E731
     return _rows(_entries(entries, questions.stem, read), images, "{}.jpg".format)
 
@@ -86,6 +93,15 @@ def read_textvqa(questions: Path, images: Path) -> Rows:
     entries = _list_of(read_json(questions), "data", questions)
     read = lambda entry: (entry["question"], entry["answers"])  # noqa: E731
     return _rows(_entries(entries, questions.stem, read), images, "{}.jpg".format)
+
+
+class _Pairs(list):
+    """Keys and values of a JSON object in which a key comes twice."""
+
+    @classmethod
+    def unless_unique(cls, pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        return found if len(found) == len(pairs) else cls(pairs)
 
 
 def _list_of(value: Any, key: str, path: Path) -> list[Any]:
@@ -150,5 +166,4 @@ def _image(images: Path, image_id: str | None, file: Callable[[str], str]) -> by
 def _question(entry: Entry) -> Question:
     question_id, _, read = entry
     asked, answers = read()
-    asked, answers = text_of(asked, "question"), texts_of(answers, "answer")
-    return Question(asked, answers, question_id, question_id)
+    return Question(text_of(asked, "question"), answers_of(answers), question_id, question_id)

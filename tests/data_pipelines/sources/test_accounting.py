@@ -5,8 +5,8 @@ import json
 import random
 import shutil
 import tarfile
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from tests.data_pipelines.small_sources import picture
 from tests.prepared import prepare_sources
 
 NUM_SETS = 200
-GOOD_TEXTS = ("a cat", "zwei Kätzchen", "line\u2028separated", "  blanks ", "e\u0301")
+GOOD_TEXTS = (
+    "a cat", "zwei Kätzchen", "line\u2028separated", "  blanks ", "e\u0301", "\ufeffmarked",
+    "odd\x0b\x0c\x1c\x1d\x85\u2029lines", "two\r\nlines",
+)  # fmt: skip
+ACCENTED = "Ångström é"
 BAD_TEXTS = ("", " \n", "nul\0", "half \ud800", "x" * 20_001)
 NO_TEXTS = (None, 3, True, {}, [[]], {"a": 1})
 
@@ -48,13 +52,25 @@ class Images:
     def __init__(self, rng: random.Random, folder: Path, ending: str = ".png"):
         folder.mkdir()
         self.names = [f"{number}{ending}" for number in range(6)]
-        for name in self.names:
+        for name in (*self.names, form(rng, ACCENTED + ending)):
             if rng.random() < 0.8:
                 (folder / name).write_bytes(image(rng))
+        self.ending = ending
 
     def name(self, rng: random.Random) -> Any:
         """A name, of which some are not there."""
-        return rng.choice([*self.names * 2, "nowhere.png", "../up.png", 7])
+        accented = form(rng, ACCENTED + self.ending)
+        return rng.choice([*self.names * 2, accented, accented, "nowhere.png", "../up.png", 7])
+
+
+def form(rng: random.Random, name: str) -> str:
+    """A name in one of the Unicode forms that it may have."""
+    return unicodedata.normalize(rng.choice(["NFC", "NFD"]), name)
+
+
+def repeated(rng: random.Random, ids: list[Any]) -> Any:
+    """One of the ids that there are, sometimes; else a new one."""
+    return rng.choice(ids) if ids and rng.random() < 0.15 else f"own-{len(ids)}"
 
 
 def turns(rng: random.Random, entry_id: str) -> Any:
@@ -68,8 +84,9 @@ def folder(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     (root / "f" / "below").mkdir(parents=True)
     ids = []
     for number in range(rng.randrange(1, 7)):
-        name = rng.choice(["", "below/"]) + f"{number}{rng.choice(['.png', '.JPG'])}"
-        ids.append(name)
+        stem = form(rng, f"{ACCENTED} {number}") if rng.random() < 0.2 else str(number)
+        name = rng.choice(["", "below/"]) + stem + rng.choice([".png", ".JPG"])
+        ids.append(unicodedata.normalize("NFC", name))
         path = root / "f" / name
         path.write_bytes(image(rng))
         if rng.random() < 0.6:
@@ -77,6 +94,18 @@ def folder(rng: random.Random, root: Path) -> tuple[str, list[str]]:
             path.with_suffix(rng.choice([".txt", ".TXT"])).write_bytes(words)
         if rng.random() < 0.2:
             path.with_name(f"._{path.name}").write_bytes(b"what macOS leaves")
+    if rng.random() < 0.4:  # a table, some of whose lines name no image of the folder
+        names = [rng.choice(ids) if rng.random() < 0.5 else f"no-{n}.png" for n in range(3)]
+        rows = [{"file_name": form(rng, name), "caption": value(rng)} for name in names]
+        lines = [json.dumps(row) for row in rows] + ["{"]
+        mark = rng.choice(["", "\ufeff"])
+        (root / "f" / "metadata.jsonl").write_text(mark + "\n".join(lines), encoding="utf-8")
+        for number, row in enumerate(rows, start=1):  # what is no caption is named by its line
+            if isinstance(row["caption"], bool | dict | list):
+                ids.append(f"metadata.jsonl:{number}")
+            elif row["file_name"].startswith("no-"):
+                ids.append(row["file_name"])
+        ids.append("metadata.jsonl:4")
     return f"folder:{root / 'f'}", ids
 
 
@@ -93,18 +122,20 @@ def jsonl(rng: random.Random, root: Path) -> tuple[str, list[str]]:
         if rng.random() < 0.3:
             row["conversations"] = turns(rng, "x")
         if rng.random() < 0.4:
-            row["id"] = f"own-{number}"
-        line = json.dumps(row)
+            row["id"] = repeated(rng, ids)
+        line = json.dumps(row, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
         if rng.random() < 0.1:
-            line = rng.choice(["{", "[1]", '{"a": \x01}'])
+            line = rng.choice([b"{", b"[1]", b'{"a": \x01}', b'{"text": "\xff"}'])
+            ids.append(f"t.jsonl:{number}")
+        elif b"\xed\xa0\x80" in line:  # half a character is no UTF-8
             ids.append(f"t.jsonl:{number}")
         else:
             ids.append(row.get("id", f"t-{number:07d}"))
         lines.append(line)
-    lines.append('{"text": "one that is good"}')
+    lines.append(b'{"text": "one that is good"}')
     ids.append(f"t-{len(lines):07d}")
-    mark = rng.choice(["", "\ufeff"])
-    (root / "t.jsonl").write_text(mark + "\n".join(lines), encoding="utf-8")
+    mark, end = rng.choice([b"", b"\xef\xbb\xbf"]), rng.choice([b"\n", b"\r\n"])
+    (root / "t.jsonl").write_bytes(mark + end.join(lines) + rng.choice([b"", end, end + end]))
     return f"jsonl:{root / 't.jsonl'},images={root / 'i'}", ids
 
 
@@ -112,8 +143,11 @@ def llava(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     images = Images(rng, root / "i")
     ids, entries = [], []  # type: list[str], list[Any]
     for number in range(rng.randrange(1, 8)):
-        entry_id = f"e{number}"
+        entry_id = repeated(rng, ids)
         entry: Any = {"id": entry_id, "conversations": turns(rng, entry_id)}
+        if rng.random() < 0.1:
+            entry_id = f"c-{number:07d}"
+            entry = {"conversations": turns(rng, entry_id)} | rng.choice([{}, {"id": [1]}])
         shown = rng.choice([images.name(rng), None, "", [], [images.name(rng)] * 2])
         if rng.random() < 0.8:
             entry[rng.choice(["image", "images"])] = shown
@@ -145,6 +179,18 @@ def table(rng: random.Random, root: Path, kind: str) -> tuple[str, list[str]]:
         "answers": pa.array([rng.choice([["a"], [], None, ["", "b"]]) for _ in range(count)]),
     }
     ids = [f"t-{number:07d}" for number in range(count)]
+    if rng.random() < 0.4:
+        columns["image"] = pa.array(
+            [{"bytes": data, "path": "a.png"} for data in columns["image"].to_pylist()],
+            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+        )
+    if rng.random() < 0.4:
+        own: list[str] = []
+        for _ in range(count):
+            own.append(repeated(rng, own))
+        columns["id"] = pa.array([one if rng.random() < 0.8 else None for one in own])
+        told = zip(columns["id"].to_pylist(), ids, strict=True)
+        ids = [own_id or name for own_id, name in told]
     found = pa.table(columns)
     if kind == "parquet":
         pq.write_table(found, root / "t.parquet", row_group_size=2)
@@ -165,8 +211,11 @@ def arrow(rng: random.Random, root: Path) -> tuple[str, list[str]]:
 def hub(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     (root / "set").mkdir()
     _, ids = table(rng, root / "set", "parquet")
-    (root / "set" / "t.parquet").rename(root / "set" / "train.parquet")
-    return f"hub:{root / 'set'}", [f"set-train-{number:07d}" for number in range(len(ids))]
+    # Without its own list of files the library looks for them in a hundred places.
+    (root / "set" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: t.parquet\n---\n"
+    )
+    return f"hub:{root / 'set'}", [name.replace("t-0", "set-train-0") for name in ids]
 
 
 def webdataset(rng: random.Random, root: Path) -> tuple[str, list[str]]:
@@ -179,8 +228,9 @@ def webdataset(rng: random.Random, root: Path) -> tuple[str, list[str]]:
             archive.addfile(member, io.BytesIO(data))
 
         for number in range(rng.randrange(1, 7)):
-            name = rng.choice(["", "./", "d/"]) + str(number)
-            ids.append("t/" + name.removeprefix("./"))
+            stem = form(rng, f"{ACCENTED} {number}") if rng.random() < 0.2 else str(number)
+            name = rng.choice(["", "./", "d/"]) + stem
+            ids.append(unicodedata.normalize("NFC", "t/" + name.removeprefix("./")))
             parts: dict[str, bytes] = {"jpg": image(rng)} if rng.random() < 0.8 else {}
             if rng.random() < 0.6 or not parts:
                 parts["txt"] = text(rng).encode("utf-8", "surrogatepass")
@@ -192,15 +242,30 @@ def webdataset(rng: random.Random, root: Path) -> tuple[str, list[str]]:
                 if rng.random() < 0.2:
                     add(f"{name.rpartition('/')[0] or '.'}/._{number}.{ending}", b"mac")
                 add(f"{name}.{ending}", data)
+            if rng.random() < 0.1:  # a second sample of the name
+                add(f"{name}.{next(iter(parts))}", image(rng))
+                ids.append(ids[-1])
             if rng.random() < 0.1:
                 add(f"{name}.link", b"", tarfile.SYMTYPE)
     return f"webdataset:{root / 't.tar'}", ids
 
 
-def questions(rng: random.Random) -> Iterator[tuple[int, Any]]:
-    """Ids of questions, and of the images that they are about."""
+def questions(rng: random.Random) -> tuple[list[Any], list[str]]:
+    """Questions about images, some without what they need; and what each is called."""
+    asked: list[Any] = []
+    ids: list[str] = []
     for number in range(rng.randrange(1, 9)):
-        yield number, rng.choice([0, 1, 2, 3, 9, None])
+        entry: Any = {"question_id": number, "image_id": rng.choice([0, 1, 2, 3, 9, None, "x"])}
+        if rng.random() < 0.15:
+            entry["question_id"] = rng.choice([0, None, "own"])
+        entry |= {"question": value(rng), "answers": [value(rng), "b"], "answer": value(rng)}
+        entry = {key: found for key, found in entry.items() if rng.random() < 0.95}
+        if rng.random() < 0.05:
+            entry = rng.choice([None, 3, "text", []])
+        own = entry.get("question_id") if isinstance(entry, dict) else None
+        ids.append(f"q#{number}" if own is None else str(own))
+        asked.append(entry)
+    return asked, ids
 
 
 def vqav2(rng: random.Random, root: Path) -> tuple[str, list[str]]:
@@ -208,41 +273,36 @@ def vqav2(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     for name in images.names:
         if (root / "i" / name).exists():
             (root / "i" / name).rename(root / "i" / f"COCO_val2014_{int(name[0]):012d}.jpg")
-    asked = [
-        {"question_id": n, "image_id": about, "question": value(rng)} for n, about in questions(rng)
-    ]
-    answered = [
-        {"question_id": row["question_id"], "answers": [{"answer": value(rng)}, {"answer": "b"}]}
+    asked, ids = questions(rng)
+    answered: list[Any] = [
+        {
+            "question_id": row.get("question_id"),
+            "answers": [rng.choice([{"answer": value(rng)}, {}, None]), {"answer": "b"}],
+        }
         for row in asked
-        if rng.random() < 0.9
+        if isinstance(row, dict) and rng.random() < 0.9
     ]
-    answered += [{"question_id": 99, "answers": []}]
-    (root / "q.json").write_text(json.dumps({"data_subtype": "val2014", "questions": asked}))
-    (root / "a.json").write_text(json.dumps({"annotations": answered}))
-    ids = [str(row["question_id"]) for row in asked]
+    answered += [{"question_id": 99, "answers": []}, rng.choice([None, 3, {}])]
+    mark = rng.choice(["", "\ufeff"])
+    (root / "q.json").write_text(mark + json.dumps({"data_subtype": "val2014", "questions": asked}))
+    (root / "a.json").write_text(mark + json.dumps({"annotations": answered}))
     return f"vqav2:{root / 'q.json'},annotations={root / 'a.json'},images={root / 'i'}", ids
 
 
 def gqa(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     Images(rng, root / "i", ".jpg")
-    asked = {
-        str(n): {"imageId": about, "question": value(rng), "answer": value(rng)}
-        if rng.random() < 0.9
-        else rng.choice([None, 3, {}])
-        for n, about in questions(rng)
-    }
-    (root / "q.json").write_text(json.dumps(asked))
-    return f"gqa:{root / 'q.json'},images={root / 'i'}", list(asked)
+    asked, ids = questions(rng)
+    ids = [name.replace("q#", "") for name in ids]
+    texts = [json.dumps(entry).replace('"image_id"', '"imageId"') for entry in asked]
+    lines = ",\n".join(f"{json.dumps(key)}: {text}" for key, text in zip(ids, texts, strict=True))
+    (root / "q.json").write_text(f"{{{lines}}}")
+    return f"gqa:{root / 'q.json'},images={root / 'i'}", ids
 
 
 def textvqa(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     Images(rng, root / "i", ".jpg")
-    asked = [
-        {"question_id": n, "image_id": about, "question": value(rng), "answers": [value(rng), "b"]}
-        for n, about in questions(rng)
-    ]
+    asked, ids = questions(rng)
     (root / "q.json").write_text(json.dumps({"data": asked}))
-    ids = [str(row["question_id"]) for row in asked]
     return f"textvqa:{root / 'q.json'},images={root / 'i'}", ids
 
 
@@ -268,9 +328,10 @@ FORMATS = (folder, jsonl, llava, parquet, arrow, hub, webdataset, vqav2, gqa, te
 def check_set(kind: str, make: Any, seed: int, root: Path) -> int:
     """Prepare a random set, and compare what came out with what went in; returns the records."""
     root.mkdir()
-    source, ids = make(random.Random(f"{kind} {seed}"), root)
+    rng = random.Random(f"{kind} {seed}")
+    source, ids = make(rng, root)
     try:
-        out = prepare_sources(source, root / "out", shard_size=3)
+        out = prepare_sources(source, root / "out", shard_size=rng.choice([2, 50]))
     except UserError as error:
         assert "no record could be used" in str(error) or "no column" in str(error), error
         if "no column" in str(error):
@@ -281,13 +342,14 @@ def check_set(kind: str, make: Any, seed: int, root: Path) -> int:
     rejected = ids_in(root / "out" / "quarantine.jsonl")
     kept = Counter(entry for record in accepted for entry in entries_of(kind, record))
     images = {f"{number}.png" for number in range(6)} | {"nowhere.png", "../up.png", "7"}
+    images.add(unicodedata.normalize("NFC", f"{ACCENTED}.png"))
     lost = Counter(name for name in rejected if not (kind == "llava" and name in images))
     assert kept + lost == Counter(ids), (seed, kept, lost, ids)
     # A part that is rejected alone is one of a record that stays.
     stays = {record.record_id for record in accepted} | set(kept)
     stays |= {question.question_id for record in accepted for question in record.questions}
     parts = ids_in(root / "out" / "rejected_parts.jsonl")
-    assert {name.partition("#")[0] for name in parts} <= stays
+    assert {name.rpartition("#")[0] for name in parts} <= stays
     assert all("#" in name for name in parts) and len(set(parts)) == len(parts)
     return len(accepted)
 
@@ -295,6 +357,52 @@ def check_set(kind: str, make: Any, seed: int, root: Path) -> int:
 @pytest.mark.parametrize("make", FORMATS, ids=lambda make: make.__name__)
 def test_a_few_sets_are_accounted_for(make, tmp_path):
     assert sum(check_set(make.__name__, make, seed, tmp_path / str(seed)) for seed in range(8))
+
+
+def test_parts_of_a_record_that_is_rejected_late_go_with_it(tmp_path):
+    rows = [
+        {"id": "a", "text": "one", "caption": "about no image"},
+        {"id": "a", "text": "two", "caption": "about no image"},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare_sources(f"jsonl:{tmp_path / 't.jsonl'}", tmp_path / "out")
+    assert ids_in(tmp_path / "out" / "quarantine.jsonl") == ["a"]
+    assert ids_in(tmp_path / "out" / "rejected_parts.jsonl") == ["a#caption-1"]
+
+
+def test_parts_keep_the_numbers_that_they_came_with(tmp_path):
+    row = {"id": "a", "image": "a.png", "caption": [{}, "good", "nul\0"]}
+    row["questions"] = [{"question": "?", "answers": [{}, "", "yes"]}]
+    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    out = prepare_sources(f"jsonl:{tmp_path / 't.jsonl'},images={tmp_path}", tmp_path / "out")
+    assert ids_in(out / "rejected_parts.jsonl") == [
+        "a#caption-1", "a#caption-3", "a-0#answer-1", "a-0#answer-2",
+    ]  # fmt: skip
+    (record,) = PreparedDataset(out).texts()
+    assert record.captions == ["good"] and record.questions[0].answers == ["yes"]
+
+
+def test_cells_beyond_the_header_of_a_csv_are_no_caption_cut_short(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a cat, asleep\na.png,a cat\n")
+    out = prepare_sources(f"folder:{tmp_path}", tmp_path.with_name("out"))
+    assert ids_in(out / "quarantine.jsonl") == ["metadata.csv:2"]
+    (record,) = PreparedDataset(out).texts()
+    assert record.captions == ["a cat"]
+
+
+def test_two_folders_of_one_name_and_card_are_two_data_sets(tmp_path):
+    sizes = {}
+    for parent, count in (("a", 2), ("b", 3), ("a", 4)):
+        folder = tmp_path / parent / "set"
+        folder.mkdir(parents=True, exist_ok=True)
+        card = "---\nconfigs:\n- config_name: default\n  data_files: t.parquet\n---\n"
+        (folder / "README.md").write_text(card)
+        pq.write_table(pa.table({"text": ["a"] * count}), folder / "t.parquet")
+        out = prepare_sources(f"hub:{folder}", tmp_path / f"out-{count}")
+        sizes[count] = len(list(PreparedDataset(out).texts()))
+    assert sizes == {2: 2, 3: 3, 4: 4}
 
 
 @pytest.mark.slow
