@@ -319,7 +319,7 @@ def test_only_shards_that_lose_records_are_written_again(repeated, tmp_path, mon
     assert written == ["part-000000-train.arrow", "part-000001-train.arrow",
                        "part-000002-train.arrow"]  # fmt: skip
     names = sorted(path.name for path in out.glob("*.arrow"))
-        assert names == ["data-00000.arrow", "data-00001.arrow"]
+    assert names == ["data-00000.arrow", "data-00001.arrow"]
     written.clear()
     prepare_sources(repeated, tmp_path / "cut", shard_size=7, drop_duplicates=True)
     assert written[6:] == ["data-00004.arrow"]  # 28 … 34, of which 30 … 34 came before
