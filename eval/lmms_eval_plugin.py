@@ -138,10 +138,7 @@ class SemHiTok(lmms):
         while True:
             said += self._answer([messages], [settings])
             following = to_messages(
-                document,
-                round_idx=len(said),
-                previous_output=list(said),
-                previous_round_info=info,
+                document, round_idx=len(said), previous_output=list(said), previous_round_info=info
             )
             if not (isinstance(following, tuple) and len(following) == 4) or following[1]:
                 return said

@@ -13,8 +13,7 @@ from typing import Any
 
 from eval.analysis.settings import CompareSettings
 from eval.measures.conditions import CONDITIONS, UNKNOWN, condition, differences
-from eval.reports.page import Report, Section, write_report
-from eval.reports.score_table import COUNTS
+from eval.reports.page import COUNTS, Report, Section, write_report
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
 from runtime.run_folder import make_folder

@@ -32,7 +32,6 @@ from eval.analysis.settings import INPUT_ABLATION, InputAblationSettings
 from eval.drawing.easy_vqa import DrawingPrompt, drawing_prompts, judge
 from eval.measures.image_scores import image_scores
 from eval.measures.intervals import fraction_with_interval, mean_with_interval
-from eval.measures.memory import require_memory
 from eval.reports.page import write_report
 from eval.vqa.scorers import easy_vqa
 from eval.vqa.scores import is_yes_no
@@ -41,6 +40,7 @@ from mllm.saved.load import load_for_inference
 from mllm.serving.answering import Answerer, Question, plan_batches
 from runtime.errors import UserError
 from runtime.files import write_json
+from runtime.memory import require_memory
 from runtime.run_folder import RunDirectory, code_commit, make_folder
 
 DRAWN_AT_ONCE = 48

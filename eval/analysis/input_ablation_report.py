@@ -70,10 +70,7 @@ def report_input_ablation(folder: Path) -> Report:
     return Report(
         "Input ablation",
         f"Each score again, with the images taken away or half of their codes replaced. {lead}",
-        [
-            ablation_section(summary),
-            Section("The decoded codes of each variant", cards=cards),
-        ],
+        [ablation_section(summary), Section("The decoded codes of each variant", cards=cards)],
         {key: summary[key] for key in SETTINGS},
     )
 

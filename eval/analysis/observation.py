@@ -33,10 +33,10 @@ from eval.analysis.observation_report import (
 )
 from eval.analysis.settings import ObservationSettings
 from eval.measures.image_source import images_at_once
-from eval.measures.memory import require_memory
 from eval.reports.page import write_report
 from runtime.errors import UserError
 from runtime.files import write_json
+from runtime.memory import require_memory
 from runtime.progress import Progress
 from runtime.run_folder import RunDirectory
 from tokenizer.codebooks.kmeans import kmeans

@@ -21,8 +21,7 @@ from eval.drawing.layouts import LAYOUTS, Prompt, check_layout, read_prompts
 from eval.drawing.scored import Scored
 from eval.drawing.scorers import load_scorers
 from eval.drawing.settings import GenerationSettings
-from eval.reports.page import Card, Report, Section, write_report
-from eval.reports.score_table import score_table
+from eval.reports.page import Card, Report, Section, score_table, write_report
 from runtime.files import write_json
 from runtime.json_lines import write_rows
 from runtime.ranks import is_main_rank

@@ -46,10 +46,7 @@ class Detector:
         inputs = self.processor(images=image.convert("RGB"), return_tensors="pt").to(self.device)
         outputs = self.model(**inputs)
         found = self.processor.post_process_instance_segmentation(
-            outputs,
-            threshold=THRESHOLD,
-            target_sizes=[image.size[::-1]],
-            return_binary_maps=True,
+            outputs, threshold=THRESHOLD, target_sizes=[image.size[::-1]], return_binary_maps=True
         )[0]
         if found["segmentation"] is None or not found["segments_info"]:
             return []

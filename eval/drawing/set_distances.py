@@ -13,8 +13,7 @@ from eval.drawing.scored import Scored, Scorer, open_pictures
 from eval.drawing.settings import GenerationSettings
 from eval.measures.feature_networks import INCEPTION_SIZE, load_feature_network
 from eval.measures.image_source import CROPS, EvaluationImages
-from eval.measures.set_distance import require_enough_images
-from eval.measures.set_scores import SetDistances, require_pairs
+from eval.measures.set_scores import SetDistances
 from runtime.errors import UserError
 from runtime.progress import Progress
 
@@ -24,15 +23,10 @@ BATCH = 32  # images that a network looks at together
 def load_set_distances(
     settings: GenerationSettings, prompts: Sequence[Prompt], folder: Path
 ) -> Scorer:
-    """Load the networks, and refuse sets that are too small for them.
+    """Load the networks, and refuse sets, of drawings in a folder, that are too small for them.
 
     Real images are cut to the drawings' size, but for clean-fid, which cuts nothing: it scales
     drawings and real images of any shape to Inception's square.
-
-    Args:
-        settings: with a reference.
-        prompts: whose drawings are compared.
-        folder: holds them.
 
     Raises:
         UserError: if a network cannot be loaded, or a set has too few images.
@@ -48,14 +42,10 @@ def load_set_distances(
     real_size = INCEPTION_SIZE if any(is_clean) else None
     is_grid = LAYOUTS[settings.task].grid
     number = sum(4 if is_grid else len(prompt.paths) for prompt in prompts)
-    require_pairs(settings.distance, number, len(real))
-    if "frechet" in settings.distance:
-        for network in networks:
-            for count, what in ((number, "The drawing"), (len(real), str(settings.reference))):
-                require_enough_images(count, network.dim, what, network.label)
+    distances = SetDistances(networks, settings.distance)
+    distances.require({"The drawing": number, str(settings.reference): len(real)})
 
     def score() -> Scored:
-        distances = SetDistances(networks, settings.distance)
         absent = _compare_sets(folder, settings.task, prompts, real, real_size, distances)
         by_category = {} if absent else distances.group_scores()
         scores = distances.scores()
@@ -82,20 +72,8 @@ def _compare_sets(
     real_size: int | None,
     distances: SetDistances,
 ) -> str | None:
-    """Show both sets to the networks, of MJHQ by category.
-
-    Args:
-        folder: of the drawings.
-        task: whose layout they have.
-        prompts: in their order.
-        real: images.
-        real_size: pixels of their sides; None is that of the drawings.
-        distances: gets all of them.
-
-    Returns:
-        Why categories are not told apart, where they cannot be; None where they are, or are not
-        wanted.
-    """
+    """Show both sets to the networks, of MJHQ by category; the real images at the drawings' size
+    where none is given. Returns why categories cannot be told apart, where they are wanted."""
     with Image.open(folder / prompts[0].paths[0]) as first:
         size = first.width // (2 if LAYOUTS[task].grid else 1)
     of_real, of_prompts = [""] * len(real), [""] * len(prompts)

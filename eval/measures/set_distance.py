@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics.image.kid import poly_mmd
 
 from runtime.errors import UserError
 
@@ -21,14 +22,17 @@ KID_NUM_SUBSETS = 100
 
 @dataclass
 class FeatureSums:
-    """Sufficient statistics of a set's mean and covariance."""
+    """Sufficient statistics of a set's mean and covariance, in float64.
+
+    Attributes:
+        count: N.
+        total: (D,) the sum of the features.
+        outer: (D, D) the sum of their outer products.
+    """
 
     count: int
-    """N."""
     total: Tensor
-    """(D,) float64, the sum of the features."""
     outer: Tensor
-    """(D, D) float64, the sum of their outer products."""
 
     @classmethod
     def of(cls, features: Tensor) -> "FeatureSums":
@@ -36,15 +40,9 @@ class FeatureSums:
         exact = features.double()
         return cls(len(exact), exact.sum(0), exact.T @ exact)
 
-    @classmethod
-    def zero(cls, dim: int) -> "FeatureSums":
-        """The statistics of no image."""
-        return cls.of(torch.zeros(0, dim))
-
     def __add__(self, other: "FeatureSums") -> "FeatureSums":
-        return FeatureSums(
-            self.count + other.count, self.total + other.total, self.outer + other.outer
-        )
+        total, outer = self.total + other.total, self.outer + other.outer
+        return FeatureSums(self.count + other.count, total, outer)
 
     @property
     def mean(self) -> Tensor:
@@ -56,20 +54,6 @@ class FeatureSums:
         """(D, D), the unbiased one."""
         spread = self.outer - self.count * torch.outer(self.mean, self.mean)
         return spread / (self.count - 1)
-
-
-def require_enough_images(count: int, dim: int, what: str, network: str) -> None:
-    """Refuse a covariance of fewer images than would determine it.
-
-    Raises:
-        UserError: if N does not exceed D.
-    """
-    if count <= dim:
-        raise UserError(
-            f"{what} has {count:,} images, and the {dim:,} dimensions of {network} need more "
-            f"images than that for a Fréchet distance: give at least {dim + 1:,}, or take the "
-            "kernel distance, --distance kid, which is unbiased on small sets."
-        )
 
 
 def frechet_distance(ours: FeatureSums, theirs: FeatureSums) -> float:
@@ -115,7 +99,7 @@ def kernel_distance(
         raise UserError("A kernel distance needs at least 2 images on either side.")
     size = min(subset_size, len(ours), len(theirs))
     generator = np.random.default_rng(seed)
-    if takes_all(len(ours), len(theirs), subset_size):
+    if len(ours) == len(theirs) == size:  # each subset would be the whole of both sets
         num_subsets = 1
     estimates = []
     for _ in range(num_subsets):
@@ -123,14 +107,9 @@ def kernel_distance(
             features[torch.from_numpy(generator.permutation(len(features))[:size])].double()
             for features in (ours, theirs)
         )
-        estimates.append(_discrepancy(first, second))
+        estimates.append(float(poly_mmd(first, second)))
     deviation = float(np.std(estimates)) if num_subsets > 1 else None
     return float(np.mean(estimates)), deviation
-
-
-def takes_all(num_ours: int, num_theirs: int, subset_size: int = KID_SUBSET_SIZE) -> bool:
-    """Whether every subset would be the whole of both sets: one estimate is all there is."""
-    return num_ours == num_theirs <= subset_size
 
 
 def kernel_rule(num_ours: int, num_theirs: int) -> str:
@@ -138,28 +117,14 @@ def kernel_rule(num_ours: int, num_theirs: int) -> str:
 
     Up to the semicolon it says what its spread is over, or that it has none.
     """
-    if takes_all(num_ours, num_theirs):
+    if num_ours == num_theirs <= KID_SUBSET_SIZE:
         return "all images at once; cubic kernel, unbiased"
     size = min(KID_SUBSET_SIZE, num_ours, num_theirs)
     return f"{KID_NUM_SUBSETS} subsets of {size:,}; cubic kernel, unbiased, seed 0"
 
 
-def _discrepancy(ours: Tensor, theirs: Tensor) -> float:
-    size, dim = ours.shape
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / dim + 1) ** 3
-
-    within = sum(float(k.sum() - k.trace()) for k in (kernel(ours, ours), kernel(theirs, theirs)))
-    return within / (size * (size - 1)) - 2 * float(kernel(ours, theirs).mean())
-
-
 def in_order(parts: Sequence[Tensor]) -> Tensor:
-    """Features of ranks that took every W-th image each, in the order of the images.
-
-    Args:
-        parts: of rank 0, 1, … W−1: (N_r, D).
-    """
+    """The features, (N_r, D) of each rank r, of ranks that took every W-th image, in order."""
     whole = torch.empty(sum(map(len, parts)), parts[0].shape[1])
     for rank, part in enumerate(parts):
         whole[rank :: len(parts)] = part

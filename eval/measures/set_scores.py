@@ -1,6 +1,6 @@
 """Set distances by several networks at once, of the whole sets and of named groups in them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,19 +21,6 @@ Scores = dict[str, dict[str, Any]]
 """Name of each distance → what is known of it."""
 
 
-def require_pairs(kinds: Sequence[str], *counts: int) -> None:
-    """Refuse sets too small for a kernel distance, before the work begins.
-
-    Raises:
-        UserError: if any has fewer than two images.
-    """
-    if "kid" in kinds and min(counts) < 2:
-        raise UserError(
-            f"A kernel distance needs at least 2 images on either side, but there are "
-            f"{' and '.join(map(str, counts))}."
-        )
-
-
 class SetDistances:
     """Distance of two sets of images by several networks, gathered as the images go by.
 
@@ -46,9 +33,35 @@ class SetDistances:
         self.networks, self.kinds = networks, kinds
         # Of each network and side: sums, which are all that a Fréchet distance needs, and the
         # features themselves, for a kernel distance or groups; of each side the groups of these.
-        self._sums = [[FeatureSums.zero(network.dim) for _ in range(2)] for network in networks]
+        none = [FeatureSums.of(torch.zeros(0, network.dim)) for network in networks]
+        self._sums = [[each, each] for each in none]
         self._features: list[list[list[Tensor]]] = [[[], []] for _ in networks]
         self._groups: list[list[str]] = [[], []]
+
+    def require(self, sets: Mapping[str, int]) -> None:
+        """Refuse sets too small for their distances, before the work begins.
+
+        Args:
+            sets: name of each → how many images it has.
+
+        Raises:
+            UserError: if one has fewer than two images for a kernel distance, or no more than the
+                network has dimensions for the covariance of a Fréchet distance.
+        """
+        if self.networks and "kid" in self.kinds and min(sets.values()) < 2:
+            raise UserError(
+                f"A kernel distance needs at least 2 images on either side, but there are "
+                f"{' and '.join(map(str, sets.values()))}."
+            )
+        for network in self.networks if "frechet" in self.kinds else ():
+            for what, count in sets.items():
+                if count <= (dim := network.dim):
+                    raise UserError(
+                        f"{what} has {count:,} images, and the {dim:,} dimensions of "
+                        f"{network.label} need more images than that for a Fréchet distance: give "
+                        f"at least {dim + 1:,}, or take the kernel distance, --distance kid, "
+                        "which is unbiased on small sets."
+                    )
 
     def add(self, images: Tensor | None, others: Tensor | None, group: str = "") -> None:
         """Take in a batch of either set, (B, 3, H, W) in [-1, 1], also into the group of a name."""
@@ -79,7 +92,7 @@ class SetDistances:
             for side in range(2):
                 if ranks is not None:
                     parts = ranks.gather((sums[side], features[side]))
-                    sums[side] = sum((part for part, _ in parts), FeatureSums.zero(network.dim))
+                    sums[side] = sum((part for part, _ in parts[1:]), parts[0][0])
                     features[side] = in_order([part for _, part in parts])
             if "frechet" in self.kinds:
                 found[network.frechet_name] = _frechet(network, *sums)

@@ -1,6 +1,5 @@
 """The evaluations that lie in folders, whichever they are, and the report of each."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from eval.analysis.settings import INPUT_ABLATION
 from eval.drawing.easy_vqa_report import report_easy_vqa
 from eval.drawing.settings import EASY_VQA
 from eval.reconstruction.report import report_reconstruction
-from eval.reports.page import Report
-from eval.reports.score_table import score_table
+from eval.reports.page import Report, score_table
 from eval.vqa.report import report_questions
 from eval.vqa.scorers.tasks import TASKS
 from runtime.files import read_json
@@ -26,6 +24,13 @@ REPORTS = {
     "observation": report_observation,
 }
 """Kind of evaluation → its report, in the order in which a page shows them."""
+KINDS = {
+    "reconstruction": "reconstruction",
+    f"generation, {EASY_VQA}": "generation",
+    INPUT_ABLATION: "input_ablation",
+    "observation": "observation",
+} | dict.fromkeys(TASKS, "vqa")
+"""Task of a summary → its kind."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,7 @@ class Evaluation:
     @property
     def kind(self) -> str:
         """One of `REPORTS`; "" for any other evaluation."""
-        task = str(self.summary.get("task"))
-        if task in TASKS:
-            return "vqa"
-        known = {
-            "reconstruction": "reconstruction",
-            f"generation, {EASY_VQA}": "generation",
-            INPUT_ABLATION: "input_ablation",
-            "observation": "observation",
-        }
-        return known.get(task, "")
+        return KINDS.get(str(self.summary.get("task")), "")
 
     def report(self) -> Report:
         """Its own report, or a table of its scores."""
@@ -59,12 +55,9 @@ class Evaluation:
 
 def find_evaluations(folder: Path) -> list[Evaluation]:
     """The finished evaluations in a run's folder, in the order in which a page shows them."""
-    kinds = [*REPORTS, ""]
-    return sorted(_evaluations(folder), key=lambda found: kinds.index(found.kind))
-
-
-def _evaluations(folder: Path) -> Iterator[Evaluation]:
+    found = []
     for path in sorted({*folder.glob("*/summary.json"), *folder.glob("*/*/summary.json")}):
         summary = read_json(path)
         if isinstance(summary, dict) and summary.get("task", "compare") != "compare":
-            yield Evaluation(path.parent, summary)
+            found.append(Evaluation(path.parent, summary))
+    return sorted(found, key=lambda each: [*REPORTS, ""].index(each.kind))

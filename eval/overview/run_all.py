@@ -22,8 +22,7 @@ from eval.overview.evaluations import REPORTS
 from eval.overview.settings import RunAllSettings
 from eval.reconstruction import task as reconstruction
 from eval.reconstruction.settings import ReconstructionSettings
-from eval.reports.page import Report, Section, parts_of, write_report
-from eval.reports.score_table import score_table
+from eval.reports.page import Report, Section, parts_of, score_table, write_report
 from eval.vqa import task as vqa
 from eval.vqa.benchmarks.load import open_benchmark
 from eval.vqa.scorers.tasks import find_task

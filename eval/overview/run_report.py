@@ -25,15 +25,7 @@ from runtime.metrics_log import read_metrics
 def summarize(
     run: Path | str, seconds: float | None, peak_memory_gb: float | None
 ) -> dict[str, Any]:
-    """Write the run's `summary.json` with flat keys; see `flat_summary` for them.
-
-    Args:
-        run: folder of the run.
-        seconds: duration of the whole run.
-        peak_memory_gb: most memory that the run held, in GiB.
-
-    Returns:
-        What was written.
+    """Write the run's `summary.json`; see `flat_summary` for its keys and the numbers to give.
 
     Raises:
         UserError: if there is no such folder, or one of its files is damaged.
@@ -48,13 +40,7 @@ def summarize(
 
 
 def write_report(run: Path | str) -> Path:
-    """Write `report.html` and `report.md` from what the run's folder holds.
-
-    Args:
-        run: the folder; call `summarize` before.
-
-    Returns:
-        The page. It loads nothing from elsewhere: pictures are data URIs, charts inline SVG.
+    """Write `report.html`, which it returns, and `report.md`; call `summarize` before.
 
     Raises:
         UserError: as `summarize`.
@@ -68,9 +54,10 @@ def write_report(run: Path | str) -> Path:
         for name in ("summary", "timings", "environment")
     )
     evaluations = find_evaluations(run)
-    numbers = number_table(summary, recipe.get("targets", {}), recipe.get("limits", {}))
     sections = [
-        numbers if evaluations else absent("Numbers", "evaluation at all", "eval/"),
+        number_table(summary, recipe.get("targets", {}), recipe.get("limits", {}))
+        if evaluations
+        else absent("Numbers", "evaluation at all", "eval/"),
         *(part for evaluation in evaluations for part in parts_of(evaluation.report())),
         *_missing(run, recipe, evaluations),
         *_drawn(run, recipe),
@@ -130,17 +117,16 @@ def _training(run: Path, recipe: Mapping[str, Any]) -> Section:
     folders = dict(_steps(run, recipe, "train"))
     if not folders:
         folders = {path.parent.name: path.parent for path in sorted(run.glob("*/metrics.jsonl"))}
-    charts, missing = {}, []
-    for name, folder in folders.items():
-        log = folder / "metrics.jsonl"
-        curves = training_curves(read_metrics(log), f"curves-{name}") if log.is_file() else None
-        if curves:
-            charts[name] = curves
-        else:
-            missing.append(name)
+    logs = {name: folder / "metrics.jsonl" for name, folder in folders.items()}
+    charts = {
+        name: curves
+        for name, log in logs.items()
+        if log.is_file() and (curves := training_curves(read_metrics(log), f"curves-{name}"))
+    }
     if not charts:
         return absent("Training", "curves", "metrics.jsonl")
-    lead = f"Left out: no curves of {', '.join(missing)} (metrics.jsonl)." if missing else ""
+    missing = ", ".join(name for name in logs if name not in charts)
+    lead = f"Left out: no curves of {missing} (metrics.jsonl)." if missing else ""
     note = (
         "Against the step. Thin: as logged; thick: running mean over about a twentieth of the "
         "curve. The axis is logarithmic where a loss falls more than twentyfold."
@@ -149,8 +135,6 @@ def _training(run: Path, recipe: Mapping[str, Any]) -> Section:
 
 
 def _time(timings: Mapping[str, float]) -> Section:
-    rows = [
-        (step, "{}:{:02}".format(*divmod(round(seconds), 60)))
-        for step, seconds in {**timings, "all steps": sum(timings.values())}.items()
-    ]
+    seconds = {**timings, "all steps": sum(timings.values())}
+    rows = [(step, "{}:{:02}".format(*divmod(round(each), 60))) for step, each in seconds.items()]
     return Section("Time", header=("Step", "Minutes"), rows=rows)

@@ -10,18 +10,13 @@ OPEN_QUESTION_ONLY = ("vqa.open_question_only_baseline", "question only")
 MEAN_IMAGE = ("reconstruction.mean_image_psnr", "mean image")
 MEAN_IMAGE_POOLED = ("reconstruction.mean_image_psnr_pooled", "mean image")
 CHANCE = ("drawing.chance", "chance")
+NUM_IMAGES = "reconstruction.num_images"
 NONE = ("", "")
 NUMBERS = (
     ("Questions answered right", "vqa.accuracy", "%", QUESTION_ONLY, "vqa.num_questions"),
     ("… open ones", "vqa.open_accuracy", "%", OPEN_QUESTION_ONLY, ""),
     ("… yes/no", "vqa.yes_no_accuracy", "%", NONE, ""),
-    (
-        "PSNR, mean over images",
-        "reconstruction.psnr",
-        "dB",
-        MEAN_IMAGE,
-        "reconstruction.num_images",
-    ),
+    ("PSNR, mean over images", "reconstruction.psnr", "dB", MEAN_IMAGE, NUM_IMAGES),
     ("PSNR, of the pooled error", "reconstruction.psnr_pooled", "dB", MEAN_IMAGE_POOLED, ""),
     ("SSIM", "reconstruction.ssim", "", NONE, ""),
     ("Semantic codes in use", "codebook.semantic_usage", "%", NONE, ""),
@@ -39,9 +34,7 @@ with, key of how many it was measured on."""
 
 
 def flat_summary(
-    parts: Mapping[str, Mapping[str, Any]],
-    seconds: float | None,
-    peak_memory_gb: float | None,
+    parts: Mapping[str, Mapping[str, Any]], seconds: float | None, peak_memory_gb: float | None
 ) -> dict[str, Any]:
     """Plain keys for a run's `summary.json`; what was not measured is None.
 
@@ -50,9 +43,9 @@ def flat_summary(
         seconds: duration of the whole run.
         peak_memory_gb: most memory that the run held, in GiB.
     """
-    reconstruction, vqa, drawing = (
-        parts.get(name, {}) for name in ("reconstruction", "vqa", "generation")
-    )
+    kinds = ("reconstruction", "vqa", "generation")
+    reconstruction, vqa, drawing = (parts.get(kind, {}) for kind in kinds)
+    codebook = reconstruction.get("codebook", {})
 
     def with_interval(prefix: str, found: Mapping[str, Any]) -> dict[str, float | None]:
         low, high = found.get("interval") or (None, None)
@@ -61,13 +54,8 @@ def flat_summary(
     def keys(prefix: str, found: Mapping[str, Any], names: str) -> dict[str, Any]:
         return {f"{prefix}.{name}": found.get(name) for name in names.split()}
 
-    questions = (
-        "yes_no_share question_only_baseline open_question_only_baseline always_yes_baseline"
-    )
     psnr = "psnr psnr_pooled mean_image_psnr mean_image_psnr_pooled ssim num_images resolution"
-    usage = (
-        "semantic_usage semantic_perplexity pixel_usage pixel_usage_within_used pixel_perplexity"
-    )
+    pixel_codes = "pixel_usage pixel_usage_within_used pixel_perplexity"
     drawings = "first_candidate_accuracy colour_accuracy shape_accuracy chance num_drawings"
     return {
         "seconds": seconds,
@@ -75,9 +63,10 @@ def flat_summary(
         **with_interval("vqa.accuracy", vqa.get("overall", {})),
         **with_interval("vqa.open_accuracy", vqa.get("open", {})),
         "vqa.yes_no_accuracy": vqa.get("yes_no", {}).get("accuracy"),
-        **keys("vqa", vqa, f"{questions} num_questions"),
+        **keys("vqa", vqa, "yes_no_share question_only_baseline open_question_only_baseline"),
+        **keys("vqa", vqa, "always_yes_baseline num_questions"),
         **keys("reconstruction", reconstruction, psnr),
-        **keys("codebook", reconstruction.get("codebook", {}), usage),
+        **keys("codebook", codebook, f"semantic_usage semantic_perplexity {pixel_codes}"),
         **with_interval("drawing.accuracy", drawing),
         **keys("drawing", drawing, drawings),
     }
@@ -100,10 +89,9 @@ def number_table(
             continue
         low = summary.get(f"{key}_low")
         wanted = [
-            f"{sign} {shown} {MARKS[met]}"
+            f"{sign} {_shown(bounds[key], unit, 'g')} {MARKS[is_met(bounds[key])]}"
             for sign, bounds, is_met in (("≥", targets, value.__ge__), ("≤", limits, value.__le__))
             if key in bounds
-            for shown, met in [(_shown(bounds[key], unit, "g"), is_met(bounds[key]))]
         ]
         rows.append(
             (

@@ -9,8 +9,7 @@ Shapes: B batch, N image positions, K semantic codes, M pixel codes per semantic
 
 import io
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from torch import Tensor
 from eval.measures.feature_networks import load_feature_network
 from eval.measures.image_scores import MS_SSIM_MIN_SIZE, image_scores, mean_scores
 from eval.measures.image_source import CROPS, EvaluationImages, images_at_once
-from eval.measures.set_distance import require_enough_images
-from eval.measures.set_scores import SetDistances, require_pairs
+from eval.measures.set_scores import SetDistances
 from eval.reconstruction.report import report_reconstruction
 from eval.reconstruction.settings import ReconstructionSettings
 from eval.reconstruction.worst_pairs import WorstPairs, save_pair
@@ -51,29 +49,40 @@ def evaluate(settings: ReconstructionSettings) -> Path:
 
     Writes `summary.json`, `per_image.jsonl`, pairs of images under `pairs/`, and `codes.npz` with
     the code maps of those pairs (`semantic`, `pixel`: (B, h, w)) and the counts of every code over
-    the whole set (`semantic_counts` (K,), `pixel_counts` (K, M)); and the report.
-
-    Returns:
-        The folder that was written.
+    the whole set (`semantic_counts` (K,), `pixel_counts` (K, M)); and the report. Returns the
+    folder.
 
     Raises:
         UserError: if there are no images, fewer than a distance needs, an image is damaged, a
             network cannot be loaded, or a path holds no model.
     """
     images = EvaluationImages(settings.data, settings.crop, settings.max_images)
-    distances = _set_distances(settings, len(images))
+    networks = [load_feature_network(name) for name in settings.network]
+    distances = SetDistances(networks, settings.distance)
+    distances.require({str(settings.data): len(images)})
     perceptual = load_distance(settings.perceptual) if settings.perceptual else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_tokenizer(settings.tokenizer).to(device).eval()
     size = _resolution(settings, model)
     RunDirectory(settings.out).start(settings, "semhitok eval reconstruction")
     with RankGroup() as ranks:
-        measured = _measure(settings, model, images, size, distances, perceptual, ranks)
+        rows, counts, maps = _measure(settings, model, images, size, distances, perceptual, ranks)
         set_scores = distances.scores(ranks)
         fingerprint = ranks.from_main(lambda: model_fingerprint(settings.tokenizer))
     if is_main_rank():
-        summary = _summary(settings, images, model, size, measured, set_scores)
-        _save(settings.out, measured, summary | {"checkpoint_fingerprint": fingerprint})
+        codes = io.BytesIO()
+        np.savez_compressed(
+            codes,
+            semantic=maps[:, 0],
+            pixel=maps[:, 1],
+            semantic_counts=counts.sum(axis=1),
+            pixel_counts=counts,
+        )
+        write_bytes(settings.out / "codes.npz", codes.getvalue())
+        write_rows(settings.out / "per_image.jsonl", rows)
+        summary = _summary(settings, images, model, size, rows, counts, set_scores)
+        summary["checkpoint_fingerprint"] = fingerprint
+        write_json(settings.out / "summary.json", summary)  # last: now the rest is complete
         scores = ", ".join(f"{name} {s['value']:.4g}" for name, s in summary["scores"].items())
         print(
             f"{scores}; {len(images):,} images at {size}²; the mean image gives "
@@ -88,24 +97,11 @@ def pooled_psnr(image_psnrs: Sequence[float]) -> float:
 
     The other convention beside the mean of the images' own PSNRs, and never above it: easy images
     cannot make up for hard ones. On easy-VQA's test split the mean image has 14.2 dB by this rule
-    and 15.4 dB by the other, so a number means little without its rule.
-
-    Args:
-        image_psnrs: the PSNR of each image, in dB, all of one size.
+    and 15.4 dB by the other, so a number means little without its rule. All images of the given
+    PSNRs have one size.
     """
     mean_error = np.mean(10.0 ** (-np.asarray(image_psnrs) / 10))  # in units of the range squared
     return float(-10 * np.log10(mean_error))
-
-
-def _set_distances(settings: ReconstructionSettings, num_images: int) -> SetDistances:
-    """The networks; refuses before the work begins where they need more images."""
-    networks = [load_feature_network(name) for name in settings.network]
-    if networks:
-        require_pairs(settings.distance, num_images)
-    if "frechet" in settings.distance:
-        for network in networks:
-            require_enough_images(num_images, network.dim, str(settings.data), network.label)
-    return SetDistances(networks, settings.distance)
 
 
 def _resolution(settings: ReconstructionSettings, model: Any) -> int:
@@ -125,18 +121,6 @@ def _resolution(settings: ReconstructionSettings, model: Any) -> int:
     return int(size)
 
 
-@dataclass
-class _Measured:
-    """What the pass over the images leaves."""
-
-    rows: list[dict[str, Any]]
-    """Scores of each image, in their order."""
-    counts: np.ndarray
-    """(K, M), how often each code occurred."""
-    maps: list[tuple[np.ndarray, np.ndarray]]
-    """(h, w) semantic and pixel codes of each shown pair."""
-
-
 @torch.inference_mode()
 def _measure(
     settings: ReconstructionSettings,
@@ -146,8 +130,9 @@ def _measure(
     distances: SetDistances,
     perceptual: PerceptualDistance | None,
     ranks: RankGroup,
-) -> _Measured:
-    """One pass over this rank's images, and what all ranks found."""
+) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray]:
+    """One pass over this rank's images; what all ranks found: the scores of each image, (K, M)
+    counts of the codes, and (B, 2, h, w) semantic and pixel codes of the shown pairs."""
     num_semantic, num_pixel = model.config.num_semantic_codes, model.config.num_pixel_codes
     device = next(model.parameters()).device
     mean_image = _mean_image(images, size, settings.batch_size, ranks)
@@ -156,7 +141,7 @@ def _measure(
 
     counts = torch.zeros(num_semantic * num_pixel, dtype=torch.int64)
     rows: list[dict[str, Any]] = []
-    maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    maps: dict[int, np.ndarray] = {}
     worst = WorstPairs(NUM_WORST)
     mine = range(ranks.rank, len(images), ranks.world_size)
     with Progress(len(mine), "reconstruct", "image") as progress:
@@ -170,21 +155,20 @@ def _measure(
                     f"finite: {settings.tokenizer} is damaged, or its training diverged."
                 )
             semantic, pixel = codes.semantic.cpu(), codes.pixel.cpu()
-            counts += torch.bincount(
-                (semantic * num_pixel + pixel).flatten(), minlength=len(counts)
-            )
+            flat = (semantic * num_pixel + pixel).flatten()
+            counts += torch.bincount(flat, minlength=len(counts))
             distances.add(batch, rebuilt)
             target = to_levels(batch)
-            scores = image_scores(batch, rebuilt, perceptual) | {
-                "mean_image_psnr": image_psnr(mean_image.expand_as(target), target).tolist()
-            }
+            scores = image_scores(batch, rebuilt, perceptual)
+            scores["mean_image_psnr"] = image_psnr(mean_image.expand_as(target), target).tolist()
             for i, index in enumerate(chosen):
                 row: dict[str, Any] = {"record_id": images.record_id(index)}
                 row |= {name: values[i] for name, values in scores.items()}
                 if index in shown:
                     pair = row["pair"] = shown.index(index)
                     save_pair(batch[i], rebuilt[i], folder, f"{pair:02d}")
-                    maps[pair] = (_as_grid(semantic[i]), _as_grid(pixel[i]))
+                    side = math.isqrt(semantic.shape[1])
+                    maps[pair] = torch.stack([semantic[i], pixel[i]]).view(2, side, side).numpy()
                 else:
                     worst.offer(index, row["psnr"], batch[i], rebuilt[i])
                 rows.append(row)
@@ -197,21 +181,7 @@ def _measure(
     ranks.gather(None)  # nobody reports before everybody has saved
     all_maps = {pair: found for _, _, part in parts for pair, found in part.items()}
     total = sum(part[1] for part in parts).view(num_semantic, num_pixel).numpy()
-    return _Measured(all_rows, total, [all_maps[pair] for pair in sorted(all_maps)])
-
-
-def _save(out: Path, measured: _Measured, summary: dict[str, Any]) -> None:
-    codes = io.BytesIO()
-    np.savez_compressed(
-        codes,
-        semantic=np.stack([semantic for semantic, _ in measured.maps]),
-        pixel=np.stack([pixel for _, pixel in measured.maps]),
-        semantic_counts=measured.counts.sum(axis=1),
-        pixel_counts=measured.counts,
-    )
-    write_bytes(out / "codes.npz", codes.getvalue())
-    write_rows(out / "per_image.jsonl", measured.rows)
-    write_json(out / "summary.json", summary)  # last: its presence says the rest is complete
+    return all_rows, total, np.stack([all_maps[pair] for pair in sorted(all_maps)])
 
 
 def _summary(
@@ -219,12 +189,12 @@ def _summary(
     images: EvaluationImages,
     model: Any,
     size: int,
-    measured: _Measured,
+    rows: Sequence[Mapping[str, Any]],
+    counts: np.ndarray,
     set_scores: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    psnr, ssim, mean_image_psnr = (
-        [row[name] for row in measured.rows] for name in ("psnr", "ssim", "mean_image_psnr")
-    )
+    names = ("psnr", "ssim", "mean_image_psnr")
+    psnr, ssim, mean_image_psnr = ([row[name] for row in rows] for name in names)
     name = None if settings.perceptual is None else perceptual_name(settings.perceptual)
     return {
         "task": "reconstruction",
@@ -242,13 +212,13 @@ def _summary(
         f"identical images count as {MAX_PSNR:g} dB; pooled: of the squared error averaged over "
         "all images first",
         "ssim_rule": "mean over images, RGB, Gaussian window 11, sigma 1.5, range 255",
-        "scores": mean_scores(measured.rows, name) | set_scores,
+        "scores": mean_scores(rows, name) | set_scores,
         "ms_ssim_absent": None
         if size >= MS_SSIM_MIN_SIZE
         else f"five scales need at least {MS_SSIM_MIN_SIZE} pixels",
         "feature_networks": [found.get("network") for found in set_scores.values()],
         "decoder": "Enhance Decoder" if model.config.use_enhance_decoder else "pixel decoder",
-        "codebook": codebook_statistics(measured.counts),
+        "codebook": codebook_statistics(counts),
         "tokenizer": str(settings.tokenizer),
         "data": str(settings.data),
         "data_fingerprint": images.fingerprint,
@@ -278,9 +248,3 @@ def _mean_image(images: Any, size: int, batch_size: int, ranks: RankGroup) -> Te
     for _, batch in _batches(images, size, batch_size, mine):
         total += to_levels(batch).double().sum(dim=0)
     return (sum(ranks.gather(total)) / len(images)).round().float()
-
-
-def _as_grid(codes: Tensor) -> np.ndarray:
-    """(N,) row-major codes of a square image → (h, w)."""
-    side = math.isqrt(codes.numel())
-    return codes.view(side, side).numpy()

@@ -3,6 +3,7 @@
 import base64
 import colorsys
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from PIL import Image
 
 INK = "#123457"  # never seen: replaced by currentColor, so that charts follow the reader's theme
 LINE = "#4a86e8"  # readable on white and on near-black
-GOLDEN_RATIO = 0.6180339887
 MAX_POINTS = 400  # per curve; more makes the file heavy and the picture no clearer
 MAX_PANELS = 8
 NUM_COLUMNS = 4
@@ -63,10 +63,8 @@ def categorical_colours(num_colours: int) -> np.ndarray:
     prefix of the list is spread evenly; lightness takes turns to part neighbours further.
     """
     colours = [
-        colorsys.hls_to_rgb(
-            (0.58 + i * GOLDEN_RATIO) % 1, (0.52, 0.7, 0.36)[i % 3], (0.62, 0.5)[i % 2]
-        )
-        for i in range(num_colours)
+        colorsys.hls_to_rgb((0.58 + i * 0.6180339887) % 1, lightness, (0.62, 0.5)[i % 2])
+        for i, lightness in zip(range(num_colours), itertools.cycle((0.52, 0.7, 0.36)))
     ]
     return (np.array(colours).reshape(num_colours, 3) * 255).round().astype(np.uint8)
 
@@ -74,10 +72,8 @@ def categorical_colours(num_colours: int) -> np.ndarray:
 def code_map(codes: np.ndarray, counts: np.ndarray) -> Picture:
     """Picture of an (h, w) map of codes; frequent codes get the colours that differ most.
 
-    Args:
-        codes: (h, w) integers in [0, len(counts)).
-        counts: how often each code occurs in the whole set; the order of its ranks is the order of
-            the colours, so that one code has one colour in all maps of a report.
+    Ranks are by `counts`, how often each code occurs in the whole set, so that one code has one
+    colour in all maps of a report.
     """
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
@@ -85,11 +81,9 @@ def code_map(codes: np.ndarray, counts: np.ndarray) -> Picture:
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], svg_id: str) -> str | None:
-    """One small panel for each number that a phase logged, losses first; None without numbers.
+    """One small panel for each number in the lines of a metrics log, losses first; None without.
 
-    Args:
-        rows: lines of a metrics log, each with `step` and some numbers.
-        svg_id: unique within the report; keeps the ids of several charts apart.
+    The id must be unique within the report: it keeps the ids inside several charts apart.
     """
     series = _series(rows)
     if not series:
@@ -110,18 +104,16 @@ def training_curves(rows: Sequence[Mapping[str, Any]], svg_id: str) -> str | Non
         return _to_svg(figure)
 
 
-def code_frequencies(counts: np.ndarray, title: str) -> str:
+def code_frequencies(counts: np.ndarray, svg_id: str) -> str:
     """Codes from the most to the least frequent, against their fraction of all positions.
 
-    Args:
-        counts: occurrences of each code, any shape.
-        title: what the codes are; unique within the report.
+    `counts`, occurrences of each code, may have any shape; the id is unique within the report.
     """
     fractions = np.sort(counts.ravel())[::-1] / max(counts.sum(), 1)
     used = fractions[fractions > 0]
     # Large codebooks: evenly spaced ranks are enough for a curve without steps.
     ranks = np.unique(np.linspace(0, len(used) - 1, min(len(used), MAX_POINTS)).astype(int))
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": svg_id}):
         figure = Figure(figsize=(10.4, 2.3), layout="constrained")
         axis = figure.subplots()
         floor = used.min() / 2

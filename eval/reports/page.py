@@ -17,6 +17,8 @@ from runtime.files import write_text
 MAX_CARDS = 48
 """Cards shown in one section; the other pictures lie in the folder."""
 MARKS = {True: "✓", False: "✗", None: ""}
+COUNTS = ("num_questions", "num_drawings", "num_images", "num_prompts")
+"""What a score may be measured on."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,8 @@ class Report:
 
 
 def write_report(report: Report, folder: Path | str) -> Path:
-    """Write `report.html` and `report.md`.
-
-    Args:
-        report: what they show.
-        folder: the Markdown names pictures relative to it.
-
-    Returns:
-        The HTML page; it loads nothing from elsewhere.
-    """
+    """Write `report.html`, which loads nothing from elsewhere and is returned, and `report.md`,
+    which names pictures relative to the folder."""
     folder = Path(folder)
     sections = [*report.sections]
     if report.settings:
@@ -112,9 +107,9 @@ def parts_of(report: Report) -> list[Section]:
     return [sections[0], *(replace(section, level=3) for section in sections[1:])]
 
 
-def absent(title: str, what: str, where: str, level: int = 2) -> Section:
+def absent(title: str, what: str, where: str) -> Section:
     """A section of something that a run does not have."""
-    return Section(title, f"Left out: this run has no {what} ({where}).", level=level)
+    return Section(title, f"Left out: this run has no {what} ({where}).")
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -128,6 +123,16 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]
     return flat
 
 
+def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Section:
+    """A row for each score: `value`, and where it has them `interval`, `std` and a count."""
+    rows = [
+        (name, f"{score['value']:.4g}", _uncertainty(score), _measured_on(score))
+        for name, score in scores.items()
+    ]
+    header = ("Measure", "Result", "95 % interval", "Measured on")
+    return Section("Scores", header=header, rows=rows)
+
+
 def _markdown(report: Report, sections: Sequence[Section], folder: Path) -> str:
     parts = [f"# {report.title}", report.lead]
     for section in sections:
@@ -135,14 +140,13 @@ def _markdown(report: Report, sections: Sequence[Section], folder: Path) -> str:
         if section.rows:
             parts.append(_markdown_table(section.header, section.rows))
         for card in section.shown_cards:
-            parts += [f"**{_cell(card.title)}** {MARKS[card.right]} {_cell(card.note)}"]
-            parts.append(
-                " ".join(
-                    f"![{_cell(caption)}](<{os.path.relpath(picture, folder)}>)"
-                    for picture, caption in card.pictures
-                    if isinstance(picture, Path)
-                )
+            pictures = (
+                f"![{_cell(caption)}](<{os.path.relpath(picture, folder)}>)"
+                for picture, caption in card.pictures
+                if isinstance(picture, Path)
             )
+            parts.append(f"**{_cell(card.title)}** {MARKS[card.right]} {_cell(card.note)}")
+            parts.append(" ".join(pictures))
         parts.append(section.note)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -156,3 +160,22 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str | Bar]]) 
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _uncertainty(score: Mapping[str, Any]) -> str:
+    """The interval of a score, or of a kernel distance its spread and what that is over."""
+    if interval := score.get("interval"):
+        return f"{interval[0]:.4g} to {interval[1]:.4g}"
+    subsets = str(score.get("rule", "")).partition(";")[0]
+    if score.get("std") is not None:
+        return f"spread {score['std']:.3g}" + (f" over {subsets}" if subsets else "")
+    return subsets or "–"
+
+
+def _measured_on(score: Mapping[str, Any]) -> str:
+    for key in COUNTS:
+        if number := score.get(key):
+            numbers = number if isinstance(number, list) else [number]
+            cut = f", {score['num_cut']:,} prompts cut" if score.get("num_cut") else ""
+            return f"{' and '.join(f'{n:,}' for n in numbers)} {key.removeprefix('num_')}{cut}"
+    return "–"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.reports.page import Bar, Card, Report, Section
-from eval.reports.published_results import understanding_table
 from eval.vqa.scorers.multiple_choice import LETTERS
 from eval.vqa.scores import ITSELF
 from runtime.files import read_json
@@ -46,8 +45,6 @@ def report_questions(folder: Path) -> Report:
     if rows := [(name, _number(value)) for name, value in _flat(summary["figures"])]:
         title = "The benchmark's own figures"
         sections.append(Section(title, header=("Figure", "Value"), rows=rows))
-    if published := understanding_table(summary):
-        sections.append(published)
     cards = [_card(folder, row) for row in read_rows(folder / "examples.jsonl")]
     lead = "Drawn at random with the types taking turns; all are in predictions.jsonl."
     sections.append(Section("Answers, the wrong ones first", lead, cards=cards))

@@ -36,8 +36,4 @@ def question_type(question: str, answers: Sequence[str]) -> str:
     return f"{form}, shape" if words & {"shape", *SHAPES} else f"{form}, other"
 
 
-TASK = Task(
-    name="easy-vqa",
-    rule="exact match after lower case and strip (easy-VQA)",
-    judge=judge,
-)
+TASK = Task(name="easy-vqa", rule="exact match after lower case and strip (easy-VQA)", judge=judge)

@@ -34,7 +34,7 @@ CONTRACTIONS: dict[str, str] = dict(pair.split("=") for pair in _CONTRACTIONS.sp
 NUMBERS = {
     word: str(value)
     for value, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     )
 } | {"none": "0"}
 ARTICLES = ("a", "an", "the")

@@ -13,7 +13,6 @@ from eval.measures.set_distance import (
     in_order,
     kernel_distance,
     kernel_rule,
-    require_enough_images,
 )
 from eval.measures.set_scores import SetDistances
 from runtime.errors import UserError
@@ -122,7 +121,7 @@ def test_equal_sets_are_no_distance_apart():
 def test_sums_add_up_whatever_the_parts():
     features = two_sets()[0].flatten(1)
     whole = FeatureSums.of(features)
-    parts = FeatureSums.zero(12)
+    parts = FeatureSums.of(features[:0])
     for start in range(0, 60, 7):
         parts = parts + FeatureSums.of(features[start : start + 7])
     assert parts.count == 60
@@ -135,9 +134,11 @@ def test_features_of_ranks_come_back_in_the_order_of_the_images():
 
 
 def test_fewer_images_than_dimensions_are_refused_and_kid_is_proposed():
+    network = FeatureNetwork("efficientnet-lite0", "EfficientNet-Lite0", 1280, "f0", torch.flatten)
+    distances = SetDistances([network], ["frechet"])
     with pytest.raises(UserError, match=r"500 images.*1,280 dimensions.*1,281.*kid"):
-        require_enough_images(500, 1280, "The set", "EfficientNet-Lite0")
-    require_enough_images(1281, 1280, "The set", "EfficientNet-Lite0")
+        distances.require({"The set": 500})
+    distances.require({"The set": 1281})
 
 
 def test_a_single_image_has_no_kernel_distance():

@@ -7,8 +7,8 @@ from eval.analysis.compare import compare
 from eval.analysis.settings import CompareSettings
 from eval.measures.feature_networks import FeatureNetwork
 from eval.measures.set_distance import FeatureSums, frechet_distance, kernel_distance
-from eval.measures.set_scores import SetDistances, require_pairs
-from eval.reports.score_table import score_table
+from eval.measures.set_scores import SetDistances
+from eval.reports.page import score_table
 from runtime.errors import UserError
 from runtime.files import write_json
 
@@ -77,10 +77,10 @@ def test_groups_have_distances_of_their_own_and_kid_where_they_are_small():
 
 
 def test_too_small_sets_are_refused_before_the_work():
-    require_pairs(["kid"], 2, 2)
-    require_pairs(["frechet"], 1, 1)
+    SetDistances([NETWORK], ["kid"]).require({"ours": 2, "theirs": 2})
+    SetDistances([], ["kid"]).require({"ours": 1})
     with pytest.raises(UserError, match="at least 2 images on either side, but there are 4 and 1"):
-        require_pairs(["frechet", "kid"], 4, 1)
+        SetDistances([NETWORK], ["frechet", "kid"]).require({"ours": 4, "theirs": 1})
 
 
 def test_a_group_of_one_image_is_refused():
