@@ -20,20 +20,12 @@ from runtime.errors import UserError
 
 CLIPSCORE_RULE = "mean over images of 100 · max(cos, 0), as torchmetrics has it"
 BATCH = 32  # images that CLIP looks at together
-NO_LIMIT = 10**9
-"""Above any length; tokenizers without a limit say 10³⁰."""
-BACKGROUND = "#999"
-"""What GenEval paints over everything that is not the object."""
+NO_LIMIT = 10**9  # above any length; tokenizers without a limit say 10³⁰
+BACKGROUND = "#999"  # what GenEval paints over everything that is not the object
 
 
 class Clip:
-    """A CLIP with its processor.
-
-    Args:
-        name: hub name or folder.
-
-    Attributes:
-        text_length: most tokens of a text that it reads.
+    """A CLIP with its processor, by hub name or folder; `text_length` tokens are all it reads.
 
     Raises:
         UserError: if there is no such model, or it does not embed both images and texts.
@@ -111,11 +103,8 @@ class ColourNamer:
         """(10, D): for each colour the mean of its sentences' embeddings, of length 1."""
         rows = []
         for colour in COLOURS:
-            sentences = [
-                f"a photo of a {colour} {label}",
-                f"a photo of a {colour}-colored {label}",
-                f"a photo of a {colour} object",
-            ]
+            shown = (f"{colour} {label}", f"{colour}-colored {label}", f"{colour} object")
+            sentences = [f"a photo of a {what}" for what in shown]
             rows.append(F.normalize(self.clip.embed_texts(sentences).mean(0), dim=-1))
         return torch.stack(rows)
 

@@ -7,6 +7,8 @@ Example:
     semhitok eval generation --model runs/quickstart/mllm/model --seeds 4 --out runs/draw
 """
 
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +19,15 @@ from PIL import Image
 
 from data_pipelines.images import write_png
 from data_pipelines.sources.easy_vqa_shapes import PALETTE, SHAPES, judge_shape
-from eval.drawing.easy_vqa_report import report_easy_vqa
 from eval.drawing.settings import EASY_VQA, GenerationSettings
 from eval.measures.intervals import wilson_interval
-from eval.reports.page import write_report
+from eval.reports.page import MARKS, Card, Report, Section, write_report
 from mllm.drawing.drawer import draw
 from mllm.model.sampler import model_sampler
 from mllm.saved.fingerprint import model_fingerprint
 from mllm.saved.load import load_for_inference
-from runtime.files import write_json
-from runtime.json_lines import write_rows
+from runtime.files import read_json, write_json
+from runtime.json_lines import read_rows, write_rows
 from runtime.run_folder import RunDirectory, code_commit, make_folder
 from runtime.settings import to_dict
 
@@ -36,6 +37,7 @@ RULE = (
     "easy-VQA drawing rule: colour of the largest blob against the exact palette, shape by how "
     "much of its box the blob and its convex hull fill; both must be the prompt's"
 )
+NOT_SETTINGS = ("per_prompt", "interval", "accuracy", "num_correct")
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,12 @@ class DrawingPrompt:
 
 def drawing_prompts() -> list[DrawingPrompt]:
     """All 24 pairs in the captions' own wording, shapes outermost: "a teal triangle"."""
-    return [
-        DrawingPrompt(f"a {colour} {shape}", colour, shape)
-        for shape in SHAPES
-        for colour in PALETTE
-    ]
+    pairs = itertools.product(SHAPES, PALETTE)
+    return [DrawingPrompt(f"a {colour} {shape}", colour, shape) for shape, colour in pairs]
 
 
 def judge(image: Image.Image, prompt: DrawingPrompt) -> dict[str, Any]:
-    """Compare a drawing with its prompt.
-
-    Returns:
-        `seen_colour` and `seen_shape` (None where the rule finds no shape at all),
-        `colour_correct`, `shape_correct`, and `correct` where both are.
-    """
+    """What the rule sees in a drawing (None where it finds no shape), and what of it is right."""
     colour, shape = judge_shape(np.asarray(image.convert("RGB"))) or (None, None)
     return {
         "seen_colour": colour,
@@ -81,10 +75,7 @@ def evaluate_easy_vqa(settings: GenerationSettings) -> Path:
     can be seen.
 
     Writes `summary.json`, `judged.jsonl` (one line per drawing), the drawings under `images/`, and
-    the report.
-
-    Returns:
-        The folder that was written.
+    the report; returns the folder.
 
     Raises:
         UserError: if the folder of the model holds none.
@@ -144,10 +135,8 @@ def evaluate_easy_vqa(settings: GenerationSettings) -> Path:
 def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fractions of right drawings, colours and shapes, and of right drawings of each prompt.
 
-    `num_unread` counts the drawings in which the rule finds no shape at all.
-
-    Args:
-        judged: rows with `prompt` and what `judge` returns; at least one.
+    `num_unread` counts the drawings in which the rule finds no shape at all. The rows have `prompt`
+    and what `judge` returns.
     """
 
     def fraction(rows: Sequence[Mapping[str, Any]], key: str) -> float:
@@ -171,3 +160,53 @@ def score(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for text in prompts
         },
     }
+
+
+def report_easy_vqa(folder: Path) -> Report:
+    """The report of the evaluation in a folder; prompts with wrong drawings come first."""
+    summary = read_json(folder / "summary.json")
+    low, high = summary["interval"]
+    rows = [
+        (name, f"{summary[right]:.1%}", f"{summary[chance]:.1%}")
+        for name, right, chance in (
+            ("colour and shape", "accuracy", "chance"),
+            ("colour", "colour_accuracy", "colour_chance"),
+            ("shape", "shape_accuracy", "shape_chance"),
+            ("colour and shape, first candidates", "first_candidate_accuracy", "chance"),
+        )
+    ]
+    by_prompt: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in read_rows(folder / "judged.jsonl"):
+        by_prompt[row["prompt"]].append(row)
+    worst_first = sorted(by_prompt.items(), key=lambda item: sum(r["correct"] for r in item[1]))
+    cards = [_card(folder, prompt, judged) for prompt, judged in worst_first]
+    note = (
+        f"Rule: {summary['rule']}. It looks at pixels alone; no model of ours takes part. Under a "
+        f"wrong drawing stands what the rule saw; in {summary['num_unread']:,} it saw no shape."
+    )
+    return Report(
+        "Drawings: easy-VQA",
+        f"{summary['num_correct']:,} of {summary['num_drawings']:,} drawings right, "
+        f"{summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}); chance gives "
+        f"{summary['chance']:.1%}. {summary['seeds_per_prompt']} drawings of each prompt, none "
+        "chosen by hand.",
+        [
+            Section("Drawings right", header=("In", "Right", "Chance"), rows=rows, note=note),
+            Section("By prompt", cards=cards),
+        ],
+        {key: value for key, value in summary.items() if key not in NOT_SETTINGS},
+    )
+
+
+def _card(folder: Path, prompt: str, judged: Sequence[Mapping[str, Any]]) -> Card:
+    marks = [row["correct"] for row in judged]
+    pictures = [(folder / row["image"], f"{MARKS[row['correct']]} {_seen(row)}") for row in judged]
+    right = marks[0] if len(set(marks)) == 1 else None
+    return Card(prompt, pictures, right, f"{sum(marks)} of {len(marks)} right")
+
+
+def _seen(row: Mapping[str, Any]) -> str:
+    if row["correct"]:
+        return f"seed {row['seed']}"
+    seen = " ".join(str(row[key]) for key in ("seen_colour", "seen_shape") if row[key])
+    return f"seen: {seen or 'nothing'}"

@@ -4,12 +4,13 @@ Every drawing has its own seed, so neither the batch, nor the number of ranks, n
 changes a picture.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.drawing.easy_vqa import GUIDANCE_CONVENTION
-from eval.drawing.layouts import LAYOUTS, Prompt, check_layout, save_drawing
+from eval.drawing.layouts import LAYOUTS, Prompt, check_layout, save_drawing, write_beside
 from eval.drawing.settings import GenerationSettings
 from eval.measures.conditions import UNKNOWN
 from mllm.drawing.drawer import draw
@@ -38,12 +39,7 @@ def drawings_folder(settings: GenerationSettings) -> Path:
 def export(settings: GenerationSettings, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Draw what is not drawn yet, and check that the folder is whole; under torchrun on all ranks.
 
-    Args:
-        settings: with a model.
-        prompts: of `read_prompts`.
-
-    Returns:
-        What `drawing.json` holds.
+    Returns what `drawing.json` holds.
 
     Raises:
         UserError: if the folder was drawn with other settings, or `model` holds no model.
@@ -68,20 +64,18 @@ def export(settings: GenerationSettings, prompts: Sequence[Prompt]) -> dict[str,
         ranks.from_main(lambda: _begin(settings.out, record))
         seeds = _seeds(task, prompts, settings.seed)
         todo = [
-            index
-            for index, prompt in enumerate(prompts)
+            (prompt, own)
+            for prompt, own in zip(prompts, seeds, strict=True)
             if not all((folder / path).is_file() for path in prompt.paths)
         ][ranks.rank :: ranks.world_size]
-        texts = [prompts[index].text for index in todo for _ in seeds[index]]
-        numbers = [number for index in todo for number in seeds[index]]
+        texts = [prompt.text for prompt, own in todo for _ in own]
+        numbers = [number for _, own in todo for number in own]
         drawings = iter(draw(model, processor, texts, numbers, sampler, settings.batch_size))
-        for index in todo:
-            images = [next(drawings) for _ in seeds[index]]
-            save_drawing(task, folder, prompts[index], images)
+        for prompt, own in todo:
+            save_drawing(task, folder, prompt, [next(drawings) for _ in own])
         ranks.gather(None)  # nobody looks before everybody has drawn
         if ranks.rank == 0:
-            if finish := LAYOUTS[task].finish:
-                finish(folder, prompts)
+            write_beside(task, folder, prompts)
             check_layout(task, folder, prompts)
     return record
 
@@ -125,12 +119,9 @@ def _begin(out: Path, record: Mapping[str, Any]) -> None:
 
 def _seeds(task: str, prompts: Sequence[Prompt], first: int) -> list[range]:
     """The seeds of each prompt's drawings."""
-    start, seeds = first, []
-    for prompt in prompts:
-        number = 4 if LAYOUTS[task].grid else len(prompt.paths)
-        seeds.append(range(start, start + number))
-        start += number
-    return seeds
+    numbers = [4 if LAYOUTS[task].grid else len(prompt.paths) for prompt in prompts]
+    ends = itertools.accumulate(numbers, initial=first)
+    return [range(start, start + number) for start, number in zip(ends, numbers, strict=False)]
 
 
 def _sha256(file: Path) -> str:

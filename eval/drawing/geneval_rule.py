@@ -10,6 +10,7 @@ A pure function of detections, so it can be tested without a detector, and used 
 Boxes are (left, top, right, bottom) in pixels; y grows downwards.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,14 +44,12 @@ RULE = (
 
 @dataclass(frozen=True)
 class Detection:
-    """One object that a detector found."""
+    """One object that a detector found, by the benchmark's name of its class."""
 
     label: str
-    """Class, in the benchmark's words."""
     score: float
     """Confidence in [0, 1]."""
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom."""
     mask: np.ndarray | None = None
     """(H, W) bool, where the detector gives one."""
 
@@ -78,9 +77,9 @@ def judge(
     groups: list[Sequence[Detection] | None] = []
     for wanted in metadata.get("include", []):
         objects = found.get(wanted["class"], [])[: wanted["count"]]
-        complaint = _complaint(wanted, objects, groups, colour_of)
-        groups.append(None if complaint else objects)
-        wrong += [complaint] if complaint else []
+        if fault := _fault(wanted, objects, groups, colour_of):
+            wrong.append(fault)
+        groups.append(None if fault else objects)
     for unwanted in metadata.get("exclude", []):
         number = len(found.get(unwanted["class"], []))
         if number >= unwanted["count"]:
@@ -136,10 +135,7 @@ def relations(one: Detection, other: Detection) -> set[str]:
 
 
 def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The benchmark's score of judged images.
-
-    Args:
-        rows: `tag`, `prompt` and `correct` of each image.
+    """The benchmark's score of judged images, by `tag`, `prompt` and `correct` of each.
 
     Returns:
         `accuracy`: the mean of the tasks' means, the number that is published; `by_task` with the
@@ -147,11 +143,10 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         and `prompt_accuracy`, the fraction of prompts with at least one right image.
     """
     tasks: dict[str, list[bool]] = defaultdict(list)
-    prompts: dict[tuple[str, str], bool] = {}
+    prompts: dict[tuple[str, str], bool] = defaultdict(bool)
     for row in rows:
         tasks[row["tag"]].append(row["correct"])
-        key = (row["tag"], row["prompt"])
-        prompts[key] = prompts.get(key, False) or row["correct"]
+        prompts[row["tag"], row["prompt"]] |= row["correct"]
     means = {tag: sum(right) / len(right) for tag, right in tasks.items()}
     return {
         "accuracy": sum(means.values()) / len(means),
@@ -171,7 +166,7 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _complaint(
+def _fault(
     wanted: Mapping[str, Any],
     objects: Sequence[Detection],
     groups: Sequence[Sequence[Detection] | None],
@@ -189,10 +184,8 @@ def _complaint(
         relation, target = wanted["position"]
         if groups[target] is None:
             return f"no target for {label} to be {relation}"
-        for one in objects:
-            for other in groups[target] or ():
-                seen_relations = relations(one, other)
-                if relation not in seen_relations:
-                    where = " and ".join(sorted(seen_relations)) or "nowhere"
-                    return f"{label} is {where}, wanted {relation}"
+        for one, other in itertools.product(objects, groups[target] or ()):
+            if relation not in (found := relations(one, other)):
+                where = " and ".join(sorted(found)) or "nowhere"
+                return f"{label} is {where}, wanted {relation}"
     return ""

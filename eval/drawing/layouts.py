@@ -1,15 +1,7 @@
 """The prompt files and folder layouts of the text-to-image benchmarks, as their scorers want them.
 
-A folder drawn here can be handed to the benchmark's own program. Prompts are never rewritten.
-
-| task | prompt file | what is written |
-|---|---|---|
-| geneval | `evaluation_metadata.jsonl` | `00000/metadata.jsonl`, `00000/samples/0000.png` … |
-| dpg | `dpg_bench.csv`, or the folder of `ID.txt` | `ID.png`, a 2×2 grid of four drawings |
-| mjhq | `meta_data.json` | `CATEGORY/ID.png` |
-| wise | one of its JSON files, or their folder | `PROMPT_ID.png`, from 1 |
-| t2i-compbench | one of its text files | `samples/PROMPT_000000.png`, one running number |
-| geneval2 | `geneval2_data.jsonl` | `images/00000.png` and `image_paths.json`, prompt to path |
+A folder drawn here can be handed to the benchmark's own program. Prompts are never rewritten. All
+files are in the table of docs/evaluation.md.
 """
 
 import csv
@@ -23,7 +15,7 @@ from PIL import Image
 
 from data_pipelines.images import write_png
 from eval.measures.file_names import sorted_files
-from runtime.errors import UserError
+from runtime.errors import UserError, one_line
 from runtime.files import write_json
 from runtime.json_lines import json_values, write_rows
 from runtime.run_folder import make_folder
@@ -59,19 +51,13 @@ class Layout:
     """Of the prompt file, for errors."""
     grid: bool = False
     """Four drawings make one 2×2 picture."""
-    finish: Callable[[Path, Sequence[Prompt]], None] | None = None
-    """Writes what stands beside the pictures."""
-    beside: Callable[[Sequence[Prompt]], list[str]] | None = None
-    """Paths of what `finish` writes."""
+    beside: Callable[[Path, Sequence[Prompt]], dict[str, Any]] = lambda folder, prompts: {}
+    """(folder, prompts) to path and value of the JSON that stands beside the pictures."""
 
 
 def read_prompts(task: str, file: Path | str, images_per_prompt: int | None = None) -> list[Prompt]:
-    """The prompts of a benchmark's file.
-
-    Args:
-        task: a name of `LAYOUTS`.
-        file: in the format of the table above.
-        images_per_prompt: drawings of each; the benchmark's own number by default.
+    """The prompts of a benchmark's file, with paths for the benchmark's own number of drawings
+    where no other is given.
 
     Raises:
         UserError: if the file has another format or no prompt, or two drawings would become one
@@ -87,8 +73,7 @@ def read_prompts(task: str, file: Path | str, images_per_prompt: int | None = No
             f"{num_prompts:,} prompts of {file} with {number:,} drawings each are more than "
             f"{MAX_DRAWINGS:,}: give fewer --seeds."
         )
-    prompts = _read(layout, task, file, number)
-    if not prompts:
+    if not (prompts := _read(layout, task, file, number)):
         raise UserError(f"{file} has no prompts; give the benchmark's own: {layout.format}.")
     _refuse_bad_paths(file, prompts)
     return prompts
@@ -99,8 +84,9 @@ def _read(layout: Layout, task: str, file: Path, number: int) -> list[Prompt]:
     try:
         return layout.read(file, number)
     except errors as error:
+        reason = f"no field {error.args[0]!r}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(
-            f"{file} is not a prompt file of {task} ({_reason(error)}); give the benchmark's own: "
+            f"{file} is not a prompt file of {task} ({reason[:120]}); give the benchmark's own: "
             f"{layout.format}."
         ) from error
 
@@ -114,9 +100,8 @@ def check_layout(task: str, folder: Path | str, prompts: Sequence[Prompt]) -> No
     """
     folder, layout = Path(folder), LAYOUTS[task]
     wanted = [path for prompt in prompts for path in prompt.paths]
-    beside = layout.beside(prompts) if layout.beside else []
-    missing = [path for path in (*beside, *wanted) if not (folder / path).is_file()]
-    if missing:
+    beside = layout.beside(folder, prompts)
+    if missing := [path for path in (*beside, *wanted) if not (folder / path).is_file()]:
         raise UserError(
             f"{folder} lacks {len(missing):,} of the {len(wanted) + len(beside):,} files of "
             f"{task}, first {missing[0]}: draw it to the end with --model, or name another folder."
@@ -141,6 +126,13 @@ def save_drawing(task: str, folder: Path, prompt: Prompt, images: Sequence[Image
     for path, image in zip(prompt.paths, images, strict=True):
         make_folder((folder / path).parent)
         write_png(image, folder / path)
+
+
+def write_beside(task: str, folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Write what stands beside the pictures: a file of lines has one."""
+    for name, value in LAYOUTS[task].beside(folder, prompts).items():
+        path = make_folder((folder / name).parent) / Path(name).name
+        write_rows(path, [value]) if path.suffix == ".jsonl" else write_json(path, value)
 
 
 def as_grid(images: Sequence[Image.Image]) -> Image.Image:
@@ -168,9 +160,8 @@ def _geneval(file: Path, number: int) -> list[Prompt]:
     return prompts
 
 
-def _finish_geneval(folder: Path, prompts: Sequence[Prompt]) -> None:
-    for index, prompt in enumerate(prompts):
-        write_rows(make_folder(folder / f"{index:05d}") / "metadata.jsonl", [prompt.data])
+def _beside_geneval(folder: Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    return {f"{index:05d}/metadata.jsonl": prompt.data for index, prompt in enumerate(prompts)}
 
 
 def _dpg(file: Path, number: int) -> list[Prompt]:
@@ -231,16 +222,15 @@ def _geneval2(file: Path, number: int) -> list[Prompt]:
     return prompts
 
 
-def _finish_geneval2(folder: Path, prompts: Sequence[Prompt]) -> None:
+def _beside_geneval2(folder: Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
     paths = {prompt.text: str(folder / prompt.paths[0]) for prompt in prompts}
-    write_json(folder / "image_paths.json", paths)
+    return {"image_paths.json": paths}
 
 
 def _numbered(stem: str, number: int) -> tuple[str, ...]:
     """One file has the bare name that the benchmark wants; more have a number behind it."""
-    if number == 1:
-        return (f"{stem}.png",)
-    return tuple(f"{stem}_{sample}.png" for sample in range(number))
+    endings = [""] if number == 1 else [f"_{sample}" for sample in range(number)]
+    return tuple(f"{stem}{ending}.png" for ending in endings)
 
 
 def _text(value: Any) -> str:
@@ -253,14 +243,8 @@ def _json(file: Path) -> Any:
     return json.loads(file.read_text("utf-8-sig"))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"no field {error.args[0]!r}"
-    return " ".join(str(error).split())[:120]
-
-
 def _refuse_bad_paths(file: Path, prompts: Sequence[Prompt]) -> None:
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for prompt in prompts:
         for path in prompt.paths:
             parts = Path(path).parts
@@ -274,7 +258,7 @@ def _refuse_bad_paths(file: Path, prompts: Sequence[Prompt]) -> None:
                 )
             if path in seen:
                 raise UserError(f"{file} names {path} twice; give the benchmark's own file.")
-            seen[path] = prompt.text
+            seen.add(path)
 
 
 LAYOUTS = {
@@ -283,8 +267,7 @@ LAYOUTS = {
         4,
         553,
         "JSONL with tag, include and prompt (evaluation_metadata.jsonl)",
-        finish=_finish_geneval,
-        beside=lambda prompts: [f"{index:05d}/metadata.jsonl" for index in range(len(prompts))],
+        beside=_beside_geneval,
     ),
     "dpg": Layout(
         _dpg,
@@ -303,8 +286,7 @@ LAYOUTS = {
         1,
         800,
         "JSONL with prompt and vqa_list (geneval2_data.jsonl)",
-        finish=_finish_geneval2,
-        beside=lambda prompts: ["image_paths.json"],
+        beside=_beside_geneval2,
     ),
 }
 """Each task of `DrawingTask` but easy-VQA."""

@@ -34,12 +34,7 @@ TIFA_RULE = (
 def load_question_scorer(
     settings: GenerationSettings, prompts: Sequence[Prompt], folder: Path
 ) -> Scorer:
-    """Load the judge of DPG-Bench or GenEval 2.
-
-    Args:
-        settings: with a judge.
-        prompts: with the questions of the benchmark's file.
-        folder: of the drawings.
+    """Load the judge of DPG-Bench or GenEval 2, for drawings in a folder.
 
     Raises:
         UserError: if there are no questions, they are not as the benchmark publishes them, or the
@@ -48,16 +43,17 @@ def load_question_scorer(
     is_dpg = settings.task == "dpg"
     if is_dpg and any(not prompt.data for prompt in prompts):
         raise UserError(f"{settings.prompts} has no questions: give dpg_bench.csv to a judge.")
+    asked: list[str] = []
     for prompt in prompts:
         try:
-            _asked(prompt.data, is_dpg)
+            asked += _asked(prompt.data, is_dpg)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{settings.prompts}: the questions about {prompt.text[:80]!r} are not as the "
                 f"benchmark publishes them ({says(error)}); give its own file."
             ) from error
     judge = VisionLanguageJudge(str(settings.judge))
-    judge.check(question for prompt in prompts for question in _asked(prompt.data, is_dpg))
+    judge.check(asked)
     return partial(_dpg if is_dpg else _soft_tifa, folder, prompts, judge)
 
 
@@ -69,13 +65,9 @@ def _asked(data: Any, is_dpg: bool) -> list[str]:
 
 
 def dpg_questions(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The questions of one prompt from its rows of `dpg_bench.csv`.
+    """The questions of one prompt from its rows of `dpg_bench.csv`, in order.
 
-    Returns:
-        `id`, `question`, `category` and `parents` (ids; 0, no parent, left out) of each, in order.
-
-    Raises:
-        KeyError, ValueError: where a row has not the columns of the file.
+    Each has `id`, `question`, `category` and `parents` (ids; 0, no parent, left out).
     """
     return [
         {
@@ -89,14 +81,8 @@ def dpg_questions(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 def tifa_questions(row: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The questions of one prompt from its line of `geneval2_data.jsonl`.
-
-    Returns:
-        Each question with its right answer, and the skill of each.
-
-    Raises:
-        TypeError, ValueError: where the line is not of the file.
-    """
+    """Questions with their right answers, and the skill of each, from a prompt's line of
+    `geneval2_data.jsonl`."""
     asked = [(question, answer) for question, answer in row["vqa_list"]]
     skills = list(row.get("skills", ["question"] * len(asked)))
     if not asked or not all(isinstance(text, str) for pair in asked for text in pair):
@@ -107,14 +93,9 @@ def tifa_questions(row: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[
 
 
 def dpg_image_score(questions: Sequence[Mapping[str, Any]], answers: Mapping[int, bool]) -> float:
-    """The score of one picture.
+    """The score of one picture in [0, 1]; `answers` says of each id whether the answer is yes.
 
-    Args:
-        questions: as of `dpg_questions`.
-        answers: id → whether the answer is yes.
-
-    Returns:
-        In [0, 1]. A zeroed question counts as answered no for those that stand behind it.
+    A zeroed question counts as answered no for those that stand behind it.
     """
     scores = dict(answers)
     for question in questions:
@@ -127,10 +108,7 @@ def dpg_image_score(questions: Sequence[Mapping[str, Any]], answers: Mapping[int
 def dpg_score(
     prompts: Sequence[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[int, bool]]]],
 ) -> dict[str, Any]:
-    """The benchmark's score.
-
-    Args:
-        prompts: for each its questions, and the answers for each of its pictures.
+    """The benchmark's score, of each prompt's questions and the answers for each of its pictures.
 
     Returns:
         `accuracy` in [0, 1], its `interval` over prompts, and `by_task`: the categories, coarse and
@@ -149,10 +127,7 @@ def dpg_score(
 
 
 def soft_tifa(prompts: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[str, Any]:
-    """GenEval 2's scores.
-
-    Args:
-        prompts: for each the skills of its questions, and the probability of each right answer.
+    """GenEval 2's scores, of each prompt's skills of questions and probabilities of right answers.
 
     Returns:
         `accuracy` (AM) and `geometric` (GM), each in [0, 1] with an interval, and `by_task`, the
@@ -181,7 +156,7 @@ def _dpg(folder: Path, prompts: Sequence[Prompt], judge: VisionLanguageJudge) ->
                 for picture in open_pictures(folder, "dpg", prompt)
             ]
             row: dict[str, Any] = {"prompt": prompt.text, "image": prompt.paths[0]}
-            row["answers"] = probabilities
+            row |= {"answers": probabilities}
             if questions:
                 answers = [{key: p >= 0.5 for key, p in each.items()} for each in probabilities]
                 answered.append((questions, answers))
@@ -213,11 +188,7 @@ def _soft_tifa(folder: Path, prompts: Sequence[Prompt], judge: VisionLanguageJud
 
 
 def _score(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "value": result["accuracy"],
-        "interval": result["interval"],
-        "num_prompts": result["num_prompts"],
-    }
+    return {"value": result["accuracy"]} | {k: result[k] for k in ("interval", "num_prompts")}
 
 
 def _over_prompts(scores: Sequence[float]) -> dict[str, Any]:

@@ -53,19 +53,16 @@ def _geneval(
                 found = detector(picture)
                 correct, wrong = geneval_rule.judge(prompt.data, found, partial(namer, picture))
                 row = {"tag": prompt.data["tag"], "prompt": prompt.text, "image": path}
-                row["num_detections"] = len(found)
-                rows.append(row | {"correct": correct, "reason": "; ".join(wrong)})
+                row |= {"num_detections": len(found), "correct": correct}
+                rows.append(row | {"reason": "; ".join(wrong)})
             progress.update(1)
     result = geneval_rule.score(rows)
     result["num_unread"] = sum(not row["num_detections"] for row in rows)
     name = f"GenEval, {NOTE}"
     scores = {name: {"value": result["accuracy"], "interval": None}}
     for tag, part in result["by_task"].items():
-        scores[f"{name}: {tag}"] = {
-            "value": part["accuracy"],
-            "interval": part["interval"],
-            "num_images": part["num_images"],
-        }
+        about = {key: part[key] for key in ("interval", "num_images")}
+        scores[f"{name}: {tag}"] = {"value": part["accuracy"], **about}
     about = {"rule": geneval_rule.RULE, "detector": detector.label, "geneval": result}
     return Scored(scores, about, rows)
 
@@ -80,8 +77,6 @@ def _clip_scores(folder: Path, task: str, prompts: Sequence[Prompt], clip: Clip)
         rows.append(row | {"score": sum(own) / len(own)})
         values += own
     name = f"CLIPScore ({clip.label})"
-    score = mean_with_interval(values) | {
-        "num_images": len(values),
-        "num_cut": sum(clip.is_cut(prompt.text) for prompt in prompts),
-    }
+    num_cut = sum(clip.is_cut(prompt.text) for prompt in prompts)
+    score = mean_with_interval(values) | {"num_images": len(values), "num_cut": num_cut}
     return Scored({name: score}, {"clip": clip.label, "clipscore_rule": CLIPSCORE_RULE}, rows)

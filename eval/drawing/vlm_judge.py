@@ -1,6 +1,6 @@
 """A judge that answers questions about a picture with probabilities."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,9 @@ INSTRUCTION = "Answer with one word."
 
 
 class VisionLanguageJudge:
-    """Any image-text-to-text model of transformers with a chat template.
+    """Any image-text-to-text model of transformers with a chat template, by hub name or folder.
 
-    Args:
-        name: hub name or folder.
-
-    Attributes:
-        label: stands beside every score.
+    Its `label` stands beside every score.
 
     Raises:
         UserError: if there is no such model.
@@ -36,11 +32,11 @@ class VisionLanguageJudge:
         text = model.config.get_text_config()
         self.context_length: int | None = getattr(text, "max_position_embeddings", None)
 
-    def check(self, questions: Iterable[str]) -> None:
-        """Refuse, before the work, questions that are longer than the model reads.
+    def check(self, questions: Sequence[str]) -> None:
+        """Refuse, before the work, questions that the model cannot read with a small picture.
 
         Raises:
-            UserError: if the longest one is, even with a small picture.
+            UserError: if the longest one is too long.
         """
         if longest := max(questions, key=len, default=""):
             self._inputs(Image.new("RGB", (64, 64)), longest, "yes")

@@ -8,7 +8,7 @@ from eval.analysis.compare import scores_of
 from eval.analysis.input_ablation_report import report_input_ablation
 from eval.analysis.observation_report import report_observation
 from eval.analysis.settings import INPUT_ABLATION
-from eval.drawing.easy_vqa_report import report_easy_vqa
+from eval.drawing.easy_vqa import report_easy_vqa
 from eval.drawing.settings import EASY_VQA
 from eval.reconstruction.report import report_reconstruction
 from eval.reports.page import Report, score_table

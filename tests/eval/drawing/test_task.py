@@ -25,7 +25,7 @@ from data_pipelines.text_tokenizer import train_text_tokenizer
 from eval.drawing import clip_score
 from eval.drawing import task as drawing_task
 from eval.drawing.geneval_rule import COLOURS, Detection
-from eval.drawing.layouts import LAYOUTS, read_prompts, save_drawing
+from eval.drawing.layouts import read_prompts, save_drawing, write_beside
 from eval.drawing.scored import open_pictures
 from eval.drawing.settings import GenerationSettings
 from eval.measures.conditions import differences
@@ -84,7 +84,7 @@ def geneval(tmp_path):
     for number, prompt in enumerate(prompts):
         images = [Image.new("RGB", (32, 32), (60 * i, 20 * number, 0)) for i in range(4)]
         save_drawing("geneval", tmp_path / "drawings", prompt, images)
-    LAYOUTS["geneval"].finish(tmp_path / "drawings", prompts)
+    write_beside("geneval", tmp_path / "drawings", prompts)
     return file
 
 
