@@ -8,6 +8,7 @@ The second is for tasks that compare options by their likelihood, which lmms-eva
 nothing else here imports it.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from runtime.errors import UserError
 from runtime.progress import Progress
 
 Messages = list[dict[str, Any]]
+ToMessages = Callable[..., Any]
 DEFAULT_NEW_TOKENS = 128
 """Longest answer where a task says nothing."""
 
@@ -76,12 +78,12 @@ class SemHiTok(lmms):
         self.batch_size = _number(batch_size, max_batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answers to (context, doc_to_messages, settings, document, task, split)."""
+        """Answers in the order of the requests."""
         asked, settings = [], []
         for request in requests:
-            _, to_messages, arguments, doc_id, task, split = request.args
-            asked.append(to_messages(self.task_dict[task][split][doc_id]))
-            settings.append(dict(arguments))
+            to_messages, arguments, document = self._request(request.args)
+            asked.append(to_messages(document))
+            settings.append(arguments)
         with Progress(len(asked), "answer", "question") as progress:
             return self._answer(asked, settings, progress)
 
@@ -90,11 +92,14 @@ class SemHiTok(lmms):
         answers: list[list[str]] = []
         with Progress(len(requests), "answer", "conversation") as progress:
             for request in requests:
-                _, to_messages, arguments, doc_id, task, split = request.args
-                document = self.task_dict[task][split][doc_id]
-                answers.append(self._rounds(to_messages, document, dict(arguments)))
+                answers.append(self._rounds(*self._request(request.args)))
                 progress.update()
         return answers
+
+    def _request(self, arguments: Sequence[Any]) -> tuple[ToMessages, dict[str, Any], Any]:
+        """What makes messages of a document, the settings, and the document."""
+        _, to_messages, settings, doc_id, task, split = arguments
+        return to_messages, dict(settings), self.task_dict[task][split][doc_id]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Mean negative log-likelihood a token of each continuation, and whether it is greedy.
@@ -131,7 +136,7 @@ class SemHiTok(lmms):
         return results
 
     def _rounds(
-        self, to_messages: Callable[..., Any], document: Any, settings: dict[str, Any]
+        self, to_messages: ToMessages, settings: dict[str, Any], document: Any
     ) -> list[str]:
         said: list[str] = []
         messages, info = to_messages(document), None
@@ -155,9 +160,9 @@ class SemHiTok(lmms):
         for messages in asked:
             said, pictures = _conversation(messages)
             questions.append(Question(self.answerer.prompt(said), tuple(map(_Picture, pictures))))
-        alike: dict[str, list[int]] = {}
+        alike: dict[str, list[int]] = defaultdict(list)
         for index, chosen in enumerate(settings):
-            alike.setdefault(str(chosen), []).append(index)
+            alike[str(chosen)].append(index)
         texts = [""] * len(asked)
         for indices in alike.values():
             chosen = settings[indices[0]]
@@ -173,9 +178,8 @@ class SemHiTok(lmms):
         return texts
 
     def _tokens(self, pictures: list["_Picture"]) -> Sequence[Tensor]:
-        return list(
-            self.answerer.image_tokens([upright_rgb(picture.image) for picture in pictures])
-        )
+        images = [upright_rgb(picture.image) for picture in pictures]
+        return list(self.answerer.image_tokens(images))
 
     def _generation(self, settings: dict[str, Any], prompt_length: int) -> dict[str, Any]:
         """A task's settings as `Answerer.answer` takes them; never beyond the model's context."""
@@ -185,10 +189,8 @@ class SemHiTok(lmms):
         if (settings.get("num_beams") or 1) > 1:
             chosen["num_beams"] = settings["num_beams"]
         if settings.get("do_sample") or (settings.get("temperature") or 0) > 0:
-            chosen["do_sample"] = True
-            for name in ("temperature", "top_p"):
-                if settings.get(name):
-                    chosen[name] = settings[name]
+            sampling = {name: settings.get(name) for name in ("temperature", "top_p")}
+            chosen |= {"do_sample": True} | {k: value for k, value in sampling.items() if value}
         return chosen
 
 
@@ -197,38 +199,17 @@ class SimpleSemHiTok(SemHiTok):
 
     is_simple = True
 
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answers to (context, settings, doc_to_visual, document, task, split)."""
-        asked, settings = [], []
-        for request in requests:
-            context, arguments, to_visuals, doc_id, task, split = request.args
-            asked.append(_user_turn(to_visuals(self.task_dict[task][split][doc_id]), context))
-            settings.append(dict(arguments))
-        with Progress(len(asked), "answer", "question") as progress:
-            return self._answer(asked, settings, progress)
+    def _request(self, arguments: Sequence[Any]) -> tuple[ToMessages, dict[str, Any], Any]:
+        """The same; from the second round on `doc_to_text` gives the pictures."""
+        context, settings, to_visuals, *to_text, doc_id, task, split = arguments
 
-    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
-        """As of the chat interface; from the second round on `doc_to_text` gives the pictures."""
-        answers: list[list[str]] = []
-        for request in requests:
-            context, arguments, to_visuals, to_text, doc_id, task, split = request.args
+        def to_messages(document: Any, round_idx: int = 0, **previous: Any) -> Any:
+            if round_idx == 0:
+                return _user_turn(to_visuals(document), context)
+            visuals, text, ends, *rest = to_text[0](document, round_idx=round_idx, **previous)
+            return (None if ends else _user_turn(visuals, text)), ends, *rest
 
-            def to_messages(
-                document: Any,
-                round_idx: int = 0,
-                context: str = context,
-                to_visuals: Callable[..., Any] = to_visuals,
-                to_text: Callable[..., Any] = to_text,
-                **previous: Any,
-            ) -> Any:
-                if round_idx == 0:
-                    return _user_turn(to_visuals(document), context)
-                visuals, text, ends, said, info = to_text(document, round_idx=round_idx, **previous)
-                return (None if ends else _user_turn(visuals, text)), ends, said, info
-
-            document = self.task_dict[task][split][doc_id]
-            answers.append(self._rounds(to_messages, document, dict(arguments)))
-        return answers
+        return to_messages, dict(settings), self.task_dict[task][split][doc_id]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,20 +228,16 @@ def _conversation(messages: Messages) -> tuple[list[dict[str, str]], list[Image.
     """lmms-eval's messages as ours, with a mark for each picture, and the pictures."""
     said, pictures = [], []
     for message in messages:
-        content = message["content"]
-        is_text = isinstance(content, str)
-        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if is_text else content
-        text = ""
-        for part in parts:
+        content, text = message["content"], ""
+        parts: list[Any] = [{"type": "text", "text": content}]
+        for part in parts if isinstance(content, str) else content:
             if part["type"] == "text":
                 text += part["text"].replace(IMAGE_MARK, "")
             elif part["type"] == "image":
                 text += IMAGE_MARK
                 pictures.append(part["url"])
             else:
-                raise UserError(
-                    f"the model reads text and images, and this task has {part['type']}"
-                )
+                raise UserError(f"the model reads text and images; this task has {part['type']}")
         said.append({"role": message["role"], "content": text})
     return said, pictures
 

@@ -25,7 +25,8 @@ from runtime.json_lines import write_rows
 from runtime.progress import Progress
 from tokenizer.saved.model_folder import load_tokenizer
 
-Probes = Mapping[str, Sequence[str]]
+BATCH_SIZE = 64
+"""Images at a time."""
 
 
 def measure(
@@ -33,9 +34,8 @@ def measure(
     train_dir: Path | str,
     test_dir: Path | str,
     out_dir: Path | str,
-    probes: Probes,
-    batch_size: int = 64,
-) -> dict[str, Any]:
+    probes: Mapping[str, Sequence[str]],
+) -> None:
     """Measure a tokenizer and save `summary.json`, `probe_predictions.jsonl`, `reconstruction/`.
 
     Args:
@@ -43,28 +43,18 @@ def measure(
         train_dir, test_dir: prepared data sets with captions.
         out_dir: where the results go; made if missing.
         probes: name of a property → the words of a caption that are its classes.
-        batch_size: images at a time.
-
-    Returns:
-        What `summary.json` holds.
 
     Raises:
         UserError: if a property has no labelled image to learn from or to be scored on.
     """
     out_dir = Path(out_dir)
     train, test = (PreparedDataset(path, images_only=True) for path in (train_dir, test_dir))
-    folder = evaluate(
-        ReconstructionSettings(
-            tokenizer=Path(tokenizer_dir),
-            data=str(test_dir),
-            out=out_dir / "reconstruction",
-            batch_size=batch_size,
-        )
-    )
-    reconstruction = read_json(folder / "summary.json")
+    folder = out_dir / "reconstruction"
+    settings = ReconstructionSettings(tokenizer=Path(tokenizer_dir), data=str(test_dir), out=folder)
+    reconstruction = read_json(evaluate(settings) / "summary.json")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_tokenizer(tokenizer_dir).to(device).eval()
-    features = [_mean_code_vectors(model, split, batch_size) for split in (train, test)]
+    features = [_mean_code_vectors(model, split) for split in (train, test)]
     width = model.config.semantic_code_dim
     results, predictions = {}, []
     for name, words in probes.items():
@@ -94,7 +84,6 @@ def measure(
     }
     write_rows(out_dir / "probe_predictions.jsonl", predictions)
     write_json(out_dir / "summary.json", summary)  # last: its presence says the rest is complete
-    return summary
 
 
 def _probe(
@@ -112,23 +101,21 @@ def _probe(
         "num_train": int(known.sum()),
         "num_test": len(truth),
     }
-    rows = [
-        (int(index), {"label": words[wanted], "predicted": words[given]})
-        for index, wanted, given in zip(
-            scored.nonzero()[:, 0], truth.tolist(), predicted.tolist(), strict=True
-        )
+    found = zip(scored.nonzero()[:, 0].tolist(), truth.tolist(), predicted.tolist(), strict=True)
+    return result, [
+        (index, {"label": words[wanted], "predicted": words[given]})
+        for index, wanted, given in found
     ]
-    return result, rows
 
 
 @torch.inference_mode()
-def _mean_code_vectors(model: Any, dataset: Any, batch_size: int) -> Tensor:
+def _mean_code_vectors(model: Any, dataset: Any) -> Tensor:
     """(n, D_semantic + D_pixel): each image's code vectors, averaged over its positions."""
     device, size = next(model.parameters()).device, model.config.image_size
     pooled = []
     with Progress(len(dataset), "features", "image") as progress:
-        for start in range(0, len(dataset), batch_size):
-            indices = range(start, min(start + batch_size, len(dataset)))
+        for start in range(0, len(dataset), BATCH_SIZE):
+            indices = range(start, min(start + BATCH_SIZE, len(dataset)))
             images = torch.stack([dataset.image_tensor(index, size) for index in indices])
             vectors = model.code_vectors(model.encode(images.to(device)))
             pooled.append(vectors.mean(dim=1).cpu())

@@ -8,8 +8,6 @@ from eval.analysis.ablation import mean_and_deviation
 Summaries = Mapping[str, Sequence[Mapping[str, Any]]]
 """Variant → the summaries of its seeds, as `eval.analysis.ablation.measure` gives them."""
 
-FRACTIONS = ("usage",)  # shown in percent, like the accuracies
-
 
 def ablation_rows(summaries: Summaries, about: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row a variant: sizes, what it is, and for each measure its mean, deviation and values."""
@@ -35,12 +33,9 @@ def ablation_rows(summaries: Summaries, about: Mapping[str, str]) -> list[dict[s
 def ablation_markdown(
     rows: Sequence[Mapping[str, Any]], majorities: Mapping[str, float], facts: Sequence[str]
 ) -> str:
-    """The table, what its variants are, and what its columns mean.
+    """The table, what its variants are, what its columns mean, and further facts about the run.
 
-    Args:
-        rows: from `ablation_rows`.
-        majorities: probe → accuracy of always saying its most frequent class.
-        facts: further sentences about the run, one a line.
+    `majorities` has the accuracy of always saying the most frequent class of each probe.
     """
     probes = [key for key in rows[0]["measures"] if "." in key]
     heads = ["variant", "K × M", "PSNR, dB", "SSIM"]
@@ -72,13 +67,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(key: str, measure: Mapping[str, Any]) -> str:
-    mean, deviation = measure["mean"], measure["deviation"]
-    if "." in key or key in FRACTIONS:
-        mean, digits = 100 * mean, 1
-        deviation = None if deviation is None else 100 * deviation
-    else:
-        digits = {"psnr": 2, "ssim": 4}[key]
-    text = f"{mean:.{digits}f}"
-    if deviation is not None:
-        text += f" ± {deviation:.{digits}f}"
-    return text + (" %" if "." in key or key in FRACTIONS else "")
+    """PSNR and SSIM as they are; usage and the accuracies of probes in percent."""
+    digits = {"psnr": 2, "ssim": 4}.get(key, 1)
+    scale, unit = (1, "") if key in ("psnr", "ssim") else (100, " %")
+    text = f"{scale * measure['mean']:.{digits}f}"
+    if measure["deviation"] is not None:
+        text += f" ± {scale * measure['deviation']:.{digits}f}"
+    return text + unit

@@ -62,18 +62,15 @@ def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     if "scores" in summary:
         return dict(summary["scores"])
-    found: dict[str, dict[str, Any]] = {}
-    if isinstance(summary.get("accuracy"), int | float):
-        found["accuracy"] = {"value": summary["accuracy"], "interval": summary.get("interval")}
-        found["accuracy"] |= {key: summary[key] for key in COUNTS if key in summary}
+    groups: dict[str, Any] = {"accuracy": summary}
     for key, value in summary.items():
-        groups = value.items() if key in ("by_type", "by_task") else [("", value)]
-        for name, group in groups:
-            accuracy = group.get("accuracy") if isinstance(group, Mapping) else None
-            if isinstance(accuracy, int | float):
-                label = f"accuracy, {name or key.replace('_', ' ')}"
-                found[label] = {"value": accuracy, "interval": group.get("interval")}
-                found[label] |= {key: group[key] for key in COUNTS if key in group}
+        parts = value if key in ("by_type", "by_task") else {key.replace("_", " "): value}
+        groups |= {f"accuracy, {name}": part for name, part in parts.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for name, group in groups.items():
+        if isinstance(group, Mapping) and isinstance(group.get("accuracy"), int | float):
+            found[name] = {"value": group["accuracy"], "interval": group.get("interval")}
+            found[name] |= {key: group[key] for key in COUNTS if key in group}
     for key, value in summary.get("figures", {}).items():  # a benchmark's own, such as MME's sums
         if isinstance(value, float):  # not a count
             found[key.replace("_", " ")] = {"value": value, "interval": None}
@@ -84,10 +81,8 @@ def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def compare(settings: CompareSettings) -> Path:
-    """Write a table of the runs to `report.html`, `report.md` and `summary.json`, and print it.
-
-    Returns:
-        The folder that was written.
+    """Write a table of the runs to `report.html`, `report.md` and `summary.json`, and print it;
+    returns the folder.
 
     Raises:
         UserError: as `side_by_side`.

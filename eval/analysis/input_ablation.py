@@ -21,33 +21,46 @@ from torch import Tensor
 
 from data_pipelines.images import to_pil, write_png
 from data_pipelines.loading.dataset import PreparedDataset
-from eval.analysis.input_ablation_report import (
-    NUM_SHOWN,
-    VARIANTS,
-    ablation_section,
-    picture_name,
-    report_input_ablation,
-)
 from eval.analysis.settings import INPUT_ABLATION, InputAblationSettings
 from eval.drawing.easy_vqa import DrawingPrompt, drawing_prompts, judge
 from eval.measures.image_scores import image_scores
 from eval.measures.intervals import fraction_with_interval, mean_with_interval
-from eval.reports.page import write_report
+from eval.reports.page import Card, Report, Section, write_report
 from eval.vqa.scorers import easy_vqa
 from eval.vqa.scores import is_yes_no
 from mllm.saved.fingerprint import model_fingerprint
 from mllm.saved.load import load_for_inference
 from mllm.serving.answering import Answerer, Question, plan_batches
 from runtime.errors import UserError
-from runtime.files import write_json
+from runtime.files import read_json, write_json
 from runtime.memory import require_memory
 from runtime.run_folder import RunDirectory, code_commit, make_folder
 
+AS_IT_IS = "as it is"
+VARIANTS = {
+    AS_IT_IS: "the codes of the image itself",
+    "shuffled images": "the codes of another image of the set",
+    "blank images": "the codes of an even grey image",
+    "shuffled semantic codes": "semantic codes of another image, its own pixel codes",
+    "shuffled pixel codes": "its own semantic codes, pixel codes of another image",
+}
+SCORES = {
+    "vqa": "Questions right",
+    "vqa_open": "Open questions right",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "drawing": "Drawings right",
+}
+FRACTIONS = ("vqa", "vqa_open", "drawing")
+REPORTED = ("model", "checkpoint_fingerprint", "commit", "data", "data_fingerprint", "seed")
+NUM_SHOWN = 6
+"""Images whose decoded codes are shown."""
+MARKS = {True: "\N{NO-BREAK SPACE}▼", False: "\N{NO-BREAK SPACE}!", None: ""}
 DRAWN_AT_ONCE = 48
 MUST_FALL = {
-    "shuffled images": ("vqa", "vqa_open", "psnr", "ssim", "drawing"),
-    "blank images": ("vqa", "vqa_open", "psnr", "ssim", "drawing"),
-    "shuffled semantic codes": ("vqa", "vqa_open", "psnr", "ssim", "drawing"),
+    "shuffled images": tuple(SCORES),
+    "blank images": tuple(SCORES),
+    "shuffled semantic codes": tuple(SCORES),
     "shuffled pixel codes": ("psnr", "ssim"),
 }
 """What each variant must bring down, since it takes away what the score is about. Questions and the
@@ -56,13 +69,10 @@ shape of a drawing live in the semantic codes, so pixel codes may or may not mov
 
 @torch.inference_mode()
 def evaluate(settings: InputAblationSettings) -> Path:
-    """Measure every variant, save and report.
+    """Measure every variant, save and report; returns the folder.
 
     `summary.json` holds `variants` with the scores of each, and `as_they_must`: whether every score
     that must fall does, to below the interval of the model as it is.
-
-    Returns:
-        The folder that was written.
 
     Raises:
         UserError: if there are too few images or no questions, or a path holds no model or data.
@@ -93,16 +103,15 @@ def evaluate(settings: InputAblationSettings) -> Path:
         rebuilt = _decoded(model, variant, settings.batch_size)
         scores = image_scores(images, rebuilt)
         answers = _answers(Answerer(model, processor), asked, variant, settings.batch_size)
-        variants[name] = {
-            **_vqa_scores(asked, answers),
-            **{key: mean_with_interval(scores[key]) for key in ("psnr", "ssim")},
-        }
+        found = variants[name] = _vqa_scores(asked, answers)
+        found |= {key: mean_with_interval(scores[key]) for key in ("psnr", "ssim")}
         if prompts:
-            pictures = processor.pictures(_decoded(model, corrupted_drawings[name], 64))
-            variants[name]["drawing"] = _drawing_score(pictures, prompts)
+            drawings = processor.pictures(_decoded(model, corrupted_drawings[name], 64))
+            judged = [judge(*pair)["correct"] for pair in zip(drawings, prompts, strict=True)]
+            found["drawing"] = _fraction(judged)
         for number, image in enumerate(rebuilt[:NUM_SHOWN]):
-            write_png(to_pil(image), pictures_folder / picture_name(number, name))
-    found = verdicts(variants)
+            write_png(to_pil(image), pictures_folder / _picture_name(number, name))
+    fell = verdicts(variants)
     summary = {
         "task": INPUT_ABLATION,
         "num_images": len(chosen),
@@ -111,8 +120,8 @@ def evaluate(settings: InputAblationSettings) -> Path:
         "resolution": size,
         "data_fingerprint": dataset.fingerprint,
         "variants": variants,
-        "verdicts": found,
-        "as_they_must": all(fell for scores in found.values() for fell in scores.values()),
+        "verdicts": fell,
+        "as_they_must": all(all(scores.values()) for scores in fell.values()),
         "model": str(settings.model),
         "data": str(settings.data),
         "seed": settings.seed,
@@ -142,14 +151,8 @@ def partners(count: int, seed: int) -> Tensor:
 
 
 def corrupt(codes: Tensor, blank: Tensor, num_pixel_codes: int, seed: int) -> dict[str, Tensor]:
-    """The codes of every variant, in the order of `VARIANTS`.
-
-    Args:
-        codes: (B, N) flat image codes.
-        blank: (N,) those of a blank image.
-        num_pixel_codes: M.
-        seed: of who gets whose.
-    """
+    """The codes of every variant, in the order of `VARIANTS`, of (B, N) flat image codes and the
+    (N,) codes of a blank image; the seed says who gets whose."""
     others = codes[partners(len(codes), seed)]
     semantic, pixel = codes // num_pixel_codes, codes % num_pixel_codes
     variants = (
@@ -211,27 +214,66 @@ def _answers(
     questions = [Question(chat.question(q.question), (image,)) for image, q in asked]
     lengths = [len(question.prompt) for question in questions]
     batches = plan_batches(lengths, batch_size, window=len(lengths))
-    answers = [""] * len(asked)
+    answers: dict[int, str] = {}
     for batch, found in answerer.answer_list(questions, batches, lambda keys: list(tokens[keys])):
-        for i, answer in zip(batch, found, strict=True):
-            answers[i] = answer.text
-    return answers
+        answers |= zip(batch, (answer.text for answer in found), strict=True)
+    return [answers[i] for i in range(len(asked))]
 
 
 def _vqa_scores(asked: Sequence[tuple[int, Any]], answers: Sequence[str]) -> dict[str, Any]:
     """Accuracy by the easy-VQA rule."""
-    questions = [question for _, question in asked]
-    right = [easy_vqa.judge(q, a)[1] == 1 for q, a in zip(questions, answers, strict=True)]
-    is_open = [not is_yes_no(question.answers) for question in questions]
+    right = [easy_vqa.judge(q, a)[1] == 1 for (_, q), a in zip(asked, answers, strict=True)]
     scores = {"vqa": _fraction(right)}
-    if any(is_open):
-        scores["vqa_open"] = _fraction([r for r, o in zip(right, is_open, strict=True) if o])
+    if of_open := [r for (_, q), r in zip(asked, right, strict=True) if not is_yes_no(q.answers)]:
+        scores["vqa_open"] = _fraction(of_open)
     return scores
-
-
-def _drawing_score(pictures: Sequence[Any], prompts: Sequence[DrawingPrompt]) -> dict[str, Any]:
-    return _fraction([judge(*pair)["correct"] for pair in zip(pictures, prompts, strict=True)])
 
 
 def _fraction(right: Sequence[bool]) -> dict[str, Any]:
     return fraction_with_interval(right) | {"num": len(right)}
+
+
+def ablation_section(summary: Mapping[str, Any]) -> Section:
+    """One line a variant; ▼ marks what fell and had to, ! what had to and did not."""
+    variants = summary["variants"]
+    keys = [key for key in SCORES if key in variants[AS_IT_IS]]
+    rows = []
+    for name, scores in variants.items():
+        fell = summary["verdicts"].get(name, {})
+        values = ((key, scores[key]["value"]) for key in keys)
+        cells = [
+            (f"{value:.1%}" if key in FRACTIONS else f"{value:.3g}") + MARKS[fell.get(key)]
+            for key, value in values
+        ]
+        rows.append((name, VARIANTS[name], *cells))
+    header = ("Codes", "What the model gets", *(SCORES[key] for key in keys))
+    note = (
+        f"{summary['num_images']:,} images with {summary['num_questions']:,} questions, "
+        f"{summary['num_drawings']:,} drawings judged by the easy-VQA rule. ▼ had to fall and lies "
+        "below the 95 % interval of the model as it is; ! had to and does not."
+    )
+    return Section("Scores with corrupted codes", header=header, rows=rows, note=note)
+
+
+def report_input_ablation(folder: Path) -> Report:
+    """The report of the evaluation in a folder."""
+    summary = read_json(folder / "summary.json")
+    cards = []
+    for number in range(min(NUM_SHOWN, summary["num_images"])):
+        files = [folder / "images" / _picture_name(number, name) for name in VARIANTS]
+        cards.append(Card(f"image {number}", list(zip(files, VARIANTS, strict=True))))
+    lead = (
+        "Every score that must fall does."
+        if summary["as_they_must"]
+        else "Some score stays where it must fall; the table marks it with an exclamation mark."
+    )
+    return Report(
+        "Input ablation",
+        f"Each score again, with the images taken away or half of their codes replaced. {lead}",
+        [ablation_section(summary), Section("The decoded codes of each variant", cards=cards)],
+        {key: summary[key] for key in REPORTED},
+    )
+
+
+def _picture_name(number: int, variant: str) -> str:
+    return f"{number}_{variant.replace(' ', '-')}.png"

@@ -72,15 +72,8 @@ def fit_probe(features: Tensor, labels: Tensor, num_classes: int, l2: float = L2
 
 
 def caption_label(captions: Sequence[str], words: Sequence[str]) -> int | None:
-    """The class of an image by its captions: which of `words` they name.
-
-    Returns:
-        The index of the word, or None where the captions name none of them, or several.
-    """
+    """The class of an image: the index of the one of `words` that its captions name, else None."""
     text = " ".join(captions)
-    named = [
-        index
-        for index, word in enumerate(words)
-        if re.search(rf"\b{re.escape(word)}\b", text, flags=re.IGNORECASE)
-    ]
+    patterns = [rf"\b{re.escape(word)}\b" for word in words]
+    named = [i for i, each in enumerate(patterns) if re.search(each, text, flags=re.IGNORECASE)]
     return named[0] if len(named) == 1 else None

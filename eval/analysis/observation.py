@@ -24,18 +24,11 @@ from torch import Tensor
 from data_pipelines.images import write_png
 from data_pipelines.loading.dataset import PreparedDataset
 from eval.analysis.grouped_variance import GroupedVariance
-from eval.analysis.observation_report import (
-    KMEANS_VECTORS,
-    NUM_SHOWN_PATCHES,
-    PATCHES_FILE,
-    UNTRAINED,
-    report_observation,
-)
 from eval.analysis.settings import ObservationSettings
 from eval.measures.image_source import images_at_once
-from eval.reports.page import write_report
+from eval.reports.page import Card, Report, Section, write_report
 from runtime.errors import UserError
-from runtime.files import write_json
+from runtime.files import read_json, write_json
 from runtime.memory import require_memory
 from runtime.progress import Progress
 from runtime.run_folder import RunDirectory
@@ -43,6 +36,11 @@ from tokenizer.codebooks.kmeans import kmeans
 from tokenizer.model.codebook import GroupedCodebook, Metric
 from tokenizer.saved.model_folder import load_tokenizer
 
+PATCHES_FILE = "patches.png"
+NUM_SHOWN_PATCHES = 16
+KMEANS_VECTORS = 40_000
+"""Most patches that k-means of the two baselines is fitted on."""
+UNTRAINED = "k-means of an untrained encoder"
 NUM_SHOWN_CODES = 12
 SHUFFLED = "shuffled semantic codes"
 RULE = (
@@ -58,10 +56,7 @@ def to_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def evaluate(settings: ObservationSettings) -> Path:
-    """Measure, and write `summary.json`, `patches.png` and the report.
-
-    Returns:
-        The folder that was written.
+    """Measure, and write `summary.json`, `patches.png` and the report; returns the folder.
 
     Raises:
         UserError: if there are too few patches to compare, or a path holds no model or data set.
@@ -74,13 +69,12 @@ def evaluate(settings: ObservationSettings) -> Path:
     size = model.config.image_size
     images = _Images(dataset, indices, size, images_at_once(settings.batch_size, size))
     _require_memory(model.config, len(indices), settings.shuffles)
-
     groupings, codes = _measure(model, images, settings.seed)
     real = groupings["semantic codes"]
     if not real.within >= 0:
         raise UserError(
             f"{settings.data} has {real.num_vectors:,} patches and no two of them share a semantic "
-            f"code, so nothing can be compared: measure more images."
+            "code, so nothing can be compared: measure more images."
         )
     if not real.overall > 0:
         raise UserError(f"all patches of {settings.data} are equal: measure other images.")
@@ -116,7 +110,7 @@ def evaluate(settings: ObservationSettings) -> Path:
     print(
         f"variance of patch pixels within a semantic code: {summary['ratio']:.1%} of the overall, "
         f"{summary['shuffled_ratio']:.1%} with shuffled codes, over {summary['num_patches']:,} "
-        f"patches"
+        "patches"
     )
     return settings.out
 
@@ -155,7 +149,9 @@ def _measure(model: Any, images: _Images, seed: int) -> tuple[dict[str, GroupedV
     """Every grouping's variances, and the (n, N) semantic codes of all images."""
     config, device = model.config, next(model.parameters()).device
     width, num_codes = 3 * config.patch_size**2, config.num_semantic_codes
-    untrained = _untrained(model, seed).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        untrained = type(model)(config).eval().to(device)  # with random weights, teacher and all
     by_pixels, by_features = _baselines(model, untrained, images, seed)
     groupings = {
         "semantic codes": GroupedVariance(num_codes, width),
@@ -180,13 +176,6 @@ def _measure(model: Any, images: _Images, seed: int) -> tuple[dict[str, GroupedV
     return groupings, torch.cat(kept)
 
 
-def _untrained(model: Any, seed: int) -> Any:
-    """The same architecture with random weights, teacher and all."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return type(model)(model.config).eval()
-
-
 def _features(model: Any, images: Tensor) -> Tensor:
     """(B·N, D_semantic) unquantised semantic vectors."""
     return model.semantic_vectors(model.teacher_features(images), model.grid(images)).flatten(0, 1)
@@ -199,21 +188,17 @@ def _baselines(model: Any, untrained: Any, images: _Images, seed: int) -> tuple[
     places = np.linspace(0, len(images.indices) - 1, wanted).astype(int)
     batch = images.tensor([images.indices[place] for place in places])
     at_once = images_at_once(1024, images.size)
-    found = []
-    sources: list[tuple[Tensor, Metric]] = [
-        (to_patches(batch, config.patch_size).flatten(0, 1), "euclidean"),
-        (
-            torch.cat([_features(untrained, part.to(device)) for part in batch.split(at_once)]),
-            config.semantic_metric,
-        ),
-    ]
-    for vectors, metric in sources:
+    pixels = to_patches(batch, config.patch_size).flatten(0, 1)
+    features = torch.cat([_features(untrained, part.to(device)) for part in batch.split(at_once)])
+
+    def grouped(vectors: Tensor, metric: Metric) -> GroupedCodebook:
         # k-means draws its codes from the patches, so it finds at most as many groups.
         num_codes = min(config.num_semantic_codes, len(vectors))
         codebook = GroupedCodebook(1, num_codes, vectors.shape[1], metric).to(device)
         kmeans(codebook, vectors.to(device), None, seed)
-        found.append(codebook)
-    return found[0], found[1]
+        return codebook
+
+    return grouped(pixels, "euclidean"), grouped(features, config.semantic_metric)
 
 
 def _shuffle(
@@ -274,3 +259,45 @@ def _row(grouping: GroupedVariance) -> dict[str, Any]:
         "num_groups_used": grouping.num_used,
         "num_groups_of_one": int((grouping.counts == 1).sum()),
     }
+
+
+def report_observation(folder: Path) -> Report:
+    """The report of the measurement in a folder."""
+    summary = read_json(folder / "summary.json")
+    groupings = summary["groupings"]
+    rows = []
+    for name, row in groupings.items():
+        deviation = row.get("ratio_deviation")
+        spread = "" if deviation is None else f" ± {deviation:.2%}"
+        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.2%}{spread}"
+        within = "–" if row["within_variance"] is None else f"{row['within_variance']:.5f}"
+        used = f"{row['num_groups_used']:,} of {row['num_groups']:,}"
+        rows.append((name, used, f"{row['num_groups_of_one']:,}", within, ratio))
+    untrained, both = groupings[UNTRAINED]["ratio"], groupings["image codes"]["ratio"]
+    lead = (
+        f"Within a semantic code pixels vary {summary['ratio']:.1%} as much as overall, with the "
+        f"codes shuffled over the patches {summary['shuffled_ratio']:.1%}. 0 % would be a code "
+        "that tells all of the pixels, 100 % one that tells nothing. As many groups without "
+        f"meaning leave {_percent(untrained)}, semantic and pixel codes together {_percent(both)}."
+    )
+    note = (
+        f"{summary['num_patches']:,} patches of {summary['patch_size']}×{summary['patch_size']} "
+        f"pixels, from {summary['num_images']:,} images at {summary['resolution']}². Overall "
+        f"variance of a pixel: {summary['overall_variance']:.5f}. Rule: {summary['rule']}. K-means "
+        "of the pixels is about the least that as many groups can leave; k-means of an untrained "
+        "encoder is what groups without meaning leave. Both were fitted on at most "
+        f"{KMEANS_VECTORS:,} of the patches."
+    )
+    header = ("Patches grouped by", "Groups in use", "Of one patch", "Variance within")
+    caption = f"{NUM_SHOWN_PATCHES} images with one code each"
+    cards = [Card("A row a code", [(folder / PATCHES_FILE, caption)])]
+    sections = [
+        Section("Variance of pixels", header=(*header, "Of overall"), rows=rows, note=note),
+        Section("Patches that share a semantic code", cards=cards),
+    ]
+    about = {key: value for key, value in summary.items() if key != "groupings"}
+    return Report("Do patches that share a semantic code look alike?", lead, sections, about)
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{fraction:.1%}"

@@ -47,7 +47,7 @@ def differences(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     A summary with `parts`, each the conditions of a result within it, is compared part by part.
     Results of different tasks differ in nothing but that.
     """
-    tasks = list(dict.fromkeys(str(summary.get("task")) for summary in summaries))
+    tasks = dict.fromkeys(str(summary.get("task")) for summary in summaries)
     if len(tasks) > 1:
         return [f"task ({' and '.join(tasks)})"]
     found = []

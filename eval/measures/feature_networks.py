@@ -45,25 +45,25 @@ class FeatureNetwork:
     """(B, 3, H, W) in [-1, 1], any size, to (B, D) float32."""
 
     @property
+    def kind(self) -> str:
+        """The name without a file of weights."""
+        return self.name.partition(":")[0]
+
+    @property
     def is_clean(self) -> bool:
         """Whether clean-fid's resize goes before, which takes images of any shape uncut."""
-        return self.name.partition(":")[0] == CLEAN
+        return self.kind == CLEAN
 
     @property
     def frechet_name(self) -> str:
         """The name of the Fréchet distance by this network; FID is Inception's alone."""
-        if self.is_clean:
-            return "FID (clean-fid's resize)"
-        is_inception = self.name.partition(":")[0] == "inception"
-        return "FID" if is_inception else self._named("Fréchet")
+        names = {"inception": "FID", CLEAN: "FID (clean-fid's resize)"}
+        return names.get(self.kind, f"Fréchet distance ({self.label})")
 
     @property
     def kid_name(self) -> str:
         """The name of the kernel distance by this network."""
         return f"KID ({self.label})"
-
-    def _named(self, what: str) -> str:
-        return f"{what} distance ({self.label})"
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -82,11 +82,10 @@ class FeatureNetwork:
 def load_feature_network(name: str) -> FeatureNetwork:
     """A network by name.
 
-    Args:
-        name: "efficientnet-lite0" (offline, from a package), "inception" or
-            "inception:FILE_OF_WEIGHTS" (torch-fidelity's, the one that FID is defined by),
-            "inception-clean" with the same weights behind clean-fid's resize, else a transformers
-            vision model (CLIP, DINOv2, SigLIP ...) by hub name or folder.
+    "efficientnet-lite0" (offline, from a package), "inception" or "inception:FILE_OF_WEIGHTS"
+    (torch-fidelity's, the one that FID is defined by), "inception-clean" with the same weights
+    behind clean-fid's resize, else a transformers vision model (CLIP, DINOv2, SigLIP ...) by hub
+    name or folder.
 
     Raises:
         UserError: if the package or the weights are not there.
@@ -135,7 +134,6 @@ def _inception(name: str, weights: str | None) -> FeatureNetwork:
             "inception:FILE, or name another network, such as efficientnet-lite0."
         ) from error
     network = frozen(network)
-
     is_clean = name.partition(":")[0] == CLEAN
 
     def extract(images: Tensor) -> Tensor:
@@ -149,7 +147,6 @@ def _inception(name: str, weights: str | None) -> FeatureNetwork:
 
 def _transformers(name: str) -> FeatureNetwork:
     """Any vision encoder; of CLIP and its like the projected image embedding."""
-
     hint = (
         "give a folder written by save_pretrained, a hub name that can be downloaded, inception or "
         "efficientnet-lite0"

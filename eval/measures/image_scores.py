@@ -22,16 +22,11 @@ NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
 def image_scores(
     images: Tensor, rebuilt: Tensor, distance: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> dict[str, list[float]]:
-    """Scores of each image as it would be saved.
-
-    Args:
-        images: (B, 3, H, W) in [-1, 1].
-        rebuilt: the same.
-        distance: a perceptual one, see `tokenizer.losses.perceptual.load_distance`.
+    """Scores of each image, (B, 3, H, W) in [-1, 1], as it would be saved.
 
     Returns:
         `psnr`, `ssim`, `ms_ssim` (five scales, window 11 with sigma 1.5) where the images are large
-        enough, `perceptual` where asked for.
+        enough, `perceptual` by the distance (`tokenizer.losses.perceptual`) where one is given.
     """
     at_once = images_at_once(len(images), max(images.shape[-2:]))
     if at_once < len(images):

@@ -68,12 +68,8 @@ class EvaluationImages:
         crop: a name of `CROPS`; None is `adm` for a folder and `shorter-side` for a prepared set.
         max_images: take as many, evenly spaced; None takes all.
 
-    Attributes:
-        crop: the name that holds.
-        is_prepared: whether the folder is a prepared set.
-
     Raises:
-        UserError: if there is no image, or the crop has no such name.
+        UserError: if there is no image.
     """
 
     def __init__(self, path: Path | str, crop: str | None = None, max_images: int | None = None):
@@ -82,8 +78,6 @@ class EvaluationImages:
         is_folder = not is_url and self.path.is_dir() and not (self.path / MANIFEST_NAME).is_file()
         self.is_prepared = not is_folder
         self.crop = crop or ("adm" if is_folder else "shorter-side")
-        if self.crop not in CROPS:
-            raise UserError(f"There is no crop {self.crop!r}; choose one of {', '.join(CROPS)}.")
         self._images: Any
         if is_folder:
             self._images = list_images(self.path)

@@ -11,23 +11,17 @@ from tokenizer.saved.model_folder import refuse_nonfinite
 
 
 def load_pretrained(what: str, name: str, hint: str, *classes: Any) -> list[Any]:
-    """`from_pretrained(name)` of each class.
-
-    Args:
-        what: is loaded, for the error: "detector".
-        name: hub name or folder.
-        hint: what to give instead, for the error: "give ...".
-        classes: of transformers.
+    """`from_pretrained` of each class of transformers, by a hub name or folder.
 
     Raises:
-        UserError: if any of them cannot be loaded, or has weights that are not finite.
+        UserError: if any of them cannot be loaded, or has weights that are not finite: `what`, such
+            as "detector", is named, and `hint` says what to give instead.
     """
     try:
         loaded = [each.from_pretrained(name) for each in classes]
     except Exception as error:  # transformers lets a dozen kinds out, of hub, JSON and weights
-        raise UserError(
-            f"No {what} can be loaded from {name!r}: {hint} ({says(error)})."
-        ) from error
+        text = f"No {what} can be loaded from {name!r}: {hint} ({says(error)})."
+        raise UserError(text) from error
     for network in loaded:
         if isinstance(network, nn.Module):
             refuse_nonfinite(network, f"the {what} {name!r}")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.analysis.compare import scores_of
-from eval.analysis.input_ablation_report import report_input_ablation
-from eval.analysis.observation_report import report_observation
+from eval.analysis.input_ablation import report_input_ablation
+from eval.analysis.observation import report_observation
 from eval.analysis.settings import INPUT_ABLATION
 from eval.drawing.easy_vqa import report_easy_vqa
 from eval.drawing.settings import EASY_VQA

@@ -1,6 +1,6 @@
 """The images that come back worst, with what became of them, found while all images go by."""
 
-import heapq
+import bisect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,7 @@ from data_pipelines.images import to_pil, write_png
 
 
 class WorstPairs:
-    """Keeps the pairs of lowest PSNR of one rank.
-
-    Args:
-        count: how many are wanted of the whole set.
-    """
+    """Keeps the pairs of lowest PSNR of one rank, as many as are wanted of the whole set."""
 
     def __init__(self, count: int):
         self.count = count
@@ -23,28 +19,23 @@ class WorstPairs:
 
     def offer(self, index: int, psnr: float, image: Tensor, rebuilt: Tensor) -> None:
         """Consider a pair of (3, H, W) in [-1, 1]."""
-        # A heap whose first entry is the best one kept; the index decides between equals.
-        if len(self._kept) == self.count and (-psnr, -index) < self._kept[0][:2]:
-            return
-        heapq.heappush(self._kept, (-psnr, -index, image.clone(), rebuilt.clone()))
-        if len(self._kept) > self.count:
-            heapq.heappop(self._kept)
+        # The worst first; the index decides between equals.
+        if len(self._kept) < self.count or (psnr, index) < self._kept[-1][:2]:
+            bisect.insort(self._kept, (psnr, index, image.clone(), rebuilt.clone()))
+            del self._kept[self.count :]
 
     def save(self, rows: Sequence[dict[str, Any]], folder: Path) -> None:
         """Mark the worst rows of the whole set, `worst` from 0, and save the pairs that are here.
 
-        Args:
-            rows: of all images, in their order, with their `psnr`; rows with a `pair` are shown
-                anyway.
-            folder: gets `worst-NN_real.png` and `worst-NN_reconstruction.png`.
+        The rows are those of all images, in their order; rows with a `pair` are shown anyway.
         """
         others = [(row["psnr"], i) for i, row in enumerate(rows) if "pair" not in row]
         ranking = {index: rank for rank, (_, index) in enumerate(sorted(others)[: self.count])}
         for index, rank in ranking.items():
             rows[index]["worst"] = rank
-        for _, negative, image, rebuilt in self._kept:
-            if -negative in ranking:
-                save_pair(image, rebuilt, folder, f"worst-{ranking[-negative]:02d}")
+        for _, index, image, rebuilt in self._kept:
+            if index in ranking:
+                save_pair(image, rebuilt, folder, f"worst-{ranking[index]:02d}")
 
 
 def save_pair(image: Tensor, rebuilt: Tensor, folder: Path, stem: str) -> None:

@@ -28,11 +28,7 @@ class SavedAnswer:
 
 
 class AnswerStore:
-    """The answers in the folder of an evaluation.
-
-    Args:
-        out_dir: the evaluation's folder.
-    """
+    """The answers in the folder of an evaluation."""
 
     def __init__(self, out_dir: Path):
         self.out_dir = out_dir
@@ -50,8 +46,7 @@ class AnswerStore:
             write_json(mark, identity)
             return
         before = read_json(mark)
-        other = [key for key in identity if before.get(key) != identity[key]]
-        if other:
+        if other := [key for key in identity if before.get(key) != identity[key]]:
             raise UserError(
                 f"{self.out_dir} holds answers of another evaluation ({', '.join(other)} differ"
                 f"{'s' if len(other) == 1 else ''}); give another --out, or delete {self.folder}"
@@ -85,12 +80,11 @@ class AnswerStore:
 
     def append(self, rank: int, answers: dict[str, SavedAnswer]) -> None:
         """Add a batch to the file of a rank; it is on the disk when this returns."""
-        rows = []
-        for key, answer in answers.items():
-            row: dict[str, Any] = {"question_id": key, "prediction": answer.prediction}
-            if answer.option_scores is not None:
-                row["option_scores"] = list(answer.option_scores)
-            rows.append(row)
+        rows = (
+            {"question_id": key, "prediction": answer.prediction}
+            | ({"option_scores": answer.option_scores} if answer.option_scores else {})
+            for key, answer in answers.items()
+        )
         append_rows(self._file(rank), rows)
 
     def cut_torn_line(self, rank: int) -> None:

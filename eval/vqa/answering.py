@@ -5,6 +5,7 @@ or on where a run was killed; so neither changes a digit of what the model compu
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def answer_questions(
     ranks: RankGroup,
     fingerprint: str,
 ) -> dict[str, SavedAnswer]:
-    """Answer every question that has no answer yet in the folder.
+    """Answer every question that has no answer yet in the folder; every rank calls this.
 
     Args:
         model_dir: a saved unified model.
@@ -44,7 +45,7 @@ def answer_questions(
         asking: how to ask.
         out_dir: where answers are kept.
         batch_size: questions at a time on each rank.
-        ranks: who shares the work; every rank calls this.
+        ranks: who shares the work.
         fingerprint: of the model.
 
     Returns:
@@ -92,18 +93,15 @@ def _answer_rest(
     if asking.answer_by != "generation" and not all(q.options for q in questions):
         raise UserError(f"answers by {asking.answer_by} need questions with options")
     answerer = Answerer.load(model_dir)
-    texts = [message(q, asking) for q in questions]
     # Benchmarks repeat their questions, and a chat template is slow: each text is rendered once.
-    rendered = {
-        text: answerer.prompt([{"role": "user", "content": text}]) for text in dict.fromkeys(texts)
-    }
+    render = cache(lambda text: answerer.prompt([{"role": "user", "content": text}]))
     asked = [
         Question(
-            rendered[text],
+            render(message(q, asking)),
             tuple((q.image_id, number) for number in range(len(q.images))),
             () if asking.answer_by == "generation" else tuple(candidates(q, asking)),
         )
-        for q, text in zip(questions, texts, strict=True)
+        for q in questions
     ]
     _check_lengths(answerer, questions, asked, asking)
     by_image = {q.image_id: q for q in reversed(questions)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data_pipelines.records import IMAGE_MARK
 from eval.vqa.scorers.multiple_choice import LETTERS
-from eval.vqa.scorers.task import BenchmarkQuestion, Task
+from eval.vqa.scorers.task import BenchmarkQuestion
 from eval.vqa.settings import AnswerBy
 
 _NUMBERED_MARK = re.compile(r"<image (\d+)>")
@@ -29,12 +29,6 @@ class Asking:
             "letters": "likeliest letter of an option, listed with the question",
             "texts": "likeliest text of an option by its mean log-likelihood a token, none listed",
         }[self.answer_by]
-
-
-def default_asking(task: Task, answer_by: AnswerBy = "generation") -> Asking:
-    """As the task's benchmark is asked by most; options that are not listed need no instruction."""
-    instruction = "" if answer_by == "texts" else task.instruction
-    return Asking(answer_by, instruction, task.max_new_tokens)
 
 
 def message(question: BenchmarkQuestion, asking: Asking) -> str:

@@ -1,5 +1,6 @@
 """Saved predictions, of this program or of other systems, and the questions they answer."""
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -33,6 +34,8 @@ def prediction_rows(
     rows = []
     for entry in judged:
         q = entry.question
+        scores = answers[q.question_id].option_scores if answers else None
+        optional = {"group": q.group, "options": list(q.options), "option_scores": scores}
         row: Row = {
             "question_id": q.question_id,
             "image_id": q.image_id,
@@ -44,21 +47,12 @@ def prediction_rows(
             "correct": entry.score == 1,
             "type": q.category,
         }
-        if q.group:
-            row["group"] = q.group
-        if q.options:
-            row["options"] = list(q.options)
-        scores = answers[q.question_id].option_scores if answers else None
-        if scores is not None:
-            row["option_scores"] = list(scores)
-        rows.append(row)
+        rows.append(row | {name: value for name, value in optional.items() if value})
     return rows
 
 
 def read_predictions(path: Path) -> list[Row]:
-    """Rows of a predictions file: JSONL, or a JSON list.
-
-    MMMU's one object of id to answer serves too.
+    """Rows of a predictions file: JSONL, a JSON list, or MMMU's one object of id to answer.
 
     Raises:
         UserError: if it is none of these, is empty, or a row has no answer that is a text, or two
@@ -68,15 +62,15 @@ def read_predictions(path: Path) -> list[Row]:
         path = path / "predictions.jsonl"
     if not path.is_file():
         raise UserError(f"no such file of predictions: {path}")
-    rows = _raw_rows(path)
-    if not rows:
+    if not (rows := _raw_rows(path)):
         raise UserError(f"{path} holds no predictions, so there is nothing to score")
     for number, row in enumerate(rows, start=1):
         where = f"prediction {number} of {path}"
         names = _answer_names(row) if isinstance(row, dict) else ()
         if not names:
-            known = ", ".join(ANSWER_NAMES)
-            raise UserError(f"{where} has no answer under any of the names {known}")
+            raise UserError(
+                f"{where} has no answer under any of the names {', '.join(ANSWER_NAMES)}"
+            )
         if len(names) > 1:
             raise UserError(
                 f"{where} has {' and '.join(map(repr, names))}, one of which may be the truth or "
@@ -115,26 +109,23 @@ def questions_of(rows: Sequence[Row], path: Path) -> QuestionSet:
     Raises:
         UserError: if the rows have none, as those of other systems.
     """
-    missing = [row for row in rows if not {"question_id", "question", "answers"} <= set(row)]
-    if missing:
+    if not all({"question_id", "question", "answers"} <= row.keys() for row in rows):
         raise UserError(
             f"{path} holds answers without their questions; give the benchmark's file with --data"
         )
-    return QuestionSet(
-        str(path),
-        [
-            BenchmarkQuestion(
-                question_id=str(row["question_id"]),
-                question=row["question"],
-                answers=tuple(row["answers"]),
-                category=row.get("type", ""),
-                group=row.get("group", ""),
-                options=tuple(row.get("options", ())),
-                image_id=row.get("image_id", ""),
-            )
-            for row in rows
-        ],
-    )
+    questions = [
+        BenchmarkQuestion(
+            question_id=str(row["question_id"]),
+            question=row["question"],
+            answers=tuple(row["answers"]),
+            category=row.get("type", ""),
+            group=row.get("group", ""),
+            options=tuple(row.get("options", ())),
+            image_id=row.get("image_id", ""),
+        )
+        for row in rows
+    ]
+    return QuestionSet(str(path), questions)
 
 
 def match(rows: Sequence[Row], found: QuestionSet, path: Path) -> dict[str, str]:
@@ -149,20 +140,17 @@ def match(rows: Sequence[Row], found: QuestionSet, path: Path) -> dict[str, str]
     """
     wanted = {one_form(q.question_id): q.question_id for q in found.questions}
     keys = [wanted.get(one_form(key), key) for key in _ids(rows, found, path)]
-    repeated = [key for key, n in Counter(keys).items() if n > 1]
-    if repeated:
+    if repeated := [key for key, number in Counter(keys).items() if number > 1]:
         raise UserError(
             f"{path} has {len(repeated):,} questions with more than one prediction, such as "
             f"{repeated[0]!r}; keep one of each"
         )
-    foreign = [key for key in keys if one_form(key) not in wanted]
-    if foreign:
+    if foreign := [key for key in keys if one_form(key) not in wanted]:
         raise UserError(
             f"{len(foreign):,} of {len(keys):,} predictions in {path} are of questions that "
             f"{found.source} does not have, such as {foreign[0]!r}; give the split that they answer"
         )
-    absent = sorted({*wanted.values()} - set(keys))
-    if absent:
+    if absent := sorted({*wanted.values()} - set(keys)):
         raise UserError(
             f"{len(absent):,} of {len(wanted):,} questions of {found.source} have no prediction in "
             f"{path}, such as {absent[0]!r}; all must be answered"
@@ -193,12 +181,9 @@ def _refuse_other_questions(
 
 def _is_same_question(question: str, said: str) -> bool:
     """Whether a prompt holds a question, up to its "?"; instructions stand before and behind."""
-    wanted, text = (re.sub(r"<image[ \d]*>|\W", "", t.lower()) for t in (_head(question), said))
+    head = question.partition("?")[0]
+    wanted, text = (re.sub(r"<image[ \d]*>|\W", "", each.lower()) for each in (head, said))
     return wanted in text or (bool(text) and text in re.sub(r"\W", "", question.lower()))
-
-
-def _head(question: str) -> str:
-    return question.partition("?")[0]
 
 
 def _ids(rows: Sequence[Row], found: QuestionSet, path: Path) -> list[str]:
@@ -213,28 +198,25 @@ def _ids(rows: Sequence[Row], found: QuestionSet, path: Path) -> list[str]:
     if None in named:
         raise UserError(f"prediction {named.index(None) + 1} of {path} has no id")
     keys = [str(row[str(name)]) for row, name in zip(rows, named, strict=True)]
-    if not {one_form(q.question_id) for q in found.questions} & set(map(one_form, keys)):
-        # Where the benchmark's file is of one split, its answers need not name it.
-        splits = {q.category for q in found.questions}
-        only = splits.pop() if len(splits) == 1 else None
-        categories = [row.get("category", only) for row in rows]
-        if all(categories):
-            keys = [f"{category}-{key}" for category, key in zip(categories, keys, strict=True)]
+    # Where the benchmark's file is of one split, its answers need not name it.
+    splits = {q.category for q in found.questions}
+    only = splits.pop() if len(splits) == 1 else None
+    categories = [row.get("category", only) for row in rows]
+    known = {one_form(q.question_id) for q in found.questions}
+    if all(categories) and not known & set(map(one_form, keys)):
+        return [f"{category}-{key}" for category, key in zip(categories, keys, strict=True)]
     return keys
 
 
 def made_by(path: Path) -> Row:
     """What is known of who made the predictions: the summary beside them, if it is of ours."""
-    folder = path if path.is_dir() else path.parent
     names = ("model", "checkpoint_fingerprint", "decoding", "instruction", "seed", "data",
              "data_fingerprint", "image_crop", "image_resolution")  # fmt: skip
     known: Row = dict.fromkeys(names)
     if path.is_dir() or path.name == "predictions.jsonl":
-        try:
-            summary = read_json(folder / "summary.json")
-        except UserError:
-            summary = {}
-        known |= {name: summary.get(name) for name in names}
+        with contextlib.suppress(UserError):
+            summary = read_json((path if path.is_dir() else path.parent) / "summary.json")
+            known |= {name: summary.get(name) for name in names}
     known["decoding"] = known["decoding"] or f"{UNKNOWN}: answers of another system"
     return known
 

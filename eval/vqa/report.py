@@ -30,17 +30,12 @@ def report_questions(folder: Path) -> Report:
     counted_on = summary["question_only_baseline_counted_on"]
     if counted_on == ITSELF:
         counted_on += ", so it is an upper bound, and tells nothing where no question comes twice"
-    worth = [
-        (name, f"{summary[key]:.1%}") for key, name in WORTH.items() if summary.get(key) is not None
-    ]
+    found = ((name, summary.get(key)) for key, name in WORTH.items())
+    worth = [(name, f"{value:.1%}") for name, value in found if value is not None]
+    header, note = ("Baseline or fraction", ""), f"Answers counted on: {counted_on}."
     sections = [
         _accuracies(summary),
-        Section(
-            "What that is worth",
-            header=("Baseline or fraction", ""),
-            rows=worth,
-            note=f"Answers counted on: {counted_on}.",
-        ),
+        Section("What that is worth", header=header, rows=worth, note=note),
     ]
     if rows := [(name, _number(value)) for name, value in _flat(summary["figures"])]:
         title = "The benchmark's own figures"

@@ -19,21 +19,17 @@ def judge_all(
     task: Task, questions: Sequence[BenchmarkQuestion], predictions: Mapping[str, str]
 ) -> list[Judged]:
     """Every question with what the rule makes of its prediction, in the order of the questions."""
-    judged = []
-    for question in questions:
-        prediction = predictions[question.question_id]
-        read_as, score = task.judge(question, prediction)
-        judged.append(Judged(question, prediction, read_as, score))
-    return judged
+    pairs = ((question, predictions[question.question_id]) for question in questions)
+    return [Judged(*pair, *task.judge(*pair)) for pair in pairs]
 
 
 def summarize(
     task: Task, judged: Sequence[Judged], counted_on: Counted | None = None
 ) -> dict[str, Any]:
-    """The scores of one set of answers.
+    """The scores of one set of answers, judged by the rule of a task.
 
     Args:
-        task: whose rule judged them.
+        task: whose rule it is.
         judged: at least one.
         counted_on: what the question-only baseline counts; None counts the questions themselves.
 
@@ -119,16 +115,15 @@ def question_only_accuracy(
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
     for text, answers in counted_on:
-        for answer in map(_comparable, answers):
-            counts[text.lower().strip()][answer] += 1
-            overall[answer] += 1
+        comparable = list(map(_comparable, answers))
+        counts[text.lower().strip()].update(comparable)
+        overall.update(comparable)
     if not overall:
         raise ValueError("The question-only baseline has no questions to count.")
-    total = 0.0
-    for question in questions:
-        votes = counts.get(question.question.lower().strip(), overall)
-        total += task.judge(question, votes.most_common(1)[0][0])[1]
-    return total / len(questions)
+    votes = (counts.get(q.question.lower().strip()) or overall for q in questions)
+    guesses = (each.most_common(1)[0][0] for each in votes)
+    pairs = zip(questions, guesses, strict=True)
+    return sum(task.judge(*pair)[1] for pair in pairs) / len(questions)
 
 
 def constant_accuracy(task: Task, questions: Sequence[BenchmarkQuestion], answer: str) -> float:

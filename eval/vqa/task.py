@@ -18,7 +18,7 @@ from data_pipelines.manifest import MANIFEST_NAME
 from eval.reports.page import write_report
 from eval.vqa.answer_store import SavedAnswer
 from eval.vqa.answering import answer_questions, describe_run
-from eval.vqa.asking import Asking, default_asking
+from eval.vqa.asking import Asking
 from eval.vqa.benchmarks.load import open_benchmark
 from eval.vqa.benchmarks.own_lines import read_own_lines
 from eval.vqa.benchmarks.question_set import QuestionSet, check_questions, describe
@@ -45,10 +45,7 @@ def evaluate(settings: VQASettings) -> Path:
     Every rank of a launch calls this and answers its part; a killed run resumes where it was.
     Writes `summary.json`, `predictions.jsonl` (each question with its answer and score),
     `examples.jsonl` with `images/` (the questions that the report shows), the report, and with a
-    model `answers/`.
-
-    Returns:
-        The folder that was written.
+    model `answers/`; returns the folder.
 
     Raises:
         UserError: if there are no questions, the rule does not fit them, predictions and questions
@@ -100,12 +97,11 @@ def _questions_of(settings: VQASettings, task: Task) -> QuestionSet | None:
 
 
 def _asking_of(settings: VQASettings, task: Task) -> Asking:
-    asking = default_asking(task, settings.answer_by)
-    if settings.instruction is not None:
-        asking = replace(asking, instruction=settings.instruction)
-    if settings.max_new_tokens is not None:
-        asking = replace(asking, max_new_tokens=settings.max_new_tokens)
-    return asking
+    instruction = settings.instruction
+    if instruction is None:  # as most ask this benchmark; options that are not listed need none
+        instruction = "" if settings.answer_by == "texts" else task.instruction
+    max_new_tokens = settings.max_new_tokens or task.max_new_tokens
+    return Asking(settings.answer_by, instruction, max_new_tokens)
 
 
 def _out_of(settings: VQASettings, task: Task) -> Path:
@@ -210,10 +206,6 @@ def _print(summary: dict[str, Any]) -> None:
         f"{summary['overall']['accuracy']:.1%} of {summary['num_questions']:,} questions right "
         f"(95 % interval {low:.1%} to {high:.1%}){unread}; {baseline}"
     )
-    own = [
-        f"{name.replace('_', ' ')} {value:.4g}"
-        for name, value in summary["figures"].items()
-        if isinstance(value, float)
-    ]
-    if own:
-        print("; ".join(own))
+    figures = {k: value for k, value in summary["figures"].items() if isinstance(value, float)}
+    if figures:
+        print("; ".join(f"{k.replace('_', ' ')} {value:.4g}" for k, value in figures.items()))

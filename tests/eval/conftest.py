@@ -117,7 +117,7 @@ def stand_ins():
     """Replace the data set, the tokenizer and the language model by the stand-ins above."""
     model = SimpleNamespace(config=FAKE_CONFIG)
     with pytest.MonkeyPatch.context() as patch:
-        for user in ("measures.image_source", "vqa.task", "vqa.benchmarks.prepared"):
+        for user in ("measures.image_source", "vqa.task", "vqa.benchmarks.load"):
             patch.setattr(f"eval.{user}.PreparedDataset", FakeDataset)
         patch.setattr("eval.reconstruction.task.load_tokenizer", FakeTokenizer)
         patch.setattr("eval.vqa.task.answer_questions", fake_answers)

@@ -1,7 +1,7 @@
 """Finds the images that a benchmark's file names."""
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,7 @@ ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 class ImageFolder:
     """Images below a folder, by relative path or by name alone, with or without the ending.
 
-    Args:
-        root: searched with all folders in it, but only once a name is not found as a path.
+    All folders in it are searched, but only once a name is not found as a path.
     """
 
     def __init__(self, root: Path):
@@ -39,38 +38,26 @@ class ImageFolder:
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         """Files by name and by path below the root, in one Unicode form."""
-        paths: dict[str, list[Path]] = {}
+        paths: dict[str, list[Path]] = defaultdict(list)
         for folder, _, files in os.walk(self.root):
             for path in sorted_files(Path(folder, file) for file in files):
-                below = path.relative_to(self.root).as_posix()
-                for name in {path.name, below}:
-                    paths.setdefault(one_form(name), []).append(path)
+                for name in {path.name, path.relative_to(self.root).as_posix()}:
+                    paths[one_form(name)].append(path)
         return paths
 
 
-def attach_images(found: QuestionSet, root: Path, names: Sequence[Sequence[str]]) -> QuestionSet:
-    """Give every question its image files.
-
-    Args:
-        found: questions without images.
-        root: the folder to look in.
-        names: of each question's images.
+def attach_images(found: QuestionSet, root: Path) -> QuestionSet:
+    """Give every question the image file of its `image_id` below a folder.
 
     Raises:
         UserError: if any is missing, with the number and the first name.
     """
     folder = ImageFolder(root)
-    paths = {name: folder.find(name) for name in dict.fromkeys(n for group in names for n in group)}
-    missing = [name for name, path in paths.items() if path is None]
-    if missing:
+    paths = {name: folder.find(name) for name in dict.fromkeys(q.image_id for q in found.questions)}
+    if missing := [name for name, path in paths.items() if path is None]:
         raise UserError(
             f"{len(missing):,} of {len(paths):,} images that {found.source} names are not in "
             f"{root}, such as {missing[0]!r}; give --images the folder that holds them"
         )
-    return replace(
-        found,
-        questions=[
-            replace(q, images=tuple(path for n in group if (path := paths[n]) is not None))
-            for q, group in zip(found.questions, names, strict=True)
-        ],
-    )
+    files = ((q, paths[q.image_id]) for q in found.questions)
+    return replace(found, questions=[replace(q, images=(path,)) for q, path in files if path])

@@ -3,16 +3,19 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.manifest import MANIFEST_NAME
 from eval.vqa.benchmarks.image_files import attach_images
 from eval.vqa.benchmarks.own_lines import read_own_lines
-from eval.vqa.benchmarks.prepared import read_prepared
 from eval.vqa.benchmarks.published import TASKS_WITH_FILES, read_published
 from eval.vqa.benchmarks.question_set import QuestionSet, check_questions
 from eval.vqa.benchmarks.tables import HUB_COPIES, read_hub, read_parquet
-from eval.vqa.scorers.task import Task
+from eval.vqa.scorers.easy_vqa import question_type
+from eval.vqa.scorers.task import BenchmarkQuestion, Task
 from runtime.errors import UserError, says
 from runtime.json_lines import json_values
 
@@ -43,13 +46,10 @@ def open_benchmark(
             found = _read_path(task, path)
         if needs_images and not all(q.images for q in found.questions):
             root = images or (path if path.is_dir() else path.parent)
-            found = attach_images(found, root, [[q.image_id] for q in found.questions])
+            found = attach_images(found, root)
     elif data is not None and (data.count("/") != 1 or data.startswith((".", "~", "/"))):
-        raise UserError(
-            f"no such folder: {data}"
-            if task.name == "easy-vqa"
-            else f"no such file or folder: {data}"
-        )
+        what = "folder" if task.name == "easy-vqa" else "file or folder"
+        raise UserError(f"no such {what}: {data}")
     elif task.name not in HUB_COPIES:
         raise UserError(f"the task {task.name} needs --data")
     else:
@@ -96,3 +96,30 @@ def _is_published_pope(task: Task, path: Path) -> bool:
         return False
     _, first = next(json_values(path), (0, None))
     return isinstance(first, dict) and "label" in first
+
+
+def read_prepared(path: Path) -> QuestionSet:
+    """All questions of a prepared data set; the category is the form and topic of easy-VQA.
+
+    Raises:
+        UserError: if the folder holds no prepared data.
+    """
+    data = PreparedDataset(path, images_only=True)
+    questions = [
+        BenchmarkQuestion(
+            question_id=q.question_id,
+            question=q.question,
+            answers=tuple(q.answers),
+            category=question_type(q.question, q.answers) if q.answers else "",
+            image_id=record.record_id,
+            images=(partial(_image, data, index),),
+        )
+        for index, record in enumerate(data.texts())
+        for q in record.questions
+    ]
+    return QuestionSet(str(path), questions, data_fingerprint=data.fingerprint)
+
+
+def _image(data: Any, index: int) -> bytes:
+    image: bytes = data[index].image
+    return image

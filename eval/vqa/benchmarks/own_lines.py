@@ -45,7 +45,7 @@ def read_own_lines(path: Path) -> QuestionSet:
         for name, value in (("answers", answers), ("options", options)):
             if not isinstance(value, list):
                 raise UserError(f"{where} has {name!r} that are not a list")
-        options = [str(option) for option in options]
+        options = list(map(str, options))
         questions.append(
             BenchmarkQuestion(
                 question_id=str(row.get("id", row.get("question_id", number))),

@@ -1,14 +1,6 @@
 """The files in which benchmarks are published, as their authors lay them out.
 
-| task | `--data` |
-|---|---|
-| vqav2 | folder with `v2_OpenEnded_*_questions.json` and `v2_*_annotations.json`, or the first |
-| textvqa | `TextVQA_0.5.1_val.json` |
-| gqa | `testdev_balanced_questions.json` |
-| pope | `coco_pope_random.json`, or a folder with the three |
-| mme | folder with one folder a category |
-| seedbench | `SEED-Bench.json` |
-| mmbench | `MMBench_DEV_EN.tsv` |
+The table of docs/evaluation.md names them, in the column of local data.
 """
 
 import base64
@@ -23,24 +15,20 @@ from typing import Any
 
 from eval.measures.file_names import sorted_files
 from eval.vqa.benchmarks.question_set import QuestionSet, require_fields
-from eval.vqa.benchmarks.rows import FROM_ROW, Row
+from eval.vqa.benchmarks.rows import FROM_ROW
 from eval.vqa.scorers.pope import SPLITS
 from eval.vqa.scorers.task import BenchmarkQuestion
 from runtime.errors import UserError
 from runtime.files import read_json
 from runtime.json_lines import json_values
 
-NamedRows = Iterator[tuple[str, Row | str]]
+NamedRows = Iterator[tuple[str, Any]]
 """Rows, each with its place for errors ("question 3 of FILE"); or the reason why one is left out. A
 row that holds its picture has it as `image_data`, and the picture's name as `image_key`."""
 
 
 def read_published(task: str, path: Path) -> QuestionSet:
-    """A benchmark from the files of its authors.
-
-    Args:
-        task: one of `TASKS_WITH_FILES`.
-        path: of the table on top.
+    """A benchmark, one of `TASKS_WITH_FILES`, from the files of its authors.
 
     Raises:
         UserError: naming what is missing, repeated, or not laid out as in the published file.
@@ -50,8 +38,8 @@ def read_published(task: str, path: Path) -> QuestionSet:
     questions, left_out = [], Counter[str]()
     for where, row in _READERS[task](path):
         found = row if isinstance(row, str) else FROM_ROW[task](row, where)
-        if isinstance(found, str) or isinstance(row, str):
-            left_out[str(found)] += 1
+        if isinstance(found, str):
+            left_out[found] += 1
         elif "image_data" in row:
             image = (row["image_data"],)
             questions.append(replace(found, image_id=row["image_key"], images=image))
@@ -68,22 +56,18 @@ def _vqav2(path: Path) -> NamedRows:
     annotated = {str(row["question_id"]): row for row in annotations}
     _refuse_repeated([str(row["question_id"]) for row in annotations], annotations_file)
     subset = read_json(questions_file).get("data_subtype", "val2014")
-    fields = ("question_id", "image_id", "question")
-    unused = set(annotated)
-    for row in _list_in(questions_file, "questions", fields):
+    rows = _list_in(questions_file, "questions", ("question_id", "image_id", "question"))
+    for row in rows:
         key = str(row["question_id"])
         if key not in annotated:
             raise UserError(
                 f"question {key} of {questions_file} has no annotation in {annotations_file}; give "
                 "both files of one split"
             )
-        unused.discard(key)
         image = {"image_id": f"COCO_{subset}_{int(row['image_id']):012d}"}
-        yield (
-            f"the annotation of question {key} of {annotations_file}",
-            annotated[key] | row | image,
-        )
-    for key in unused:
+        where = f"the annotation of question {key} of {annotations_file}"
+        yield where, annotated[key] | row | image
+    for key in annotated.keys() - {str(row["question_id"]) for row in rows}:
         yield f"the annotation of question {key}", "annotations without a question"
 
 
@@ -93,7 +77,10 @@ def _textvqa(path: Path) -> NamedRows:
 
 
 def _gqa(path: Path) -> NamedRows:
-    rows = _read_keeping_ids(path)
+    rows = read_json(path)  # whose sentences name what is broken
+    text = path.read_text(encoding="utf-8-sig")
+    # Readers keep the last of several values under one key of an object.
+    json.loads(text, object_pairs_hook=lambda pairs: _refuse_repeated([k for k, _ in pairs], path))
     if not isinstance(rows, dict):
         raise UserError(f"{path} is not a file of GQA, which holds an object of questions by id")
     for key, row in rows.items():
@@ -111,12 +98,8 @@ def _pope(path: Path) -> NamedRows:
         for number, row in json_values(file):
             where = f"line {number} of {file}"
             require_fields(row, ("question_id", "image", "text", "label"), where)
-            yield (
-                where,
-                row
-                | {"question": row["text"], "answer": row["label"], "image_source": row["image"]}
-                | {"category": row.get("category") or split},
-            )
+            kept = {"question": row["text"], "answer": row["label"], "image_source": row["image"]}
+            yield where, row | kept | {"category": row.get("category") or split}
 
 
 def _seedbench(path: Path) -> NamedRows:
@@ -125,10 +108,8 @@ def _seedbench(path: Path) -> NamedRows:
     names = {number: name for name, number in kinds.items()}
     for row in rows:
         kind = row.get("question_type_id", "")
-        yield (
-            f"{path}, question {row['question_id']}",
-            row | {"question_type_id": names.get(kind, kind)},
-        )
+        kind = {"question_type_id": names.get(kind, kind)}
+        yield f"{path}, question {row['question_id']}", row | kind
 
 
 def _mmbench(path: Path) -> NamedRows:
@@ -143,9 +124,9 @@ def _mmbench(path: Path) -> NamedRows:
     for number, row in enumerate(rows, start=1):
         where = f"row {number} of {path}"
         require_fields(row, ("index",), where)
-        encoded, key = images[str(row["index"])], str(row["index"])
-        if len(encoded) < 64 and encoded in images:
-            encoded, key = images[encoded], encoded
+        key = str(row["index"])
+        key = images[key] if len(images[key]) < 64 and images[key] in images else key
+        encoded = images[key]
         if len(encoded) < 64:
             raise UserError(f"{where} has no image; MMBench's TSV holds it as base64")
         yield where, row | {"image_data": _Base64(encoded), "image_key": key}
@@ -210,25 +191,11 @@ class _Base64:
             raise UserError(f"an image is not written as base64: {self.text[:20]!r}…") from error
 
 
-def _read_keeping_ids(path: Path) -> Any:
-    """The file's JSON; a key twice in one object, of which readers keep the last, is refused."""
-    value = read_json(path)  # whose sentences name what is broken
-
-    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _refuse_repeated([key for key, _ in pairs], path)
-        return {}
-
-    json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=check)
-    return value
-
-
 def _refuse_repeated(keys: list[str], path: Path) -> None:
     if len(set(keys)) < len(keys):
         key = Counter(keys).most_common(1)[0][0]
-        raise UserError(
-            f"{path} has the question id {key!r} more than once; give every question an id of its "
-            "own"
-        )
+        own = "give every question an id of its own"
+        raise UserError(f"{path} has the question id {key!r} more than once; {own}")
 
 
 def _list_in(path: Path, key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -46,21 +46,18 @@ def check_questions(task: Task, found: QuestionSet) -> None:
     if not questions:
         raise UserError(f"{source} has no questions, so there is nothing to score")
     counts = Counter(one_form(q.question_id) for q in questions)
-    repeated = [key for key, number in counts.items() if number > 1]
-    if repeated:
+    if repeated := [key for key, number in counts.items() if number > 1]:
         raise UserError(
             f"{source} has the question id {repeated[0]!r} more than once"
             f"{_and_more(len(repeated), 'id')}; give every question an id of its own"
         )
-    complaints = [(q, reason) for q in questions if (reason := _complaint(task, q))]
-    if complaints:
+    if complaints := [(q, reason) for q in questions if (reason := _complaint(task, q))]:
         question, reason = complaints[0]
         raise UserError(
             f"question {question.question_id!r} of {source} {reason}"
             f"{_and_more(len(complaints), 'question')}; {task.name} cannot score it"
         )
-    reason = task.check_set(questions)
-    if reason:
+    if reason := task.check_set(questions):
         raise UserError(f"{source} cannot be scored: {reason}")
 
 
@@ -99,8 +96,7 @@ def answer_texts(value: Any, where: str) -> tuple[str, ...]:
     """
     if not isinstance(value, list):
         raise UserError(f"{where} has answers that are not a list")
-    odd = [answer for answer in value if not isinstance(answer, str | int | float)]
-    if odd:
+    if odd := [answer for answer in value if not isinstance(answer, str | int | float)]:
         raise UserError(f"{where} has {str(odd[0])[:60]!r} where an answer is a text")
     return tuple(map(str, value))
 
@@ -126,8 +122,7 @@ def require_fields(row: Any, fields: Sequence[str], where: str) -> None:
     """
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object with fields")
-    missing = [name for name in fields if name not in row]
-    if missing:
+    if missing := [name for name in fields if name not in row]:
         raise UserError(
             f"{where} has no field {missing[0]!r}; it has {', '.join(sorted(row)) or 'none'}"
         )

@@ -39,7 +39,7 @@ def _vqav2(row: Row, where: str) -> BenchmarkQuestion:
         str(row["question_id"]),
         row["question"],
         answer_texts(entries, where),
-        category=", ".join(part for part in types if part),
+        ", ".join(filter(None, types)),
         image_id=str(row.get("image_id", "")),
     )
 
@@ -123,12 +123,12 @@ def _mmbench(row: Row, where: str) -> BenchmarkQuestion:
 def _mmmu(row: Row, where: str) -> BenchmarkQuestion:
     require_fields(row, ("id", "question", "options", "answer", "question_type"), where)
     is_choice = row["question_type"] == "multiple-choice"
-    answers = _list(row["answer"], where) if str(row["answer"]).startswith("[") else [row["answer"]]
-    key = str(row["id"])
+    answer, key = row["answer"], str(row["id"])
+    answers = _list(answer, where) if str(answer).startswith("[") else [answer]
     return BenchmarkQuestion(
         key,
         row["question"],
-        tuple(str(answer) for answer in answers),
+        tuple(map(str, answers)),
         key.split("_", 1)[1].rsplit("_", 1)[0] if key.count("_") > 1 else "",
         options=tuple(map(str, _list(row["options"], where))) if is_choice else (),
         image_id=key,

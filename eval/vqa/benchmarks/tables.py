@@ -49,12 +49,9 @@ HUB_COPIES = {
 
 
 def read_hub(task: str, name: str | None = None, split: str | None = None) -> QuestionSet:
-    """A benchmark from the hub, or from the hub's cache on this machine.
+    """A benchmark, one of `HUB_COPIES`, from the hub or from its cache on this machine.
 
-    Args:
-        task: one of `HUB_COPIES`.
-        name: another data set with the same columns.
-        split: another split.
+    Another data set with the same columns, or another split, may be named.
 
     Raises:
         UserError: if it cannot be loaded, or has other columns.
@@ -69,13 +66,11 @@ def read_hub(task: str, name: str | None = None, split: str | None = None) -> Qu
         missing = [q.image_id for q in found.questions if q.image_id not in position]
         if missing:
             raise UserError(f"{found.source} lacks {len(missing):,} images, such as {missing[0]!r}")
-        found = replace(
-            found,
-            questions=[
-                replace(q, images=(_cell(pictures, position[q.image_id], "image"),))
-                for q in found.questions
-            ],
-        )
+        questions = [
+            replace(q, images=(_cell(pictures, position[q.image_id], "image"),))
+            for q in found.questions
+        ]
+        found = replace(found, questions=questions)
     return found
 
 
@@ -102,10 +97,9 @@ def read_table(task: str, table: Any, source: str) -> QuestionSet:
     pictures = [
         name for name, kind in table.features.items() if "image" in name and _holds_images(kind)
     ]
+    raw = datasets.Image(decode=False)
     for name in pictures:
-        kind = table.features[name]
-        raw = datasets.Image(decode=False)
-        is_list = not isinstance(kind, datasets.Image)
+        is_list = not isinstance(table.features[name], datasets.Image)
         table = table.cast_column(name, datasets.List(raw) if is_list else raw)
     texts = table.remove_columns(pictures)
     questions, left_out = [], Counter[str]()
@@ -140,8 +134,7 @@ def _cell(table: Any, index: int, column: str) -> ImageSource:
 
 
 def _holds_images(kind: Any) -> bool:
-    inner = getattr(kind, "feature", kind)
-    return isinstance(inner, datasets.Image)
+    return isinstance(getattr(kind, "feature", kind), datasets.Image)
 
 
 def _load(name: str, config: str | None, split: str) -> Any:

@@ -15,12 +15,9 @@ def judge(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
 def binary_and_open(judged: Sequence[Judged]) -> dict[str, Any]:
     """GQA's own split: questions of structure "query" are open, all others have two outcomes."""
     figures: dict[str, Any] = {}
+    typed = [(entry.question.category, entry.score) for entry in judged if entry.question.category]
     for name in ("binary", "open"):
-        scores = [
-            entry.score
-            for entry in judged
-            if entry.question.category and (entry.question.category == "query") == (name == "open")
-        ]
+        scores = [score for kind, score in typed if (kind == "query") == (name == "open")]
         figures[f"{name}_accuracy"] = sum(scores) / len(scores) if scores else None
     return figures
 

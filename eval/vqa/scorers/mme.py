@@ -22,9 +22,8 @@ def read_yes_no(prediction: str) -> str:
     the first four characters. So "not sure" and "note" are a no, and "I say yes" is "other".
     """
     text = prediction.lower().strip().replace(".", "")
-    if text in ("y", "n"):
-        return {"y": "yes", "n": "no"}[text]
-    return next((word for word in ("yes", "no") if word in text[:4]), "other")
+    found = (word for word in ("yes", "no") if word in text[:4] or word[0] == text)
+    return next(found, "other")
 
 
 def judge(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
@@ -45,14 +44,10 @@ def figures(judged: Sequence[Judged]) -> dict[str, Any]:
     by_category: dict[str, dict[str, float]] = {}
     for category, pairs in sorted(images.items()):
         scores = [score for pair in pairs.values() for score in pair]
-        accuracy = sum(scores) / len(scores)
-        plus = sum(sum(pair) == 2 for pair in pairs.values()) / len(pairs)
-        by_category[category] = {
-            "accuracy": accuracy,
-            "accuracy_plus": plus,
-            "score": 100 * accuracy + 100 * plus,
-            "num_images": len(pairs),
-        }
+        found = {"accuracy": sum(scores) / len(scores)}
+        found["accuracy_plus"] = sum(sum(pair) == 2 for pair in pairs.values()) / len(pairs)
+        found["score"] = 100 * found["accuracy"] + 100 * found["accuracy_plus"]
+        by_category[category] = found | {"num_images": len(pairs)}
     sums: dict[str, Any] = {}
     for name, categories in (("perception", PERCEPTION), ("cognition", COGNITION)):
         missing = [category for category in categories if category not in by_category]

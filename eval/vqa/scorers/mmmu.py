@@ -1,15 +1,11 @@
 """MMMU: options by letter, and open questions (Yue et al. 2024; official `eval_utils.py`)."""
 
+import random
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from eval.vqa.scorers.multiple_choice import (
-    BY_LETTER,
-    LETTERS,
-    letter_complaint,
-    random_letter,
-)
+from eval.vqa.scorers.multiple_choice import BY_LETTER, LETTERS, letter_complaint
 from eval.vqa.scorers.task import BenchmarkQuestion, Judged, Task
 
 _NUMBERS = (
@@ -21,13 +17,10 @@ _KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", 
 
 
 def option_in(response: str, options: Sequence[str]) -> str:
-    """The option that the official parser finds in an answer.
+    """The option that the official parser finds in an answer, or ""; the script then guesses.
 
     Looked for in turn, each only where the one before finds nothing: "(B)", "B ", "B.", and in
     answers of more than five words the text of an option. Of several the last one counts.
-
-    Returns:
-        The letter, or "" where there is none; the official script then guesses.
     """
     for mark in ",.!?;:'":
         response = response.strip(mark)
@@ -108,6 +101,12 @@ def figures(judged: Sequence[Judged]) -> dict[str, Any]:
         "accuracy_with_guesses": (total + guessed) / len(judged),
         "num_open_questions": len(judged) - len(choices),
     }
+
+
+def random_letter(question: BenchmarkQuestion, seed: int = 42) -> str:
+    """A guess that depends on the question alone."""
+    letters = LETTERS[: len(question.options)]
+    return random.Random(f"{seed} {question.question_id}").choice(letters)
 
 
 def _complaint(question: BenchmarkQuestion) -> str | None:

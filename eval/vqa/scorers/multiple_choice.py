@@ -1,6 +1,5 @@
 """Questions with lettered options: SEED-Bench and MMBench (MMMU has a file of its own)."""
 
-import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,27 +19,19 @@ _DRESS = (
 _MMBENCH_LETTERS = "ABCDE"
 
 
-def first_letter(prediction: str) -> str:
-    """SEED-Bench as it is scored on generated answers: the first character, whatever its case."""
-    return prediction.strip()[:1].upper()
-
-
 def judge_first_letter(question: BenchmarkQuestion, prediction: str) -> tuple[str, float]:
-    """Whether the answer begins with the right letter."""
-    letter = first_letter(prediction)
+    """SEED-Bench as it is scored on generated answers: the first character, whatever its case."""
+    letter = prediction.strip()[:1].upper()
     read = letter if letter in LETTERS[: len(question.options)] else ""
     return read, float(bool(read) and read == question.answers[0])
 
 
 def mmbench_option(prediction: str, options: Sequence[str]) -> str:
-    """The option that MMBench's own matching finds in an answer without the help of GPT.
+    """The option that MMBench's own matching finds in an answer without the help of GPT, or "".
 
     One letter out of A to E as a word of its own, bare or with a bracket, period, comma or colon; a
     bare "A" among more than three words is an article. Else the one option whose text stands in the
     answer, whatever its case.
-
-    Returns:
-        The letter, or "" where none or several fit.
     """
     words = [word.strip() for word in prediction.split()]
     for before, after in _DRESS:
@@ -68,12 +59,12 @@ def circular_figures(judged: Sequence[Judged]) -> dict[str, Any]:
     items: dict[str, list[Judged]] = defaultdict(list)
     for entry in judged:
         items[entry.question.group or entry.question.question_id].append(entry)
-    right = {name: all(e.score == 1 for e in entries) for name, entries in items.items()}
     by_category: dict[str, list[bool]] = defaultdict(list)
-    for name, entries in items.items():
-        by_category[entries[0].question.category].append(right[name])
+    for entries in items.values():
+        is_right = all(entry.score == 1 for entry in entries)
+        by_category[entries[0].question.category].append(is_right)
     return {
-        "circular_accuracy": sum(right.values()) / len(right),
+        "circular_accuracy": sum(map(sum, by_category.values())) / len(items),
         "num_items": len(items),
         "num_rotated_items": sum(len(entries) > 1 for entries in items.values()),
         "circular_by_category": {
@@ -88,26 +79,18 @@ def rotations(question: BenchmarkQuestion) -> list[BenchmarkQuestion]:
     Shift k has the id of the question + k · 10⁶ where that is a number, and the answer's letter
     moves with its text.
     """
-    number = len(question.options)
+    key, options = question.question_id, question.options
     right = LETTERS.index(question.answers[0])
-    numeric = question.question_id.isdigit()
-    turned = []
-    for shift in range(number):
-        key = (
-            str(int(question.question_id) + shift * 10**6)
-            if numeric
-            else f"{question.question_id}+{shift}"
+    return [
+        replace(
+            question,
+            question_id=str(int(key) + shift * 10**6) if key.isdigit() else f"{key}+{shift}",
+            group=question.group or key,
+            options=options[shift:] + options[:shift],
+            answers=(LETTERS[(right - shift) % len(options)],),
         )
-        turned.append(
-            replace(
-                question,
-                question_id=key,
-                group=question.group or question.question_id,
-                options=question.options[shift:] + question.options[:shift],
-                answers=(LETTERS[(right - shift) % number],),
-            )
-        )
-    return turned
+        for shift in range(len(options))
+    ]
 
 
 def letter_complaint(question: BenchmarkQuestion) -> str | None:
@@ -118,12 +101,6 @@ def letter_complaint(question: BenchmarkQuestion) -> str | None:
     if len(question.answers) != 1 or question.answers[0] not in list(allowed):
         return f"has the answer {', '.join(question.answers)!r} where its options are {allowed}"
     return None
-
-
-def random_letter(question: BenchmarkQuestion, seed: int = 42) -> str:
-    """A guess that depends on the question alone."""
-    letters = LETTERS[: len(question.options)]
-    return random.Random(f"{seed} {question.question_id}").choice(letters)
 
 
 def _mmbench_complaint(question: BenchmarkQuestion) -> str | None:

@@ -57,8 +57,7 @@ def figures(judged: Sequence[Judged]) -> dict[str, Any]:
     means: dict[str, float | None] = {}
     for key in ("accuracy", "f1", "yes_ratio"):
         values = [split[key] for split in by_split.values()]
-        whole = None not in values
-        means[f"mean_{key}"] = sum(values) / len(values) if whole else None
+        means[f"mean_{key}"] = None if None in values else sum(values) / len(values)
     return {"by_split": by_split, "splits_missing": sorted(set(SPLITS) - set(names)), **means}
 
 

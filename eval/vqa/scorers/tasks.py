@@ -1,6 +1,16 @@
 """The benchmarks by name."""
 
-from eval.vqa.scorers import easy_vqa, gqa, local, mme, mmmu, multiple_choice, pope, textvqa, vqav2
+from eval.vqa.scorers import (
+    easy_vqa,
+    gqa,
+    local,
+    mme,
+    mmmu,
+    multiple_choice,
+    pope,
+    textvqa,
+    vqav2,
+)
 from eval.vqa.scorers.task import Task
 from runtime.errors import UserError
 

@@ -1,8 +1,15 @@
 import pytest
 import torch
 
-from eval.analysis.input_ablation import MUST_FALL, corrupt, partners, verdicts
-from eval.analysis.input_ablation_report import AS_IT_IS, VARIANTS, ablation_section
+from eval.analysis.input_ablation import (
+    AS_IT_IS,
+    MUST_FALL,
+    VARIANTS,
+    ablation_section,
+    corrupt,
+    partners,
+    verdicts,
+)
 from runtime.errors import UserError
 
 

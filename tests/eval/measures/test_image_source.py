@@ -62,12 +62,10 @@ def test_other_images_are_another_set(folder):
     assert EvaluationImages(folder).fingerprint != before
 
 
-def test_an_empty_folder_and_an_unknown_crop_are_refused(tmp_path, folder):
+def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image"):
         EvaluationImages(tmp_path / "empty")
-    with pytest.raises(UserError, match="no crop 'square'"):
-        EvaluationImages(folder, "square")
 
 
 def test_an_image_that_vanished_is_named(folder):

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from eval.analysis import input_ablation
-from eval.analysis.input_ablation_report import AS_IT_IS
+from eval.analysis.input_ablation import AS_IT_IS
 from eval.analysis.settings import InputAblationSettings
 from eval.drawing import task as drawing_task
 from eval.drawing.layouts import check_layout, read_prompts
