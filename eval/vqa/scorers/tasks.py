@@ -1,16 +1,6 @@
 """The benchmarks by name."""
 
-from eval.vqa.scorers import (
-    easy_vqa,
-    gqa,
-    local,
-    mme,
-    mmmu,
-    multiple_choice,
-    pope,
-    textvqa,
-    vqav2,
-)
+from eval.vqa.scorers import easy_vqa, gqa, local, mme, mmmu, multiple_choice, pope, textvqa, vqav2
 from eval.vqa.scorers.task import Task
 from runtime.errors import UserError
 
