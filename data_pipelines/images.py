@@ -64,18 +64,11 @@ class ImageError(UserError):
     """An image that cannot or must not be decoded; one sentence that names it."""
 
 
-def open_image(
-    source: bytes | Path,
-    max_pixels: int = MAX_PIXELS,
-    max_file_size: int = MAX_FILE_SIZE,
-    name: str | None = None,
-) -> Image.Image:
+def open_image(source: bytes | Path, name: str | None = None) -> Image.Image:
     """Decode an image after checking that it is safe to.
 
     Args:
         source: an encoded image, or the path of one.
-        max_pixels: largest width x height that the header may declare; `MAX_PIXELS_OF` lowers it.
-        max_file_size: largest size of the encoded file in bytes.
         name: what to call the image in an error; the path by default.
 
     Returns:
@@ -85,33 +78,29 @@ def open_image(
         ImageError: if the file is missing, too large, damaged or of a kind not accepted.
     """
     label = name or (str(source) if isinstance(source, Path) else "the image")
-    data = _read_file(source, max_file_size, label) if isinstance(source, Path) else source
-    if len(data) > max_file_size:
-        raise ImageError(f"{label} has {len(data):,} bytes; the limit is {max_file_size:,}")
+    data = _read_file(source, label) if isinstance(source, Path) else source
+    _check_size(len(data), label)
     if not data:
         raise ImageError(f"{label} is an empty file")
     # Pillow lets a dozen kinds of exception out of its parsers (struct, zlib, Index, Key ...);
     # whatever a hostile file provokes, the answer is the same.
     try:
         try:
-            return _decode(data, max_pixels, label)
+            return _decode(data, label)
         except Exception:
             # What stands beside the pixels may be damaged, or larger than Pillow reads.
             if (pixels_alone := _without_side_chunks(data)) is not None:
                 with contextlib.suppress(Exception):
-                    return _decode(pixels_alone, max_pixels, label)
+                    return _decode(pixels_alone, label)
             raise
     except ImageError:
         raise
     except UnidentifiedImageError:
-        kinds = ", ".join(FORMATS)
-        raise ImageError(
-            f"{label} is no image of a known format ({kinds}), or its header is damaged"
-        ) from None
+        kind = f"image of a known format ({', '.join(FORMATS)})"
+        raise ImageError(f"{label} is no {kind}, or its header is damaged") from None
     except Image.DecompressionBombError:
-        raise ImageError(
-            f"{label} declares far more pixels than the limit of {max_pixels:,}"
-        ) from None
+        limit = f"the limit of {MAX_PIXELS:,}"
+        raise ImageError(f"{label} declares far more pixels than {limit}") from None
     except Exception as error:
         raise ImageError(f"{label} is damaged and cannot be decoded ({error})") from error
 
@@ -136,14 +125,7 @@ def scale_pixels(pixels: Tensor) -> Tensor:
 
 
 def to_pil(tensor: Tensor) -> Image.Image:
-    """Return a picture from a tensor; the exact inverse of `to_tensor`.
-
-    Args:
-        tensor: (3, H, W) float in [-1, 1]; values outside are clamped.
-
-    Raises:
-        ValueError: if the tensor is not (3, H, W).
-    """
+    """The exact inverse of `to_tensor`: a picture of (3, H, W) floats, clamped to [-1, 1]."""
     import torch
 
     if tensor.ndim != 3 or tensor.shape[0] != 3:
@@ -153,29 +135,20 @@ def to_pil(tensor: Tensor) -> Image.Image:
 
 
 def write_png(image: Image.Image, path: Path) -> Path:
-    """Write a picture, whole or not at all.
-
-    Raises:
-        UserError: if the folder cannot be written, or the disk is full.
-    """
+    """Write a picture, whole or not at all."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return write_bytes(path, buffer.getvalue())
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """Scale the shorter side to `size` pixels, then cut the central square.
+    """Scale the shorter side to `size` pixels, at least 1, then cut the central square.
 
     Bicubic; Pillow widens the filter when it shrinks, so nothing aliases. Only what remains is
     scaled, which takes a quarter less of a 4:3 picture; against scaling it whole and then cutting,
     about one value in 10,000 of a photograph is rounded to its neighbour. A picture that already
     is `size` x `size` comes back as it is.
-
-    Raises:
-        ValueError: if `size` is not positive.
     """
-    if size < 1:
-        raise ValueError(f"an image size is at least 1 pixel, not {size}")
     if image.size == (size, size):
         return image
     if min(image.size) == size:
@@ -198,20 +171,13 @@ def _cut_middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def numbered_crop(image: Image.Image, size: int, number: int, name: str) -> Image.Image:
-    """Cut one of an image's crops, the same on every machine and in every run.
+    """Cut one of an RGB image's crops, the same on every machine and in every run.
 
     Codes are extracted once and trained on for many epochs; with several crops of each image the
-    model need not see the same pixels each time (LlamaGen extracts ten).
-
-    Crop 0 is `resize_and_crop`'s, the centre, which every model sees when it is asked. The others
-    are squares whose side is the image's shorter one, divided by 1 … `MAX_ZOOM`, anywhere in the
-    image.
-
-    Args:
-        image: RGB.
-        size: pixels of the result.
-        number: of the crop, from 0.
-        name: of the image; name and number alone decide the position.
+    model need not see the same pixels each time (LlamaGen extracts ten). Crop 0 is
+    `resize_and_crop`'s, the centre, which every model sees when it is asked. The others are squares
+    whose side is the image's shorter one, divided by 1 … `MAX_ZOOM`, anywhere in the image; its
+    name and the number alone decide where.
     """
     if number == 0:
         return resize_and_crop(image, size)
@@ -254,26 +220,29 @@ def _strips(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _read_file(path: Path, max_file_size: int, label: str) -> bytes:
+def _read_file(path: Path, label: str) -> bytes:
     """Read a file whose size has been looked at first."""
     try:
         if not path.is_file():
             raise ImageError(f"{label} is not there, or is not a file")
-        file_size = path.stat().st_size
-        if file_size > max_file_size:
-            raise ImageError(f"{label} has {file_size:,} bytes; the limit is {max_file_size:,}")
+        _check_size(path.stat().st_size, label)
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{label} cannot be read ({error.strerror})") from error
 
 
-def _decode(data: bytes, max_pixels: int, label: str) -> Image.Image:
+def _check_size(num_bytes: int, label: str) -> None:
+    if num_bytes > MAX_FILE_SIZE:
+        raise ImageError(f"{label} has {num_bytes:,} bytes; the limit is {MAX_FILE_SIZE:,}")
+
+
+def _decode(data: bytes, label: str) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow's own warning about large images; the limit below speaks for itself.
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            limit = min(max_pixels, MAX_PIXELS_OF.get(str(image.format), max_pixels))
+            limit = min(MAX_PIXELS, MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS))
             if width * height > limit:
                 raise ImageError(
                     f"{label} declares {width:,} x {height:,} pixels; the limit is {limit:,} in all"

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.records import SCHEMA_VERSION
 from runtime.errors import UserError
-from runtime.files import file_sha256, fingerprint, read_json
+from runtime.files import file_sha256, read_json
 from runtime.storage import check_listed
 
 MANIFEST_NAME = "manifest.json"
@@ -20,9 +20,7 @@ DUPLICATES_NAME = "duplicates.jsonl"
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared folder, whose shards are there.
 
-    Raises:
-        UserError: if the folder has no manifest, was written for another schema, or a shard is
-            missing or not of its size.
+    Refused are a folder without one, another schema, and shards missing or not of their sizes.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
@@ -46,28 +44,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is no manifest of prepared data; name a folder that semhitok prepare wrote"
         )
     check_listed(folder, [shard["file"] for shard in manifest["shards"]])
+    again = "run semhitok prepare again"
     for shard in manifest["shards"]:
-        _check_shard(folder / shard["file"], shard["bytes"])
+        path, num_bytes = folder / shard["file"], shard["bytes"]
+        if not path.is_file():
+            raise UserError(f"the shard {path} is missing; {again}")
+        if (size := path.stat().st_size) != num_bytes:
+            sizes = f"{size:,} bytes where the manifest says {num_bytes:,}"
+            raise UserError(f"the shard {path} has {sizes}; {again}")
     return dict(manifest)
 
 
 def check_content(folder: Path, manifest: dict[str, Any]) -> None:
-    """Read every shard and compare it with its checksum in the manifest.
-
-    Raises:
-        UserError: naming the first shard that has changed.
-    """
+    """Compare every shard with its checksum; a `UserError` names the first that has changed."""
     for shard in manifest["shards"]:
         if file_sha256(folder / shard["file"]) != shard["sha256"]:
             raise UserError(
                 f"the shard {folder / shard['file']} is damaged (its checksum differs); run "
                 "semhitok prepare again"
             )
-
-
-def content_fingerprint(manifest: dict[str, Any]) -> str:
-    """Names the content of the shards: a hash over their own, in order."""
-    return fingerprint(shard["sha256"] for shard in manifest["shards"])
 
 
 def reason_kind(reason: str) -> str:
@@ -84,14 +79,3 @@ def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
 
 def _has(value: Any, *keys: str) -> bool:
     return isinstance(value, dict) and all(key in value for key in keys)
-
-
-def _check_shard(path: Path, num_bytes: int) -> None:
-    if not path.is_file():
-        raise UserError(f"the shard {path} is missing; run semhitok prepare again")
-    size = path.stat().st_size
-    if size != num_bytes:
-        raise UserError(
-            f"the shard {path} has {size:,} bytes where the manifest says {num_bytes:,}; "
-            "run semhitok prepare again"
-        )

@@ -20,38 +20,20 @@ IMAGE_MARK = "<image>"
 ROLES = ("system", "user", "assistant")
 """Who speaks a message."""
 
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+_QUESTION = pa.struct({"question_id": _TEXT, "question": _TEXT, "answers": _TEXTS})
+_MESSAGE = pa.struct({"role": _TEXT, "content": _TEXT})
 SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        pa.field("captions", pa.list_(pa.string())),
-        pa.field(
-            "questions",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("question_id", pa.string()),
-                        ("question", pa.string()),
-                        ("answers", pa.list_(pa.string())),
-                    ]
-                )
-            ),
-        ),
+        pa.field("id", _TEXT, nullable=False),
+        pa.field("image", pa.struct({"bytes": pa.binary(), "path": _TEXT})),
+        pa.field("captions", _TEXTS),
+        pa.field("questions", pa.list_(_QUESTION)),
         pa.field(
             "conversations",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("images", pa.list_(pa.string())),
-                        (
-                            "messages",
-                            pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
-                        ),
-                    ]
-                )
-            ),
+            pa.list_(pa.struct({"images": _TEXTS, "messages": pa.list_(_MESSAGE)})),
         ),
-        pa.field("text", pa.string()),
+        pa.field("text", _TEXT),
     ]
 )
 

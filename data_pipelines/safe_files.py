@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.images import MAX_FILE_SIZE
 from runtime.errors import UserError
 from runtime.json_lines import parse_value
 
@@ -18,10 +19,7 @@ MAX_LINE_SIZE = 16 * 1024 * 1024
 
 
 def check_name(name: str) -> None:
-    """Refuse a file's name that leads, or could lead, out of its root.
-
-    Args:
-        name: as it stands in somebody's JSON or tar; relative, parts parted by `/`.
+    """Refuse a name in somebody's JSON or tar that leads, or could lead, out of its root.
 
     Raises:
         ValueError: in one clause, if it is absolute, goes up, or holds a NUL.
@@ -43,12 +41,7 @@ def check_name(name: str) -> None:
 
 
 def read_inside(root: Path, path: Path, max_file_size: int) -> bytes:
-    """Read a file that really lies below the root and is not too large.
-
-    Raises:
-        ValueError: in one clause, if it is neither, or is not there.
-        OSError: if it cannot be read.
-    """
+    """Read a file that really lies below the root and is not too large; else a `ValueError`."""
     # realpath, unlike Path.resolve, does not raise on links that run in a circle.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(f"{path.name} is a symbolic link that leads out of the folder")
@@ -61,15 +54,14 @@ def read_inside(root: Path, path: Path, max_file_size: int) -> bytes:
     return path.read_bytes()
 
 
-def read_named(root: Path, name: str, max_file_size: int) -> bytes:
+def read_named(root: Path, name: str) -> bytes:
     """Read the file that somebody's JSON names, relative to the root.
 
-    Raises:
-        ValueError: in one clause, if the name or the file is not acceptable.
+    A `ValueError`, in one clause, if the name or the file is not acceptable.
     """
     check_name(name)
     try:
-        return read_inside(root, _in_any_form(root, name), max_file_size)
+        return read_inside(root, _in_any_form(root, name), MAX_FILE_SIZE)
     except OSError as error:
         raise ValueError(f"{name[:100]} cannot be read ({error.strerror})") from error
 
@@ -100,11 +92,7 @@ def short_names(paths: list[str]) -> list[str]:
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """Parse one line of a JSONL file.
-
-    Raises:
-        ValueError: in one clause, if it is no JSON object.
-    """
+    """Parse one line of a JSONL file; a `ValueError`, in one clause, if it is no JSON object."""
     if len(line) >= MAX_LINE_SIZE:
         raise ValueError(f"the line has {MAX_LINE_SIZE:,} bytes or more")
     try:
@@ -121,9 +109,6 @@ def line_offsets(path: Path) -> np.ndarray:
 
     Returns:
         (lines, 3) int64: line number from 1, first byte, length in bytes.
-
-    Raises:
-        UserError: if the file cannot be read.
     """
     try:
         with open(path, "rb") as file:

@@ -27,8 +27,7 @@ BYTES_PER_BATCH = 64 * 1024 * 1024
 class ShardWriter:
     """Writes rows of `SCHEMA` into one file; use `writing_shard`, which makes it whole or absent.
 
-    Attributes:
-        entry: what the manifest says of the shard, once it is whole.
+    `entry` is what the manifest says of the shard, once it is whole.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,11 +59,7 @@ class ShardWriter:
 
 @contextlib.contextmanager
 def writing_shard(storage: Storage, name: str) -> Iterator[ShardWriter]:
-    """A writer of a shard, which is there when the block ends without an error.
-
-    Raises:
-        UserError: if there is no room, or the folder cannot be written.
-    """
+    """A writer of a shard, which is there when the block ends without an error."""
     with storage.writing(name) as path:
         writer = ShardWriter(path)
         yield writer
@@ -72,11 +67,7 @@ def writing_shard(storage: Storage, name: str) -> Iterator[ShardWriter]:
 
 
 def map_batches(path: str | Path) -> list[pa.RecordBatch]:
-    """The memory-mapped record batches of an Arrow file or, as `datasets` writes them, stream.
-
-    Raises:
-        ArrowException: if it is neither.
-    """
+    """The memory-mapped record batches of an Arrow file or, as `datasets` writes them, stream."""
     with pa.memory_map(str(path)) as source:
         try:
             reader = pa.ipc.open_file(source)
@@ -86,13 +77,9 @@ def map_batches(path: str | Path) -> list[pa.RecordBatch]:
 
 
 class ShardRows:
-    """The rows of several shards, one after another.
+    """The rows of several shards, one after another; `num_rows` of each.
 
     Each shard is mapped when one of its rows is first asked for, so that opening costs nothing.
-
-    Args:
-        paths: of the shards.
-        num_rows: of each.
     """
 
     def __init__(self, paths: list[Path], num_rows: list[int]) -> None:
@@ -142,8 +129,6 @@ def _find(ends: np.ndarray, index: int) -> tuple[int, int]:
 
 def _num_bytes(value: Any) -> int:
     """About the size of a cell or a row."""
-    if isinstance(value, dict):
-        return sum(map(_num_bytes, value.values()))
-    if isinstance(value, list):
-        return sum(map(_num_bytes, value))
+    if isinstance(value, (dict, list)):
+        return sum(map(_num_bytes, value.values() if isinstance(value, dict) else value))
     return len(value) if isinstance(value, (bytes, str)) else 0

@@ -10,7 +10,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedToke
 
 from runtime.errors import UserError
 
-PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"  # ids 0, 1, 2, 3
+MARKS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}  # ids 0, 1, 2, 3
 
 
 def train_text_tokenizer(
@@ -40,14 +40,8 @@ def train_text_tokenizer(
             hard_vocab_limit=False,
             byte_fallback=True,
             character_coverage=1.0,
-            pad_id=0,
-            unk_id=1,
-            bos_id=2,
-            eos_id=3,
-            pad_piece=PAD,
-            unk_piece=UNKNOWN,
-            bos_piece=BEGIN,
-            eos_piece=END,
+            **{f"{name}_id": number for number, name in enumerate(MARKS)},
+            **{f"{name}_piece": piece for name, piece in MARKS.items()},
             num_threads=1,  # the pieces are then the same on every machine
             minloglevel=2,
         )
@@ -60,16 +54,13 @@ def train_text_tokenizer(
         (Path(folder) / "tokenizer.model").write_bytes(model.getvalue())
         # `legacy` marks the first word of each stretch between special tokens, not of the text
         # alone: "what" is then one token in "what ..." and in "<|user|>what ...".
-        read = LlamaTokenizer.from_pretrained(folder, pad_token=PAD, legacy=True)
+        read = LlamaTokenizer.from_pretrained(folder, pad_token=MARKS["pad"], legacy=True)
     # A `LlamaTokenizer` would forget `legacy` when saved; this class cuts as its file says.
     text_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=read.backend_tokenizer,
         padding_side=read.padding_side,
         model_input_names=read.model_input_names,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        bos_token=BEGIN,
-        eos_token=END,
+        **{f"{name}_token": piece for name, piece in MARKS.items()},
     )
     if special_tokens:
         text_tokenizer.add_special_tokens({"additional_special_tokens": list(special_tokens)})

@@ -44,14 +44,10 @@ class Checked(NamedTuple):
 
 
 def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
-    """Decode the image and check every text.
+    """Decode the image and check every text; `rejects` are parts that could not be read.
 
     An image without any text is fine: a tokenizer trains on images alone. (The picture itself is
     let go of in here: a large one beside the next would be too much memory.)
-
-    Args:
-        record: as it was read.
-        rejects: parts of it that could not be read.
     """
     rejected = list(rejects)
     try:
@@ -103,10 +99,7 @@ def _facts(encoded: bytes) -> ImageFacts:
 def _whole(record: Record, rejected: list[Reject], reason: str) -> list[Reject]:
     """The rejects of a record that is not accepted: its parts that have ids, or else itself.
 
-    Args:
-        record: with the parts that are not among the rejects yet.
-        rejected: parts.
-        reason: why the record, and with it those parts, are not accepted.
+    `record` has the parts that are not among the `rejected` yet, and `reason` is theirs.
     """
     own = [part for part in rejected if not part.kind]
     others = [part.reason for part in rejected if part.kind]

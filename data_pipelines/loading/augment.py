@@ -16,15 +16,12 @@ def augment(
     or right is never mirrored.
 
     Args:
-        images: (B, 3, H, W).
+        images: (B, 3, H, W), as the result is.
         captions: B texts.
         max_shift: pixels, in each direction of both axes.
         flip: mirror left and right with probability one half.
         seed: numbers that fix every choice, such as (seed, step, rank): nothing depends on what was
             drawn before, so a resumed run sees the same batch.
-
-    Returns:
-        (B, 3, H, W).
     """
     if not max_shift and not flip:
         return images

@@ -10,77 +10,61 @@ so a batch may straddle two epochs and nothing is dropped. Rank r of a world of 
 contiguous slice of each batch: the global batch doesn't depend on the number of ranks.
 """
 
-import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 
+@dataclass
 class StepBatches:
     """A `batch_sampler` for `torch.utils.data.DataLoader` that can start at any step.
-
-    Args:
-        num_records: records in the data set.
-        batch_size: the global batch size, over all ranks.
-        seed: fixes the order of every epoch.
-        rank: this process, in [0, world_size).
-        world_size: number of processes; divides `batch_size`.
-        start_step: the first step that iteration yields.
-        num_steps: the step before which iteration ends, counted from step 0; None for no end.
 
     Raises:
         ValueError: if a number is out of range or `world_size` does not divide `batch_size`.
     """
 
-    def __init__(
-        self,
-        num_records: int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start_step: int = 0,
-        num_steps: int | None = None,
-    ) -> None:
-        if num_records < 1 or batch_size < 1:
+    num_records: int
+    """Records in the data set."""
+    batch_size: int
+    """The global batch size, over all ranks."""
+    seed: int
+    """Fixes the order of every epoch."""
+    rank: int = 0
+    """This process, in [0, world_size)."""
+    world_size: int = 1
+    """Number of processes; divides `batch_size`."""
+    start_step: int = 0
+    """The first step that iteration yields."""
+    num_steps: int = 0
+    """The step before which iteration ends, counted from step 0."""
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.num_records < 1 or self.batch_size < 1:
             raise ValueError(
                 f"batches need at least one record and a batch size of at least 1, "
-                f"not {num_records} records and a batch size of {batch_size}"
+                f"not {self.num_records} records and a batch size of {self.batch_size}"
             )
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is not in a world of {world_size}")
-        if batch_size % world_size:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} is not in a world of {self.world_size}")
+        if self.batch_size % self.world_size:
             raise ValueError(
-                f"a global batch of {batch_size} does not divide over {world_size} ranks"
+                f"a global batch of {self.batch_size} does not divide over {self.world_size} ranks"
             )
-        if start_step < 0 or (num_steps is not None and num_steps < start_step):
-            raise ValueError(f"cannot go from step {start_step} to step {num_steps}")
-        self.num_records = num_records
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.start_step = start_step
-        self.num_steps = num_steps
-        self._orders: dict[int, np.ndarray] = {}
+        if not 0 <= self.start_step <= self.num_steps:
+            raise ValueError(f"cannot go from step {self.start_step} to step {self.num_steps}")
 
     def indices(self, step: int) -> list[int]:
         """Return this rank's record indices at a step, each in [0, num_records)."""
         per_rank = self.batch_size // self.world_size
         first = step * self.batch_size + self.rank * per_rank
-        positions = range(first, first + per_rank)
-        return [self._record_at(position) for position in positions]
+        return [self._record_at(position) for position in range(first, first + per_rank)]
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self.num_steps is None:
-            steps: Iterator[int] = itertools.count(self.start_step)
-        else:
-            steps = iter(range(self.start_step, self.num_steps))
-        return map(self.indices, steps)
+        return map(self.indices, range(self.start_step, self.num_steps))
 
     def __len__(self) -> int:
-        if self.num_steps is None:
-            raise TypeError("StepBatches without num_steps has no length")
         return self.num_steps - self.start_step
 
     def _record_at(self, position: int) -> int:

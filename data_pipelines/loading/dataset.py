@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipelines.images import ImageError, open_image, resize_and_crop, to_tensor
-from data_pipelines.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
+from data_pipelines.manifest import MANIFEST_NAME, read_manifest
 from data_pipelines.records import Record, RecordText, record_from_row, text_from_row
 from data_pipelines.shards import ShardRows
+from runtime.files import fingerprint
 from runtime.storage import is_remote, local_copy
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ class PreparedDataset:
     def image(self, index: int) -> tuple[str, bytes, str]:
         """A record's id, its encoded image, and its first caption or ""; nothing else is read.
 
-        Raises:
-            ImageError: if the record has no image.
+        An `ImageError` if the record has no image.
         """
         row = self._shards.row(self._row(index), ["id", "image", "captions"])
         if row["image"] is None:
@@ -62,14 +62,7 @@ class PreparedDataset:
         return row["id"], row["image"]["bytes"], row["captions"][0] if row["captions"] else ""
 
     def image_tensor(self, index: int, size: int) -> Tensor:
-        """An image, its shorter side scaled and its centre cut to `size` pixels.
-
-        Returns:
-            (3, size, size) float32 in [-1, 1].
-
-        Raises:
-            ImageError: if the record has no image.
-        """
+        """(3, size, size) float32 in [-1, 1], the shorter side scaled and the centre cut."""
         record_id, encoded, _ = self.image(index)
         image = open_image(encoded, name=f"the image of {record_id}")
         return to_tensor(resize_and_crop(image, size))
@@ -93,7 +86,7 @@ class PreparedDataset:
     @cached_property
     def fingerprint(self) -> str:
         """Names the content: a hash over the shards' own, in order."""
-        return content_fingerprint(self.manifest)
+        return fingerprint(shard["sha256"] for shard in self.manifest["shards"])
 
     def _row(self, index: int) -> int:
         """The row of an index in the shards."""

@@ -12,11 +12,7 @@ ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF"
 
 
 def write_images(settings: ImagesSettings) -> Path:
-    """Write the first images as `NAME-0.png` and so on, NAME being that of the data's folder.
-
-    Raises:
-        UserError: if there is no image.
-    """
+    """Write the first images as `NAME-0.png` and so on, NAME being that of the data's folder."""
     dataset = PreparedDataset(settings.data, images_only=True)
     num_images = min(len(dataset), settings.max_images or len(dataset))
     if not num_images:

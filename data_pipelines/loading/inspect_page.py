@@ -41,14 +41,7 @@ SHOWN_CHARACTERS = 300
 
 
 def inspect_data(settings: InspectSettings) -> Path:
-    """Write the page of a prepared folder.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: if the folder holds no prepared data or a split with two, or a shard is damaged.
-    """
+    """Write the page of a prepared folder, and return it; damaged shards are refused."""
     import jinja2
 
     folder = settings.data
@@ -73,7 +66,6 @@ def inspect_data(settings: InspectSettings) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,  # every text on the page is somebody else's
-        trim_blocks=False,
     )
     page = environment.get_template("inspect.html.j2").render(
         title=f"Prepared data: {folder.name}",
@@ -93,7 +85,14 @@ def inspect_data(settings: InspectSettings) -> Path:
 
 def _read_texts(records: Iterator[RecordText]) -> tuple[dict[str, list], list[dict[str, str]]]:
     """Lengths of every text, and the first few texts that no image stands beside."""
-    captions, questions, asked, messages, texts = ([] for _ in range(5))
+    lengths: dict[str, list] = {
+        "words in a caption": [],
+        "questions about an image": [],
+        "words in a question": [],
+        "messages in a conversation": [],
+        "characters in a plain text": [],
+    }
+    captions, questions, asked, messages, texts = lengths.values()
     shown: list[dict[str, str]] = []
     for record in records:
         captions += [len(caption.split()) for caption in record.captions]
@@ -102,20 +101,9 @@ def _read_texts(records: Iterator[RecordText]) -> tuple[dict[str, list], list[di
         messages += [len(found.messages) for found in record.conversations]
         texts += [] if record.text is None else [len(record.text)]
         if len(shown) < NUM_TEXTS and (record.text is not None or record.conversations):
-            spoken = [
-                f"{message.role}: {message.content}"
-                for conversation in record.conversations[:1]
-                for message in conversation.messages
-            ]
-            content = record.text if record.text is not None else " / ".join(spoken)
+            spoken = record.conversations[0].messages if record.text is None else []
+            content = record.text or " / ".join(f"{turn.role}: {turn.content}" for turn in spoken)
             shown.append({"id": record.record_id, "content": _short(content)})
-    lengths: dict[str, list] = {
-        "words in a caption": captions,
-        "questions about an image": questions,
-        "words in a question": asked,
-        "messages in a conversation": messages,
-        "characters in a plain text": texts,
-    }
     return lengths, shown
 
 
@@ -123,8 +111,7 @@ def _look(
     pictures: PreparedDataset, sample: list[int], chosen: set[int]
 ) -> tuple[dict[str, list], list[dict[str, str]]]:
     """Sizes of some images, and thumbnails of a few of them."""
-    widths, heights, aspects = [], [], []
-    sheet = []
+    widths, heights, aspects, sheet = [], [], [], []
     for index in sample:
         record = pictures[index]
         assert record.image is not None
@@ -140,14 +127,8 @@ def _look(
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
         encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-        sheet.append(
-            {
-                "id": record.record_id,
-                "image": f"data:image/jpeg;base64,{encoded}",
-                "caption": _short(" ".join(words)),
-                "size": size,
-            }
-        )
+        shown = {"id": record.record_id, "image": f"data:image/jpeg;base64,{encoded}"}
+        sheet.append(shown | {"caption": _short(" ".join(words)), "size": size})
     sizes: dict[str, list] = {
         "image width, pixels": widths,
         "image height, pixels": heights,
@@ -160,13 +141,11 @@ def _reasons(folder: Path) -> list[dict[str, Any]]:
     """Rejects by reason, the most frequent first, with an example of each."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for name in (QUARANTINE_NAME, PARTS_NAME):
-        if not (folder / name).is_file():
-            continue
-        for _, entry in json_values(folder / name):
-            kind = reason_kind(entry["reason"])
-            counts[kind] += 1
-            examples.setdefault(kind, f"{_short(entry['id'])}: {_short(entry['reason'])}")
+    paths = [folder / QUARANTINE_NAME, folder / PARTS_NAME]
+    for _, entry in (entry for path in paths if path.is_file() for entry in json_values(path)):
+        kind = reason_kind(entry["reason"])
+        counts[kind] += 1
+        examples.setdefault(kind, f"{_short(entry['id'])}: {_short(entry['reason'])}")
     return [
         {"kind": kind, "count": count, "example": _printable(examples[kind])}
         for kind, count in counts.most_common()

@@ -30,11 +30,7 @@ class Decision:
     """`id`, and the id of the record that it has the same image `of`."""
 
     def check(self, test_fraction: float) -> None:
-        """Refuse what leaves a data set, or a side of a split, without records.
-
-        Raises:
-            UnusableError: if it does.
-        """
+        """Refuse what leaves a data set, or a side of a split, without records."""
         found = {side for sides in self.sides for side in sides}
         if found == {None} or not found:
             last = self.rejects[-1] if self.rejects else {"id": "none", "reason": "no record"}
@@ -49,15 +45,7 @@ class Decision:
 
 
 def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
-    """Settle what becomes of every record.
-
-    Args:
-        accounts: of all parts, in order.
-        settings: which sources there are, whether duplicates are dropped, and the split.
-
-    Raises:
-        UnusableError: if records of two sources have one id.
-    """
+    """Settle what becomes of every record of the accounts, which are of all parts, in order."""
     decision = Decision()
     seen: dict[str, tuple[int, str]] = {}  # id -> its source, its side
     first: dict[str, str] = {}  # digest -> id
@@ -75,9 +63,8 @@ def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
             elif entry.digest in first:
                 of = first[entry.digest]
                 decision.duplicates.append({"id": entry.record_id, "of": of})
-                reason = (
-                    f"its image is the same as that of {of}" if settings.drop_duplicates else None
-                )
+                if settings.drop_duplicates:
+                    reason = f"its image is the same as that of {of}"
             if reason is not None:
                 late[-1].append(refusal(entry.record_id, sources[source], reason))
                 decision.sides[-1].append(None)
@@ -111,13 +98,8 @@ def _follow_references(
 ) -> list[tuple[int, str, str]]:
     """Put conversations on the side of the images they show, and reject those that lack one.
 
-    Args:
-        accounts: of all parts.
-        sides: of their entries; changed in place.
-        seen: the source and the side of each record by id.
-
-    Returns:
-        Part, id and reason of each reject.
+    `sides` are those of the accounts' entries, changed in place; `seen` has the source and the side
+    of each record. Returns part, id and reason of each reject.
     """
     has_image = {
         entry.record_id

@@ -62,14 +62,7 @@ def write_rejects(storage: Storage, decision: Decision) -> None:
 def write_prepared(
     job: Job, sources: list[Source], accounts: list[Account], decision: Decision
 ) -> None:
-    """Write shards and manifests, and say what was rejected or not read.
-
-    Args:
-        job: what is asked for.
-        sources: that were read.
-        accounts: of all parts, in order.
-        decision: what becomes of every record.
-    """
+    """Write shards and manifests, and say what was rejected or not read."""
     licences = [
         {"source": source.name, "licence": source.licence, "origin": source.origin}
         for source in sources

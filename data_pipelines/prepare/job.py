@@ -45,13 +45,9 @@ class Job:
             self.folders = {side: self.storage / side for side in SIDES}
 
     def is_finished(self, verify: bool = False) -> bool:
-        """Whether the folder already holds what is asked for.
+        """Whether the folder holds what is asked for; one that holds something else is refused.
 
-        Args:
-            verify: compare checksums too, where the folder is on disk.
-
-        Raises:
-            UserError: if it holds something else.
+        `verify` compares checksums too, where the folder is on disk.
         """
         location = self.storage.location
         if os.path.isfile(location):
@@ -80,8 +76,7 @@ class Job:
     def claim(self, num_parts: int, rank: int) -> bool:
         """Mark the folder as being written; refuse to resume where the data have changed since.
 
-        Returns:
-            Whether there is something to do; False where another process has done it all meanwhile.
+        False where another process has done it all meanwhile.
         """
         self.storage.make()
         if not rank and self.storage.size(IN_PROGRESS_NAME) is None:
@@ -108,12 +103,9 @@ class Job:
         self.staging.delete_all()
 
     def _read(self, folder: Storage, name: str) -> dict[str, Any] | None:
-        """What an earlier run has left in a file; None where there is none.
+        """What an earlier run has left in a file; None where there is none, or it goes meanwhile.
 
-        (Another process may delete it at any moment.)
-
-        Raises:
-            UserError: if something else was asked for.
+        A run that was asked for something else is refused.
         """
         try:
             found = json.loads(folder.read(name))

@@ -110,11 +110,7 @@ def make_parts(sources: list[Source], shard_size: int) -> list[Part]:
 def write_part(source: Source, part: Part, staging: Storage, test_fraction: float) -> Account:
     """Read a part's records, check them, and write those that pass.
 
-    Args:
-        source: the part's.
-        part: which records.
-        staging: the folder for its shards, if any record passes, and the account.
-        test_fraction: fraction of the images that goes to the test side.
+    The folder `staging` gets its shards, if any record passes, and the account.
     """
     account = Account(part)
     shards: dict[str, ShardWriter] = {}

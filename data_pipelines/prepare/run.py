@@ -50,10 +50,7 @@ _sources: list[Source] = []
 
 
 def prepare(settings: PrepareSettings) -> str:
-    """Validate sources and write them as shards.
-
-    Returns:
-        The folder, or its URL.
+    """Validate sources and write them as shards; return the folder, or its URL.
 
     Raises:
         UserError: if a source is unknown or has no usable record, records of two sources have one

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import IMAGE_MARK, Conversation, Message, Question, Record, Reject
 from data_pipelines.safe_files import read_named
 from data_pipelines.sources.rows import Found, attempt
@@ -30,30 +29,17 @@ T = TypeVar("T")
 
 SPEAKERS = {
     "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard"), "assistant"),
 }
 """Names of the roles in the wild, in any case, and ours."""
 
 
 def choose_columns(given: dict[str, str], columns: list[str], name: str) -> dict[str, str]:
-    """Settle which column each key reads.
+    """Settle which of the columns of a source each key reads, and refuse what does not fit.
 
-    Args:
-        given: key -> column, as the user wrote it.
-        columns: those there are.
-        name: of the source, for errors.
-
-    Returns:
-        Key -> column, for the keys that have one.
-
-    Raises:
-        UserError: if a column does not exist, or none is of use.
+    `given` is key -> column, as the user wrote it; the result is the same of all keys that have
+    one.
     """
     there = ", ".join(columns) or "none"
     for key, column in given.items():
@@ -166,7 +152,7 @@ def image_of(value: Any, images: Path | None) -> bytes | None:
         raise ValueError(f"its image is neither bytes nor a file's name ({type(value).__name__})")
     if images is None:
         raise ValueError("its image is a file's name; say below which folder, with images=DIR")
-    return read_named(images, value, MAX_FILE_SIZE)
+    return read_named(images, value)
 
 
 def _question_of(value: dict[str, Any]) -> Question:

@@ -28,14 +28,7 @@ NUM_IMAGES = {"train": 4000, "test": 1000}
 
 
 def read_rows(split: str) -> Rows:
-    """The images of a split in the order of their numbers.
-
-    Args:
-        split: `train` or `test`.
-
-    Raises:
-        UserError: if the package is not installed, or its files are not as published.
-    """
+    """The images of a split, `train` or `test`, in the order of their numbers."""
     folder = data_folder() / split
     try:
         rows = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
@@ -58,11 +51,7 @@ def read_rows(split: str) -> Rows:
 
 
 def data_folder() -> Path:
-    """Return the folder of the installed package that holds `train` and `test`.
-
-    Raises:
-        UserError: if the package is not installed.
-    """
+    """The folder of the installed package that holds `train` and `test`."""
     spec = importlib.util.find_spec("easy_vqa")
     if spec is None or spec.origin is None:
         raise UserError("the easy-VQA data is not installed; run: pip install easy-vqa")
@@ -70,20 +59,11 @@ def data_folder() -> Path:
 
 
 def stated_truth(asked: Iterable[tuple[str, str]]) -> tuple[set[str], set[str]]:
-    """Gather what the questions about one image, with their answers, leave possible.
+    """The colours and shapes that the questions about an image and their answers leave possible.
 
     "what is the teal shape?" tells that the shape is teal whatever the answer, a yes to "is there
     a circle?" or a no to "is no circle present?" tells that it is one, and the opposite answers
-    rule the circle out.
-
-    Args:
-        asked: (question, answer) pairs of one image.
-
-    Returns:
-        The possible colours and the possible shapes; a set of one is certain.
-
-    Raises:
-        ValueError: if a yes-or-no question does not name exactly one colour or shape.
+    rule the circle out. A yes-or-no question must name exactly one colour or shape.
     """
     possible = {"colour": set(PALETTE), "shape": set(SHAPES)}
     for question, answer in asked:
@@ -103,15 +83,7 @@ def stated_truth(asked: Iterable[tuple[str, str]]) -> tuple[set[str], set[str]]:
 
 
 def caption_of(asked: Iterable[tuple[str, str]], image: bytes) -> str:
-    """Describe an image: by its questions' truth, else by its pixels.
-
-    Args:
-        asked: (question, answer) pairs of the image.
-        image: the encoded file.
-
-    Raises:
-        UserError: if the questions leave something open and the pixels show no clear shape.
-    """
+    """Describe an encoded image: by its questions' truth, else by its pixels."""
     colours, shapes = stated_truth(asked)
     if len(colours) == 1 and len(shapes) == 1:
         return f"a {colours.pop()} {shapes.pop()}"

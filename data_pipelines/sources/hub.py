@@ -33,9 +33,6 @@ def read_hub(
         split: the part to read.
         streaming: read without downloading first, one stream for each of its files.
         images: the folder of images, where a column holds their names.
-
-    Raises:
-        UserError: if it cannot be loaded, or a column is not there.
     """
     import datasets
 

@@ -14,11 +14,7 @@ from runtime.errors import UserError, says
 
 
 class HubFiles:
-    """The files of one data set.
-
-    Args:
-        name: of the data set on the hub, or a local folder laid out as one.
-    """
+    """The files of a data set on the hub, or of a local folder laid out as one."""
 
     def __init__(self, name: str) -> None:
         folder = Path(name).expanduser()
@@ -38,13 +34,9 @@ class HubFiles:
     def read(self, path: str) -> bytes:
         """Read the file of a path.
 
-        Args:
-            path: absolute; where the data set is streamed, `hf://datasets/NAME@REVISION/...`; or
-                `zip://MEMBER::PATH` with one of these.
-
-        Raises:
-            ValueError: in one clause, if it is not of this data set, not there, or too large.
-            UserError: if the hub cannot be reached.
+        It is absolute; where the data set is streamed, `hf://datasets/NAME@REVISION/...`; or
+        `zip://MEMBER::PATH` with one of these. A `ValueError`, in one clause, if it is not of this
+        data set, not there, or too large; a `UserError` if the hub cannot be reached.
         """
         member, *containers = path.split("::")
         target = containers[-1] if containers else member

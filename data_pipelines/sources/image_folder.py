@@ -43,12 +43,9 @@ MAX_CAPTION_FILE_SIZE = 1024 * 1024
 
 
 def list_images(root: Path) -> list[Path]:
-    """List the images below a folder, in the order of their ids.
+    """The images below a folder, at least one, in the order of their ids.
 
     Folders behind symbolic links are not entered, so there are no cycles.
-
-    Raises:
-        UserError: if the folder is missing or holds no image.
     """
     return _split(root)[0]
 
@@ -73,10 +70,6 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
         root: the folder.
         captions: a JSONL or CSV file with paths from the folder; else `TABLES` are looked for.
         columns: which of its columns are `image` and `caption`.
-
-    Raises:
-        UserError: if the folder is missing or holds no image, a table cannot be read, or
-            columns are given and there is no table.
     """
     paths, others = _split(root)
     tables = [path for path in others if path.name in TABLES] if captions is None else [captions]
@@ -178,13 +171,7 @@ class _CaptionTable:
         self._lines: dict[str, list[str]] = {}  # image -> the lines that name it
 
     def read(self, path: Path, columns: dict[str, str], folder: str) -> None:
-        """Add a JSONL or CSV file.
-
-        Args:
-            path: the file.
-            columns: which column is what.
-            folder: below the root, in which its names lie; "" or with "/" at its end.
-        """
+        """Add a JSONL or CSV file; its names lie in `folder`, which is "" or ends in "/"."""
         rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path))
         known: dict[str, None] = {}  # a set that keeps the order
         for _, row in rows:

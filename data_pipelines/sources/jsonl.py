@@ -19,11 +19,7 @@ LOOKED_AT = 100
 
 
 def read_jsonl(path: Path, images: Path | None, columns: dict[str, str]) -> Rows:
-    """The records of a file, a line each; see `columns.py` for the keys.
-
-    Raises:
-        UserError: if the file cannot be read, is empty, or has no column of use.
-    """
+    """The records of a file, a line each; see `columns.py` for the keys."""
     lines = line_offsets(path)
     if not len(lines):
         raise UserError(f"{path} is empty; it should hold one JSON object a line")

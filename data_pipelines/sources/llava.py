@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Conversation, Record, Reject
 from data_pipelines.safe_files import line_offsets, parse_line, read_line, read_named
 from data_pipelines.sources.columns import conversation_of, id_of
@@ -26,15 +25,7 @@ from runtime.files import read_json
 
 
 def read_llava(path: Path, images: Path) -> Rows:
-    """The records of a file, in the order in which their images are first named.
-
-    Args:
-        path: `.json` with a list, or `.jsonl`.
-        images: the folder that the names are relative to.
-
-    Raises:
-        UserError: if the file cannot be read as a whole, or holds no entry.
-    """
+    """The records of a `.json` list or a `.jsonl`, in the order in which images are first named."""
     entries = _Lines(path) if path.suffix.lower() == ".jsonl" else read_json(path)
     if not isinstance(entries, (list, _Lines)) or not len(entries):
         raise UserError(f"{path} holds no list of conversations")
@@ -61,7 +52,7 @@ def read_llava(path: Path, images: Path) -> Rows:
         rejects: list[Reject] = []
         image = None
         if own:
-            image = attempt(rejects, record_id, read_named, images, record_id, MAX_FILE_SIZE)
+            image = attempt(rejects, record_id, read_named, images, record_id)
         if rejects:  # of the image, and so of each entry about it
             reason = rejects[0].reason
             return Found(None, [Reject(own_ids[n], reason) for n in numbers] or rejects)

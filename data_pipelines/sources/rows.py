@@ -54,15 +54,7 @@ class Streams:
 
 
 def guarded(entry_id: str, read: Callable[..., Found], *args: Any) -> Found:
-    """Read one entry; whatever its data provoke becomes a reject.
-
-    Args:
-        entry_id: what to call it in a reject.
-        read: the reading, which takes `args`.
-
-    Raises:
-        UserError: if the source as a whole is at fault.
-    """
+    """Read one entry; whatever its data provoke becomes a reject of this id."""
     rejects: list[Reject] = []
     return attempt(rejects, entry_id, read, *args) or Found(None, rejects)
 
@@ -70,19 +62,14 @@ def guarded(entry_id: str, read: Callable[..., Found], *args: Any) -> Found:
 def attempt(
     rejects: list[Reject], part_id: str, read: Callable[..., T], *args: Any, kind: str = ""
 ) -> T | None:
-    """Read a part of an entry, or note why it cannot be read.
+    """Read a part of an entry with `read(*args)`; None, and a reject, where it cannot be read.
+
+    A `UserError` passes: the source as a whole is at fault.
 
     Args:
         rejects: where to note it.
         part_id: the part's own id, or that of its record.
-        read: the reading, which takes `args`.
         kind: of a part without an id of its own, see `Reject`.
-
-    Returns:
-        The part; None where it is rejected.
-
-    Raises:
-        UserError: if the source as a whole is at fault.
     """
     try:
         return read(*args)

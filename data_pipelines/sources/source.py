@@ -26,11 +26,7 @@ class Source:
 
 
 def open_source(name: str) -> Source:
-    """Find a source by its name or path.
-
-    Raises:
-        UserError: if there is no such source, or it is empty or not installed.
-    """
+    """Find a source by its name or path; a `UserError` if there is none, or it is empty."""
     if name in EASY_VQA_SPLITS:
         from data_pipelines.sources import easy_vqa
 

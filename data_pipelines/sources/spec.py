@@ -148,11 +148,7 @@ class Spec:
 
 
 def parse_source(name: str) -> Spec:
-    """Take a source apart.
-
-    Raises:
-        UserError: if its kind or an option is not known.
-    """
+    """Take a source apart; a `UserError` if its kind or an option is not known."""
     kind, colon, rest = name.partition(":")
     is_kind = colon and re.fullmatch(r"[a-z0-9]+", kind) and not rest.startswith("//")
     if not is_kind or os.path.isdir(os.path.expanduser(name)):
@@ -179,11 +175,7 @@ def folder_of(name: str) -> Path | None:
 
 
 def check_source(name: str) -> str:
-    """Refuse what is surely no source; the rest shows when it is opened.
-
-    Raises:
-        ValueError: if it is empty, or looks like a path and is no folder.
-    """
+    """Refuse, by a `ValueError`, what is surely no source; the rest shows when it is opened."""
     if not name.strip():
         raise ValueError("the name is empty; name a source")
     if re.match(r"[a-z0-9]+:", name) or name in EASY_VQA_SPLITS:

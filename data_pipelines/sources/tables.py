@@ -60,9 +60,6 @@ def read_tables(location: str, kind: str, images: Path | None, columns: dict[str
         kind: "parquet" or "arrow".
         images: the folder of images, where a column holds their names.
         columns: see `columns.py`.
-
-    Raises:
-        UserError: if there is no such file, one is broken, or a column is not there.
     """
     if kind == "arrow" and is_remote(location):
         raise UserError(f"Arrow files are mapped into memory: fetch {location} to a disk first")

@@ -67,10 +67,6 @@ def read_tars(location: str, columns: dict[str, str]) -> Streams:
     Args:
         location: as `matching` takes it.
         columns: which keys of a sample's `.json` are what, see `columns.py`.
-
-    Raises:
-        UserError: if there is no such file, the first cannot be opened, or its first samples lack
-            a column.
     """
     location = location if is_remote(location) else os.path.expanduser(location)
     is_packed = "*" not in location and location.lower().endswith(COMPRESSED)
@@ -111,9 +107,7 @@ def _refuse_unknown(columns: dict[str, str], name: str) -> None:
 def _read_tar(name: str, stem: str, columns: dict[str, str]) -> Iterator[Found]:
     """The samples of one tar; a tar that breaks off ends with a reject.
 
-    Raises:
-        UserError: if it cannot be opened, or its location fails while it is read; the archive
-            itself may be whole.
+    A location that fails is a `UserError`: the archive itself may be whole.
     """
     wanted = {*IMAGE_ENDINGS, *CAPTION_ENDINGS, "json", *columns.values()}
     with reading(name) as file:
@@ -161,14 +155,10 @@ class _Sample:
 
 
 def _samples(file: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[_Sample]:
-    """Group the members of an open tar by name.
+    """Group the members of an open tar by name, reading files of the `wanted` endings.
 
     A second file of one name and ending begins another sample of that name. What macOS leaves
     beside files is passed over.
-
-    Args:
-        file: the tar.
-        wanted: whether a file of such an ending is to be read.
     """
     sample: _Sample | None = None
     try:

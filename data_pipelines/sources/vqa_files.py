@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Question, Record, Reject
 from data_pipelines.safe_files import read_named
 from data_pipelines.sources.columns import answers_of, text_of
@@ -25,9 +24,6 @@ def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
     """VQAv2: `v2_OpenEnded_mscoco_*_questions.json` and `v2_mscoco_*_annotations.json`.
 
     An image is `COCO_train2014_000000458752.jpg`, by the questions' `data_subtype`.
-
-    Raises:
-        UserError: if a file is not laid out as published.
     """
     asked, answered = read_json(questions), read_json(annotations)
     subtype = asked.get("data_subtype") if isinstance(asked, dict) else None
@@ -65,11 +61,7 @@ def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
 
 
 def read_gqa(questions: Path, images: Path) -> Rows:
-    """GQA: `*_balanced_questions.json`, question id -> {imageId, question, answer, ...}.
-
-    Raises:
-        UserError: if the file is not laid out as published.
-    """
+    """GQA: `*_balanced_questions.json`, question id -> {imageId, question, answer, ...}."""
     asked = read_json(questions, _Pairs.unless_unique)
     if not isinstance(asked, dict | _Pairs) or not asked:
         raise UserError(f"{questions} holds no questions by their ids, as GQA's does")
@@ -85,11 +77,7 @@ def read_gqa(questions: Path, images: Path) -> Rows:
 
 
 def read_textvqa(questions: Path, images: Path) -> Rows:
-    """TextVQA: `TextVQA_0.5.1_*.json`, a list `data` of questions with ten answers each.
-
-    Raises:
-        UserError: if the file is not laid out as published.
-    """
+    """TextVQA: `TextVQA_0.5.1_*.json`, a list `data` of questions with ten answers each."""
     entries = _list_of(read_json(questions), "data", questions)
     read = lambda entry: (entry["question"], entry["answers"])  # noqa: E731
     return _rows(_entries(entries, questions.stem, read), images, "{}.jpg".format)
@@ -160,7 +148,7 @@ def _rows(
 def _image(images: Path, image_id: str | None, file: Callable[[str], str]) -> bytes:
     if image_id is None:
         raise ValueError("the question names no image")
-    return read_named(images, file(image_id), MAX_FILE_SIZE)
+    return read_named(images, file(image_id))
 
 
 def _question(entry: Entry) -> Question:

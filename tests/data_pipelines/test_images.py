@@ -46,14 +46,17 @@ def test_a_bomb_is_refused_before_its_pixels_are_made(side):
         open_image(png_that_declares(side, side))
 
 
-def test_the_limits_are_the_callers_and_the_error_names_the_file(tmp_path):
+def test_an_image_up_to_the_limits_is_read_and_the_error_names_the_file(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     path.write_bytes(encode(Image.fromarray(noise())))
-    assert open_image(path, max_pixels=12 * 16).size == (16, 12)
+    monkeypatch.setattr(module, "MAX_PIXELS", 12 * 16)
+    assert open_image(path).size == (16, 12)
+    monkeypatch.setattr(module, "MAX_PIXELS", 12 * 16 - 1)
     with pytest.raises(ImageError, match=r"large\.png declares 16 x 12 pixels"):
-        open_image(path, max_pixels=12 * 16 - 1)
+        open_image(path)
+    monkeypatch.setattr(module, "MAX_FILE_SIZE", 100)
     with pytest.raises(ImageError, match=r"large\.png has .* bytes; the limit is 100"):
-        open_image(path, max_file_size=100)
+        open_image(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])

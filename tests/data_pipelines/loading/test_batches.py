@@ -45,13 +45,6 @@ def test_a_data_loader_takes_it_from_any_step():
     assert [batch.tolist() for batch in loader] == [batches.indices(step) for step in range(3, 9)]
 
 
-def test_without_an_end_it_goes_on():
-    endless = StepBatches(3, 2, seed=0)
-    assert len(list(itertools.islice(endless, 1000))) == 1000
-    with pytest.raises(TypeError, match="no length"):
-        len(endless)
-
-
 def test_numbers_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="10 does not divide over 4"):
         StepBatches(100, 10, seed=0, world_size=4)
