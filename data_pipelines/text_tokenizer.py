@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -30,6 +31,8 @@ def train_text_tokenizer(
     Raises:
         UserError: if `vocab_size` is too small for the single characters.
     """
+    marks: dict[str, Any] = {f"{name}_id": number for number, name in enumerate(MARKS)}
+    marks |= {f"{name}_piece": piece for name, piece in MARKS.items()}
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -40,8 +43,7 @@ def train_text_tokenizer(
             hard_vocab_limit=False,
             byte_fallback=True,
             character_coverage=1.0,
-            **{f"{name}_id": number for number, name in enumerate(MARKS)},
-            **{f"{name}_piece": piece for name, piece in MARKS.items()},
+            **marks,
             num_threads=1,  # the pieces are then the same on every machine
             minloglevel=2,
         )
