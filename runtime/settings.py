@@ -26,6 +26,8 @@ from runtime.errors import UserError, one_line
 from runtime.files import write_text
 from runtime.yaml_values import apply_override, dump_values, read_values, split_override
 
+LearningRate = Annotated[float, Field(gt=0, le=1e30)]
+"""Optimisers divide it by small numbers, and float32 ends at 3e38."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 Probability = Annotated[float, Field(gt=0, le=1)]

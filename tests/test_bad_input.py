@@ -310,7 +310,7 @@ def test_an_answer_longer_than_the_model_writes(refuse):
         ("@nowhere.txt", "no such file"),
         ("@nothing.txt", "is empty"),
         ("@binary.txt", "not UTF-8"),
-        ("@pictures", "is a folder"),
+        ("@pictures", "holds no prepared data"),
     ],
 )
 def test_prompt_files_without_prompts(refuse, file, complaint):
@@ -466,7 +466,7 @@ def test_a_folder_of_broken_pictures(refuse, place, tmp_path):
 COMMANDS_WITH_CONFIG = [
     f"train {p}" for p in ("teacher", "semantic", "pixel", "decoder", "joint", "mllm")
 ]
-COMMANDS_WITH_CONFIG += ["init-mllm", "quickstart"]
+COMMANDS_WITH_CONFIG += ["init-mllm"]
 
 
 @pytest.mark.parametrize("command", COMMANDS_WITH_CONFIG)
@@ -484,6 +484,22 @@ COMMANDS_WITH_CONFIG += ["init-mllm", "quickstart"]
 )
 def test_config_files_that_cannot_be_used(refuse, command, file, complaint):
     assert complaint in refuse(*command.split(), "--config", file)
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("@nowhere.yaml", "no such file"),
+        ("@pictures", "is a folder"),
+        ("@bad-yaml/broken.yaml", "not valid YAML: line"),
+        ("@bad-yaml/list.yaml", "`key: value` lines"),
+        ("@bad-yaml/binary.yaml", "not UTF-8"),
+        ("@bad-yaml/empty.yaml", "is missing"),
+        ("@bad-yaml/unknown.yaml", 'unknown key "outt"'),
+    ],
+)
+def test_recipes_that_cannot_be_used(refuse, file, complaint):
+    assert complaint in refuse("run", file)
 
 
 def phase(name):
@@ -572,12 +588,13 @@ def test_settings_that_cannot_work(refuse, name, override, complaint):
     assert complaint in refuse(*phase(name), override)
 
 
-def test_a_quickstart_of_nothing(refuse, tmp_path):
-    file = tmp_path / "quick.yaml"
-    file.write_text("train_source: nowhere\ntest_source: nowhere\nphases: .\n")
-    assert "no source" in refuse("quickstart", "--config", str(file), "--out", "out")
-    file.write_text("train_source: nowhere\ntest_source: nowhere\nphases: elsewhere\n")
-    assert "does not exist" in refuse("quickstart", "--config", str(file), "--out", "out")
+def test_a_recipe_of_nothing(refuse, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    step = "title: t\nout: out\nsteps: {prepare: {run: prepare, sources: [nowhere], out: data}}\n"
+    file.write_text(step)
+    assert "no source" in refuse("run", str(file))
+    file.write_text(step.replace("sources: [nowhere]", "config: elsewhere.yaml"))
+    assert "no such config file" in refuse("run", str(file))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pydantic import (
 
 from mllm.data.settings import FolderName, MixtureSettings, SourceSettings
 from runtime.errors import UserError
-from runtime.settings import Seed, Settings, build_settings, settings_with_overrides
+from runtime.settings import LearningRate, Seed, Settings, build_settings, settings_with_overrides
 from runtime.yaml_values import merge, read_values
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -73,7 +73,7 @@ class PhaseSettings(Settings):
     """Optimiser steps."""
     global_batch_size: PositiveInt
     """Sequences per step over all ranks and accumulation."""
-    learning_rate: PositiveFloat
+    learning_rate: LearningRate
     """Peak learning rate."""
     phase: Literal["align", "pretrain", "sft"] | None = None
     """Which of the file's `phases` this is, where it has several."""

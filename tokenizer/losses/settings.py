@@ -6,12 +6,11 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
-from runtime.settings import Decay, Fraction, Settings
+from runtime.settings import Decay, Fraction, LearningRate, Settings
 
 
 class PerceptualSettings(Settings):
@@ -44,7 +43,7 @@ class AdversarialSettings(Settings):
     """First step of the discriminator and the adversarial term; peers wait for 20k steps."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the weight then grows from 0."""
-    learning_rate: PositiveFloat = 1e-4
+    learning_rate: LearningRate = 1e-4
     """Peak learning rate of the discriminator, on the generator's schedule."""
     betas: tuple[Decay, Decay] = (0.5, 0.9)
     """Momentum terms of the discriminator's AdamW (VQGAN)."""

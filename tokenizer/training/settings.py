@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from runtime.settings import Decay, Fraction, Option, Seed, Settings
+from runtime.settings import Decay, Fraction, LearningRate, Option, Seed, Settings
 from runtime.value_types import ConfigFile, FolderOrURL, ModelFolder, NumWorkers, OutputFolder
 from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.losses.settings import ReconstructionSettings
@@ -27,7 +27,7 @@ class TrainingSettings(Settings):
     """Optimiser steps."""
     global_batch_size: PositiveInt
     """Images per step over all ranks."""
-    learning_rate: PositiveFloat
+    learning_rate: LearningRate
     """Peak learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 50
     """Steps of linear warm-up."""

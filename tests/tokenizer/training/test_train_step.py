@@ -58,7 +58,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_their_reco
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_a_learning_rate_that_explodes_saves_nothing(settings, phase, tmp_path):
-    training = {"learning_rate": 1e36, "num_steps": 25, "warmup_steps": 0}
+    training = {"learning_rate": 1e30, "num_steps": 25, "warmup_steps": 0}
     values = settings(phase, tmp_path, training=training)
     with pytest.raises(UserError, match=r"not finite, and nothing is saved; .*overwrite=true"):
         run(phase, values)
