@@ -23,7 +23,6 @@ from mllm.data.documents import (
     question_document,
     text_document,
 )
-from mllm.data.fit import refuse_misfits
 from mllm.data.packing import plan_sequences
 from mllm.data.settings import MixtureSettings
 from mllm.data.sources import NOUNS, TASKS, TrainingSource, image_names, question_pairs
@@ -99,8 +98,7 @@ class TrainingSequences(Dataset):
             if not any(self._items[task]):
                 noun = NOUNS[task]
                 raise UserError(f"no record has a {noun}; set mixture.proportions.{task} to 0")
-            items = zip(sources, self._items[task], strict=True)
-            refuse_misfits(task, items, chat, mixture, max_seq_length, context)
+            self._refuse_misfits(task, context)
         self._plan: list[list[Planned]] = []  # the documents of each sequence
         self._planner = self._packed() if packing else self._by_length(batch)
         self._plan_until(min(num_sequences, PLANNED_AHEAD))
@@ -111,6 +109,72 @@ class TrainingSequences(Dataset):
     def __getitem__(self, number: int) -> list[Document]:
         self._plan_until(number + 1)
         return [self._document(one, self._codes_for(one)) for one in self._plan[number]]
+
+    def _refuse_misfits(self, task: str, context: int | None) -> None:
+        """Refuse records of which no document, or not every one, could be trained on."""
+        longest, name, count = 0, "", 0
+        for source, items in zip(self.sources, self._items[task], strict=True):
+            for number, item in items:
+                record = source.records[number]
+                length = self._most_tokens(task, record, item)
+                count += length > self.max_length
+                if length > longest:
+                    longest, name = length, record.record_id
+        if longest <= self.max_length:
+            return
+        advice = f"raise max_seq_length to at least {longest}"
+        if context is not None and longest > context:
+            advice = (
+                f"the language model reads at most {context:,}: leave them out of the prepared "
+                f"data, or choose another llm"
+            )
+        raise UserError(
+            f"{count:,} {'record has' if count == 1 else 'records have'} a {NOUNS[task]} that "
+            f"takes more than {self.max_length:,} tokens with its images, the most {name!r} with "
+            f"{longest:,}; {advice}"
+        )
+
+    def _most_tokens(self, task: str, record: RecordText, item: int) -> int:
+        """Tokens of the record's smallest document, or of its largest where chance decides.
+
+        Most texts are so short that their bytes alone prove that they fit, since no token is
+        shorter than a byte: for them 0, and nothing is rendered.
+        """
+        image: Sequence[int] = range(self.chat.num_image_positions)
+        if task == "question":
+            pairs = question_pairs(record.questions)
+            # A shared prefix needs one question that fits; as turns, each may be the first.
+            choose = min if self.mixture.several_questions == "shared_prefix" else max
+            if choose(self.chat.most_tokens(pair, 1) for pair in pairs) <= self.max_length:
+                return 0
+            return choose(len(question_document(self.chat, image, [pair])) for pair in pairs)
+        if task == "drawing":
+            if (
+                max(self.chat.most_tokens([caption], 1) for caption in record.captions)
+                <= self.max_length
+            ):
+                return 0
+            return max(
+                len(drawing_document(self.chat, caption, image)) for caption in record.captions
+            )
+        if task == "conversation":
+            messages = [(m.role, m.content) for m in record.conversations[item].messages]
+            names = image_names(record, item)
+            marks = sum(content.count(IMAGE_MARK) for _, content in messages)
+            if marks != len(names):
+                problem = f"{marks} image marks, but {len(names)} images"
+                raise UserError(f"a conversation of {record.record_id!r}: {problem}")
+            roles = [role for role, _ in messages]
+            until = roles.index("assistant") + 1 if "assistant" in roles else len(roles)
+            first = [content for _, content in messages[:until]]
+            if (
+                self.chat.most_tokens(first, sum(text.count(IMAGE_MARK) for text in first))
+                <= self.max_length
+            ):
+                return 0
+            limit, images = self.max_length, [image] * len(names)
+            return len(conversation_document(self.chat, messages, images, max_length=limit))
+        return 0  # plain text is cut
 
     def _plan_until(self, num_sequences: int) -> None:
         self._plan += islice(self._planner, max(0, num_sequences - len(self._plan)))

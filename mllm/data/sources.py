@@ -25,13 +25,8 @@ NOUNS = {task: task for task in TASKS} | {"drawing": "caption"}
 
 @dataclass
 class TrainingSource:
-    """Records with their codes.
-
-    Attributes:
-        records: the text of them; image bytes stay on disk.
-        codes: of their images; None where there are none.
-        weight: how often it is used, relative to other sources.
-    """
+    """The text of records with the codes of their images, if there are any; `weight` says how often
+    the source is used, relative to others."""
 
     records: list[RecordText]
     codes: CodeStore | None
@@ -73,12 +68,8 @@ class TrainingSource:
 def open_sources(
     sources: list[SourceSettings], code_fingerprint: str, model: Path
 ) -> list[TrainingSource]:
-    """Open the data and codes that a run trains on.
-
-    Args:
-        sources: their folders.
-        code_fingerprint: of the image tokenizer inside the model.
-        model: its folder, for messages.
+    """Open the data and codes that a run trains on; `code_fingerprint` is that of the image
+    tokenizer inside the `model`, whose folder is named in messages.
 
     Raises:
         UserError: for codes of another tokenizer or of other images, and for a damaged shard.

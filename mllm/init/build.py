@@ -27,6 +27,8 @@ from runtime.settings import to_dict
 from tokenizer.model.image_processing_semhitok import image_processor
 from tokenizer.saved.model_folder import load_tokenizer, whole_folder
 
+OWN_FIELDS = ("image_input", "image_head", "image_positions", "z_loss_weight")
+
 
 def init_mllm(settings: InitSettings) -> Path:
     """Write the model folder that training starts from."""
@@ -83,10 +85,7 @@ def unified_config(
     return UnifiedConfig(
         text_config=text_config.to_dict(),
         image_tokenizer_config=image_tokenizer_config.to_dict(),
-        image_input=settings.image_input,
-        image_head=settings.image_head,
-        image_positions=settings.image_positions,
-        z_loss_weight=settings.z_loss_weight,
         tie_word_embeddings=text_config.tie_word_embeddings,
+        **{name: getattr(settings, name) for name in OWN_FIELDS},
         **fields,
     )

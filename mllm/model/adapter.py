@@ -23,11 +23,7 @@ class GridPositions(nn.Module):
     """Learned embeddings of a position's row and column, which are added.
 
     With them a small model from nothing learns shapes that it would hardly learn from the position
-    in the sequence alone.
-
-    Args:
-        width: D.
-        grid_size: rows and columns of an image; None adds nothing, as in the paper.
+    in the sequence alone. A `grid_size` of None adds nothing, as in the paper.
     """
 
     def __init__(self, width: int, grid_size: int | None):

@@ -36,13 +36,6 @@ class NewTokens(nn.Module):
         """(tokens, D) rows that the head scores with."""
         return self.read if self.write is None else self.write
 
-    def attach(self, embedding: nn.Module, head: nn.Module) -> None:
-        """Make both modules use these rows for their tokens; their weights do not change."""
-        embedding.register_forward_hook(partial(_embed_new, self))
-        head.register_forward_hook(partial(_score_new, self))
-        # A chunked loss reads a plain layer's weight, and this one is more than its weight.
-        head.replace_scores = partial(_score_new, self)  # type: ignore[assignment]
-
     @torch.no_grad()
     def copy_from(self, embedding: nn.Module, head: nn.Module) -> None:
         """Start from the present rows; under ZeRO-3 every rank gathers them."""
@@ -132,7 +125,11 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     model.new_rows = NewTokens(settings["token_ids"], model.config.text_config.hidden_size, tied)
     if embedding.weight.device.type != "meta":
         model.new_rows.copy_from(embedding, head)
-    model.new_rows.attach(embedding, head)
+    # Both use these rows for their tokens; their weights do not change.
+    embedding.register_forward_hook(partial(_embed_new, model.new_rows))
+    head.register_forward_hook(partial(_score_new, model.new_rows))
+    # A chunked loss reads a plain layer's weight, and this one is more than its weight.
+    head.replace_scores = partial(_score_new, model.new_rows)
     model.config.lora = dict(settings)
     freeze(model)
 

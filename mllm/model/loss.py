@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_SCORES = 2**26
 # On a CPU the softmax goes over a few labels at a time, whose scores stay in the cache: 2 MB.
 CACHED_SCORES = 2**19
+Score = Callable[[Tensor], Tensor]  # (n, D) → (n, V)
 
 
 def weighted_loss(
@@ -86,7 +87,7 @@ def _replacement(head: nn.Module) -> Any:
 
 def _chunked(
     head: nn.Module,
-    score: Callable[[Tensor], Tensor],
+    score: Score,
     vocab_size: int,
     hidden: Tensor,
     labels: Tensor,
@@ -117,11 +118,7 @@ def _chunked(
 
 
 def _whole(
-    score: Callable[[Tensor], Tensor],
-    hidden: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    z_weight: float,
+    score: Score, hidden: Tensor, labels: Tensor, weights: Tensor, z_weight: float
 ) -> tuple[Tensor, Tensor]:
     scores = score(hidden).float()
     losses = F.cross_entropy(scores, labels, reduction="none")

@@ -117,12 +117,8 @@ class UnifiedProcessor(ProcessorMixin):
         generation_mode: str | None = None,
         **_: Any,
     ) -> list[str] | list[Image.Image]:
-        """What `generate` gave as texts, or decoded images as pictures.
-
-        Args:
-            generated_outputs: (B, L) token ids, or (B, 3, H, W) in [-1, 1] if `generation_mode` is
-                "image".
-        """
+        """Texts of (B, L) token ids that `generate` gave, or pictures of (B, 3, H, W) in [-1, 1] if
+        `generation_mode` is "image"."""
         if generation_mode == "image":
             return self.pictures(generated_outputs.float().cpu())
         is_image = generated_outputs >= len(self.tokenizer)

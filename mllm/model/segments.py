@@ -64,7 +64,9 @@ class Segments:
             if window is not None or suffixes.any():
                 seen = visibility(torch.zeros_like(suffixes)[None], suffixes[None])
                 if window is not None:
-                    seen = seen & _near(seen, window)
+                    # A position on its path is the number of tokens that a token sees.
+                    positions = seen.sum(-1)
+                    seen = seen & (positions.unsqueeze(2) - positions.unsqueeze(1) < window)
             self._made[key] = None if seen is None else seen[None]
         return self._made[key]
 
@@ -117,12 +119,3 @@ def visibility(documents: Tensor, suffixes: Tensor) -> Tensor:
     same_suffix = suffixes.unsqueeze(2) == suffixes.unsqueeze(1)
     prefix_key = (suffixes == 0).unsqueeze(1)
     return causal & same_document & (same_suffix | prefix_key)
-
-
-def _near(seen: Tensor, window: int) -> Tensor:
-    """(1, l, l) boolean: the key is less than `window` tokens back on the query's path.
-
-    A token's position on its path is the number of tokens that it sees before itself.
-    """
-    positions = seen.sum(-1)
-    return positions.unsqueeze(2) - positions.unsqueeze(1) < window

@@ -37,11 +37,8 @@ def zero_of(settings: PhaseSettings) -> Zero:
     zero = _section(_read(path), "zero_optimization", path)
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
-        raise _conflict(
-            path,
-            f"zero_optimization.stage is {stage} there, but ZeRO has the stages 0 to 3; write one "
-            f"of them in the JSON",
-        )
+        problem = f"zero_optimization.stage is {stage} there, but ZeRO has the stages 0 to 3"
+        raise _conflict(path, f"{problem}; write one of them in the JSON")
     if stage == 3 and settings.in_4bit:
         raise UserError(
             f"lora.load_in_4bit packs the matrices that ZeRO-3 ({path}) would cut up; take stage 2 "

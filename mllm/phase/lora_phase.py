@@ -35,20 +35,14 @@ def load_for_lora(
         model = load_model(folder, quantization_config=_four_bits())
     set_seed(seed)  # loading draws random numbers, and other ones under ZeRO-3
     put_lora(model, lora, new_token_ids(text_tokenizer), folder)
-    _match_zero_3_precision(model)
-    return model
-
-
-def _match_zero_3_precision(model: UnifiedModel) -> None:
-    """Give layers that were put into a model under ZeRO-3 the precision of the others.
-
-    DeepSpeed demands one precision, and itself keeps float32 copies of what trains.
-    """
     embedding = model.get_input_embeddings().get_parameter("weight")
     if hasattr(embedding, "ds_id"):
+        # ZeRO-3 demands one precision, and itself keeps float32 copies of what trains: layers that
+        # were put in get that of the others.
         for parameter in model.parameters():
             if not hasattr(parameter, "ds_id"):
                 parameter.data = parameter.data.to(embedding.dtype)
+    return model
 
 
 def put_lora(

@@ -9,7 +9,6 @@ Shapes: n matrices of one shape, (R, C) rows and columns.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,14 +104,9 @@ class MuonWithAdamW(Optimizer):
         # The very same dictionaries: a schedule that writes "lr" here reaches both.
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move all parameters once.
-
-        Raises:
-            ValueError: for a closure, which two optimisers would run twice.
-        """
-        if closure is not None:
-            raise ValueError("MuonWithAdamW takes no closure; compute the gradients before")
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all parameters once; a closure would run twice, so there is none."""
+        assert closure is None
         self.muon.step()
         self.adamw.step()
 

@@ -79,7 +79,12 @@ def parameter_groups(model: Any, settings: PhaseSettings) -> list[ParameterGroup
     groups = []
     if settings.optimizer == "muon":
         names = {id(parameter): name for name, parameter in trained.items()}
-        hidden = _hidden_matrices(model.language_model)
+        text = model.language_model
+        ends = (text.get_input_embeddings(), text.get_output_embeddings())
+        outside = {id(parameter) for module in ends for parameter in module.parameters()}
+        linear = [module for module in text.modules() if isinstance(module, nn.Linear)]
+        weights = [module.get_parameter("weight") for module in linear]
+        hidden = [w for w in weights if w.requires_grad and id(w) not in outside]
         of_hidden = [names[id(parameter)] for parameter in hidden]
         multiplier = settings.learning_rate_multipliers.layers
         groups.append(ParameterGroup("muon", True, multiplier, of_hidden, hidden))
@@ -97,11 +102,3 @@ def parameter_groups(model: Any, settings: PhaseSettings) -> list[ParameterGroup
                 group.names.append(name)
                 group.parameters.append(parameter)
     return [*groups, *by_rule.values()]
-
-
-def _hidden_matrices(language_model: Any) -> list[nn.Parameter]:
-    ends = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
-    outside = {id(parameter) for module in ends for parameter in module.parameters()}
-    linear = [m for m in language_model.modules() if isinstance(m, nn.Linear)]
-    weights = [module.get_parameter("weight") for module in linear]
-    return [w for w in weights if w.requires_grad and id(w) not in outside]

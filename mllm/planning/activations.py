@@ -36,20 +36,14 @@ class Activations:
 
 
 def activations(model: UnifiedModel, length: int, dtype: torch.dtype) -> Activations:
-    """Measure one sequence.
-
-    Args:
-        model: on the meta device; it is not changed.
-        length: L, tokens of a sequence.
-        dtype: of the compute.
-    """
+    """Measure one sequence of L = `length` tokens, computed in `dtype`, of a model on the meta
+    device, which is not changed."""
     text = model.config.text_config
     decoder = model.language_model.get_decoder()
     before = next(decoder.parameters()).dtype
-    attention = decoder.config._attn_implementation
     AttentionInterface.register(_NAME, _attention)
+    attention, decoder.config._attn_implementation = decoder.config._attn_implementation, _NAME
     decoder.to(dtype)
-    decoder.config._attn_implementation = _NAME
     try:
         total, per_layer = _measure(decoder, length, text.hidden_size, dtype)
     finally:

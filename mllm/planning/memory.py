@@ -31,16 +31,9 @@ LIVE_PARAMETERS = 10**9  # numbers gathered at once under ZeRO-3, `stage3_max_li
 
 @dataclass
 class States:
-    """Bytes on one rank that do not grow with the micro-batch.
-
-    Attributes:
-        weights: of the model, frozen parts included.
-        gradients: of what trains.
-        master: float32 copies that the optimiser moves.
-        optimizer: moments.
-        buffers: buckets of communication, and weights gathered for the moment.
-        host: bytes of the above that CPU offload keeps in the host's memory instead.
-    """
+    """Bytes on one rank that do not grow with the micro-batch: the columns of the table; buckets of
+    communication and weights gathered for the moment; and how many of all these bytes CPU offload
+    keeps in the host's memory instead."""
 
     weights: int
     gradients: int
@@ -87,7 +80,7 @@ def states(
             gradients=MASTER_BYTES * num_trained,
             master=0,
             optimizer=sum(
-                MASTER_BYTES * g.num_states * sum(n) for g, n in zip(groups, trained, strict=True)
+                MASTER_BYTES * group.num_states * group.num_parameters for group in groups
             ),
             buffers=buckets + copies,
         )

@@ -25,11 +25,7 @@ LORA_LAYERS, NEW_TOKENS = "LoRA layers", "new tokens"  # parts of a model with L
 
 
 def read_model_config(model: Path, init: InitSettings | None) -> UnifiedConfig:
-    """The config of a saved model, or of the one that `init-mllm` would make.
-
-    Args:
-        model: folder; it decides where it is there.
-        init: settings of `init-mllm`, where it is not.
+    """The config of a saved model, or, where there is none, of the one that `init-mllm` would make.
 
     Raises:
         UserError: if neither says what the model is.
@@ -82,10 +78,6 @@ def build_on_meta(config: UnifiedConfig) -> UnifiedModel:
 
 def planned_model(settings: PhaseSettings, init: InitSettings | None) -> UnifiedModel:
     """The model that a phase trains, with shapes and no memory: LoRA layers where it asks for them.
-
-    Args:
-        settings: of the phase.
-        init: settings of `init-mllm`, for a model that is not made yet.
 
     Raises:
         UserError: as training would, for a model or LoRA layers that do not fit.

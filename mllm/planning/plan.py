@@ -34,7 +34,6 @@ class Sharding:
         stage: of ZeRO; 0 is plain data parallel.
         offload: the optimiser lives in the host's memory.
         chosen: the settings ask for this one.
-        states: bytes on a rank that do not grow with the micro-batch.
         micro_batch_size: the given one, else the largest that divides the sequences of a rank; 0
             where it does not fit.
         accumulation: micro-batches of a step.
@@ -55,14 +54,10 @@ class Plan:
     """A run in numbers. Bytes are of one rank, FLOPs of all.
 
     Attributes:
-        settings: of the phase.
-        num_gpus: ranks.
-        gpu_memory: bytes of each.
         model: with shapes alone.
         parameters: numbers by part.
         groups: of the optimiser.
-        activations: bytes of one sequence.
-        loss: bytes of one sequence.
+        activations, loss: bytes of one sequence.
         sequence_bytes: bytes that one more sequence of the micro-batch takes.
         flops_per_step: forward and backward.
         shardings: every stage, with and without offload where there is a choice.
@@ -95,13 +90,7 @@ class Plan:
 def make_plan(
     settings: PhaseSettings, init: InitSettings | None, num_gpus: int, gpu_memory: int
 ) -> Plan:
-    """Size a run.
-
-    Args:
-        settings: of the training phase.
-        init: settings of `init-mllm`, for a model that is not made yet.
-        num_gpus: ranks.
-        gpu_memory: bytes of each.
+    """Size a run on `num_gpus` of `gpu_memory` bytes; `init` is for a model that is not made yet.
 
     Raises:
         UserError: if the model is not known, an image does not fit into a sequence, or the batch
@@ -182,27 +171,15 @@ def _shardings(plan: Plan, sizes: Sequence[int]) -> list[Sharding]:
             free = USABLE * plan.gpu_memory - held.device
             micro = max((n for n in sizes if n * plan.sequence_bytes <= free), default=0)
             per_step = micro * plan.num_gpus
-            shardings.append(
-                Sharding(
-                    stage=stage,
-                    offload=offload,
-                    chosen=(stage, offload) == (zero.stage, zero.offload == "cpu"),
-                    states=held,
-                    micro_batch_size=micro,
-                    accumulation=settings.global_batch_size // per_step if micro else 0,
-                    peak=held.device + (micro or sizes[0]) * plan.sequence_bytes,
-                )
-            )
+            accumulation = settings.global_batch_size // per_step if micro else 0
+            peak = held.device + (micro or sizes[0]) * plan.sequence_bytes
+            chosen = (stage, offload) == (zero.stage, zero.offload == "cpu")
+            shardings.append(Sharding(stage, offload, chosen, held, micro, accumulation, peak))
     return shardings
 
 
 def micro_batch_that_fits(settings: PhaseSettings, num_ranks: int, memory: int) -> int:
-    """The given micro-batch, or the largest one.
-
-    Args:
-        settings: of the training phase.
-        num_ranks: of the run.
-        memory: bytes of each rank.
+    """The given micro-batch, or the largest one that `memory` bytes of each rank hold.
 
     Raises:
         UserError: if it does not fit into the memory, or not even one sequence does.

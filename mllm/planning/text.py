@@ -3,11 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import astuple
 
 import torch
 
 from mllm.phase.deepspeed_config import zero_of
-from mllm.phase.parameter_groups import ParameterGroup
 from mllm.planning.model import LORA_LAYERS, NEW_TOKENS
 from mllm.planning.plan import Plan, Sharding
 
@@ -70,16 +70,11 @@ def _groups(plan: Plan) -> Iterator[str]:
         decay = "decays" if group.decays else "no decay"
         factor = "" if group.multiplier == 1 else f", {group.multiplier:g} × the learning rate"
         yield f"optimiser group: {group.rule}, {decay}{factor}, {group.num_parameters:,} parameters"
-        yield from (f"  {line}" for line in _shapes_of(group))
-
-
-def _shapes_of(group: ParameterGroup) -> list[str]:
-    """A line for each kind of parameter: its name with `*` for layer numbers, shape and count."""
-    counts = Counter(
-        (re.sub(r"\.\d+\.", ".*.", name), tuple(parameter.shape))
-        for name, parameter in zip(group.names, group.parameters, strict=True)
-    )
-    return [f"{count:>4} × {name} {shape}" for (name, shape), count in counts.items()]
+        # Parameters are alike that differ in the number of their layer alone.
+        names = (re.sub(r"\.\d+\.", ".*.", name) for name in group.names)
+        shapes = (tuple(parameter.shape) for parameter in group.parameters)
+        counts = Counter(zip(names, shapes, strict=True)).items()
+        yield from (f"  {count:>4} × {name} {shape}" for (name, shape), count in counts)
 
 
 @torch.no_grad()
@@ -96,14 +91,13 @@ def _shapes(plan: Plan) -> Iterator[str]:
         use_cache=False,
     ).last_hidden_state
     one, codes = hidden[0, :1], torch.zeros(1, dtype=torch.long, device="meta")
+    head = model.image_head
     shapes = {
         "embedded sequences": embedded.shape,
         "hidden states": hidden.shape,
         "text scores of a label": model.get_output_embeddings()(one).shape,
-        "semantic scores of a label": model.image_head.semantic_scores(one).shape,
-        "pixel scores of a label": model.image_head.pixel_scores(
-            one, codes, model.image_tokenizer
-        ).shape,
+        "semantic scores of a label": head.semantic_scores(one).shape,
+        "pixel scores of a label": head.pixel_scores(one, codes, model.image_tokenizer).shape,
     }
     yield "shapes of a micro-batch"
     yield from (f"  {name:28}{tuple(shape)!s:>24}" for name, shape in shapes.items())
@@ -139,13 +133,11 @@ def _table(plan: Plan) -> Iterator[str]:
 
 
 def _cells(sharding: Sharding) -> list[str]:
-    held = sharding.states
-    name = f"{sharding.stage}{' + host' if sharding.offload else ''}"
-    sizes = (held.weights, held.gradients, held.master, held.optimizer, held.buffers, held.host)
+    mark, host = "* " if sharding.chosen else "", " + host" if sharding.offload else ""
     fits = sharding.micro_batch_size > 0
     return [
-        ("* " if sharding.chosen else "") + name,
-        *(_gb(size).strip() for size in sizes),
+        f"{mark}{sharding.stage}{host}",
+        *(_gb(size).strip() for size in astuple(sharding.states)),
         str(sharding.micro_batch_size) if fits else "too large",
         str(sharding.accumulation) if fits else "–",
         _gb(sharding.peak).strip(),

@@ -6,12 +6,14 @@ Shapes: B prompts, L longest prompt, N positions of an image.
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import TextStreamer
 
 from data_pipelines.images import resize_and_crop, to_tensor
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
@@ -24,29 +26,21 @@ REMEMBERED_IMAGES = 4096  # questions about one image often follow one another
 
 @dataclass(frozen=True)
 class Question:
-    """What the model is asked.
-
-    Attributes:
-        prompt: token ids with N placeholders for each image.
-        images: a key for each image, by which it is read.
-        options: texts whose likelihood is wanted; empty where an answer is to be written.
-    """
+    """What the model is asked: a prompt with N placeholders for each image, keys to read the images
+    by, and texts whose likelihood is wanted, none where an answer is to be written."""
 
     prompt: Sequence[int]
     images: tuple[Hashable, ...] = ()
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """How likely a given answer is."""
+class Likelihood(NamedTuple):
+    """How likely a given answer is: summed over its tokens, the end of the turn left out; their
+    number; and whether every one is the likeliest at its position."""
 
     log_likelihood: float
-    """Sum over its tokens, the end of the turn left out."""
     num_tokens: int
-    """Its length."""
     is_greedy: bool
-    """Whether every token is the likeliest at its position."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +52,14 @@ class Answer:
 
 
 class Answerer:
-    """Answers greedily, and scores given answers by their likelihood.
-
-    Args:
-        model: in eval mode.
-        processor: of the same folder.
-    """
+    """Answers greedily, and scores given answers by their likelihood, with a model in eval mode."""
 
     def __init__(self, model: UnifiedForConditionalGeneration, processor: UnifiedProcessor):
         self.model, self.processor = model, processor
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> "Answerer":
-        """From a saved unified model.
-
-        Args:
-            folder: of the model.
-            device: "cpu", "cuda" or such; by default a GPU where there is one.
-
-        Raises:
-            UserError: if the folder holds no whole model.
-        """
+        """From the folder of a unified model; by default on a GPU where there is one."""
         return cls(*load_for_inference(folder, device))
 
     @property
@@ -117,7 +98,7 @@ class Answerer:
         batch_size: int = 16,
         **sampling: Any,
     ) -> Iterator[tuple[list[int], list[Answer]]]:
-        """Answer a list batch by batch.
+        """Answer a list; yields each batch with its answers.
 
         Args:
             questions: the list.
@@ -127,12 +108,6 @@ class Answerer:
             max_new_tokens: longest written answer.
             batch_size: most options in a pass.
             sampling: see `answer`.
-
-        Yields:
-            Each batch with its answers.
-
-        Raises:
-            UserError: as `answer`, or as `read_images` raises.
         """
         known: dict[Hashable, Tensor] = {}
         for batch in batches:
@@ -153,29 +128,24 @@ class Answerer:
         batch_size: int,
         sampling: dict[str, Any],
     ) -> list[Answer]:
-        answers: dict[int, Answer] = {}
-        written = [i for i, question in enumerate(asked) if not question.options]
+        both = list(zip(asked, images, strict=True))
+        written = [(one.prompt, own) for one, own in both if not one.options]
+        texts: Iterator[str] = iter(())
         if written:
-            texts = self.answer(
-                [asked[i].prompt for i in written],
-                [images[i] for i in written],
-                max_new_tokens,
-                **sampling,
-            )
-            answers |= {i: Answer(text) for i, text in zip(written, texts, strict=True)}
-        pairs = [(i, option) for i, question in enumerate(asked) for option in question.options]
-        found: dict[int, list[Likelihood]] = {}
-        for start in range(0, len(pairs), batch_size):
-            part = pairs[start : start + batch_size]
-            likelihoods = self.loglikelihood(
-                [asked[i].prompt for i, _ in part],
-                [images[i] for i, _ in part],
-                [option for _, option in part],
-            )
-            for (i, _), likelihood in zip(part, likelihoods, strict=True):
-                found.setdefault(i, []).append(likelihood)
-        answers |= {i: Answer(likelihoods=tuple(each)) for i, each in found.items()}
-        return [answers[i] for i in range(len(asked))]
+            prompts, shown = zip(*written, strict=True)
+            texts = iter(self.answer(prompts, shown, max_new_tokens, **sampling))
+        given = [(one.prompt, own, text) for one, own in both for text in one.options]
+        likelihoods: list[Likelihood] = []
+        for start in range(0, len(given), batch_size):
+            part = given[start : start + batch_size]
+            likelihoods += self.loglikelihood(*zip(*part, strict=True))
+        found = iter(likelihoods)
+        return [
+            Answer(likelihoods=tuple(islice(found, len(one.options))))
+            if one.options
+            else Answer(next(texts))
+            for one in asked
+        ]
 
     @torch.no_grad()
     def answer(
@@ -183,9 +153,7 @@ class Answerer:
         prompts: Sequence[Sequence[int]],
         images: Sequence[Sequence[Tensor]],
         max_new_tokens: int = 16,
-        streamer: Any = None,
-        do_sample: bool = False,
-        **sampling: Any,
+        **options: Any,
     ) -> list[str]:
         """Answers of one batch, greedy unless asked otherwise.
 
@@ -193,24 +161,24 @@ class Answerer:
             prompts: token ids with N placeholders for each image.
             images: for each prompt, the (N,) token ids of its images in order.
             max_new_tokens: longest answer.
-            streamer: of transformers, told of the tokens of one prompt as they come.
-            do_sample: draw the tokens at random.
-            sampling: further settings of transformers' `generate`, such as `temperature`.
+            options: further ones of transformers' `generate`, such as `do_sample`.
 
         Raises:
             UserError: if a prompt with its answer is longer than the model's context.
         """
         input_ids, mask = self._batch(prompts, images)
         self.check_length(input_ids.shape[1] + max_new_tokens)
+        options = {"do_sample": False} | options
         token_ids = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            streamer=streamer,
-            **sampling,
+            input_ids=input_ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options
         )
         return self.processor.answers(token_ids, input_ids.shape[1])
+
+    def stream(self, prompt: list[int], images: Sequence[Tensor], max_new_tokens: int) -> str:
+        """The answer to one prompt, written to standard output word by word meanwhile."""
+        tokenizer = self.processor.tokenizer
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        return self.answer([prompt], [images], max_new_tokens, streamer=streamer)[0]
 
     @torch.no_grad()
     def loglikelihood(
@@ -230,7 +198,7 @@ class Answerer:
             UserError: if a prompt with its answer is longer than the model's context.
         """
         tokenizer = self.processor.tokenizer
-        endings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers]
+        endings = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
         if not all(endings):
             raise UserError("a given answer has no token; give texts that are not empty")
         whole = [[*prompt, *ending] for prompt, ending in zip(prompts, endings, strict=True)]
@@ -270,11 +238,7 @@ class Answerer:
         return input_ids, inputs["attention_mask"].to(self.model.device)
 
     def check_length(self, length: int) -> None:
-        """Check the tokens of a question with its images and answer against the context.
-
-        Raises:
-            UserError: if they are too many.
-        """
+        """Refuse a question that takes more tokens with its images and answer than the context."""
         if length > self.context_length:
             raise UserError(
                 f"The question with its images and answer takes {length} tokens, and the model "

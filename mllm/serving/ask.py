@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import TextStreamer
 
 from data_pipelines.images import open_image
 from mllm.model.chat_template import clean
@@ -30,23 +29,13 @@ from runtime.progress import Progress
 
 
 class Asking:
-    """Answers `Asked` questions.
-
-    Args:
-        answerer: the model.
-        batch_size: questions, or options, in a pass.
-        max_new_tokens: longest written answer.
-    """
+    """Answers `Asked` questions, `batch_size` of them, or of their options, in a pass."""
 
     def __init__(self, answerer: Answerer, batch_size: int = 16, max_new_tokens: int = 16):
         self.answerer, self.batch_size, self.max_new_tokens = answerer, batch_size, max_new_tokens
 
     def check(self, one: Asked) -> None:
-        """Check that a question with its images and answer fits into the context.
-
-        Raises:
-            UserError: if it does not.
-        """
+        """Refuse a question that does not fit into the context with its images and answer."""
         tokenizer = self.answerer.processor.tokenizer
         answers = [len(tokenizer(o, add_special_tokens=False)["input_ids"]) for o in one.options]
         longest = max(answers) + 1 if answers else self.max_new_tokens
@@ -78,11 +67,8 @@ class Asking:
 
     def stream(self, one: Asked) -> None:
         """Write an answer to standard output word by word."""
-        streamer = TextStreamer(
-            self.answerer.processor.tokenizer, skip_prompt=True, skip_special_tokens=True
-        )
         prompt, images = self.answerer.prompt(one.messages), self._read_images(list(one.images))
-        self.answerer.answer([prompt], [images], self.max_new_tokens, streamer)
+        self.answerer.stream(prompt, images, self.max_new_tokens)
 
 
 def _found(one: Asked, answer: Answer) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
-from transformers import TextStreamer
 
 from data_pipelines.images import open_image, write_png
 from data_pipelines.records import IMAGE_MARK
@@ -27,28 +26,11 @@ HELP = """\
 
 
 class ChatSession:
-    """What has been said and shown.
+    """What has been said and shown; `drawer` has the model of `answerer`."""
 
-    Args:
-        answerer: the model.
-        drawer: of the same model.
-        out: folder for drawings, made with the first one.
-        history: whether the model sees the turns before; else the last images and the question.
-        max_new_tokens: longest answer.
-        seed: of the first drawing.
-    """
-
-    def __init__(
-        self,
-        answerer: Answerer,
-        drawer: Drawer,
-        out: Path,
-        history: bool = True,
-        max_new_tokens: int = 256,
-        seed: int = 0,
-    ):
-        self.answerer, self.drawer, self.out = answerer, drawer, out
-        self.history, self.max_new_tokens, self.seed = history, max_new_tokens, seed
+    def __init__(self, answerer: Answerer, drawer: Drawer, settings: ChatSettings):
+        self.answerer, self.drawer, self.settings = answerer, drawer, settings
+        self.seed = settings.seed
         self.messages: list[dict[str, str]] = []
         self.images: list[Tensor] = []  # of the messages, in order
         self.shown: list[Tensor] = []  # that the next question is about
@@ -96,8 +78,8 @@ class ChatSession:
             raise UserError("Say what to draw: /draw PROMPT.")
         [(_, codes)] = self.drawer.draw([ImageRequest(prompt, self.seed)])
         self.seed += 1
-        make_folder(self.out)
-        paths = (self.out / f"drawing-{number:03d}.png" for number in range(10**6))
+        out = make_folder(self.settings.out)
+        paths = (out / f"drawing-{number:03d}.png" for number in range(10**6))
         path = next(path for path in paths if not path.exists())
         write_png(self.drawer.pictures(codes.unsqueeze(0))[0], path)
         self._show(self.drawer.model.vocabulary.token_ids(codes))
@@ -105,25 +87,19 @@ class ChatSession:
 
     def _ask(self, question: str) -> None:
         question = question.replace(IMAGE_MARK, "")
-        if self.history:
+        if self.settings.history:
             new = self.shown if self.fresh else []
             before, images = self.messages, [*self.images, *new]
         else:
             new, before, images = self.shown, [], self.shown
         asked = [*before, {"role": "user", "content": IMAGE_MARK * len(new) + question}]
         try:
-            [answer] = self.answerer.answer(
-                [self.answerer.prompt(asked)],
-                [images],
-                self.max_new_tokens,
-                TextStreamer(
-                    self.answerer.processor.tokenizer, skip_prompt=True, skip_special_tokens=True
-                ),
-            )
+            prompt = self.answerer.prompt(asked)
+            answer = self.answerer.stream(prompt, images, self.settings.max_new_tokens)
         except UserError as error:
             raise UserError(f"{str(error).rstrip('.')}, or begin anew with /new.") from error
         self.fresh = False
-        if self.history:
+        if self.settings.history:
             self.messages = [*asked, {"role": "assistant", "content": answer}]
             self.images = images
 
@@ -159,9 +135,7 @@ def chat(settings: ChatSettings) -> None:
     answerer = Answerer.load(settings.model)
     sampler = model_sampler(answerer.model.config.image_sampler, settings.sampler)
     drawer = Drawer(answerer.model, answerer.processor, sampler, sampler.num_candidates)
-    session = ChatSession(
-        answerer, drawer, settings.out, settings.history, settings.max_new_tokens, settings.seed
-    )
+    session = ChatSession(answerer, drawer, settings)
     if sys.stdin.isatty():
         print(HELP)
     for line in lines():

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,8 @@ SHEET_IMAGES, SHEET_COLUMNS, SHEET_CELL = 100, 10, 128
 
 
 class Gallery:
-    """Where a list is drawn to.
-
-    Args:
-        folder: exists.
-        settings: of every image: sampler, what is kept.
-        fingerprint: of the model.
-    """
+    """Where a list is drawn to: a folder that exists; `settings` are those of every image, sampler
+    and what is kept, `fingerprint` that of the model."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], fingerprint: str):
         self.folder, self.settings, self.fingerprint = folder, settings, fingerprint
@@ -121,13 +117,8 @@ class Gallery:
 
 
 def _index_line(request: ImageRequest) -> bytes:
-    entry = {
-        "file": request.file,
-        "id": request.id,
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "seed": request.seed,
-    }
+    names = ("file", "id", "prompt", "negative_prompt", "seed")
+    entry = {name: getattr(request, name) for name in names}
     return (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8")
 
 
@@ -147,23 +138,19 @@ def _whole_png_text(data: bytes) -> dict[str, str] | None:
 
 
 @lru_cache
-def _font_of_all() -> ImageFont.FreeTypeFont:
+def _font(is_ascii: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which has the letters of ASCII alone, or one of many alphabets."""
+    if is_ascii:
+        return ImageFont.load_default(size=11)
     import matplotlib  # late: most prompts need no more than Pillow's own
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 11)
 
 
-def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, which has the letters of ASCII alone, or one of many alphabets."""
-    return ImageFont.load_default(size=11) if text.isascii() else _font_of_all()
-
-
 def contact_sheet(folder: Path, requests: Iterable[ImageRequest]) -> Image.Image:
     """The first hundred images on one page, each over the beginning of its prompt."""
     cells: list[Image.Image] = []
-    for request in requests:
-        if len(cells) == SHEET_IMAGES:
-            break
+    for request in islice(requests, SHEET_IMAGES):
         cell = Image.new("RGB", (SHEET_CELL, SHEET_CELL + 18), "white")
         try:
             with Image.open(folder / request.file) as image:
@@ -173,7 +160,7 @@ def contact_sheet(folder: Path, requests: Iterable[ImageRequest]) -> Image.Image
         except OSError:  # a rank is drawing it again, and makes the sheet when it is done
             pass
         line = " ".join(request.prompt.split())
-        font = _font(line)
+        font = _font(line.isascii())
         while font.getlength(line) > SHEET_CELL - 8:
             line = line[: min(len(line) - 1, SHEET_CELL)]
         ImageDraw.Draw(cell).text((4, SHEET_CELL), line, fill="black", font=font)

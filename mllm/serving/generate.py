@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mllm.drawing.requests import ImageRequest
 from mllm.model.sampler import model_sampler
 from mllm.saved.fingerprint import model_fingerprint
 from mllm.saved.load import load_for_inference
-from mllm.serving.edit import NOTHING_KEPT, keep
+from mllm.serving.edit import keep
 from mllm.serving.gallery import Gallery
 from mllm.serving.prompts import PromptList
 from mllm.serving.settings import GenerateSettings
@@ -47,19 +48,16 @@ def generate(settings: GenerateSettings) -> Path:
         UserError: if the list is empty or holds what the model cannot draw, before anything is
             drawn; if the folder cannot be written or the disk is full, with what is finished kept.
     """
+    negative = settings.negative_prompt or ""
     prompts = PromptList(
-        settings.prompts,
-        settings.prompt,
-        settings.negative_prompt or "",
-        settings.seed,
-        settings.max_prompts,
+        settings.prompts, settings.prompt, negative, settings.seed, settings.max_prompts
     )
-    num_images = prompts.check() * settings.num_images
+    prompts.check()
     make_folder(settings.out)
     model, processor = load_for_inference(settings.model)
     sampler = model_sampler(model.config.image_sampler, settings.sampler)
     drawer = Drawer(model, processor, sampler, settings.batch_size, settings.compile)
-    edit = NOTHING_KEPT if settings.edit.image is None else keep(drawer, settings.edit)
+    edit = keep(drawer, settings.edit)
     for request in prompts:
         try:
             drawer.check(replace(request, kept=edit.kept))
@@ -81,15 +79,13 @@ def generate(settings: GenerateSettings) -> Path:
     rank, ranks = rank_and_world() if "RANK" in os.environ else (0, 1)
     if ranks == 1:  # else another rank, which had nothing to draw, may be writing one
         gallery.delete_half_an_index()
-    own = (request for i, request in enumerate(requests()) if i % ranks == rank)
-    done = gallery.find_finished(own, settings.overwrite)
-    todo = (
-        request
-        for i, request in enumerate(requests())
-        if i % ranks == rank and not done[i // ranks]
-    )
-    total = len(range(rank, num_images, ranks))
-    with Progress(total, "draw", unit="image", initial=sum(done)) as progress:
+
+    def own() -> Iterator[ImageRequest]:
+        return islice(requests(), rank, None, ranks)
+
+    done = gallery.find_finished(own(), settings.overwrite)
+    todo = (request for request, is_drawn in zip(own(), done, strict=True) if not is_drawn)
+    with Progress(len(done), "draw", unit="image", initial=sum(done)) as progress:
         _draw_and_write(drawer, todo, gallery, progress)
     gallery.finish(requests)
     return settings.out

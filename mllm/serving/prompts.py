@@ -53,8 +53,7 @@ class PromptList:
         seed: int = 0,
         limit: int | None = None,
     ):
-        self.texts, self.negative, self.seed = texts or [""], negative, seed
-        self.limit = limit
+        self.texts, self.negative, self.seed, self.limit = texts or [""], negative, seed, limit
         self.label = "standard input" if str(path) == STANDARD_INPUT else str(path)
         self._spool: Any = None
         if str(path) == STANDARD_INPUT:
@@ -124,21 +123,18 @@ class PromptList:
     def _request(self, number: int, place: str, entry: Any) -> ImageRequest:
         if isinstance(entry, str):
             return ImageRequest(entry, self.seed, self.negative, id=f"{number:05d}")
-        text = entry.get("prompt")
+        given = {"negative_prompt": self.negative, "seed": self.seed, "id": f"{number:05d}"}
+        given |= {key: value for key, value in entry.items() if value is not None}
+        text, negative, seed = given.get("prompt"), given["negative_prompt"], given["seed"]
         if not isinstance(text, str) or not text.strip():
             raise UserError(
                 f"{place} has no prompt: write it as {EXAMPLE}, with at least one word."
             )
-        negative = entry.get("negative_prompt")
-        negative = self.negative if negative is None else negative
-        seed = entry.get("seed")
-        seed = self.seed if seed is None else seed
         if not isinstance(negative, str):
             raise UserError(f"{place} has a negative_prompt that is not a text: {negative!r}.")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             raise UserError(f"{place} has the seed {seed!r}: give a whole number, 0 or more.")
-        name = entry.get("id")
-        name = f"{number:05d}" if name is None else str(name)
+        name = str(given["id"])
         if not SAFE_NAME.fullmatch(name):
             raise UserError(
                 f"{place} has the id {name!r}, which names no file: use letters, digits and "
@@ -161,12 +157,10 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
         with parquet.ParquetFile(path) as file:
             if "prompt" not in file.schema_arrow.names:
                 raise UserError(f"{path} has no column `prompt`.")
-            names = ("prompt", "negative_prompt", "seed", "id")
-            columns = [name for name in names if name in file.schema_arrow.names]
-            number = 0
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number} of {path}", row
+            names = {"prompt", "negative_prompt", "seed", "id"}
+            columns = [*names.intersection(file.schema_arrow.names)]
+            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            yield from ((f"row {number} of {path}", row) for number, row in enumerate(rows, 1))
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}") from error

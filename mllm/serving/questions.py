@@ -9,6 +9,7 @@ Files are looked for beside the list. Images come before the question, unless it
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,8 @@ from runtime.json_lines import parse_object
 
 @dataclass(frozen=True)
 class Asked:
-    """One question.
-
-    Attributes:
-        name: its id in the list, or its number.
-        images: files, in the order in which they are shown.
-        question: with an `<image>` where each is shown.
-        options: answers to choose from; empty where it is to be written.
-    """
+    """One question about image files, with an `<image>` where each is shown; `name` is its id in
+    the list, or its number, and `options` are empty where the answer is to be written."""
 
     name: str
     images: tuple[Path, ...]
@@ -40,21 +35,14 @@ class Asked:
 
     def record(self) -> dict[str, Any]:
         """What an answer is written beside."""
-        return {
-            "id": self.name,
-            "images": [str(path) for path in self.images],
-            "question": self.question.replace(IMAGE_MARK, "").strip()
-            if self.question.startswith(IMAGE_MARK * len(self.images))
-            else self.question,
-        }
+        question = self.question
+        if question.startswith(IMAGE_MARK * len(self.images)):
+            question = question.replace(IMAGE_MARK, "").strip()
+        return {"id": self.name, "images": list(map(str, self.images)), "question": question}
 
 
-def with_marks(question: str, num_images: int, place: str) -> str:
-    """The question with a mark for each image: before it, unless it has its own.
-
-    Raises:
-        UserError: if it has another number of marks.
-    """
+def _with_marks(question: str, num_images: int, place: str) -> str:
+    """The question with a mark for each image: before it, unless it has its own."""
     found = question.count(IMAGE_MARK)
     if found == 0:
         return IMAGE_MARK * num_images + question
@@ -71,36 +59,26 @@ def asked_each(
 ) -> list[Asked]:
     """Every question about every image, or about all of them together."""
     groups = [tuple(images)] if together else [(image,) for image in images]
-    pairs = [(group, question) for group in groups for question in questions]
+    numbers, choices = count(), tuple(options or ())
     return [
-        Asked(
-            str(number),
-            group,
-            with_marks(question, len(group), "The question"),
-            tuple(options or ()),
-        )
-        for number, (group, question) in enumerate(pairs)
+        Asked(str(next(numbers)), group, _with_marks(question, len(group), "The question"), choices)
+        for group in groups
+        for question in questions
     ]
 
 
 def read_questions(path: Path, options: list[str] | None = None) -> Iterator[Asked]:
-    """The questions of a JSONL file.
-
-    Args:
-        path: of the file.
-        options: of the questions that bring none.
+    """The questions of a JSONL file; `options` are those of the questions that bring none.
 
     Raises:
         UserError: for a file that cannot be read, and at a line that asks nothing.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:  # Windows marks the beginning
-            number = 0
-            for line_number, line in enumerate(file, 1):
-                if line.strip():
-                    place = f"line {line_number} of {path}"
-                    yield _asked(line, place, number, path.parent, tuple(options or ()))
-                    number += 1
+            lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+            for number, (line_number, line) in enumerate(lines):
+                place = f"line {line_number} of {path}"
+                yield _asked(line, place, number, path.parent, tuple(options or ()))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
 
@@ -120,6 +98,6 @@ def _asked(line: str, place: str, number: int, beside: Path, options: tuple[str,
         raise UserError(f"{place} has options that are not a list of texts.")
     if len({text.strip() for text in own}) != len(own) or len(own) == 1:
         raise UserError(f"{place} has no two different options to choose from.")
-    question = with_marks(question.strip(), len(images), place)
+    question = _with_marks(question.strip(), len(images), place)
     name = str(entry.get("id", entry.get("question_id", number)))
     return Asked(name, tuple(beside / image for image in images), question, tuple(own))

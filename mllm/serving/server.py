@@ -13,28 +13,29 @@ Images travel as `data:` addresses; what the user can mend comes back as {error}
 
 import base64
 import binascii
+import colorsys
 import io
 import json
 import re
 import sys
 import threading
-from collections.abc import Callable
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from data_pipelines.images import MAX_FILE_SIZE, open_image, resize_and_crop
 from mllm.drawing.drawer import Drawer
-from mllm.drawing.editing import keep_semantics
 from mllm.drawing.requests import ImageRequest
 from mllm.model.sampler import Sampler, model_sampler
 from mllm.saved.load import load_for_inference
 from mllm.serving.answering import Answerer
-from mllm.serving.code_maps import code_map
+from mllm.serving.edit import keep_semantics
 from mllm.serving.settings import ServeSettings
 from runtime.errors import UserError
 from runtime.settings import build_settings
@@ -42,6 +43,7 @@ from runtime.settings import build_settings
 PAGE = Path(__file__).with_name("serve_page.html")
 MAX_BODY = MAX_FILE_SIZE * 4 // 3 + 65_536  # an image in base64, and words beside it
 MAX_COUNT = 16
+GOLDEN = 0.6180339887498949  # its multiples mod 1 are spread as evenly as any sequence's
 MAX_NEW_TOKENS = 64
 SECONDS_TO_SEND = 60  # a body that takes longer between two parts is given up
 
@@ -97,8 +99,8 @@ class Studio:
         return {
             "original": _address(resize_and_crop(image, size)),
             "reconstruction": _address(drawer.pictures(codes.unsqueeze(0))[0]),
-            "semantic": _address(code_map(semantic, grid, size)),
-            "pixel": _address(code_map(codes, grid, size)),
+            "semantic": _address(_code_map(semantic, grid, size)),
+            "pixel": _address(_code_map(codes, grid, size)),
             "num_semantic": len(semantic.unique()),
             "num_codes": len(codes.unique()),
             "num_positions": len(codes),
@@ -149,6 +151,20 @@ def _address(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def _code_map(codes: Tensor, grid_size: int, image_size: int) -> Image.Image:
+    """A picture of (N,) codes, row-major, as large as the image that they stand for: patches of one
+    code have one colour, different codes hardly ever the same."""
+    patches = np.array([_colour(code) for code in codes.tolist()], dtype=np.uint8)
+    small = Image.fromarray(patches.reshape(grid_size, grid_size, 3))
+    return small.resize((image_size, image_size), Image.Resampling.NEAREST)
+
+
+def _colour(code: int) -> tuple[int, ...]:
+    hue, saturation, value = (code * GOLDEN**power % 1 for power in (1, 2, 3))
+    colour = colorsys.hsv_to_rgb(hue, 0.45 + 0.45 * saturation, 0.6 + 0.4 * value)
+    return tuple(round(255 * part) for part in colour)
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -164,12 +180,7 @@ def make_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
     Raises:
         UserError: if the address cannot be listened to.
     """
-    actions: dict[str, Callable[[dict], dict]] = {
-        "/draw": studio.draw,
-        "/vary": studio.vary,
-        "/look": studio.look,
-        "/ask": studio.ask,
-    }
+    actions = {"/draw": studio.draw, "/vary": studio.vary, "/look": studio.look, "/ask": studio.ask}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

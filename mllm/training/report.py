@@ -76,14 +76,8 @@ class Tally:
 
 
 class Reporter(TrainerCallback):
-    """Progress bar and metrics, in the words of the other phases.
-
-    Args:
-        tally: of the trainer.
-        settings: of the run.
-        first_multiplier: learning-rate multiplier of the optimiser's first group.
-        flops_per_token: see `Tally.take`.
-    """
+    """Progress bar and metrics, in the words of the other phases; `first_multiplier` is that of the
+    learning rate of the optimiser's first group."""
 
     def __init__(
         self, tally: Tally, settings: PhaseSettings, first_multiplier: float, flops_per_token: float

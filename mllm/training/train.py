@@ -9,10 +9,11 @@ accumulation change nothing but speed.
 
 import os
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from mllm.data.packing import pack
@@ -33,17 +34,10 @@ from mllm.training.checkpoints import CHECKPOINTS, Checkpoint, delete_all, newes
 from mllm.training.deepspeed import make_universal
 from mllm.training.report import Reporter
 from mllm.training.samples import Samples
-from mllm.training.save import save_trained
 from mllm.training.trainer import UnifiedTrainer
+from runtime import resume
 from runtime.files import write_json
 from runtime.ranks import is_main_rank
-from runtime.resume import (
-    forget_finished,
-    is_finished,
-    mark_finished,
-    refuse_other_settings,
-    run_lock,
-)
 from runtime.run_folder import RunDirectory
 from runtime.settings import to_dict
 from runtime.yaml_values import read_values
@@ -63,11 +57,11 @@ def train_mllm(settings: PhaseSettings) -> Path:
             using the folder.
     """
     in_a_group = torch.distributed.is_initialized()
-    with run_lock(settings.out):
+    with resume.run_lock(settings.out):
         if settings.overwrite and is_main_rank():
-            forget_finished(settings.out)
+            resume.forget_finished(settings.out)
             delete_all(settings.out / CHECKPOINTS)
-        if not settings.overwrite and is_finished(settings.out, settings):
+        if not settings.overwrite and resume.is_finished(settings.out, settings):
             return settings.out / "model"
         try:
             return _train(settings)
@@ -90,7 +84,19 @@ def _train(settings: PhaseSettings) -> Path:
     refuse_other_run(settings.out, sequences.sources)
     write_json(run.path / "sequences.json", sequences.describe())
     model = _model(settings, processor)
-    trainer, reporter = _trainer(settings, model, processor, sequences, arguments, universal)
+    length = settings.max_seq_length
+    packed_length = length if settings.packing else None
+    pad_token_id = processor.tokenizer.pad_token_id
+    trainer = UnifiedTrainer(
+        settings, universal, model=model, args=arguments, train_dataset=sequences,
+        data_collator=partial(pack, length=packed_length, pad_token_id=pad_token_id),
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
+    flops = flops_per_sequence(model, settings, recompute=False)
+    reporter = Reporter(trainer.tally, settings, trainer.groups[0].multiplier, flops / length)
+    trainer.add_callback(reporter)
+    if settings.samples_every is not None:
+        trainer.add_callback(Samples(trainer, reporter, processor))
     if universal and last is not None:
         if trainer.is_world_process_zero():
             make_universal(last.folder)
@@ -103,14 +109,14 @@ def _train(settings: PhaseSettings) -> Path:
     model_folder = run.path / "model"
     refuse_nonfinite(model, f"the model for {model_folder}")
     with whole_folder(model_folder) as unfinished:
-        save_trained(trainer, settings, model, unfinished)
+        trainer.save_trained(unfinished)
         if trainer.is_world_process_zero():
             (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle
             model.generation_config.save_pretrained(unfinished)
             processor.save_pretrained(unfinished)
         trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        mark_finished(settings.out, settings)
+        resume.mark_finished(settings.out, settings)
         delete_all(Path(arguments.output_dir))
     return model_folder
 
@@ -126,7 +132,9 @@ def _last_checkpoint(settings: PhaseSettings) -> Checkpoint | None:
     if last is not None and saved.is_file():
         # These spread the same steps otherwise, as another number of ranks may ask for.
         free = {name: getattr(settings, name) for name in ("micro_batch_size", "num_workers")}
-        refuse_other_settings(settings.out / CHECKPOINTS, settings, read_values(saved) | free)
+        resume.refuse_other_settings(
+            settings.out / CHECKPOINTS, settings, read_values(saved) | free
+        )
     return last
 
 
@@ -150,31 +158,3 @@ def _model(settings: PhaseSettings, processor: UnifiedProcessor) -> UnifiedForCo
         for head in (model.get_output_embeddings(), model.image_head.rows):
             compute_loss_in_one_call(head)
     return model
-
-
-def _trainer(
-    settings: PhaseSettings,
-    model: UnifiedForConditionalGeneration,
-    processor: UnifiedProcessor,
-    sequences: TrainingSequences,
-    arguments: TrainingArguments,
-    universal: bool,
-) -> tuple[UnifiedTrainer, Reporter]:
-    length = settings.max_seq_length
-    packed_length = length if settings.packing else None
-    pad_token_id = processor.tokenizer.pad_token_id
-    trainer = UnifiedTrainer(
-        settings,
-        universal,
-        model=model,
-        args=arguments,
-        train_dataset=sequences,
-        data_collator=lambda documents: pack(documents, packed_length, pad_token_id),
-    )
-    trainer.remove_callback(PrinterCallback)  # it prints a dictionary between the progress lines
-    flops = flops_per_sequence(model, settings, recompute=False)
-    reporter = Reporter(trainer.tally, settings, trainer.groups[0].multiplier, flops / length)
-    trainer.add_callback(reporter)
-    if settings.samples_every is not None:
-        trainer.add_callback(Samples(trainer, reporter, processor))
-    return trainer, reporter

@@ -9,13 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from mllm.model.lora import add_lora
 from mllm.phase.lora_phase import trainable_over_four_bits
 from mllm.phase.optimizer import MuonWithAdamW
 from mllm.phase.parameter_groups import parameter_groups
 from mllm.phase.settings import PhaseSettings
+from mllm.saved.load import load_model
 from mllm.training.checkpoints import begin, finish
 from mllm.training.deepspeed import repair_universal
 from mllm.training.report import Tally
@@ -110,6 +115,43 @@ class UnifiedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             finish(folder, self.args.world_size)
+
+    def save_trained(self, out: Path) -> None:
+        """Write the weights of a finished run; every rank calls it.
+
+        DeepSpeed trains a copy of the model in bfloat16, frozen parts and all, and QLoRA over a
+        4-bit base. Neither may write its rounded copy back: codes are those of the exact image
+        tokenizer, and what was frozen stays as it was. So such a run saves the folder that it began
+        from, with the float32 weights of what it trained.
+        """
+        is_rounded = self.settings.deepspeed is not None and self.settings.bf16
+        if not is_rounded and not self.settings.in_4bit:
+            self.save_model(str(out))
+            return
+        state = self._trained_state()
+        if self.is_world_process_zero():
+            unset_hf_deepspeed_config()  # else ZeRO-3 would load this model in pieces, on all ranks
+            whole = load_model(self.settings.model)
+            if whole.config.lora is None and self.model.config.lora is not None:
+                add_lora(whole, self.model.config.lora)
+            unknown = whole.load_state_dict(state, strict=False).unexpected_keys
+            assert not unknown, unknown
+            whole.save_pretrained(out)
+
+    @torch.no_grad()
+    def _trained_state(self) -> dict[str, Tensor]:
+        """What trains, by name, in float32 on the main rank's host; empty on other ranks."""
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+                from deepspeed.utils import safe_get_full_fp32_param
+
+                parameter = safe_get_full_fp32_param(parameter)  # a gathering of all ranks
+            if self.is_world_process_zero():
+                state[name] = parameter.detach().float().cpu().clone()
+        return state
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

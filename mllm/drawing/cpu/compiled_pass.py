@@ -135,19 +135,16 @@ class _Pass(nn.Module):
         keys: list[Tensor],
         values: list[Tensor],
     ) -> Tensor:
-        """Change the tensors of `Slots` and its cache in place; see there.
+        """(S,) flat codes; the tensors of `Slots` and its cache are changed in place.
 
-        Args:
-            blocks: its length is the number of visible blocks of `BLOCK_SIZE` positions: the length
-                of a tensor may be a dynamic shape.
-
-        Returns:
-            (S,) flat codes.
+        The length of `blocks` is the number of visible blocks of `BLOCK_SIZE` positions: the length
+        of a tensor may be a dynamic shape.
         """
         each_row = self.choice.each_row
         drawn = self.choice(hidden, uniform, positions, kept)
-        num_visible = blocks.shape[0] * BLOCK_SIZE
-        cache = SlotCache.of_tensors(keys, values, cache_positions, num_visible)
+        cache = SlotCache(len(cache_positions))
+        cache.keys, cache.values, cache.capacity = keys, values, keys[0].shape[2]
+        cache.set_positions(0, cache_positions, blocks.shape[0] * BLOCK_SIZE)
         embeddings = self.embed(each_row(drawn), each_row(positions))
         hidden.copy_(self.step(embeddings, cache_positions, cache))
         codes.scatter_(1, positions.unsqueeze(-1), drawn.unsqueeze(-1))

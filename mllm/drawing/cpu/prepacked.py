@@ -18,12 +18,8 @@ ROWS = 16  # the order is chosen for products of so many, and serves others
 
 
 class PrepackedLinear(nn.Module):
-    """A linear layer that multiplies by a copy of its matrix in oneDNN's order.
-
-    Args:
-        linear: with weights in float32 on the CPU that do not change any more.
-        keep_matrix: keep its own matrix at hand too, as `weight`; a compiler needs it.
-    """
+    """A float32 linear layer on the CPU that multiplies by a copy of its matrix in oneDNN's order;
+    with `keep_matrix` its own is at hand too, as `weight`, which a compiler needs."""
 
     def __init__(self, linear: nn.Linear, keep_matrix: bool = True):
         super().__init__()

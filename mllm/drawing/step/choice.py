@@ -139,10 +139,8 @@ def guidance_scales(sampler: Sampler, num_positions: int) -> Tensor:
 
 
 def noise(seeds: list[int], num_positions: int, candidate: int = 0) -> Tensor:
-    """(B, N, 2) float64 uniform numbers, each image's from its own seed: the batch does not matter.
-
-    `candidate` says which of the drawings of one seed, from 0.
-    """
+    """(B, N, 2) float64 uniform numbers, each image's from its own seed: the batch does not matter;
+    `candidate` says which of the drawings of one seed, from 0."""
     shape = (candidate + 1, num_positions, 2)
     rows = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack([row[-1] for row in rows]).double()

@@ -103,11 +103,8 @@ class _Layer(NamedTuple):
 
 
 class LeanStep:
-    """The same without transformers' own loop; the numbers agree to rounding.
-
-    Args:
-        decoder: of a family that is known.
-        make_product: makes what multiplies by a matrix; by default the linear layer itself.
+    """The same for a decoder that is known, without transformers' own loop; the numbers agree to
+    rounding. `make_product` makes what multiplies by a matrix, by default the linear layer itself.
     """
 
     pads_products_alone = True

@@ -22,30 +22,22 @@ BLOCK_SIZE = 16
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a prompt leaves for the tokens after it.
+    """What a prompt leaves for the tokens after it."""
 
-    Attributes:
-        keys, values: (H, L, d) for each layer.
-        hidden: (D,) last state, which predicts the first code.
-    """
-
-    keys: list[Tensor]
+    keys: list[Tensor]  # (H, L, d) for each layer
     values: list[Tensor]
-    hidden: Tensor
+    hidden: Tensor  # (D,) last state, which predicts the first code
 
     def __len__(self) -> int:
         return self.keys[0].shape[1]
 
 
 class SlotCache(Cache):
-    """Keys and values, (R, H, C, d) for each layer.
+    """Keys and values, (R, H, C, d) for each layer; C is a multiple of `growth`, itself one of
+    `BLOCK_SIZE`.
 
     Call `set_positions` before each pass; then `update` is what a layer of transformers expects of
     a cache.
-
-    Args:
-        num_rows: R.
-        growth: C is a multiple of this, itself a multiple of `BLOCK_SIZE`.
     """
 
     def __init__(self, num_rows: int, growth: int = BLOCK_SIZE):
@@ -54,16 +46,6 @@ class SlotCache(Cache):
         self.capacity = 0
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-
-    @classmethod
-    def of_tensors(
-        cls, keys: list[Tensor], values: list[Tensor], positions: Tensor, num_visible: int
-    ) -> "SlotCache":
-        """A cache over given (R, H, C, d) keys and values; other arguments as `set_positions`."""
-        cache = cls(len(positions))
-        cache.keys, cache.values, cache.capacity = keys, values, keys[0].shape[2]
-        cache.set_positions(0, positions, num_visible)
-        return cache
 
     def insert(self, row: int, prefix: Prefix, num_more: int) -> None:
         """Begin `row` with a prefix, and make room for `num_more` tokens behind it."""

@@ -15,6 +15,7 @@ from mllm.drawing.requests import ImageRequest
 from mllm.model.sampler import Sampler
 from mllm.serving.answering import Answerer
 from mllm.serving.chat import ChatSession, lines
+from mllm.serving.settings import ChatSettings
 from runtime.errors import UserError
 from tests.mllm.tiny import REPOSITORY, make_model, picture
 
@@ -33,16 +34,17 @@ def folder(world, processor, tmp_path_factory):
 def session(folder, tmp_path):
     answerer = Answerer.load(folder, "cpu")
     drawer = Drawer(answerer.model, answerer.processor, Sampler(guidance_scale=1.0))
-    return ChatSession(answerer, drawer, tmp_path / "drawn", max_new_tokens=4)
+    settings = ChatSettings(model=folder, out=tmp_path / "drawn", max_new_tokens=4)
+    return ChatSession(answerer, drawer, settings)
 
 
 def test_the_model_sees_the_conversation_and_its_images_in_order(session, folder, monkeypatch):
     seen = []
     real = session.answerer.answer
 
-    def answer(prompts, images, *args):
+    def answer(prompts, images, *args, **options):
         seen.append((prompts[0], [tokens.tolist() for tokens in images[0]]))
-        return real(prompts, images, *args)
+        return real(prompts, images, *args, **options)
 
     monkeypatch.setattr(session.answerer, "answer", answer)
     for line in (f"/image {folder}/red.png", "what is it?", "why?", f"/image {folder}/blue.png",
@@ -63,7 +65,7 @@ def test_the_model_sees_the_conversation_and_its_images_in_order(session, folder
 
 
 def test_without_history_a_question_is_about_the_last_image_alone(session, folder):
-    session.history = False
+    session.settings.history = False
     assert session.take(f"/image {folder}/red.png")
     prompts = []
     real = session.answerer.prompt

@@ -7,10 +7,10 @@ from mllm.drawing.cpu import batch_invariance
 from mllm.drawing.cpu import parts as parts_module
 from mllm.drawing.cpu.batch_invariance import sizes_that_agree
 from mllm.drawing.cpu.parts import make_parts
-from mllm.drawing.editing import keep_where, rows_mask
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
 from mllm.model.sampler import Sampler
+from mllm.serving.edit import keep_where
 
 N = 16
 
@@ -25,7 +25,7 @@ def make_jobs(count, high=1000):
         kept = None
         if seed % 5 == 4:
             codes = torch.randint(0, 1024, (N,), generator=generator)
-            kept = keep_where(codes, rows_mask(1 + seed % 3, 4), 8)
+            kept = keep_where(codes, torch.arange(16) < 4 * (1 + seed % 3), 8)
         jobs.append(ImageJob(words[0], words[1], seed, 0, kept))
     return jobs
 

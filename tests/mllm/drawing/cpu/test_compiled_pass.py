@@ -11,11 +11,11 @@ from benchmarks.generate_model import SIZES, make_model
 from mllm.drawing.cpu import compiled_pass, prepacked, tables
 from mllm.drawing.cpu.compiled_pass import CompiledPass
 from mllm.drawing.cpu.prepacked import PrepackedLinear
-from mllm.drawing.editing import keep_where, rows_mask
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
 from mllm.drawing.step.decoder_step import LeanStep
 from mllm.model.sampler import Sampler
+from mllm.serving.edit import keep_where
 from runtime.errors import UserError
 
 pytestmark = [
@@ -38,7 +38,7 @@ def test_a_compiled_step_draws_what_the_eager_one_draws(head, batch_size):
     model = make_model("quickstart", head, 16)
     sampler = Sampler(guidance_scale=2.0)
     jobs = [ImageJob((5, 6, 7, *range(10, 10 + number)), (8, 9), number) for number in range(6)]
-    kept = keep_where(torch.arange(16), rows_mask(1, 4), 8)
+    kept = keep_where(torch.arange(16), torch.arange(16) < 4, 8)
     jobs.append(ImageJob((5, 6), (8,), 7, 0, kept))
     eager = dict(DrawingEngine(model, sampler, batch_size).draw(jobs))
     compiled = dict(DrawingEngine(model, sampler, batch_size, compile_step=True).draw(jobs))

@@ -1,14 +1,11 @@
 """What is kept of an image stays, and the rest is drawn."""
 
-import pytest
 import torch
-from PIL import Image
 
-from mllm.drawing.editing import grid_mask, keep_semantics, keep_where, rows_mask
 from mllm.drawing.engine import DrawingEngine
 from mllm.drawing.requests import ImageJob
 from mllm.model.sampler import Sampler
-from runtime.errors import UserError
+from mllm.serving.edit import keep_semantics, keep_where
 
 
 def drawn(model, job, sampler):
@@ -33,7 +30,7 @@ def test_an_image_goes_on_from_its_first_rows_as_it_went_before(model):
     sampler = Sampler(guidance_scale=2.0)
     for seed in range(8):
         whole = drawn(model, ImageJob((5, 6), (7,), seed), sampler)
-        kept = keep_where(whole, rows_mask(1, 2), 3)
+        kept = keep_where(whole, torch.arange(4) < 2, 3)
         assert torch.equal(drawn(model, ImageJob((5, 6), (7,), seed, 0, kept), sampler), whole)
 
 
@@ -48,13 +45,3 @@ def test_variations_keep_every_semantic_code(model):
     assert len(results.unique(dim=0)) > 3
     # Drawn with the same noise, the pixel codes are those of the image itself.
     assert torch.equal(results[1], first)
-
-
-def test_a_mask_picture_keeps_the_patches_that_are_white():
-    mask = Image.new("L", (16, 16), 255)
-    mask.putpixel((9, 2), 0)
-    assert grid_mask(mask, 2).tolist() == [True, False, True, True]
-    assert grid_mask(mask.resize((2, 2), 0), 2).shape == (4,)
-    for size in ((17, 16), (17, 17)):
-        with pytest.raises(UserError, match=f"17×{size[1]} pixels: make it a square of 2×2"):
-            grid_mask(Image.new("L", size), 2)
