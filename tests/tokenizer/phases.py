@@ -27,8 +27,6 @@ ADVERSARIAL = {
     "adaptive": True,
     "start_step": 1,
     "warmup_steps": 3,
-    "r1_weight": 1.0,
-    "r1_every": 2,
     "lecam_weight": 0.1,
     "augment_probability": 0.5,
 }

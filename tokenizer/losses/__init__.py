@@ -1,4 +1,4 @@
 """Losses on images: reconstruction terms, perceptual distances, the adversary's formulas.
 
-Imports `model` and `saved`. Begin with `reconstruction`.
+Imports `model` and `saved`. Begin with `perceptual`.
 """

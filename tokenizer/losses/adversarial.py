@@ -1,4 +1,4 @@
-"""The adversarial game as formulas: losses, adaptive weight, R1, LeCam.
+"""The adversarial game as formulas: losses, adaptive weight, LeCam.
 
 Logits are (B, P), one for each judged position; positive means real.
 """
@@ -50,14 +50,6 @@ def gradient_ratio(
     """|∇ reconstruction| / |∇ adversarial| at one parameter, clamped (VQGAN, eq. 7)."""
     norms = reconstruction_gradient.float().norm(), adversarial_gradient.float().norm()
     return (norms[0] / (norms[1] + 1e-6)).clamp(*limits).detach()
-
-
-def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """½ · mean squared norm of the gradient of each image (B, 3, H, W) of its mean logit (B, P)."""
-    (gradient,) = torch.autograd.grad(
-        real_logits.mean(1).sum(), real_images, create_graph=True, retain_graph=True
-    )
-    return 0.5 * gradient.float().square().sum((1, 2, 3)).mean()
 
 
 class LeCam(nn.Module):

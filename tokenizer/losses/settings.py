@@ -2,13 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from runtime.settings import Decay, Fraction, LearningRate, Settings
 
@@ -49,10 +43,6 @@ class AdversarialSettings(Settings):
     """Momentum terms of the discriminator's AdamW (VQGAN)."""
     weight_decay: NonNegativeFloat = 0.0
     """Weight decay of the discriminator's AdamW."""
-    r1_weight: NonNegativeFloat = 0.0
-    """Gamma of the R1 penalty, gamma/2 · |gradient at real images|² (arXiv 1801.04406)."""
-    r1_every: PositiveInt = 16
-    """Steps between two R1 penalties, each of which counts as many times (StyleGAN2)."""
     lecam_weight: NonNegativeFloat = 0.0
     """Weight of the LeCam regulariser (arXiv 2104.03310); peers take 0.001 to 0.05."""
     lecam_decay: Decay = 0.999

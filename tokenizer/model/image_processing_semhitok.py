@@ -15,6 +15,8 @@ from transformers.image_utils import PILImageResampling
 from data_pipelines.images import open_image, resize_and_crop, to_tensor, upright_rgb
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "resample")
+
 
 class SemHiTokImageProcessor(PilBackend):
     """Shorter side to `size`, centre crop, pixels to [-1, 1]: what `SemHiTokModel.encode` takes.
@@ -56,27 +58,16 @@ class SemHiTokImageProcessor(PilBackend):
 
     def _preprocess(self, images: list[np.ndarray], **options: Any) -> BatchFeature:
         size, crop_size = options["size"], options["crop_size"]
-        own = {
-            "resample": PILImageResampling.BICUBIC,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-            "rescale_factor": 1 / 255,
-            "do_resize": True,
-            "do_center_crop": True,
-            "do_rescale": True,
-            "do_normalize": True,
-        }
         is_square = size.shortest_edge == crop_size.height == crop_size.width
-        is_own = all(_same(options.get(name), value) for name, value in own.items())
+        is_own = all(
+            np.array_equal(options.get(name), getattr(SemHiTokImageProcessor, name))
+            for name in (*_STEPS, "image_mean", "image_std", "rescale_factor")
+        )
         if not (is_square and is_own and all(image.dtype == np.uint8 for image in images)):
             return super()._preprocess(images, **options)
         pictures = [Image.fromarray(np.moveaxis(image, 0, -1)) for image in images]
         pixels = [to_tensor(resize_and_crop(each, size.shortest_edge)).numpy() for each in pictures]
         return BatchFeature({"pixel_values": pixels}, tensor_type=options["return_tensors"])
-
-
-def _same(given: Any, default: Any) -> bool:
-    return list(given) == default if isinstance(given, list | tuple) else given == default
 
 
 def _fetch(source: str) -> Image.Image:

@@ -4,6 +4,7 @@ Shapes: B batch, N = h·w image positions (row-major), D width, H·W pixels, p p
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +27,7 @@ class GridPositions(nn.Module):
         """Add positions to (B, N, D) tokens that lie row-major on a `grid` of (h, w)."""
         table: Tensor = self.table
         if tuple(table.shape[-2:]) != grid:
-            table = F.interpolate(
-                table.float(), size=grid, mode="bicubic", align_corners=False, antialias=True
-            )
+            table = F.interpolate(table.float(), size=grid, mode="bicubic", antialias=True)
         return tokens + table.flatten(2).transpose(1, 2).to(tokens.dtype)
 
 
@@ -68,14 +67,11 @@ class ConvStem(nn.Module):
 
     def __init__(self, width: int, patch_size: int, base_width: int = 16):
         super().__init__()
-        widths = [min(width, base_width * 2**i) for i in range(num_halvings(patch_size))]
+        widths = [3, *(min(width, base_width * 2**i) for i in range(num_halvings(patch_size)))]
         layers: list[nn.Module] = []
-        in_dim = 3
-        for out_dim in widths:
+        for in_dim, out_dim in pairwise(widths):
             layers += [nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1), nn.GELU()]
-            in_dim = out_dim
-        layers.append(nn.Conv2d(in_dim, width, 1))
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images).flatten(2).transpose(1, 2)
@@ -97,14 +93,12 @@ class ConvHead(nn.Module):
 
     def __init__(self, width: int, patch_size: int, base_width: int = 16):
         super().__init__()
-        widths = [min(width, base_width * 2**i) for i in reversed(range(num_halvings(patch_size)))]
+        steps = reversed(range(num_halvings(patch_size)))
+        widths = [width, *(min(width, base_width * 2**i) for i in steps)]
         layers: list[nn.Module] = []
-        in_dim = width
-        for out_dim in widths:
+        for in_dim, out_dim in pairwise(widths):
             layers += [nn.Conv2d(in_dim, 4 * out_dim, 3, padding=1), nn.PixelShuffle(2), nn.GELU()]
-            in_dim = out_dim
-        layers.append(nn.Conv2d(in_dim, 3, 3, padding=1))
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 3, 3, padding=1))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.layers(tokens.transpose(1, 2).unflatten(2, grid))

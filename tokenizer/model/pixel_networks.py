@@ -37,9 +37,9 @@ class ConvPixelEncoder(nn.Module):
         width, num_blocks = config.pixel_hidden_size, config.pixel_encoder_layers
         if num_blocks < 1:  # they widen the channels between two halvings
             raise ValueError("pixel_encoder_layers of a convolutional network must be at least 1.")
-        self.layers = JanusVQVAEEncoder(
-            _conv_config("pixel", width, num_blocks, config.patch_size, config.pixel_code_dim)
-        )
+        code_dim = config.pixel_code_dim
+        sizes = _conv_config("pixel", width, num_blocks, config.patch_size, code_dim)
+        self.layers = JanusVQVAEEncoder(sizes)
 
     def forward(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.layers(images).flatten(2).transpose(1, 2)
@@ -64,9 +64,8 @@ class ConvCodeDecoder(nn.Module):
     def __init__(self, config: SemHiTokConfig, part: str, width: int, num_blocks: int):
         super().__init__()
         code_dim = config.semantic_code_dim + config.pixel_code_dim
-        self.layers = JanusVQVAEDecoder(
-            _conv_config(part, width, num_blocks, config.patch_size, code_dim)
-        )
+        sizes = _conv_config(part, width, num_blocks, config.patch_size, code_dim)
+        self.layers = JanusVQVAEDecoder(sizes)
 
     def forward(self, code_vectors: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.layers(code_vectors.transpose(1, 2).unflatten(2, grid))

@@ -18,10 +18,7 @@ def phase_record(settings: Any, dataset: PreparedDataset) -> dict[str, Any]:
     return record | {
         "num_steps": settings.training.num_steps,
         "global_batch_size": settings.training.global_batch_size,
-        "data": [
-            {key: entry[key] for key in ("source", "licence", "origin")}
-            for entry in dataset.manifest["licences"]
-        ],
+        "data": dataset.manifest["licences"],
         "num_records": len(dataset),
         "data_fingerprint": dataset.fingerprint,
     }

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tokenizer.losses.adversarial import (
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
     LeCam,
     gradient_ratio,
-    r1_penalty,
     ramp,
 )
 from tokenizer.losses.diff_augment import NUM_CHOICES, diff_augment
@@ -115,15 +113,11 @@ class Adversary:
             fraction: of this rank's batch that the micro-batch makes.
             is_last: ranks average their gradients after the last micro-batch.
         """
-        penalised = self.settings.r1_weight > 0 and step % self.settings.r1_every == 0
-        images = images.detach().requires_grad_(penalised)
         # One forward pass for both: several before one backward confuse a wrapped module.
-        both = enumerate((images, reconstruction.detach()))
+        both = enumerate((images.detach(), reconstruction.detach()))
         seen = torch.cat([self._augment(part, step, role, position) for role, part in both])
-        # The fused attentions have no second derivative, which the penalty's gradient is.
-        attention = sdpa_kernel(SDPBackend.MATH) if penalised else nullcontext()
         with nullcontext() if is_last else self.accelerator.no_sync(self._wrapped):
-            with self.accelerator.autocast(), attention:
+            with self.accelerator.autocast():
                 logits = self._wrapped(seen)
             real, fake = logits.float().chunk(2)
             loss = DISCRIMINATOR_LOSSES[self.settings.loss](real, fake)
@@ -136,10 +130,6 @@ class Adversary:
                 lecam = self.lecam(real, fake)
                 loss = loss + self.settings.lecam_weight * lecam
                 logged["lecam_loss"] = lecam.detach()
-            if penalised:
-                r1 = r1_penalty(real, images)
-                loss = loss + self.settings.r1_weight * self.settings.r1_every * r1
-                logged["r1_penalty"] = r1.detach()
             self.accelerator.backward(loss * fraction)
         self._logits.append((logged["real_logits"] * fraction, logged["fake_logits"] * fraction))
         return logged

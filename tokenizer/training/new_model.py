@@ -64,9 +64,8 @@ def model_config(
     if hasattr(teacher_config, "vision_use_head"):
         teacher_config.vision_use_head = False  # the pooled output is not read
     mean, std = normalisation(teacher_name, default=HALF)
-    config = _config(
-        {"teacher_config": teacher_config, "teacher_mean": mean, "teacher_std": std} | fields
-    )
+    read = {"teacher_config": teacher_config, "teacher_mean": mean, "teacher_std": std}
+    config = _config(read | fields)
     if teacher_config.patch_size != config.patch_size:
         raise UserError(
             f"the teacher {teacher_name!r} cuts patches of {teacher_config.patch_size} pixels and "

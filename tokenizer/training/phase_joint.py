@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.codebooks.training import CodebookTraining
-from tokenizer.losses.reconstruction import ReconstructionLoss
+from tokenizer.losses.perceptual import ReconstructionLoss
 from tokenizer.model.codebook import JoinedCodebook
 from tokenizer.training.new_model import build_model, train_only
 from tokenizer.training.phase_semantic import distillation_loss

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.codebooks.training import CodebookTraining
-from tokenizer.losses.reconstruction import ReconstructionLoss
+from tokenizer.losses.perceptual import ReconstructionLoss
 from tokenizer.saved.history import require_phase
 from tokenizer.saved.model_folder import load_tokenizer
 from tokenizer.training.new_model import (
@@ -21,7 +21,7 @@ from tokenizer.training.new_model import (
     train_only,
 )
 from tokenizer.training.settings import DecoderPhaseSettings, PixelPhaseSettings
-from tokenizer.training.starts import grow_decoder, start_from_teacher
+from tokenizer.training.starts import grow_decoder
 
 
 class PixelPhase(nn.Module):
@@ -34,8 +34,6 @@ class PixelPhase(nn.Module):
         if settings.model:
             self.model = renew_pixel_half(self.model, settings.model)
         refuse_flat(self.model, "pixel")
-        if settings.start_from_teacher:
-            start_from_teacher(self.model)
         train_only(self.model, "pixel_encoder", "decoder")
         codebook = self.model.pixel_sub_codebooks
         training = CodebookTraining("pixel", codebook, settings.codebook, settings.training.seed)

@@ -48,10 +48,9 @@ class SemanticPhase(nn.Module):
     @torch.no_grad()
     def start(self, batches: Iterable[Tensor]) -> None:
         """Start the codes by k-means over batches of (B, 3, H, W) images."""
+        model = self.model
         vectors = [
-            self.model.semantic_vectors(
-                self.model.teacher_features(images), self.model.grid(images)
-            )
+            model.semantic_vectors(model.teacher_features(images), model.grid(images))
             for images in batches
         ]
         self.codebooks[0].start(torch.cat(vectors))
@@ -119,9 +118,7 @@ class AuxiliaryTeacher(nn.Module):
         """
         size = tuple(self.teacher.config.patch_size * number for number in grid)
         if tuple(images.shape[-2:]) != size:
-            images = F.interpolate(
-                images, size=size, mode="bicubic", align_corners=False, antialias=True
-            )
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True)
         pixels = ((images + 1) / 2 - self.mean) / self.std
         return patch_features(self.teacher, pixels, self.settings.layer)
 

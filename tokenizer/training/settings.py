@@ -17,8 +17,6 @@ from runtime.value_types import ConfigFile, FolderOrURL, ModelFolder, NumWorkers
 from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.losses.settings import ReconstructionSettings
 
-Deviations = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-
 
 class TrainingSettings(Settings):
     """Steps, batches, optimiser and checkpoints, the same in every phase."""
@@ -173,7 +171,7 @@ class AuxiliaryTeacherSettings(Settings):
     """Precision that it is held and run in."""
     mean: tuple[float, float, float] | None = None
     """Mean of its pixels in [0, 1]; null takes that of its folder, else 0.5."""
-    std: Deviations | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Deviation of its pixels in [0, 1]; null takes that of its folder, else 0.5."""
 
 
@@ -206,8 +204,6 @@ class PixelPhaseSettings(PhaseSettings):
     """Model of the semantic phase."""
     model: dict[str, Any] = {}
     """Fields of `SemHiTokConfig` to change, such as another M; the semantic half keeps its own."""
-    start_from_teacher: bool = False
-    """Copy the teacher's first layers into the pixel encoder, where their sizes agree."""
     codebook: CodebookSettings = CodebookSettings()
     """How the codes move."""
     loss: ReconstructionSettings = ReconstructionSettings()

@@ -60,7 +60,10 @@ class TrainStep:
         finite = self._all_finite([logged["loss"], *values.values()])
         values["learning_rate"] = rate
         if not finite:
-            self._skip(step, adversary)
+            self.bad_steps.append(step)
+            self.optimizer.zero_grad()
+            for part in (*self.phase.codebooks, *([] if adversary is None else [adversary])):
+                part.forget()
             return logged | values | {"skipped": 1.0}
         self.bad_steps.clear()
         self.optimizer.step()
@@ -114,14 +117,6 @@ class TrainStep:
             return bool(finite)
         # The loss is this rank's own, and all ranks must decide alike.
         return bool(self.accelerator.reduce((~finite).float(), reduction="sum") == 0)
-
-    def _skip(self, step: int, adversary: Adversary | None) -> None:
-        self.bad_steps.append(step)
-        self.optimizer.zero_grad()
-        for codebook in self.phase.codebooks:
-            codebook.forget()
-        if adversary is not None:
-            adversary.forget()
 
 
 def last_layer(model: nn.Module) -> nn.Parameter:

@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from tokenizer.losses.adversarial import (
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
     LeCam,
     gradient_ratio,
-    r1_penalty,
     ramp,
 )
 from tokenizer.losses.settings import AdversarialSettings
@@ -62,21 +60,6 @@ def test_the_gradient_ratio_balances_the_two_gradients_and_is_clamped():
     assert gradient_ratio(theirs, ours, (0.3, 10)).item() == pytest.approx(0.3)
 
 
-def test_r1_of_a_linear_judge_is_half_its_squared_weight():
-    weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
-    images = torch.zeros(5, 3, 4, 4, requires_grad=True)
-    logits = (images * weight).sum((1, 2, 3)).unsqueeze(1).expand(5, 7)  # seven equal places
-    expected = 0.5 * weight.square().sum().item()
-    assert r1_penalty(logits, images).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_r1_reaches_the_weights_of_the_judge():
-    judge = nn.Conv2d(3, 1, 3)
-    images = torch.ones(2, 3, 8, 8, requires_grad=True)
-    r1_penalty(judge(images).flatten(1), images).backward()
-    assert judge.weight.grad.abs().sum() > 0
-
-
 def test_lecam_is_nothing_before_its_first_update_and_follows_the_paper_after():
     lecam = LeCam(decay=0.9)
     real, fake = torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 1.0]])
@@ -95,7 +78,7 @@ def test_lecam_is_nothing_before_its_first_update_and_follows_the_paper_after():
     [
         ({"adaptive_range": (2.0, 1.0)}, "adaptive_range must go from low to high"),
         ({"augment_probability": 1.5}, r"augment_probability\n.*less than or equal to 1"),
-        ({"r1_every": 0}, r"r1_every\n.*greater than 0"),
+        ({"learning_rate": 0}, r"learning_rate\n.*greater than 0"),
     ],
 )
 def test_settings_out_of_range_are_named(fields, message):

@@ -50,8 +50,6 @@ def test_two_ranks_play_the_adversarial_game_of_one_process(prepared, tiny_model
         "learning_rate": 1e-3,
         "adaptive": True,
         "start_step": 1,
-        "r1_weight": 1.0,
-        "r1_every": 2,
         "lecam_weight": 0.1,
         "augment_probability": 0.5,
     }

@@ -131,19 +131,6 @@ def test_half_precision_training_keeps_codebooks_in_float32(settings, phase, tmp
     assert other["loss"] == pytest.approx(first["loss"], rel=0.02)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_r1_reaches_through_the_attention_of_a_feature_discriminator(
-    settings, place, tmp_path, precision
-):
-    adversarial = ADVERSARIAL | {"discriminator": str(place / "teacher")}
-    training = {"mixed_precision": precision}
-    loss = {"adversarial": adversarial}
-    run("decoder", settings("decoder", tmp_path / "out", loss=loss, training=training))
-    penalties = [row["r1_penalty"] for row in read_metrics(tmp_path / "out") if "r1_penalty" in row]
-    assert penalties and all(penalty > 0 for penalty in penalties)
-
-
 @pytest.mark.parametrize("phase", ["semantic", "pixel"])
 def test_a_compiled_phase_trains_to_the_same_weights(settings, phase, tmp_path, monkeypatch):
     real = nn.Module.compile
