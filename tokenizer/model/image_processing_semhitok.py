@@ -60,7 +60,7 @@ class SemHiTokImageProcessor(PilBackend):
         size, crop_size = options["size"], options["crop_size"]
         is_square = size.shortest_edge == crop_size.height == crop_size.width
         is_own = all(
-            np.array_equal(options.get(name), getattr(SemHiTokImageProcessor, name))
+            np.array_equal(options.get(name, False), getattr(SemHiTokImageProcessor, name))
             for name in (*_STEPS, "image_mean", "image_std", "rescale_factor")
         )
         if not (is_square and is_own and all(image.dtype == np.uint8 for image in images)):
