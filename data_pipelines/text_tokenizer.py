@@ -10,6 +10,7 @@ import sentencepiece
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from runtime.errors import UserError
+from runtime.files import write_bytes
 
 MARKS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}  # ids 0, 1, 2, 3
 
@@ -53,7 +54,7 @@ def train_text_tokenizer(
             f"and every character of the texts are pieces, so raise vocab_size."
         ) from error
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "tokenizer.model").write_bytes(model.getvalue())
+        write_bytes(Path(folder) / "tokenizer.model", model.getvalue())
         # `legacy` marks the first word of each stretch between special tokens, not of the text
         # alone: "what" is then one token in "what ..." and in "<|user|>what ...".
         read = LlamaTokenizer.from_pretrained(folder, pad_token=MARKS["pad"], legacy=True)

@@ -72,6 +72,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def torch_could_not_write(error: BaseException) -> bool:
+    """Whether `torch.save` has failed to write, of which it says no more than where in its code."""
+    return any(place in str(error) for place in ("PytorchStreamWriter", "inline_container.cc"))
+
+
 def delete_temporaries(path: Path) -> None:
     """Delete what killed writers of `path` have left, and what others are still writing."""
     for left in path.parent.glob(f".{glob.escape(_stem(path))}.*{TEMPORARY}"):

@@ -118,8 +118,8 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; what is in it is kept, and the same command "
-            "goes on after it"
+            f"cannot write {path}: {error.strerror}; free some space or choose another file; what "
+            "is in it is kept, and the same command resumes after it"
         ) from error
 
 

@@ -25,7 +25,7 @@ from mllm.training.checkpoints import begin, finish
 from mllm.training.deepspeed import repair_universal
 from mllm.training.report import Tally
 from runtime.errors import UserError, says
-from runtime.files import write_json
+from runtime.files import torch_could_not_write, write_json
 from runtime.ranks import is_main_rank
 
 MOST_BAD_STEPS = 10
@@ -104,8 +104,7 @@ class UnifiedTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
-            # torch says of a full disk no more than that it failed to write.
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            if isinstance(error, RuntimeError) and not torch_could_not_write(error):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(

@@ -3,10 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from runtime import files
 from runtime.errors import UserError
-from runtime.files import file_sha256, read_json, write_json, write_text
+from runtime.files import (
+    file_sha256,
+    read_json,
+    torch_could_not_write,
+    write_json,
+    write_text,
+)
+from tests.limits import largest_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -51,3 +59,15 @@ def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_sha256(tmp_path / "a") == expected
+
+
+def test_torchs_own_words_of_a_full_disk_are_known(tmp_path):
+    for size in (100, 1000, 100_000, 400_000):
+        with (
+            largest_file(size),
+            pytest.raises((OSError, RuntimeError)) as told,
+            open(tmp_path / "x.pt", "wb") as file,
+        ):
+            torch.save({"a": torch.rand(100_000)}, file)
+        assert isinstance(told.value, OSError) or torch_could_not_write(told.value)
+    assert not torch_could_not_write(RuntimeError("shapes differ"))

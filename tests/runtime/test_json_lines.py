@@ -26,7 +26,7 @@ def test_rows_come_after_those_that_are_there_and_half_a_line_goes(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"cannot write .*goes on after it"):
+    with pytest.raises(UserError, match=r"cannot write .*resumes after it"):
         append_rows(tmp_path / "nowhere" / "rows.jsonl", [])
 
 

@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from runtime.errors import UserError
-from runtime.files import delete_temporaries, fingerprint, whole_file
+from runtime.errors import UserError, says
+from runtime.files import delete_temporaries, fingerprint, torch_could_not_write, whole_file
 from runtime.resume import refuse_other_settings
 from runtime.settings import Settings, to_dict
 
@@ -43,8 +43,13 @@ def save_checkpoint(
         "cuda_rng": torch.cuda.get_rng_state_all(),  # [] without a GPU
     }
     delete_temporaries(path)  # a killed run may have left as much as a whole checkpoint
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        torch.save(state, file)
+    try:
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        if not torch_could_not_write(error):
+            raise
+        raise UserError(f"cannot write {path}: {says(error)}; free some space") from error
 
 
 def load_checkpoint(path: Path, phase: nn.Module, parts: dict[str, Any], settings: Settings) -> int:
