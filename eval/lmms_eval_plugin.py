@@ -71,11 +71,11 @@ class SemHiTok(lmms):
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
         # lmms-eval gives device=cuda to every rank; with several, each has its own.
-        several = self._world_size > 1 or device == "cuda"
-        self.answerer = Answerer.load(
-            pretrained, str(self.accelerator.device) if several else device
-        )
-        self.batch_size = _number(batch_size, max_batch_size)
+        if self._world_size > 1 or device == "cuda":
+            device = str(self.accelerator.device)
+        self.answerer = Answerer.load(pretrained, device)
+        is_auto = str(batch_size).startswith("auto")
+        self.batch_size = int(max_batch_size or 16) if is_auto else int(batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answers in the order of the requests."""
@@ -135,15 +135,13 @@ class SemHiTok(lmms):
                 progress.update(len(batch))
         return results
 
-    def _rounds(
-        self, to_messages: ToMessages, settings: dict[str, Any], document: Any
-    ) -> list[str]:
+    def _rounds(self, to_messages: ToMessages, settings: dict[str, Any], doc: Any) -> list[str]:
         said: list[str] = []
-        messages, info = to_messages(document), None
+        messages, info = to_messages(doc), None
         while True:
             said += self._answer([messages], [settings])
             following = to_messages(
-                document, round_idx=len(said), previous_output=list(said), previous_round_info=info
+                doc, round_idx=len(said), previous_output=list(said), previous_round_info=info
             )
             if not (isinstance(following, tuple) and len(following) == 4) or following[1]:
                 return said
@@ -247,9 +245,3 @@ def _cut(text: str, until: Any) -> str:
     stops = [until] if isinstance(until, str) else until or []
     found = [text.find(stop) for stop in stops if stop and stop in text]
     return text[: min(found)].strip() if found else text
-
-
-def _number(batch_size: int | str, most: int | str | None) -> int:
-    if str(batch_size).startswith("auto"):
-        return int(most or 16)
-    return int(batch_size)

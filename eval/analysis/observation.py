@@ -7,7 +7,8 @@ Example:
     semhitok eval observation --tokenizer runs/quickstart/decoder/model \
         --data runs/quickstart/data/test --out runs/observation
 
-Shapes: B batch, N image positions, p patch size, K semantic codes, M pixel codes each.
+Shapes: B batch, N image positions, p patch size, K semantic codes, M pixel codes each; n vectors
+of width D in G groups.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from data_pipelines.images import write_png
 from data_pipelines.loading.dataset import PreparedDataset
-from eval.analysis.grouped_variance import GroupedVariance
 from eval.analysis.settings import ObservationSettings
 from eval.measures.image_source import images_at_once
 from eval.reports.page import Card, Report, Section, write_report
@@ -48,6 +48,64 @@ RULE = (
     "the patch's group, divided by patches less groups in use, so that codes of one patch count "
     "for nothing and random groups have a ratio of 1 on average"
 )
+
+
+class GroupedVariance:
+    """Collects what the variance within each of `num_groups` groups needs.
+
+    Both variances divide by their degrees of freedom: overall by n − 1, within by n less the
+    groups that occur. So a group of one vector adds nothing to either side of the quotient, and
+    groups drawn at random have a ratio of 1 on average however many they are, where the plain
+    means of squares would show a gain that is none.
+
+    Args:
+        num_groups: G.
+        width: D.
+    """
+
+    def __init__(self, num_groups: int, width: int):
+        self.counts = torch.zeros(num_groups, dtype=torch.int64)
+        self.sums = torch.zeros(num_groups, width, dtype=torch.float64)
+        self.squares = 0.0
+
+    def add(self, vectors: Tensor, groups: Tensor) -> None:
+        """Count (n, D) vectors and their (n,) int64 groups in [0, G)."""
+        vectors = vectors.double()
+        self.counts += torch.bincount(groups, minlength=len(self.counts))
+        self.sums.index_add_(0, groups, vectors)
+        self.squares += float(vectors.square().sum())
+
+    @property
+    def num_vectors(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def num_used(self) -> int:
+        """Groups that occur."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def overall(self) -> float:
+        """Variance of a vector's values, averaged over the D of them; NaN for fewer than two."""
+        about_mean = self.squares - float(self.sums.sum(0).square().sum()) / self.num_vectors
+        return self._per_value(about_mean, self.num_vectors - 1)
+
+    @property
+    def within(self) -> float:
+        """The same about the mean of each vector's own group; NaN where no group has two."""
+        used = self.counts > 0
+        explained = (self.sums[used].square().sum(1) / self.counts[used]).sum()
+        return self._per_value(self.squares - float(explained), self.num_vectors - self.num_used)
+
+    @property
+    def ratio(self) -> float:
+        """`within` / `overall`: 0 where the group tells all, 1 where it tells nothing."""
+        return self.within / self.overall if self.overall > 0 else float("nan")
+
+    def _per_value(self, squares: float, freedom: int) -> float:
+        if freedom < 1:
+            return float("nan")
+        return max(0.0, squares) / freedom / self.sums.shape[1]
 
 
 def to_patches(images: Tensor, patch_size: int) -> Tensor:

@@ -38,9 +38,7 @@ class Clip:
         )
         model, self.processor = load_pretrained("CLIP", name, hint, AutoModel, AutoProcessor)
         if not hasattr(model, "get_text_features") or not hasattr(self.processor, "tokenizer"):
-            raise UserError(
-                f"{name!r} is a {type(model).__name__}, which reads no text: name a CLIP."
-            )
+            raise UserError(f"{name!r}, a {type(model).__name__}, reads no text: name a CLIP.")
         self.model = frozen(model)
         self.device = self.model.device
         self.label = short_name(name)

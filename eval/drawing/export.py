@@ -80,15 +80,13 @@ def export(settings: GenerationSettings, prompts: Sequence[Prompt]) -> dict[str,
     return record
 
 
-def describe_prompts(
-    task: str, prompts: Sequence[Prompt], prompt_file: Path | str
-) -> dict[str, Any]:
+def describe_prompts(task: str, prompts: Sequence[Prompt], file: Path) -> dict[str, Any]:
     """What is drawn, for the record, whoever draws it."""
     return {
         "num_prompts": len(prompts),
         "num_drawings": sum(map(len, _seeds(task, prompts, 0))),
-        "prompt_file": str(prompt_file),
-        "prompts_sha256": _sha256(Path(prompt_file)),
+        "prompt_file": str(file),
+        "prompts_sha256": _sha256(file),
     }
 
 

@@ -20,20 +20,14 @@ NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer
 
 
 class Detector:
-    """An instance segmentation model.
-
-    Args:
-        name: hub name or folder.
+    """An instance segmentation model, by hub name or folder.
 
     Raises:
         UserError: if there is no such model.
     """
 
     def __init__(self, name: str = DEFAULT):
-        hint = (
-            "give a Mask2Former folder written by save_pretrained, or a hub name that can be "
-            "downloaded"
-        )
+        hint = "give a Mask2Former's folder or a hub name that can be downloaded"
         classes = (AutoImageProcessor, Mask2FormerForUniversalSegmentation)
         self.processor, model = load_pretrained("detector", name, hint, *classes)
         self.model = frozen(model)

@@ -176,9 +176,7 @@ def _dpg(file: Path, number: int) -> list[Prompt]:
             for row in csv.DictReader(lines):
                 found.setdefault(row["item_id"], _text(row["text"]))
                 questions.setdefault(row["item_id"], []).append(row)
-    return [
-        Prompt(_text(text), (f"{name}.png",), questions.get(name)) for name, text in found.items()
-    ]
+    return [Prompt(_text(text), (f"{key}.png",), questions.get(key)) for key, text in found.items()]
 
 
 def _mjhq(file: Path, number: int) -> list[Prompt]:

@@ -32,7 +32,7 @@ def load_scorers(settings: GenerationSettings, prompts: Sequence[Prompt]) -> lis
             if complaint := geneval_rule.complaint(prompt.data):
                 raise UserError(f"{settings.prompts}: the prompt {prompt.text[:80]!r} {complaint}.")
         detector = Detector(DEFAULT if settings.detector == "default" else settings.detector)
-        scorers.append(partial(_geneval, folder, prompts, detector, ColourNamer(clip)))
+        scorers.append(partial(_geneval, folder, prompts, detector, clip))
     if settings.judge:
         scorers.append(load_question_scorer(settings, prompts, folder))
     if clip is not None:
@@ -42,9 +42,8 @@ def load_scorers(settings: GenerationSettings, prompts: Sequence[Prompt]) -> lis
     return scorers
 
 
-def _geneval(
-    folder: Path, prompts: Sequence[Prompt], detector: Detector, namer: ColourNamer
-) -> Scored:
+def _geneval(folder: Path, prompts: Sequence[Prompt], detector: Detector, clip: Clip) -> Scored:
+    namer = ColourNamer(clip)
     rows = []
     with Progress(len(prompts), "judge", "prompt") as progress:
         for prompt in prompts:

@@ -13,7 +13,7 @@ from eval.drawing.scored import Scored, Scorer, open_pictures
 from eval.drawing.settings import GenerationSettings
 from eval.measures.feature_networks import INCEPTION_SIZE, load_feature_network
 from eval.measures.image_source import CROPS, EvaluationImages
-from eval.measures.set_scores import SetDistances
+from eval.measures.set_distance import SetDistances
 from runtime.errors import UserError
 from runtime.progress import Progress
 

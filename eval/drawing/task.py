@@ -72,7 +72,7 @@ def _save(
     with Image.open(folder / prompts[0].paths[0]) as first:
         resolution = list(first.size)
     summary = {
-        **describe_prompts(settings.task, prompts, str(settings.prompts)),
+        **describe_prompts(settings.task, prompts, Path(str(settings.prompts))),
         **record,
         "task": f"generation, {settings.task}",
         "num_prompts": len(prompts),

@@ -47,13 +47,10 @@ def image_scores(
     return {name: values.tolist() for name, values in scores.items()}
 
 
-def mean_scores(
-    rows: Sequence[Mapping[str, Any]], perceptual_name: str | None
-) -> dict[str, dict[str, Any]]:
-    """Name of each score of images → its mean with an interval."""
-    names = {**NAMES, "perceptual": perceptual_name or "perceptual distance"}
+def mean_scores(rows: Sequence[Mapping[str, Any]], perceptual: str) -> dict[str, dict[str, Any]]:
+    """Name of each score of images, of the perceptual one as given → its mean with an interval."""
     return {
         name: mean_with_interval([row[key] for row in rows]) | {"num_images": len(rows)}
-        for key, name in names.items()
+        for key, name in {**NAMES, "perceptual": perceptual}.items()
         if key in rows[0]
     }

@@ -1,6 +1,4 @@
-r"""Everything that is measured of a unified model, in one go and on one page.
-
-Reconstruction by its image tokenizer, questions, drawings, and the input ablation.
+r"""Reconstruction, questions, drawings, and the input ablation of a model, on one page.
 
 Example:
     semhitok eval all --model runs/quickstart/mllm/model \
@@ -18,7 +16,7 @@ from eval.analysis.settings import InputAblationSettings
 from eval.drawing import task as drawing
 from eval.drawing.settings import GenerationSettings
 from eval.measures.conditions import conditions_of
-from eval.overview.evaluations import REPORTS
+from eval.overview.run_report import REPORTS
 from eval.overview.settings import RunAllSettings
 from eval.reconstruction import task as reconstruction
 from eval.reconstruction.settings import ReconstructionSettings
@@ -34,13 +32,10 @@ from tokenizer.saved.model_folder import save_tokenizer
 
 
 def evaluate(settings: RunAllSettings) -> Path:
-    """Run the evaluations one after the other, each into a folder of its own.
+    """Run the evaluations one after the other, each into a folder of its own; returns that of all.
 
     Writes `reconstruction/`, `vqa/`, `generation/`, `input_ablation/`, and above them
     `summary.json`, `report.html` and `report.md`.
-
-    Returns:
-        The folder that was written.
 
     Raises:
         UserError: as the evaluations do.

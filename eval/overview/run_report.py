@@ -6,46 +6,89 @@ so a page can be made of an unfinished run.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from eval.overview.evaluations import Evaluation, find_evaluations
+from eval.analysis.compare import scores_of
+from eval.analysis.input_ablation import report_input_ablation
+from eval.analysis.observation import report_observation
+from eval.analysis.settings import INPUT_ABLATION
+from eval.drawing.easy_vqa import report_easy_vqa
+from eval.drawing.settings import EASY_VQA
 from eval.overview.run_summary import flat_summary, number_table
+from eval.reconstruction.report import report_reconstruction
 from eval.reports.figures import training_curves
-from eval.reports.page import Card, Report, Section, absent, flat_settings, parts_of
+from eval.reports.page import Card, Report, Section, absent, flat_settings, parts_of, score_table
 from eval.reports.page import write_report as write_page
+from eval.vqa.report import report_questions
+from eval.vqa.scorers.tasks import TASKS
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
 from runtime.json_lines import read_rows
 from runtime.metrics_log import read_metrics
 
+REPORTS = {
+    "reconstruction": report_reconstruction,
+    "generation": report_easy_vqa,
+    "vqa": report_questions,
+    "input_ablation": report_input_ablation,
+    "observation": report_observation,
+}
+"""Kind of evaluation → its report, in the order in which a page shows them."""
+KINDS = {
+    "reconstruction": "reconstruction",
+    f"generation, {EASY_VQA}": "generation",
+    INPUT_ABLATION: "input_ablation",
+    "observation": "observation",
+} | dict.fromkeys(TASKS, "vqa")
+"""Task of a summary → its kind."""
 
-def summarize(
-    run: Path | str, seconds: float | None, peak_memory_gb: float | None
-) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation left in its folder."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """One of `REPORTS`; "" for any other evaluation."""
+        return KINDS.get(str(self.summary.get("task")), "")
+
+    def report(self) -> Report:
+        """Its own report, or a table of its scores."""
+        if self.kind:
+            return REPORTS[self.kind](self.folder)
+        title = str(self.summary["task"])
+        return Report(title[0].upper() + title[1:], "", [score_table(scores_of(self.summary))])
+
+
+def summarize(run: Path, seconds: float | None, peak_memory_gb: float | None) -> dict[str, Any]:
     """Write the run's `summary.json`; see `flat_summary` for its keys and the numbers to give.
 
     Raises:
         UserError: if there is no such folder, or one of its files is damaged.
     """
-    found = find_evaluations(_folder(run))
+    found = _find_evaluations(run)
     # Of several of a kind the one whose folder has the kind's name, else the first.
     parts = {each.kind: each.summary for each in reversed(found)}
     parts |= {each.kind: each.summary for each in found if each.folder.name == each.kind}
     summary = flat_summary(parts, seconds, peak_memory_gb)
-    write_json(Path(run) / "summary.json", summary)
+    write_json(run / "summary.json", summary)
     return summary
 
 
-def write_report(run: Path | str) -> Path:
+def write_report(run: Path) -> Path:
     """Write `report.html`, which it returns, and `report.md`; call `summarize` before.
 
     Raises:
         UserError: as `summarize`.
     """
-    run = _folder(run)
+    evaluations = _find_evaluations(run)
     config = run / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     recipe = yaml.safe_load(text) if text else {}
@@ -53,7 +96,6 @@ def write_report(run: Path | str) -> Path:
         read_json(path) if (path := run / f"{name}.json").is_file() else {}
         for name in ("summary", "timings", "environment")
     )
-    evaluations = find_evaluations(run)
     sections = [
         number_table(summary, recipe.get("targets", {}), recipe.get("limits", {}))
         if evaluations
@@ -75,10 +117,16 @@ def write_report(run: Path | str) -> Path:
     return write_page(Report(title, lead, sections), run)
 
 
-def _folder(run: Path | str) -> Path:
-    if not Path(run).is_dir():
+def _find_evaluations(run: Path) -> list[Evaluation]:
+    """The finished evaluations in a run's folder, in the order in which a page shows them."""
+    if not run.is_dir():
         raise UserError(f"There is no run at {run}.")
-    return Path(run)
+    found = []
+    for path in sorted({*run.glob("*/summary.json"), *run.glob("*/*/summary.json")}):
+        summary = read_json(path)
+        if isinstance(summary, dict) and summary.get("task", "compare") != "compare":
+            found.append(Evaluation(path.parent, summary))
+    return sorted(found, key=lambda each: [*REPORTS, ""].index(each.kind))
 
 
 def _steps(run: Path, recipe: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Path]]:
@@ -88,11 +136,9 @@ def _steps(run: Path, recipe: Mapping[str, Any], kind: str) -> Iterator[tuple[st
             yield name, Path(str(step["out"]).replace("${out}", str(run)))
 
 
-def _missing(
-    run: Path, recipe: Mapping[str, Any], evaluations: list[Evaluation]
-) -> Iterator[Section]:
+def _missing(run: Path, recipe: Mapping[str, Any], found: list[Evaluation]) -> Iterator[Section]:
     """A section for each evaluation of the recipe that is not there."""
-    there = {evaluation.folder.resolve() for evaluation in evaluations}
+    there = {evaluation.folder.resolve() for evaluation in found}
     for name, folder in _steps(run, recipe, "eval"):
         if folder.resolve() not in there:
             yield absent(name, "result of this step", f"{folder}/summary.json")

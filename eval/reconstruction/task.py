@@ -7,6 +7,7 @@ Example:
 Shapes: B batch, N image positions, K semantic codes, M pixel codes per semantic code, H·W pixels.
 """
 
+import bisect
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.images import to_pil, write_png
 from eval.measures.feature_networks import load_feature_network
 from eval.measures.image_scores import MS_SSIM_MIN_SIZE, image_scores, mean_scores
 from eval.measures.image_source import CROPS, EvaluationImages, images_at_once
-from eval.measures.set_scores import SetDistances
+from eval.measures.set_distance import SetDistances
 from eval.reconstruction.report import report_reconstruction
 from eval.reconstruction.settings import ReconstructionSettings
-from eval.reconstruction.worst_pairs import WorstPairs, save_pair
 from eval.reports.page import write_report
 from mllm.saved.fingerprint import model_fingerprint
 from runtime.errors import UserError
@@ -93,12 +94,11 @@ def evaluate(settings: ReconstructionSettings) -> Path:
 
 
 def pooled_psnr(image_psnrs: Sequence[float]) -> float:
-    """PSNR in dB of the squared error averaged over all images.
+    """PSNR in dB of the squared error averaged over all images, which have one size.
 
     The other convention beside the mean of the images' own PSNRs, and never above it: easy images
     cannot make up for hard ones. On easy-VQA's test split the mean image has 14.2 dB by this rule
-    and 15.4 dB by the other, so a number means little without its rule. All images of the given
-    PSNRs have one size.
+    and 15.4 dB by the other, so a number means little without its rule.
     """
     mean_error = np.mean(10.0 ** (-np.asarray(image_psnrs) / 10))  # in units of the range squared
     return float(-10 * np.log10(mean_error))
@@ -195,7 +195,9 @@ def _summary(
 ) -> dict[str, Any]:
     names = ("psnr", "ssim", "mean_image_psnr")
     psnr, ssim, mean_image_psnr = ([row[name] for row in rows] for name in names)
-    name = None if settings.perceptual is None else perceptual_name(settings.perceptual)
+    # Only the published LPIPS is called so.
+    is_lpips = settings.perceptual == "lpips-vgg"
+    name = "LPIPS (VGG-16)" if is_lpips else f"perceptual distance ({settings.perceptual})"
     return {
         "task": "reconstruction",
         "num_images": len(images),
@@ -226,11 +228,6 @@ def _summary(
     }
 
 
-def perceptual_name(network: str) -> str:
-    """Only the published LPIPS is called so."""
-    return "LPIPS (VGG-16)" if network == "lpips-vgg" else f"perceptual distance ({network})"
-
-
 def _batches(
     images: Any, size: int, batch_size: int, indices: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
@@ -248,3 +245,37 @@ def _mean_image(images: Any, size: int, batch_size: int, ranks: RankGroup) -> Te
     for _, batch in _batches(images, size, batch_size, mine):
         total += to_levels(batch).double().sum(dim=0)
     return (sum(ranks.gather(total)) / len(images)).round().float()
+
+
+class WorstPairs:
+    """Keeps the pairs of lowest PSNR of one rank, as many as are wanted of the whole set."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self._kept: list[tuple[float, int, Tensor, Tensor]] = []
+
+    def offer(self, index: int, psnr: float, image: Tensor, rebuilt: Tensor) -> None:
+        """Consider a pair of (3, H, W) in [-1, 1]."""
+        # The worst first; the index decides between equals.
+        if len(self._kept) < self.count or (psnr, index) < self._kept[-1][:2]:
+            bisect.insort(self._kept, (psnr, index, image.clone(), rebuilt.clone()))
+            del self._kept[self.count :]
+
+    def save(self, rows: Sequence[dict[str, Any]], folder: Path) -> None:
+        """Mark the worst rows of the whole set, `worst` from 0, and save the pairs that are here.
+
+        The rows are those of all images, in their order; rows with a `pair` are shown anyway.
+        """
+        others = [(row["psnr"], i) for i, row in enumerate(rows) if "pair" not in row]
+        ranking = {index: rank for rank, (_, index) in enumerate(sorted(others)[: self.count])}
+        for index, rank in ranking.items():
+            rows[index]["worst"] = rank
+        for _, index, image, rebuilt in self._kept:
+            if index in ranking:
+                save_pair(image, rebuilt, folder, f"worst-{ranking[index]:02d}")
+
+
+def save_pair(image: Tensor, rebuilt: Tensor, folder: Path, stem: str) -> None:
+    """Save (3, H, W) tensors in [-1, 1] as `STEM_real.png` and `STEM_reconstruction.png`."""
+    write_png(to_pil(image), folder / f"{stem}_real.png")
+    write_png(to_pil(rebuilt), folder / f"{stem}_reconstruction.png")

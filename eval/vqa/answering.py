@@ -2,9 +2,14 @@
 
 What shares a batch depends on the questions and the batch size alone, never on the number of ranks
 or on where a run was killed; so neither changes a digit of what the model computes.
+
+A rank appends its answers to a file of its own, a batch at a time. A line cut off by a kill is
+ignored, and cut away before its rank appends again; its question is then asked anew.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,20 +17,99 @@ from typing import Any
 from torch import Tensor
 
 from data_pipelines.images import open_image
-from eval.vqa.answer_store import AnswerStore, SavedAnswer
 from eval.vqa.asking import Asking, candidates, message
 from eval.vqa.benchmarks.question_set import QuestionSet
 from eval.vqa.scorers.multiple_choice import LETTERS
 from eval.vqa.scorers.task import BenchmarkQuestion, image_data
 from mllm.serving.answering import Answer, Answerer, Question, plan_batches
 from runtime.errors import UserError
-from runtime.files import read_json
+from runtime.files import read_json, write_json
+from runtime.json_lines import append_rows, cut_torn_line, whole_lines
 from runtime.progress import Progress
 from runtime.rank_group import RankGroup
+from runtime.run_folder import make_folder
 
 WINDOW = 16
 """Batches among whose questions those of like length are put together: little padding is computed,
 and the questions about one image, which follow each other, stay near."""
+
+
+@dataclass(frozen=True)
+class SavedAnswer:
+    """What the model said to one question."""
+
+    prediction: str
+    """Its text, or the letter of the likeliest option."""
+    option_scores: tuple[float, ...] | None = None
+    """Mean log-likelihood a token of each option, where there was a choice."""
+
+
+class AnswerStore:
+    """The answers in the folder of an evaluation."""
+
+    def __init__(self, out_dir: Path):
+        self.out_dir = out_dir
+        self.folder = out_dir / "answers"
+
+    def open(self, identity: dict[str, Any]) -> None:
+        """Make the folder, or resume answers of the same model, questions and settings.
+
+        Raises:
+            UserError: if it holds answers of another evaluation.
+        """
+        mark = self.folder / "evaluation.json"
+        if not mark.is_file():
+            make_folder(self.folder)
+            write_json(mark, identity)
+            return
+        before = read_json(mark)
+        if other := [key for key in identity if before.get(key) != identity[key]]:
+            raise UserError(
+                f"{self.out_dir} holds answers of another evaluation ({', '.join(other)} differ"
+                f"{'s' if len(other) == 1 else ''}); give another --out, or delete {self.folder}"
+            )
+
+    def read(self) -> dict[str, SavedAnswer]:
+        """All answers so far, of every rank, by question id.
+
+        Raises:
+            UserError: if a question was answered twice, or a line in the middle is damaged.
+        """
+        answers: dict[str, SavedAnswer] = {}
+        for path in sorted(self.folder.glob("rank-*.jsonl")):
+            for number, line in enumerate(whole_lines(path), start=1):
+                try:
+                    row = json.loads(line)
+                    key, scores = row["question_id"], row.get("option_scores")
+                    answer = SavedAnswer(row["prediction"], scores and tuple(scores))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(
+                        f"line {number} of {path} is damaged; delete {path} to have its questions "
+                        "asked again"
+                    ) from error
+                if key in answers:
+                    raise UserError(
+                        f"question {key!r} is answered twice in {self.folder}; delete that folder "
+                        "and evaluate again"
+                    )
+                answers[key] = answer
+        return answers
+
+    def append(self, rank: int, answers: dict[str, SavedAnswer]) -> None:
+        """Add a batch to the file of a rank; it is on the disk when this returns."""
+        rows = (
+            {"question_id": key, "prediction": answer.prediction}
+            | ({"option_scores": answer.option_scores} if answer.option_scores else {})
+            for key, answer in answers.items()
+        )
+        append_rows(self._file(rank), rows)
+
+    def cut_torn_line(self, rank: int) -> None:
+        """Cut away what a killed run of this rank left of a line."""
+        cut_torn_line(self._file(rank))
+
+    def _file(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.jsonl"
 
 
 def answer_questions(
@@ -37,19 +121,8 @@ def answer_questions(
     ranks: RankGroup,
     fingerprint: str,
 ) -> dict[str, SavedAnswer]:
-    """Answer every question that has no answer yet in the folder; every rank calls this.
-
-    Args:
-        model_dir: a saved unified model.
-        found: checked questions with images.
-        asking: how to ask.
-        out_dir: where answers are kept.
-        batch_size: questions at a time on each rank.
-        ranks: who shares the work.
-        fingerprint: of the model.
-
-    Returns:
-        The answers of all ranks by question id, on every rank.
+    """Answer every checked question that has no answer yet in the folder; every rank calls this,
+    and gets the answers of all by question id.
 
     Raises:
         UserError: if the folder has answers of another evaluation, or the model or an image cannot
@@ -99,7 +172,7 @@ def _answer_rest(
         Question(
             render(message(q, asking)),
             tuple((q.image_id, number) for number in range(len(q.images))),
-            () if asking.answer_by == "generation" else tuple(candidates(q, asking)),
+            candidates(q, asking),
         )
         for q in questions
     ]

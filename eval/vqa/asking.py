@@ -56,8 +56,7 @@ def message(question: BenchmarkQuestion, asking: Asking) -> str:
     return text
 
 
-def candidates(question: BenchmarkQuestion, asking: Asking) -> list[str]:
-    """The texts whose likelihoods decide, in the order of the options."""
-    if asking.answer_by == "letters":
-        return list(LETTERS[: len(question.options)])
-    return list(question.options)
+def candidates(question: BenchmarkQuestion, asking: Asking) -> tuple[str, ...]:
+    """The texts whose likelihoods decide, in the order of the options; none of a written answer."""
+    letters = tuple(LETTERS[: len(question.options)])
+    return {"letters": letters, "texts": question.options, "generation": ()}[asking.answer_by]

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.measures.conditions import UNKNOWN
 from eval.measures.file_names import one_form
-from eval.vqa.answer_store import SavedAnswer
+from eval.vqa.answering import SavedAnswer
 from eval.vqa.benchmarks.question_set import QuestionSet
 from eval.vqa.scorers.task import BenchmarkQuestion, Judged
 from runtime.errors import UserError
@@ -68,9 +68,8 @@ def read_predictions(path: Path) -> list[Row]:
         where = f"prediction {number} of {path}"
         names = _answer_names(row) if isinstance(row, dict) else ()
         if not names:
-            raise UserError(
-                f"{where} has no answer under any of the names {', '.join(ANSWER_NAMES)}"
-            )
+            known = ", ".join(ANSWER_NAMES)
+            raise UserError(f"{where} has no answer under any of the names {known}")
         if len(names) > 1:
             raise UserError(
                 f"{where} has {' and '.join(map(repr, names))}, one of which may be the truth or "

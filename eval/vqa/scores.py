@@ -26,7 +26,7 @@ def judge_all(
 def summarize(
     task: Task, judged: Sequence[Judged], counted_on: Counted | None = None
 ) -> dict[str, Any]:
-    """The scores of one set of answers, judged by the rule of a task.
+    """The scores of answers judged by the rule of a task.
 
     Args:
         task: whose rule it is.
@@ -40,19 +40,18 @@ def summarize(
     """
     questions = [entry.question for entry in judged]
     by_type: dict[str, list[float]] = defaultdict(list)
-    by_form: dict[str, list[float]] = {"open": [], "yes_no": []}
+    by_form: dict[str, list[Judged]] = {"open": [], "yes_no": []}
     for entry in judged:
         form = "yes_no" if is_yes_no(entry.question.answers) else "open"
-        by_form[form].append(entry.score)
+        by_form[form].append(entry)
         by_type[entry.question.category or form.replace("_", "/")].append(entry.score)
     texts = Counter(q.question.strip().lower() for q in questions)
     counted = None if counted_on is None else list(counted_on)
-    open_questions = [q for q in questions if not is_yes_no(q.answers)]
+    open_questions = [entry.question for entry in by_form["open"]]
     return {
         "rule": task.rule,
         "overall": mean_score([entry.score for entry in judged]),
-        "open": mean_score(by_form["open"]),
-        "yes_no": mean_score(by_form["yes_no"]),
+        **{form: mean_score([e.score for e in entries]) for form, entries in by_form.items()},
         "yes_no_share": len(by_form["yes_no"]) / len(judged),
         "num_unread": sum(map(task.is_unread, judged)),
         "answered_yes_share": sum(_is_yes(e) for e in judged) / len(judged),
@@ -103,9 +102,6 @@ def question_only_accuracy(
         questions: the questions to answer.
         counted_on: (question, accepted answers) to count; None counts `questions`. A question that
             is not among them is answered with the most frequent answer of all.
-
-    Returns:
-        Accuracy in [0, 1].
 
     Raises:
         ValueError: if there is nothing to count.

@@ -16,15 +16,13 @@ from typing import Any
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.manifest import MANIFEST_NAME
 from eval.reports.page import write_report
-from eval.vqa.answer_store import SavedAnswer
-from eval.vqa.answering import answer_questions, describe_run
+from eval.vqa.answering import SavedAnswer, answer_questions, describe_run
 from eval.vqa.asking import Asking
 from eval.vqa.benchmarks.load import open_benchmark
 from eval.vqa.benchmarks.own_lines import read_own_lines
 from eval.vqa.benchmarks.question_set import QuestionSet, check_questions, describe
-from eval.vqa.examples import write_examples
 from eval.vqa.predictions import made_by, match, prediction_rows, questions_of, read_predictions
-from eval.vqa.report import report_questions
+from eval.vqa.report import report_questions, write_examples
 from eval.vqa.scorers.multiple_choice import rotations
 from eval.vqa.scorers.task import Task
 from eval.vqa.scorers.tasks import find_task
@@ -64,7 +62,7 @@ def evaluate(settings: VQASettings) -> Path:
         RunDirectory(out).start(settings, "semhitok eval vqa")
         _ask_model(settings, task, found, out)
     else:
-        _score_predictions(settings, task, found, out)
+        _score_saved(settings, task, found, out)
         RunDirectory(out).start(settings, "semhitok eval vqa")  # of what is refused nothing is left
     if is_main_rank():
         write_report(report_questions(out), out)
@@ -113,22 +111,18 @@ def _out_of(settings: VQASettings, task: Task) -> Path:
 
 
 def _ask_model(settings: VQASettings, task: Task, found: QuestionSet, out: Path) -> None:
-    model_dir, asking = settings.model, _asking_of(settings, task)
+    model_dir, asking, batch_size = settings.model, _asking_of(settings, task), settings.batch_size
     assert model_dir is not None
     with RankGroup() as ranks:
         # Once: it reads all of the weights.
         fingerprint = ranks.from_main(lambda: model_fingerprint(model_dir))
-        answers = answer_questions(
-            model_dir, found, asking, out, settings.batch_size, ranks, fingerprint
-        )
-        about = describe_run(model_dir, asking, settings.batch_size, ranks, fingerprint)
+        answers = answer_questions(model_dir, found, asking, out, batch_size, ranks, fingerprint)
+        about = describe_run(model_dir, asking, batch_size, ranks, fingerprint)
         predictions = {key: answer.prediction for key, answer in answers.items()}
         ranks.from_main(lambda: _score(settings, task, found, predictions, out, about, answers))
 
 
-def _score_predictions(
-    settings: VQASettings, task: Task, found: QuestionSet | None, out: Path
-) -> None:
+def _score_saved(settings: VQASettings, task: Task, found: QuestionSet | None, out: Path) -> None:
     path = settings.predictions
     assert path is not None
     saved = path / "predictions.jsonl" if path.is_dir() else path

@@ -19,7 +19,7 @@ from eval.drawing.settings import GenerationSettings
 from eval.reconstruction import task as reconstruction
 from eval.reconstruction.settings import ReconstructionSettings
 from eval.vqa import task as vqa
-from eval.vqa.answer_store import SavedAnswer
+from eval.vqa.answering import SavedAnswer
 from eval.vqa.settings import VQASettings
 from mllm.model.sampler import Sampler
 

@@ -123,6 +123,5 @@ def require_fields(row: Any, fields: Sequence[str], where: str) -> None:
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object with fields")
     if missing := [name for name in fields if name not in row]:
-        raise UserError(
-            f"{where} has no field {missing[0]!r}; it has {', '.join(sorted(row)) or 'none'}"
-        )
+        there = ", ".join(sorted(row)) or "none"
+        raise UserError(f"{where} has no field {missing[0]!r}; it has {there}")

@@ -22,16 +22,13 @@ from runtime.errors import UserError, says
 
 @dataclass(frozen=True)
 class HubCopy:
-    """Where a benchmark lies on the hub."""
+    """Where a benchmark lies on the hub: the data set, the split that papers report, and the
+    configurations of its questions and, where they are apart, of its images."""
 
     name: str
-    """Data set."""
     split: str
-    """The one that papers report."""
     config: str | None = None
-    """Configuration with the questions."""
     images: str | None = None
-    """Configuration with the images, where they are apart."""
 
 
 HUB_COPIES = {

@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 
 from eval.analysis import observation
-from eval.analysis.grouped_variance import GroupedVariance
-from eval.analysis.observation import to_patches
+from eval.analysis.observation import GroupedVariance, to_patches
 from eval.analysis.settings import ObservationSettings
 from runtime.errors import UserError
 from tests.eval.conftest import summary_of

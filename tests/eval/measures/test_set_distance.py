@@ -9,12 +9,12 @@ from torch import nn
 from eval.measures.feature_networks import FeatureNetwork
 from eval.measures.set_distance import (
     FeatureSums,
+    SetDistances,
     frechet_distance,
     in_order,
     kernel_distance,
     kernel_rule,
 )
-from eval.measures.set_scores import SetDistances
 from runtime.errors import UserError
 from runtime.rank_group import RankGroup
 from tests.ports import free_port

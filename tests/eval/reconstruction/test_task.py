@@ -9,7 +9,6 @@ from data_pipelines.images import open_image, to_tensor
 from data_pipelines.sources.easy_vqa import data_folder
 from eval.measures.image_scores import image_scores
 from eval.reconstruction import task as reconstruction
-from eval.reconstruction.worst_pairs import WorstPairs
 from runtime.errors import UserError
 from runtime.rank_group import RankGroup
 from tests.eval.conftest import FakeTokenizer
@@ -140,7 +139,7 @@ def test_worst_pairs_are_those_of_all_ranks(tmp_path):
     images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 3, 4, 4) / 5 - 1
     rows = [{"psnr": value} for value in psnrs]
     rows[9]["pair"] = 0  # shown anyway
-    ranks = [WorstPairs(3) for _ in range(2)]
+    ranks = [reconstruction.WorstPairs(3) for _ in range(2)]
     for index in range(9):
         ranks[index % 2].offer(index, psnrs[index], images[index], -images[index])
     for rank in ranks:

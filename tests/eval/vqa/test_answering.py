@@ -14,8 +14,7 @@ import torch
 
 from data_pipelines.loading.dataset import PreparedDataset
 from eval.vqa import task as vqa
-from eval.vqa.answer_store import AnswerStore, SavedAnswer
-from eval.vqa.answering import WINDOW, part_of_rank
+from eval.vqa.answering import WINDOW, AnswerStore, SavedAnswer, part_of_rank
 from eval.vqa.asking import Asking, message
 from eval.vqa.benchmarks.load import open_benchmark
 from eval.vqa.predictions import match, read_predictions
@@ -194,7 +193,7 @@ def test_sigkill_in_the_middle_and_resume_give_the_same_score(whole, place, tmp_
     """A real kill of a run that waits for it once its second batch is on the disk."""
     script = (
         "import sys, time\n"
-        "from eval.vqa.answer_store import AnswerStore\n"
+        "from eval.vqa.answering import AnswerStore\n"
         "append, batches = AnswerStore.append, []\n"
         "def until_killed(*arguments):\n"
         "    append(*arguments)\n"

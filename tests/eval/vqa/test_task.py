@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from eval.vqa import task as vqa
-from eval.vqa.examples import pick_examples
+from eval.vqa.report import pick_examples
 from eval.vqa.settings import VQASettings
 from runtime.errors import UserError
 from tests.eval.conftest import FakeDataset, summary_of

@@ -6,8 +6,12 @@ import torch
 from eval.analysis.compare import compare
 from eval.analysis.settings import CompareSettings
 from eval.measures.feature_networks import FeatureNetwork
-from eval.measures.set_distance import FeatureSums, frechet_distance, kernel_distance
-from eval.measures.set_scores import SetDistances
+from eval.measures.set_distance import (
+    FeatureSums,
+    SetDistances,
+    frechet_distance,
+    kernel_distance,
+)
 from eval.reports.page import score_table
 from runtime.errors import UserError
 from runtime.files import write_json

@@ -5,7 +5,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from scipy.stats import norm
 
-from eval.analysis.linear_probe import caption_label, fit_probe
+from eval.analysis.ablation import caption_label, fit_probe
 
 
 def clouds(num_images=300, num_classes=3, width=5, spread=1.0):
