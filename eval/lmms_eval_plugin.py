@@ -79,11 +79,9 @@ class SemHiTok(lmms):
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answers in the order of the requests."""
-        asked, settings = [], []
-        for request in requests:
-            to_messages, arguments, document = self._request(request.args)
-            asked.append(to_messages(document))
-            settings.append(arguments)
+        found = [self._request(request.args) for request in requests]
+        asked = [to_messages(document) for to_messages, _, document in found]
+        settings = [chosen for _, chosen, _ in found]
         with Progress(len(asked), "answer", "question") as progress:
             return self._answer(asked, settings, progress)
 
@@ -121,8 +119,8 @@ class SemHiTok(lmms):
                 continuation = continuation(document) if callable(continuation) else continuation
             content = IMAGE_MARK * len(pictures) + context.replace(IMAGE_MARK, "")
             prompt = self.answerer.prompt([{"role": "user", "content": content}])
-            keys = tuple(map(_Picture, pictures))
-            questions.append(Question(prompt, keys, (str(continuation).lstrip(),)))
+            options = (str(continuation).lstrip(),)
+            questions.append(Question(prompt, tuple(map(_Picture, pictures)), options))
         results: list[GenerationResult] = []
         batches = plan_batches([len(question.prompt) for question in questions], self.batch_size)
         with Progress(len(requests), "compare", "answer") as progress:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -134,12 +133,6 @@ def _labels(dataset: Any, words: Sequence[str], name: str) -> Tensor:
             f"({', '.join(words)}): list words that the captions use."
         )
     return torch.tensor([-1 if label is None else label for label in found])
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and sample deviation (n − 1); None for a single value, which says nothing of it."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values)), deviation
 
 
 class LinearProbe(NamedTuple):

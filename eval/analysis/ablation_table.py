@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.analysis.ablation import mean_and_deviation
+import numpy as np
 
 Summaries = Mapping[str, Sequence[Mapping[str, Any]]]
 """Variant → the summaries of its seeds, as `eval.analysis.ablation.measure` gives them."""
@@ -24,8 +24,10 @@ def ablation_rows(summaries: Summaries, about: Mapping[str, str]) -> list[dict[s
             "measures": {},
         }
         for key, values in measures.items():
-            mean, deviation = mean_and_deviation(values)
-            row["measures"][key] = {"mean": mean, "deviation": deviation, "values": values}
+            # A single value says nothing of the sample deviation.
+            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            found = {"mean": float(np.mean(values)), "deviation": deviation, "values": values}
+            row["measures"][key] = found
         rows.append(row)
     return rows
 

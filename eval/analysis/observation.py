@@ -57,10 +57,6 @@ class GroupedVariance:
     groups that occur. So a group of one vector adds nothing to either side of the quotient, and
     groups drawn at random have a ratio of 1 on average however many they are, where the plain
     means of squares would show a gain that is none.
-
-    Args:
-        num_groups: G.
-        width: D.
     """
 
     def __init__(self, num_groups: int, width: int):
@@ -126,7 +122,12 @@ def evaluate(settings: ObservationSettings) -> Path:
     indices = np.linspace(0, len(dataset) - 1, wanted).astype(int).tolist()
     size = model.config.image_size
     images = _Images(dataset, indices, size, images_at_once(settings.batch_size, size))
-    _require_memory(model.config, len(indices), settings.shuffles)
+    # Held are the sums of all groups, and the permuted codes.
+    num_groups = (3 + settings.shuffles) * model.config.num_semantic_codes
+    sums = (num_groups + model.config.num_image_codes) * 3 * model.config.patch_size**2
+    permuted = settings.shuffles * len(indices) * model.config.num_image_positions
+    what = f"{settings.shuffles:,} shuffles of {len(indices):,} images"
+    require_memory(8 * (sums + permuted), what, "give fewer --shuffles or --max-images")
     groupings, codes = _measure(model, images, settings.seed)
     real = groupings["semantic codes"]
     if not real.within >= 0:
@@ -171,15 +172,6 @@ def evaluate(settings: ObservationSettings) -> Path:
         "patches"
     )
     return settings.out
-
-
-def _require_memory(config: Any, num_images: int, num_shuffles: int) -> None:
-    """Refuse what the sums of all groups and the permuted codes would not leave room for."""
-    num_groups = (3 + num_shuffles) * config.num_semantic_codes + config.num_image_codes
-    sums = num_groups * 3 * config.patch_size**2
-    codes = num_shuffles * num_images * config.num_image_positions
-    what = f"{num_shuffles:,} shuffles of {num_images:,} images"
-    require_memory(8 * (sums + codes), what, "give fewer --shuffles or --max-images")
 
 
 @dataclass(frozen=True)

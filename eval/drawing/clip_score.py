@@ -32,10 +32,7 @@ class Clip:
     """
 
     def __init__(self, name: str):
-        hint = (
-            "give a folder written by save_pretrained, with its processor, or a hub name that can "
-            "be downloaded"
-        )
+        hint = "give a CLIP's folder, with its processor, or a hub name that can be downloaded"
         model, self.processor = load_pretrained("CLIP", name, hint, AutoModel, AutoProcessor)
         if not hasattr(model, "get_text_features") or not hasattr(self.processor, "tokenizer"):
             raise UserError(f"{name!r}, a {type(model).__name__}, reads no text: name a CLIP.")

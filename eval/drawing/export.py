@@ -82,11 +82,12 @@ def export(settings: GenerationSettings, prompts: Sequence[Prompt]) -> dict[str,
 
 def describe_prompts(task: str, prompts: Sequence[Prompt], file: Path) -> dict[str, Any]:
     """What is drawn, for the record, whoever draws it."""
+    files = [file] if file.is_file() else sorted(filter(Path.is_file, file.iterdir()))
     return {
         "num_prompts": len(prompts),
         "num_drawings": sum(map(len, _seeds(task, prompts, 0))),
         "prompt_file": str(file),
-        "prompts_sha256": _sha256(file),
+        "prompts_sha256": ",".join(file_sha256(each)[:12] for each in files),
     }
 
 
@@ -120,9 +121,3 @@ def _seeds(task: str, prompts: Sequence[Prompt], first: int) -> list[range]:
     numbers = [4 if LAYOUTS[task].grid else len(prompt.paths) for prompt in prompts]
     ends = itertools.accumulate(numbers, initial=first)
     return [range(start, start + number) for start, number in zip(ends, numbers, strict=False)]
-
-
-def _sha256(file: Path) -> str:
-    if file.is_file():
-        return file_sha256(file)[:12]
-    return ",".join(file_sha256(path)[:12] for path in sorted(file.iterdir()) if path.is_file())

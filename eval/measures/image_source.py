@@ -6,10 +6,9 @@ images; prepared sets keep the rule that training has.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -30,12 +29,10 @@ def images_at_once(batch_size: int, size: int) -> int:
     return max(1, min(batch_size, PIXELS_AT_ONCE // size**2))
 
 
-@dataclass(frozen=True)
-class Crop:
-    """A way from a picture of any shape to a square one."""
+class Crop(NamedTuple):
+    """A way from a picture of any shape to a square one, in words and as a function."""
 
     about: str
-    """In words, for the record beside the score."""
     cut: Callable[[Image.Image, int], Image.Image]
     """(RGB picture, pixels) to the square."""
 

@@ -49,15 +49,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation left in its folder."""
+    """What one evaluation left in its folder; its kind is one of `REPORTS`, or "" for any other."""
 
     folder: Path
     summary: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """One of `REPORTS`; "" for any other evaluation."""
-        return KINDS.get(str(self.summary.get("task")), "")
+    kind: str
 
     def report(self) -> Report:
         """Its own report, or a table of its scores."""
@@ -96,6 +92,8 @@ def write_report(run: Path) -> Path:
         read_json(path) if (path := run / f"{name}.json").is_file() else {}
         for name in ("summary", "timings", "environment")
     )
+    seconds = {**timings, "all steps": sum(timings.values())}
+    minutes = [(name, "{}:{:02}".format(*divmod(round(s), 60))) for name, s in seconds.items()]
     sections = [
         number_table(summary, recipe.get("targets", {}), recipe.get("limits", {}))
         if evaluations
@@ -104,7 +102,9 @@ def write_report(run: Path) -> Path:
         *_missing(run, recipe, evaluations),
         *_drawn(run, recipe),
         _training(run, recipe),
-        _time(timings) if timings else absent("Time", "timings", "timings.json"),
+        Section("Time", header=("Step", "Minutes"), rows=minutes)
+        if timings
+        else absent("Time", "timings", "timings.json"),
         Section("Versions and machine", rows=list(flat_settings(environment).items()))
         if environment
         else absent("Versions and machine", "record of its environment", "environment.json"),
@@ -125,7 +125,8 @@ def _find_evaluations(run: Path) -> list[Evaluation]:
     for path in sorted({*run.glob("*/summary.json"), *run.glob("*/*/summary.json")}):
         summary = read_json(path)
         if isinstance(summary, dict) and summary.get("task", "compare") != "compare":
-            found.append(Evaluation(path.parent, summary))
+            kind = KINDS.get(str(summary["task"]), "")
+            found.append(Evaluation(path.parent, summary, kind))
     return sorted(found, key=lambda each: [*REPORTS, ""].index(each.kind))
 
 
@@ -178,9 +179,3 @@ def _training(run: Path, recipe: Mapping[str, Any]) -> Section:
         "curve. The axis is logarithmic where a loss falls more than twentyfold."
     )
     return Section("Training", lead, charts=charts, note=note)
-
-
-def _time(timings: Mapping[str, float]) -> Section:
-    seconds = {**timings, "all steps": sum(timings.values())}
-    rows = [(step, "{}:{:02}".format(*divmod(round(each), 60))) for step, each in seconds.items()]
-    return Section("Time", header=("Step", "Minutes"), rows=rows)

@@ -45,6 +45,8 @@ def summarize(
         form = "yes_no" if is_yes_no(entry.question.answers) else "open"
         by_form[form].append(entry)
         by_type[entry.question.category or form.replace("_", "/")].append(entry.score)
+    said = [(entry.read_as or entry.prediction).strip().lower() for entry in judged]
+    given = Counter(_comparable(answer) for q in questions for answer in q.answers)
     texts = Counter(q.question.strip().lower() for q in questions)
     counted = None if counted_on is None else list(counted_on)
     open_questions = [entry.question for entry in by_form["open"]]
@@ -54,7 +56,7 @@ def summarize(
         **{form: mean_score([e.score for e in entries]) for form, entries in by_form.items()},
         "yes_no_share": len(by_form["yes_no"]) / len(judged),
         "num_unread": sum(map(task.is_unread, judged)),
-        "answered_yes_share": sum(_is_yes(e) for e in judged) / len(judged),
+        "answered_yes_share": said.count("yes") / len(judged),
         "by_type": {name: mean_score(by_type[name]) for name in sorted(by_type)},
         "figures": task.figures(judged),
         "question_only_baseline": question_only_accuracy(task, questions, counted),
@@ -63,7 +65,9 @@ def summarize(
         ),
         "repeated_question_share": sum(n for n in texts.values() if n > 1) / len(judged),
         "always_yes_baseline": constant_accuracy(task, questions, "yes"),
-        "most_frequent_answer_baseline": most_frequent_accuracy(task, questions),
+        "most_frequent_answer_baseline": constant_accuracy(
+            task, questions, given.most_common(1)[0][0]
+        ),
     }
 
 
@@ -127,17 +131,7 @@ def constant_accuracy(task: Task, questions: Sequence[BenchmarkQuestion], answer
     return sum(task.judge(question, answer)[1] for question in questions) / len(questions)
 
 
-def most_frequent_accuracy(task: Task, questions: Sequence[BenchmarkQuestion]) -> float:
-    """Accuracy of giving the most frequent of all answers to everything."""
-    counts = Counter(_comparable(answer) for q in questions for answer in q.answers)
-    return constant_accuracy(task, questions, counts.most_common(1)[0][0])
-
-
 def _comparable(answer: str) -> str:
     """Lower case, but for the letter of an option."""
     answer = answer.strip()
     return answer if len(answer) == 1 and answer.isupper() else answer.lower()
-
-
-def _is_yes(entry: Judged) -> bool:
-    return (entry.read_as or entry.prediction).strip().lower() == "yes"

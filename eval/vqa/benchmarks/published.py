@@ -15,7 +15,7 @@ from typing import Any
 
 from eval.measures.file_names import sorted_files
 from eval.vqa.benchmarks.question_set import QuestionSet, require_fields
-from eval.vqa.benchmarks.rows import FROM_ROW
+from eval.vqa.benchmarks.rows import read_row
 from eval.vqa.scorers.pope import SPLITS
 from eval.vqa.scorers.task import BenchmarkQuestion
 from runtime.errors import UserError
@@ -37,7 +37,7 @@ def read_published(task: str, path: Path) -> QuestionSet:
         return _read_mme(path)
     questions, left_out = [], Counter[str]()
     for where, row in _READERS[task](path):
-        found = row if isinstance(row, str) else FROM_ROW[task](row, where)
+        found = row if isinstance(row, str) else read_row(task, row, where)
         if isinstance(found, str):
             left_out[found] += 1
         elif "image_data" in row:

@@ -1,16 +1,5 @@
 """A benchmark's rows, with the columns of its usual copy on the hub, as questions.
 
-| task | columns |
-|---|---|
-| vqav2 | question_id, question, answers [{answer}], answer_type, question_type, image_id |
-| textvqa | question_id, question, answers [text], image_id |
-| gqa | id, imageId, question, answer, types {structural} |
-| pope | question_id, question, answer, category, image_source |
-| mme | question_id (of the image), question, answer, category |
-| seedbench | question_id, question, choice_a ... choice_d, answer, data_type, data_id |
-| mmbench | index, question, hint, A ... E, answer, category |
-| mmmu | id, question, options, answer, question_type |
-
 Published files that are laid out otherwise are brought into this form by their readers.
 """
 
@@ -28,7 +17,6 @@ VIDEOS = "questions about videos"
 
 
 def _vqav2(row: Row, where: str) -> BenchmarkQuestion:
-    require_fields(row, ("question_id", "question", "answers"), where)
     entries = row["answers"]
     if isinstance(entries, dict):  # older `datasets` turn a list of structs round
         entries = [{"answer": answer} for answer in entries["answer"]]
@@ -45,13 +33,11 @@ def _vqav2(row: Row, where: str) -> BenchmarkQuestion:
 
 
 def _textvqa(row: Row, where: str) -> BenchmarkQuestion:
-    require_fields(row, ("question_id", "question", "answers"), where)
     answers, image = answer_texts(row["answers"], where), str(row.get("image_id", ""))
     return BenchmarkQuestion(str(row["question_id"]), row["question"], answers, image_id=image)
 
 
 def _gqa(row: Row, where: str) -> BenchmarkQuestion:
-    require_fields(row, ("id", "imageId", "question", "answer"), where)
     answer = row["answer"]
     return BenchmarkQuestion(
         str(row["id"]),
@@ -64,7 +50,6 @@ def _gqa(row: Row, where: str) -> BenchmarkQuestion:
 
 def _pope(row: Row, where: str) -> BenchmarkQuestion:
     """POPE's ids start at 1 in each of its splits, so the split goes first."""
-    require_fields(row, ("question_id", "question", "answer"), where)
     split, key = str(row.get("category") or ""), str(row["question_id"])
     return BenchmarkQuestion(
         f"{split}-{key}" if split else key,
@@ -76,7 +61,6 @@ def _pope(row: Row, where: str) -> BenchmarkQuestion:
 
 
 def _mme(row: Row, where: str) -> BenchmarkQuestion:
-    require_fields(row, ("question_id", "question", "answer", "category"), where)
     image = str(row["question_id"])  # of the image: both of its questions have it
     return BenchmarkQuestion(
         f"{image}: {row['question']}",
@@ -89,7 +73,6 @@ def _mme(row: Row, where: str) -> BenchmarkQuestion:
 
 
 def _seedbench(row: Row, where: str) -> BenchmarkQuestion | str:
-    require_fields(row, ("question_id", "question", "answer"), where)
     if row.get("data_type", "image") != "image":
         return VIDEOS
     options = [row.get(f"choice_{x}") for x in "abcd"]
@@ -105,7 +88,6 @@ def _seedbench(row: Row, where: str) -> BenchmarkQuestion | str:
 
 
 def _mmbench(row: Row, where: str) -> BenchmarkQuestion:
-    require_fields(row, ("index", "question", "A", "B", "answer"), where)
     index = int(row["index"])
     hint = "" if _is_absent(row.get("hint")) else f"{row['hint']}\n"
     options = [None if _is_absent(row.get(x)) else str(row[x]) for x in "ABCDE"]
@@ -121,7 +103,6 @@ def _mmbench(row: Row, where: str) -> BenchmarkQuestion:
 
 
 def _mmmu(row: Row, where: str) -> BenchmarkQuestion:
-    require_fields(row, ("id", "question", "options", "answer", "question_type"), where)
     is_choice = row["question_type"] == "multiple-choice"
     answer, key = row["answer"], str(row["id"])
     answers = _list(answer, where) if str(answer).startswith("[") else [answer]
@@ -135,18 +116,29 @@ def _mmmu(row: Row, where: str) -> BenchmarkQuestion:
     )
 
 
-FROM_ROW: dict[str, Callable[[Row, str], BenchmarkQuestion | str]] = {
-    "vqav2": _vqav2,
-    "textvqa": _textvqa,
-    "gqa": _gqa,
-    "pope": _pope,
-    "mme": _mme,
-    "seedbench": _seedbench,
-    "mmbench": _mmbench,
-    "mmmu": _mmmu,
+FROM_ROW: dict[str, tuple[tuple[str, ...], Callable[[Row, str], BenchmarkQuestion | str]]] = {
+    "vqav2": (("question_id", "question", "answers"), _vqav2),
+    "textvqa": (("question_id", "question", "answers"), _textvqa),
+    "gqa": (("id", "imageId", "question", "answer"), _gqa),
+    "pope": (("question_id", "question", "answer"), _pope),
+    "mme": (("question_id", "question", "answer", "category"), _mme),
+    "seedbench": (("question_id", "question", "answer"), _seedbench),
+    "mmbench": (("index", "question", "A", "B", "answer"), _mmbench),
+    "mmmu": (("id", "question", "options", "answer", "question_type"), _mmmu),
 }
-"""Task → what makes a question of a row, or the reason why the row is left out; the second argument
-names the row in errors."""
+"""Task → the columns that a row must have, and what makes a question of it, or says why it is left
+out; the second argument names the row in errors."""
+
+
+def read_row(task: str, row: Row, where: str) -> BenchmarkQuestion | str:
+    """The question of a row of a task, or the reason why the row is left out.
+
+    Raises:
+        UserError: naming the row, if it lacks a column or a value is not as published.
+    """
+    columns, read = FROM_ROW[task]
+    require_fields(row, columns, where)
+    return read(row, where)
 
 
 def _is_absent(value: Any) -> bool:

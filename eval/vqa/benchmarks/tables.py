@@ -15,7 +15,7 @@ import datasets
 
 from eval.measures.file_names import sorted_files
 from eval.vqa.benchmarks.question_set import QuestionSet
-from eval.vqa.benchmarks.rows import FROM_ROW, Row
+from eval.vqa.benchmarks.rows import FROM_ROW, Row, read_row
 from eval.vqa.scorers.task import ImageSource
 from runtime.errors import UserError, says
 
@@ -91,17 +91,17 @@ def read_table(task: str, table: Any, source: str) -> QuestionSet:
     """
     if task not in FROM_ROW:
         raise UserError(f"{source}: no table is known for {task}; give its published file")
-    pictures = [
-        name for name, kind in table.features.items() if "image" in name and _holds_images(kind)
-    ]
     raw = datasets.Image(decode=False)
-    for name in pictures:
-        is_list = not isinstance(table.features[name], datasets.Image)
-        table = table.cast_column(name, datasets.List(raw) if is_list else raw)
+    pictures = []
+    for name, kind in table.features.items():
+        inner = getattr(kind, "feature", kind)  # of a list of images
+        if "image" in name and isinstance(inner, datasets.Image):
+            pictures.append(name)
+            table = table.cast_column(name, raw if inner is kind else datasets.List(raw))
     texts = table.remove_columns(pictures)
     questions, left_out = [], Counter[str]()
     for index, row in enumerate(texts):
-        read = FROM_ROW[task](row, f"row {index + 1} of {source}")
+        read = read_row(task, row, f"row {index + 1} of {source}")
         if isinstance(read, str):
             left_out[read] += 1
             continue
@@ -128,10 +128,6 @@ def _cell(table: Any, index: int, column: str) -> ImageSource:
         return value["bytes"] or Path(value["path"]).read_bytes()
 
     return read
-
-
-def _holds_images(kind: Any) -> bool:
-    return isinstance(getattr(kind, "feature", kind), datasets.Image)
 
 
 def _load(name: str, config: str | None, split: str) -> Any:

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from eval.drawing.geneval_detector import NOTE, Detector, box_of
-from eval.drawing.vlm_judge import VisionLanguageJudge
+from eval.drawing.question_scores import VisionLanguageJudge
 from runtime.errors import UserError
 from tests.mllm.tiny import World
 
