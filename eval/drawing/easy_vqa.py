@@ -166,15 +166,13 @@ def report_easy_vqa(folder: Path) -> Report:
     """The report of the evaluation in a folder; prompts with wrong drawings come first."""
     summary = read_json(folder / "summary.json")
     low, high = summary["interval"]
-    rows = [
-        (name, f"{summary[right]:.1%}", f"{summary[chance]:.1%}")
-        for name, right, chance in (
-            ("colour and shape", "accuracy", "chance"),
-            ("colour", "colour_accuracy", "colour_chance"),
-            ("shape", "shape_accuracy", "shape_chance"),
-            ("colour and shape, first candidates", "first_candidate_accuracy", "chance"),
-        )
-    ]
+    measures = (
+        ("colour and shape", "accuracy", "chance"),
+        ("colour", "colour_accuracy", "colour_chance"),
+        ("shape", "shape_accuracy", "shape_chance"),
+        ("colour and shape, first candidates", "first_candidate_accuracy", "chance"),
+    )
+    rows = [(name, *(f"{summary[key]:.1%}" for key in keys)) for name, *keys in measures]
     by_prompt: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in read_rows(folder / "judged.jsonl"):
         by_prompt[row["prompt"]].append(row)
@@ -184,18 +182,15 @@ def report_easy_vqa(folder: Path) -> Report:
         f"Rule: {summary['rule']}. It looks at pixels alone; no model of ours takes part. Under a "
         f"wrong drawing stands what the rule saw; in {summary['num_unread']:,} it saw no shape."
     )
-    return Report(
-        "Drawings: easy-VQA",
+    lead = (
         f"{summary['num_correct']:,} of {summary['num_drawings']:,} drawings right, "
         f"{summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}); chance gives "
         f"{summary['chance']:.1%}. {summary['seeds_per_prompt']} drawings of each prompt, none "
-        "chosen by hand.",
-        [
-            Section("Drawings right", header=("In", "Right", "Chance"), rows=rows, note=note),
-            Section("By prompt", cards=cards),
-        ],
-        {key: value for key, value in summary.items() if key not in NOT_SETTINGS},
+        "chosen by hand."
     )
+    table = Section("Drawings right", header=("In", "Right", "Chance"), rows=rows, note=note)
+    about = {key: value for key, value in summary.items() if key not in NOT_SETTINGS}
+    return Report("Drawings: easy-VQA", lead, [table, Section("By prompt", cards=cards)], about)
 
 
 def _card(folder: Path, prompt: str, judged: Sequence[Mapping[str, Any]]) -> Card:

@@ -201,13 +201,11 @@ def _compbench(file: Path, number: int) -> list[Prompt]:
         raise ValueError("JSON, not one prompt a line")
     if slashed := [text for text in texts if "/" in text]:
         raise ValueError(f"a slash, which no file name has, in {slashed[0][:60]!r}")
-    return [
-        Prompt(
-            text,
-            tuple(f"samples/{text}_{index * number + sample:06d}.png" for sample in range(number)),
-        )
-        for index, text in enumerate(texts)
-    ]
+    prompts = []
+    for index, text in enumerate(texts):
+        numbers = range(index * number, (index + 1) * number)
+        prompts.append(Prompt(text, tuple(f"samples/{text}_{i:06d}.png" for i in numbers)))
+    return prompts
 
 
 def _geneval2(file: Path, number: int) -> list[Prompt]:

@@ -79,8 +79,8 @@ def _compare_sets(
     of_real, of_prompts = [""] * len(real), [""] * len(prompts)
     absent = None
     if task == "mjhq":  # its real images lie in a folder a category, as its drawings do
-        found_real = [_category(real.record_id(i)) for i in range(len(real))]
-        found_prompts = [_category(prompt.paths[0]) for prompt in prompts]
+        found_real = [Path(real.record_id(i)).parent.name for i in range(len(real))]
+        found_prompts = [Path(prompt.paths[0]).parent.name for prompt in prompts]
         absent = _too_small(found_real, found_prompts)
         if absent is None:
             of_real, of_prompts = found_real, found_prompts
@@ -97,10 +97,6 @@ def _compare_sets(
             distances.add(None, torch.stack(pictures), group)
             progress.update(1)
     return absent
-
-
-def _category(path: str) -> str:
-    return Path(path).parent.name
 
 
 def _too_small(of_real: Sequence[str], of_prompts: Sequence[str]) -> str | None:
