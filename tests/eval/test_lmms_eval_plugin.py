@@ -1,9 +1,6 @@
 """lmms-eval itself, with our model in it, beside our own scores."""
 
 import json
-import os
-import subprocess
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +15,7 @@ from eval.vqa.asking import Asking, message
 from eval.vqa.scorers.task import BenchmarkQuestion
 from eval.vqa.settings import VQASettings
 from mllm.serving.answering import Answerer
+from tests import processes
 from tests.eval.conftest import summary_of
 from tests.mllm.tiny import REPOSITORY, World, make_model
 
@@ -178,12 +176,8 @@ def theirs(place) -> dict:
         "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(place / "hf"),
         "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "ACCELERATE_USE_CPU": "1",
     }  # fmt: skip
-    finished = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
-        cwd=place,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
+    finished = processes.run(
+        "-c", COMMANDS, json.dumps(commands), environment=environment, folder=place
     )
     results = {}
     for name in ("chat", "simple"):

@@ -26,6 +26,7 @@ from runtime.settings import save_settings
 from tests.codes import extract
 from tests.ports import free_port
 from tests.prepared import prepare_records
+from tests.processes import run_ranks
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
 from tokenizer.saved.model_folder import save_tokenizer
@@ -170,28 +171,27 @@ def steady_metrics(run: Path) -> list[dict]:
     ]
 
 
-def launch(
-    processes: int, *arguments: str, launcher: str = "torchrun"
-) -> subprocess.CompletedProcess:
-    """`semhitok` under torchrun, accelerate or deepspeed, on a port of its own."""
-    port = str(free_port())
+def launch(count: int, *arguments: str, launcher: str | None = None) -> subprocess.CompletedProcess:
+    """`semhitok` on several ranks: forks of their own, or by the real launcher that is named."""
+    if launcher is None:
+        return run_ranks(count, "-m", "semhitok", *arguments)
+    port, ranks = str(free_port()), str(count)
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
         "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
-    count = str(processes)
     launchers = {
         "torchrun": [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", count,
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", ranks,
             "--master_port", port, "-m",
         ],
         "accelerate": [
             sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch",
-            "--use_deepspeed", "--num_processes", count, "--num_machines", "1",
+            "--use_deepspeed", "--num_processes", ranks, "--num_machines", "1",
             "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port, "-m",
         ],
         "deepspeed": [
-            sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", count,
+            sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", ranks,
             "--master_port", port, "--module",
         ],
     }  # fmt: skip

@@ -2,10 +2,7 @@
 
 import html
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,8 +22,9 @@ from mllm.saved.load import load_processor
 from mllm.serving.answering import Answerer, plan_batches
 from runtime.errors import UserError
 from semhitok import main as cli
-from tests.mllm.tiny import REPOSITORY, World, launch, make_model, picture
+from tests.mllm.tiny import World, launch, make_model, picture
 from tests.prepared import prepare_sources
+from tests.processes import Forked
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +206,7 @@ def test_sigkill_in_the_middle_and_resume_give_the_same_score(whole, place, tmp_
         "eval", "vqa", "--model", str(place / "model"), "--task", str(place / "own.jsonl"),
         "--max-new-tokens", "4", "--batch-size", "4", "--out", str(tmp_path / "out"),
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Forked(["-c", script, *arguments])
     answers = tmp_path / "out" / "answers" / "rank-00000.jsonl"
     try:
         while not (answers.is_file() and answers.read_bytes().count(b"\n") >= 8):
@@ -221,7 +214,7 @@ def test_sigkill_in_the_middle_and_resume_give_the_same_score(whole, place, tmp_
             time.sleep(0.02)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     assert answers.read_bytes().count(b"\n") == 8  # in the middle
     assert not (tmp_path / "out" / "summary.json").exists()
 

@@ -1,8 +1,5 @@
 """`pipeline("any-to-any")` and `generate` on a saved folder, as transformers' users call them."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, pipeline
@@ -10,6 +7,7 @@ from transformers import AutoModelForMultimodalLM, pipeline
 import mllm
 from mllm import UnifiedForConditionalGeneration
 from mllm.model.sampler import Sampler
+from tests import processes
 from tests.mllm.tiny import make_model, picture
 
 
@@ -38,7 +36,7 @@ def test_one_import_registers_all_that_a_pipeline_needs(folder, name):
         f"pipe = pipeline('any-to-any', model={str(folder)!r})\n"
         "print(pipe(text='a red bar', generation_mode='image')[0]['generated_image'].size)\n"
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    finished = processes.run("-c", code)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == "(16, 16)"
 

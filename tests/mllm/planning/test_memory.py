@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from mllm.planning.model import (
     read_model_config,
 )
 from mllm.planning.plan import make_plan
-from tests.ports import free_port
+from tests import processes
 
 CONFIGS = Path(semhitok.__file__).parents[1] / "configs" / "mllm"
 
@@ -86,13 +83,7 @@ def test_more_ranks_and_stages_never_need_more(tiny):
 
 @pytest.mark.slow
 def test_bytes_are_what_deepspeed_holds(world):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", str(free_port()), "-m", "tests.mllm.deepspeed_bytes"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    finished = subprocess.run(
-        [*command, str(world.start)],
-        cwd=CONFIGS.parents[1], env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    finished = processes.run_ranks(2, "-m", "tests.mllm.deepspeed_bytes", world.start)
     assert finished.returncode == 0, finished.stderr[-3000:]
     found = json.loads(finished.stdout.partition("HELD ")[2])
     planned = build_on_meta(read_model_config(world.start, None))

@@ -8,8 +8,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,7 +27,8 @@ from mllm.serving.prompts import PromptList
 from mllm.serving.settings import GenerateSettings
 from runtime import files
 from semhitok import main as cli
-from tests.mllm.tiny import REPOSITORY, launch, make_model
+from tests.mllm.tiny import launch, make_model
+from tests.processes import Forked
 
 NUM_PROMPTS = 500
 
@@ -193,26 +192,20 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def start(folder: Path, prompts: Path, out: Path, *program: str) -> subprocess.Popen:
+def start(folder: Path, prompts: Path, out: Path, *program: str) -> Forked:
     """`semhitok generate` in a process of its own."""
     arguments = ["generate", "--model", folder, "--prompts", prompts, "--out", out]
-    return subprocess.Popen(
-        [sys.executable, *(program or ("-m", "semhitok")), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Forked([*(program or ("-m", "semhitok")), *arguments])
 
 
-def wait_for(process: subprocess.Popen, out: Path, count: int) -> None:
+def wait_for(process: Forked, out: Path, count: int) -> None:
     """Let it write `count` images."""
     while len(list(out.glob("p*.png"))) < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: Forked) -> str:
     """Let it end; returns what it said."""
     said, error = process.communicate()
     assert process.returncode == 0, error

@@ -1,10 +1,7 @@
 """A run goes on from whole checkpoints only, however often and wherever it was killed."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +10,8 @@ from mllm.saved.load import load_model
 from mllm.training.checkpoints import begin, finish, newest
 from mllm.training.train import train_mllm
 from runtime.errors import UserError
-from tests.mllm.tiny import REPOSITORY, losses_of, write_phase
+from tests import processes
+from tests.mllm.tiny import losses_of, write_phase
 
 
 @pytest.mark.slow
@@ -21,11 +19,7 @@ def test_a_run_killed_ten_times_ends_bit_for_bit_as_an_undisturbed_one(world, tm
     settings = {"num_steps": 20, "checkpoint_every": 2}
     undisturbed = train_mllm(world.phase(tmp_path / "whole", **settings))
     config = write_phase(tmp_path / "mllm.yaml", world.phase(tmp_path / "killed", **settings))
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.mllm.killed_runs", str(config), "10", "5"],
-        cwd=REPOSITORY, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )  # fmt: skip
+    finished = processes.run("-m", "tests.mllm.killed_runs", config, 10, 5)
     assert finished.returncode == 0, finished.stderr[-3000:]
     deaths = json.loads(finished.stdout.partition("DEATHS ")[2])
     assert len(deaths) == 10 and len({place for place, _, _ in deaths}) == 4

@@ -1,10 +1,7 @@
 """Two processes against one, one against two; each launch trains several runs one after another."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +11,9 @@ from mllm.model.lora import merge
 from mllm.phase.settings import LearningRateMultipliers, LoRASettings
 from mllm.saved.load import load_model, load_processor
 from mllm.training.train import train_mllm
+from tests import processes
 from tests.mllm.tiny import REPOSITORY, launch, losses_of, make_model, write_phase
 from tests.mllm.zero_runs import TOKEN_IDS
-from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NUM_STEPS, CHECKPOINT = 12, 6
@@ -67,15 +64,7 @@ def run_jobs(root, num_ranks, jobs):
     """One launch of `tests.mllm.zero_runs`."""
     path = root / f"jobs-{len(list(root.glob('jobs-*')))}.json"
     path.write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(num_ranks)]
-    command += ["--master_port", str(free_port()), "-m", "tests.mllm.zero_runs", str(path)]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
-        "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY),
-    }  # fmt: skip
-    finished = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
+    finished = processes.run_ranks(num_ranks, "-m", "tests.mllm.zero_runs", path)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert "ALL RUN" in finished.stdout
 

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 
@@ -17,6 +16,7 @@ from tests.codes import extract
 from tests.limits import largest_file
 from tests.mllm.tiny import launch
 from tests.prepared import prepare_records
+from tests.processes import FORKS
 from tokenizer.extraction import extract as extraction
 from tokenizer.extraction.code_shards import CodeStore
 from tokenizer.model.fingerprint import code_fingerprint
@@ -118,7 +118,8 @@ def dies(call, count, *arguments):
         if count:
             return real(*args)
         if call == "fsync":
-            os.ftruncate(args[0] if isinstance(args[0], int) else args[0].fileno(), 50)
+            number = args[0] if isinstance(args[0], int) else args[0].fileno()
+            os.truncate(f"/proc/self/fd/{number}", 50)  # it may be open for reading alone
         else:
             real(*args)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -141,10 +142,8 @@ def test_sigkill_at_any_moment_costs_no_more_than_a_shard(
     codes, tokenizer_folder, prepared, tmp_path, call, count, left
 ):
     # A server that has imported everything: a fork of this process could hang in OpenMP.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tokenizer.extraction.extract"])
     arguments = (call, count, tokenizer_folder, prepared, tmp_path)
-    process = context.Process(target=dies, args=arguments, daemon=True)
+    process = FORKS.Process(target=dies, args=arguments, daemon=True)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

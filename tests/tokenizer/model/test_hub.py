@@ -1,8 +1,6 @@
 """The manners of the Hugging Face hub: Auto classes, shards, pushing; offline."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,33 +10,34 @@ from PIL import Image
 
 import tokenizer.model.modeling_semhitok
 from runtime.errors import UserError
+from tests import processes
 from tokenizer.model.image_processing_semhitok import image_processor
 from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 
 SCRIPT = """
 import sys
-import tokenizer
 from PIL import Image
+from tokenizer import SemHiTokConfig, SemHiTokImageProcessor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 folder, picture = sys.argv[1:]
 model = AutoModel.from_pretrained(folder).eval()
-assert type(AutoConfig.from_pretrained(folder)) is tokenizer.SemHiTokConfig
+assert type(AutoConfig.from_pretrained(folder)) is SemHiTokConfig
 processor = AutoImageProcessor.from_pretrained(folder)
-assert type(processor) is tokenizer.SemHiTokImageProcessor
+assert type(processor) is SemHiTokImageProcessor
 pixels = processor(Image.open(picture), return_tensors="pt")["pixel_values"]
 print(model.encode(pixels).flat.tolist()[0])
 """
 
 
 @pytest.mark.slow
-def test_auto_classes_know_the_model_once_the_package_is_imported(tiny_model, tmp_path):
+def test_auto_classes_know_the_model_once_a_name_of_the_package_is_imported(tiny_model, tmp_path):
     model = tiny_model()
     save_tokenizer(model, tmp_path / "model")
     image = Image.effect_noise((40, 48), 60).convert("RGB")
     image.save(tmp_path / "picture.png")
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "model"), str(tmp_path / "picture.png")]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = processes.run("-c", SCRIPT, tmp_path / "model", tmp_path / "picture.png")
+    assert run.returncode == 0, run.stderr
     processor = image_processor(model.config)
     pixels = processor(image, return_tensors="pt")["pixel_values"]
     assert json.loads(run.stdout) == model.encode(pixels).flat.tolist()[0]

@@ -1,8 +1,6 @@
 """Training with everything on: adversary, averages, micro-batches, validation, exact resume."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ import torch
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
 from runtime.settings import build_settings, save_settings
+from tests import processes
 from tests.tokenizer.phases import EVERY_PHASE, FULL, PLAYS, killed, run, weights
 from tokenizer.codebooks.training import CodebookTraining
 from tokenizer.saved.model_folder import load_tokenizer
@@ -82,7 +81,7 @@ def test_a_run_killed_by_the_system_is_resumed_in_the_same_bits(
     values = settings(phase, tmp_path / "killed", training=training)
     config = build_settings(PHASE_SETTINGS[phase], values, "the test")
     file = save_settings(config, tmp_path / "config.yaml")
-    dead = subprocess.run([sys.executable, "-c", script, phase, str(file)])
+    dead = processes.run("-c", script, phase, file)
     assert dead.returncode == -signal.SIGKILL
     saved = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
     assert saved["step"] == checkpoint_every  # of 6: there is something left to redo and to do
