@@ -34,27 +34,20 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Read by content and never by file name. Formats with interpreters behind them (EPS) stay out."""
-
 MAX_PIXELS = 25_000_000
 """Largest declared width x height. No such image takes more than 300 MB: at most twelve bytes a
 pixel, of a progressive CMYK JPEG."""
-
 MAX_PIXELS_OF = {"WEBP": 16_000_000}
 """Lower limits of formats whose decoders hold more: sixteen bytes a pixel of a WebP."""
-
 MAX_FILE_SIZE = 64 * 1024 * 1024
 """Largest encoded file, in bytes."""
-
 MAX_ZOOM = 1.1
 """LlamaGen cuts its ten crops from an image 1.1 times the size. There is no mirroring: a caption or
 a question may speak of left and right."""
-
 MAX_ASPECT = 50
 """Longer side over the shorter one, up to which a picture is scaled as ADM scales it."""
-
 PIXELS_OF_STRIP = 1_000_000
 """Pixels of a large image that are copied at a time."""
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 """All that decide the pixels, and which way up they are."""
@@ -65,14 +58,9 @@ class ImageError(UserError):
 
 
 def open_image(source: bytes | Path, name: str | None = None) -> Image.Image:
-    """Decode an image after checking that it is safe to.
+    """Decode an image, given as bytes or by its path, after checking that it is safe to.
 
-    Args:
-        source: an encoded image, or the path of one.
-        name: what to call the image in an error; the path by default.
-
-    Returns:
-        An upright picture of mode RGB.
+    Returns an upright picture of mode RGB. `name` is what to call it in an error, else the path.
 
     Raises:
         ImageError: if the file is missing, too large, damaged or of a kind not accepted.
@@ -244,9 +232,8 @@ def _decode(data: bytes, label: str) -> Image.Image:
             width, height = image.size
             limit = min(MAX_PIXELS, MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS))
             if width * height > limit:
-                raise ImageError(
-                    f"{label} declares {width:,} x {height:,} pixels; the limit is {limit:,} in all"
-                )
+                size = f"{width:,} x {height:,} pixels"
+                raise ImageError(f"{label} declares {size}; the limit is {limit:,} in all")
             image.load()
             if image.fp is not None:
                 image.fp.close()  # where Pillow's WebP keeps every pixel once more

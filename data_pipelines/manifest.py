@@ -15,6 +15,7 @@ MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 PARTS_NAME = "rejected_parts.jsonl"
 DUPLICATES_NAME = "duplicates.jsonl"
+AGAIN = "run semhitok prepare again"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{folder} was prepared with schema version {version}, this program reads "
-            f"{SCHEMA_VERSION}; delete it and run semhitok prepare again"
+            f"{SCHEMA_VERSION}; delete it and {AGAIN}"
         )
     if not (
         _has(manifest.get("counts"), "records", "images")
@@ -44,14 +45,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is no manifest of prepared data; name a folder that semhitok prepare wrote"
         )
     check_listed(folder, [shard["file"] for shard in manifest["shards"]])
-    again = "run semhitok prepare again"
     for shard in manifest["shards"]:
         path, num_bytes = folder / shard["file"], shard["bytes"]
         if not path.is_file():
-            raise UserError(f"the shard {path} is missing; {again}")
+            raise UserError(f"the shard {path} is missing; {AGAIN}")
         if (size := path.stat().st_size) != num_bytes:
             sizes = f"{size:,} bytes where the manifest says {num_bytes:,}"
-            raise UserError(f"the shard {path} has {sizes}; {again}")
+            raise UserError(f"the shard {path} has {sizes}; {AGAIN}")
     return dict(manifest)
 
 
@@ -59,10 +59,8 @@ def check_content(folder: Path, manifest: dict[str, Any]) -> None:
     """Compare every shard with its checksum; a `UserError` names the first that has changed."""
     for shard in manifest["shards"]:
         if file_sha256(folder / shard["file"]) != shard["sha256"]:
-            raise UserError(
-                f"the shard {folder / shard['file']} is damaged (its checksum differs); run "
-                "semhitok prepare again"
-            )
+            path = folder / shard["file"]
+            raise UserError(f"the shard {path} is damaged (its checksum differs); {AGAIN}")
 
 
 def reason_kind(reason: str) -> str:

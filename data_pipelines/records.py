@@ -13,10 +13,8 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 3
 """Raised whenever a column changes its name, type or meaning, or shards their format."""
-
 IMAGE_MARK = "<image>"
 """Stands in a message where an image is shown."""
-
 ROLES = ("system", "user", "assistant")
 """Who speaks a message."""
 

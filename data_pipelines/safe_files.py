@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.images import MAX_FILE_SIZE
+from data_pipelines.records import Reject
 from runtime.errors import UserError
 from runtime.json_lines import parse_value
 
@@ -21,8 +22,7 @@ MAX_LINE_SIZE = 16 * 1024 * 1024
 def check_name(name: str) -> None:
     """Refuse a name in somebody's JSON or tar that leads, or could lead, out of its root.
 
-    Raises:
-        ValueError: in one clause, if it is absolute, goes up, or holds a NUL.
+    A `ValueError`, in one clause, if it is absolute, goes up, or holds a NUL.
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"the name of its file is {name!r}")
@@ -40,7 +40,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"the name of its file leads upwards ({shown})")
 
 
-def read_inside(root: Path, path: Path, max_file_size: int) -> bytes:
+def read_inside(root: Path, path: Path, max_file_size: int = MAX_FILE_SIZE) -> bytes:
     """Read a file that really lies below the root and is not too large; else a `ValueError`."""
     # realpath, unlike Path.resolve, does not raise on links that run in a circle.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
@@ -61,7 +61,7 @@ def read_named(root: Path, name: str) -> bytes:
     """
     check_name(name)
     try:
-        return read_inside(root, _in_any_form(root, name), MAX_FILE_SIZE)
+        return read_inside(root, _in_any_form(root, name))
     except OSError as error:
         raise ValueError(f"{name[:100]} cannot be read ({error.strerror})") from error
 
@@ -104,22 +104,53 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return value
 
 
-def line_offsets(path: Path) -> np.ndarray:
-    """Find the lines of a file that are not blank, without keeping them.
+class JsonLines:
+    """The lines of a JSONL file that are not blank, each parsed when it is asked for.
 
-    Returns:
-        (lines, 3) int64: line number from 1, first byte, length in bytes.
+    There may be very many. One that is no JSON object is a `Reject`.
     """
-    try:
-        with open(path, "rb") as file:
-            # 24 bytes a line, not the hundreds of a tuple: there may be very many.
-            found = array("q", itertools.chain.from_iterable(_offsets(file)))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                # 24 bytes a line, not the hundreds of a tuple.
+                found = array("q", itertools.chain.from_iterable(_offsets(file)))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        self._offsets = np.array(found, dtype=np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __iter__(self) -> Iterator[dict[str, Any] | Reject]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, Any] | Reject:
+        _, start, length = self._offsets[index].tolist()
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            line = file.read(min(length, MAX_LINE_SIZE))  # a longer one is refused
+        try:
+            return parse_line(line)
+        except ValueError as error:
+            return Reject(self.name(index), str(error))
+
+    def number(self, index: int) -> int:
+        """The number of the line in the file, from 1."""
+        return int(self._offsets[index, 0])
+
+    def name(self, index: int) -> str:
+        """What to call the line: `FILE:NUMBER`."""
+        return f"{self.path.name}:{self.number(index)}"
+
+    def named(self) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
+        """Each line, with what to call it."""
+        return ((self.name(index), line) for index, line in enumerate(self))
 
 
 def _offsets(file: Any) -> Iterator[tuple[int, int, int]]:
+    """Number from 1, first byte and length in bytes of each line that is not blank."""
     number, start = 1, 0
     while True:
         line = file.readline(MAX_LINE_SIZE)
@@ -135,10 +166,3 @@ def _offsets(file: Any) -> Iterator[tuple[int, int, int]]:
             yield number, start, length
         start += length
         number += 1
-
-
-def read_line(path: Path, start: int, length: int) -> bytes:
-    """Read a line found by `line_offsets`, up to the limit at which `parse_line` refuses it."""
-    with open(path, "rb") as file:
-        file.seek(start)
-        return file.read(min(length, MAX_LINE_SIZE))

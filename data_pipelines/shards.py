@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_pipelines.manifest import AGAIN
 from data_pipelines.records import SCHEMA
 from runtime.errors import UserError, says
 from runtime.files import file_sha256
@@ -112,10 +113,8 @@ class ShardRows:
             try:
                 batches = map_batches(self.paths[shard])
             except (pa.ArrowException, OSError) as error:
-                raise UserError(
-                    f"the shard {self.paths[shard]} is damaged ({says(error)}); run semhitok "
-                    "prepare again"
-                ) from error
+                path, why = self.paths[shard], says(error)
+                raise UserError(f"the shard {path} is damaged ({why}); {AGAIN}") from error
             ends = np.cumsum([0, *(batch.num_rows for batch in batches)])
             self._mapped[shard] = batches, ends
         return self._mapped[shard]

@@ -22,15 +22,13 @@ def train_text_tokenizer(
 
     Args:
         texts: what to count pieces in; repeated sentences count as often as they come.
-        vocab_size: upper bound; a small corpus yields fewer pieces.
+        vocab_size: upper bound; a small corpus yields fewer pieces. One too small for the single
+            characters is a `UserError`.
         special_tokens: further tokens that are never split, appended after the pieces.
 
     Returns:
         A text tokenizer that `AutoTokenizer` loads again after `save_pretrained`; it pads on the
         left.
-
-    Raises:
-        UserError: if `vocab_size` is too small for the single characters.
     """
     marks: dict[str, Any] = {f"{name}_id": number for number, name in enumerate(MARKS)}
     marks |= {f"{name}_piece": piece for name, piece in MARKS.items()}

@@ -14,10 +14,8 @@ from data_pipelines.records import IMAGE_MARK, ROLES, Conversation, Question, Re
 
 MAX_TEXT_LENGTH = 20_000
 """Longest caption, question, answer or id, in characters; longer ones are files gone astray."""
-
 MAX_DOCUMENT_LENGTH = 1_000_000
 """Longest plain text or message, in characters."""
-
 T = TypeVar("T", bound=str | Question | Conversation)
 
 
@@ -51,20 +49,22 @@ def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
     """
     rejected = list(rejects)
     try:
-        _check_text("record id", record.record_id, MAX_TEXT_LENGTH)
+        _check_text(record.record_id, "record id")
         facts = None if record.image is None else _facts(record.image)
     except (ImageError, ValueError) as error:
         return Checked(None, None, _whole(record, rejected, str(error)), [])
     has_image = facts is not None
     unread = {part.kind for part in rejects if part.record_id == record.record_id}
 
-    def good(kind: str, parts: Sequence[T], check: Callable[[T], T]) -> list[T]:
+    def good(kind: str, parts: Sequence[T], check: Callable[..., T], *args: Any) -> list[T]:
         kept = []
         # Those that could not be read have kept their numbers.
         numbers = (n for n in itertools.count(1) if f"{kind}-{n}" not in unread)
         for number, part in zip(numbers, parts, strict=False):
             try:
-                kept.append(check(part))
+                if not has_image and kind in ("caption", "question"):
+                    raise ValueError(f"a {kind}, but no image that it is about")
+                kept.append(check(part, *args))
             except ValueError as error:
                 own_id = getattr(part, "own_id", None)
                 name = "" if own_id else f"{kind}-{number}"
@@ -74,14 +74,10 @@ def check_record(record: Record, rejects: Sequence[Reject] = ()) -> Checked:
     texts = [] if record.text is None else [record.text]
     kept = replace(
         record,
-        captions=good("caption", record.captions, lambda text: _check_caption(text, has_image)),
-        questions=good(
-            "question", record.questions, lambda q: _check_question(q, has_image, rejected)
-        ),
-        conversations=good(
-            "conversation", record.conversations, lambda c: _check_conversation(c, has_image)
-        ),
-        text=next(iter(good("text", texts, _check_document)), None),
+        captions=good("caption", record.captions, _check_text, "caption"),
+        questions=good("question", record.questions, _check_question, rejected),
+        conversations=good("conversation", record.conversations, _check_conversation, has_image),
+        text=next(iter(good("text", texts, _check_text, "text", MAX_DOCUMENT_LENGTH)), None),
     )
     has_text = kept.captions or kept.questions or kept.conversations or kept.text is not None
     if not has_text and (rejected or not has_image):
@@ -111,8 +107,8 @@ def _whole(record: Record, rejected: list[Reject], reason: str) -> list[Reject]:
     return own
 
 
-def _check_text(kind: str, text: Any, limit: int) -> None:
-    """Refuse a text that nothing can be learnt from, or that a tokenizer would stumble over."""
+def _check_text(text: Any, kind: str, limit: int = MAX_TEXT_LENGTH) -> Any:
+    """A text; refused if nothing can be learnt from it, or a tokenizer would stumble over it."""
     a = "an" if kind == "answer" else "a"
     if not isinstance(text, str):
         raise ValueError(f"{a} {kind} is not a text but {type(text).__name__}")
@@ -126,37 +122,22 @@ def _check_text(kind: str, text: Any, limit: int) -> None:
         text.encode("utf-8")  # a lone surrogate, as JSON escapes can make, fails here
     except UnicodeEncodeError as error:
         raise ValueError(f"{a} {kind} is not UTF-8 (character {error.start})") from error
-
-
-def _check_document(text: str) -> str:
-    _check_text("text", text, MAX_DOCUMENT_LENGTH)
     return text
 
 
-def _check_caption(caption: str, has_image: bool) -> str:
-    if not has_image:
-        raise ValueError("a caption, but no image that it is about")
-    _check_text("caption", caption, MAX_TEXT_LENGTH)
-    return caption
-
-
-def _check_question(question: Question, has_image: bool, rejected: list[Reject]) -> Question:
+def _check_question(question: Question, rejected: list[Reject]) -> Question:
     """Refuse a question without any good answer; bad ones beside good ones are rejected alone."""
-    if not has_image:
-        raise ValueError("a question, but no image that it is about")
-    _check_text("question id", question.question_id, MAX_TEXT_LENGTH)
-    _check_text("question", question.question, MAX_TEXT_LENGTH)
+    _check_text(question.question_id, "question id")
+    _check_text(question.question, "question")
     answers, bad = [], []
     for number, answer in enumerate(question.answers, start=1):
         try:
-            _check_text("answer", answer, MAX_TEXT_LENGTH)
-            answers.append(answer)
+            answers.append(_check_text(answer, "answer"))
         except ValueError as error:
             bad.append(Reject(question.question_id, str(error), f"answer-{number}"))
     if not answers:
-        raise ValueError(
-            bad[0].reason if bad else f"the question {question.question_id} has no answer"
-        )
+        none = f"the question {question.question_id} has no answer"
+        raise ValueError(bad[0].reason if bad else none)
     rejected += bad
     return replace(question, answers=answers)
 
@@ -164,27 +145,22 @@ def _check_question(question: Question, has_image: bool, rejected: list[Reject])
 def _check_conversation(conversation: Conversation, has_image: bool) -> Conversation:
     """Refuse turns that no chat template renders, and marks that no image stands at."""
     for message in conversation.messages:
-        _check_text("message", message.content, MAX_DOCUMENT_LENGTH)
+        _check_text(message.content, "message", MAX_DOCUMENT_LENGTH)
     for name in conversation.images:
-        _check_text("record id", name, MAX_TEXT_LENGTH)
+        _check_text(name, "record id")
     roles = [message.role for message in conversation.messages]
-    unknown = [role for role in roles if role not in ROLES]
-    if unknown:
+    if unknown := [role for role in roles if role not in ROLES]:
         raise ValueError(f"a message's role is {unknown[0]!r}; known are {', '.join(ROLES)}")
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
-        raise ValueError(
-            "a conversation is not user and assistant in turn, ending with the assistant"
-        )
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        order = "user and assistant in turn, ending with the assistant"
+        raise ValueError(f"a conversation is not {order}")
     marks = sum(message.content.count(IMAGE_MARK) for message in conversation.messages)
     if conversation.images:
-        if len(conversation.images) != marks:
-            raise ValueError(
-                f"a conversation has {marks} image marks for {len(conversation.images)} images"
-            )
+        if (number := len(conversation.images)) != marks:
+            raise ValueError(f"a conversation has {marks} image marks for {number} images")
     elif marks > int(has_image):
-        raise ValueError(
-            f"a conversation has {marks} image marks and names no images, and its record has "
-            + ("one image" if has_image else "none")
-        )
+        own = "one image" if has_image else "none"
+        marked = f"a conversation has {marks} image marks and names no images"
+        raise ValueError(f"{marked}, and its record has {own}")
     return conversation

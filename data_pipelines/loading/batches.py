@@ -42,16 +42,12 @@ class StepBatches:
 
     def __post_init__(self) -> None:
         if self.num_records < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"batches need at least one record and a batch size of at least 1, "
-                f"not {self.num_records} records and a batch size of {self.batch_size}"
-            )
+            raise ValueError(f"no batches of {self.batch_size} from {self.num_records} records")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} is not in a world of {self.world_size}")
         if self.batch_size % self.world_size:
-            raise ValueError(
-                f"a global batch of {self.batch_size} does not divide over {self.world_size} ranks"
-            )
+            ranks = f"{self.world_size} ranks"
+            raise ValueError(f"a global batch of {self.batch_size} does not divide over {ranks}")
         if not 0 <= self.start_step <= self.num_steps:
             raise ValueError(f"cannot go from step {self.start_step} to step {self.num_steps}")
 

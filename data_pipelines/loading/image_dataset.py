@@ -15,12 +15,8 @@ class PreparedImages(Dataset):
 
     Pixels stay bytes from the decoder to the batch: a quarter of what floats take between processes
     and to a GPU, and `scale_pixels` on a whole batch takes half the time of the images one by one.
-    A record without a caption has the caption "".
-
-    Args:
-        records: the prepared folder, opened with `images_only`.
-        size: height and width in pixels.
-        num_crops: C; crop 0 is the centre, see `numbered_crop`.
+    A record without a caption has the caption "". `records` are opened with `images_only`, and
+    `num_crops` is C, of `numbered_crop`.
     """
 
     def __init__(self, records: PreparedDataset, size: int, num_crops: int = 1):

@@ -153,7 +153,7 @@ def _reasons(folder: Path) -> list[dict[str, Any]]:
 
 
 def _chart(title: str, values: list[float]) -> dict[str, Any]:
-    """A histogram as bars in a box of 100 x 40."""
+    """A histogram, which the template draws as bars in a box of 100 x 40."""
     array = np.array(values)
     low, high = np.percentile(array, (1, 99), method="lower").tolist()
     if array.dtype.kind == "i":
@@ -165,27 +165,10 @@ def _chart(title: str, values: list[float]) -> dict[str, Any]:
     # The few values that lie further out stand at the ends.
     bars = np.clip((array - low) // step, 0, num_bars - 1).astype(int)
     counts = np.bincount(bars, minlength=num_bars).tolist()
-    tallest = max(counts)
-    drawn = [
-        {
-            "x": f"{100 * number / num_bars:.2f}",
-            "y": f"{40 - 40 * count / tallest:.2f}",
-            "width": f"{92 / num_bars:.2f}",
-            "height": f"{40 * count / tallest:.2f}",
-            "label": f"from {low + number * step:g}: {count:,}",
-        }
-        for number, count in enumerate(counts)
-        if count
-    ]
     median = np.percentile(array, 50, method="lower")
-    return {
-        "title": title,
-        "bars": drawn,
-        "low": f"{low:,}",
-        "high": f"{high:,}",
-        "note": f"{len(array):,} in all from {array.min():,} to {array.max():,}, mean "
-        f"{array.mean():,.3g}, median {median:,}",
-    }
+    note = f"{len(array):,} in all from {array.min():,} to {array.max():,}, mean "
+    note += f"{array.mean():,.3g}, median {median:,}"
+    return {"title": title, "counts": counts, "low": low, "high": high, "step": step, "note": note}
 
 
 def _short(text: str) -> str:

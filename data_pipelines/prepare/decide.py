@@ -34,9 +34,8 @@ class Decision:
         found = {side for sides in self.sides for side in sides}
         if found == {None} or not found:
             last = self.rejects[-1] if self.rejects else {"id": "none", "reason": "no record"}
-            raise UnusableError(
-                f"no record could be used, the last one {last['id']!r}: {last['reason']}"
-            )
+            why = f"{last['id']!r}: {last['reason']}"
+            raise UnusableError(f"no record could be used, the last one {why}")
         for side in SIDES if test_fraction else ():
             if side not in found:
                 raise UnusableError(
@@ -58,7 +57,12 @@ def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
         for entry in account.entries:
             reason = None
             if entry.record_id in seen:
-                _refuse_two_sources(entry.record_id, seen[entry.record_id][0], source, sources)
+                if (before := seen[entry.record_id][0]) != source:
+                    raise UnusableError(
+                        f"two records are called {entry.record_id}, one of {sources[before]} and "
+                        f"one of {sources[source]}; rename one, or prepare the sources into "
+                        "separate folders, which training mixes"
+                    )
                 reason = "another record of this id came before"
             elif entry.digest in first:
                 of = first[entry.digest]
@@ -82,15 +86,6 @@ def decide(accounts: list[Account], settings: PrepareSettings) -> Decision:
         kept = [part for part in account.parts if sides[part["entry"]] is not None]
         decision.parts += [{key: part[key] for key in part if key != "entry"} for part in kept]
     return decision
-
-
-def _refuse_two_sources(record_id: str, before: int, now: int, sources: list[str]) -> None:
-    if before != now:
-        raise UnusableError(
-            f"two records are called {record_id}, one of {sources[before]} and one of "
-            f"{sources[now]}; rename one, or prepare the sources into separate folders, "
-            "which training mixes"
-        )
 
 
 def _follow_references(

@@ -131,10 +131,10 @@ def _facts(accounts: list[Account], decision: Decision, side: str) -> dict[str, 
     counts = {"records": len(kept), "images": len(sizes)}
     for number, kind in enumerate(COUNTED):
         counts[kind] = sum(entry.counts[number] for entry in kept)
+    counts |= {"rejects": len(decision.rejects), "rejected_parts": len(decision.parts)}
     widths, heights = zip(*sizes, strict=True) if sizes else ((), ())
     return {
-        "counts": counts
-        | {"rejects": len(decision.rejects), "rejected_parts": len(decision.parts)},
+        "counts": counts,
         "image_width": {"min": min(widths), "max": max(widths)} if sizes else None,
         "image_height": {"min": min(heights), "max": max(heights)} if sizes else None,
         "duplicate_images": len(decision.duplicates),
@@ -155,9 +155,8 @@ def _report(
         if rejects:
             reasons = count_reasons(reject["reason"] for reject in rejects)
             told = _listed([f"{count:,} × {reason}" for reason, count in reasons.items()])
-            print(
-                f"{len(rejects):,} {what}, see {storage.location}/{name}: {told}", file=sys.stderr
-            )
+            where = f"{storage.location}/{name}"
+            print(f"{len(rejects):,} {what}, see {where}: {told}", file=sys.stderr)
     for number, source in enumerate(sources):
         unread: Counter[str] = Counter()
         for account in accounts:

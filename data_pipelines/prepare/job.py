@@ -20,13 +20,10 @@ POLL_SECONDS = 0.2
 
 
 class Job:
-    """What is asked for, and where.
+    """What is asked for, and where: the folder to write, `storage`, and the parts in `staging`.
 
-    Attributes:
-        storage: the folder to write.
-        staging: the parts, while it is written.
-        request: what decides the result; the manifest repeats it.
-        folders: of manifests, by the side that each holds.
+    `request` is what decides the result, which the manifest repeats; `folders` are those of
+    manifests, by the side that each holds.
     """
 
     def __init__(self, settings: PrepareSettings) -> None:
@@ -54,9 +51,7 @@ class Job:
             raise UserError(f"{location} is a file; give a folder with --out")
         ignored = (TEMPORARY, QUARANTINE_NAME, PARTS_NAME, DUPLICATES_NAME)
         names = [name for name in self.storage.names() if not name.endswith(ignored)]
-        is_ours = self._read(self.storage, IN_PROGRESS_NAME) or self._read(
-            self.storage, MANIFEST_NAME
-        )
+        is_ours = any(self._read(self.storage, name) for name in (IN_PROGRESS_NAME, MANIFEST_NAME))
         if names and not is_ours and self._read(self.storage / SIDES[0], MANIFEST_NAME) is None:
             raise UserError(
                 f"{location} is not empty and was not written by prepare; give another --out"
@@ -87,10 +82,8 @@ class Job:
                 return False
             time.sleep(POLL_SECONDS)  # until rank 0 has begun
         if found.get("num_parts") != num_parts:
-            raise UserError(
-                f"the sources have changed since {self.storage.location} was begun; delete it and "
-                "start anew"
-            )
+            begun = f"{self.storage.location} was begun"
+            raise UserError(f"the sources have changed since {begun}; delete it and start anew")
         if not rank:
             for folder in self.folders.values():
                 folder.delete(MANIFEST_NAME)
@@ -112,10 +105,8 @@ class Job:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise UserError(
-                f"{folder.location}/{name} is not valid JSON; delete the folder or give another "
-                "--out"
-            ) from error
+            hint = "delete the folder or give another --out"
+            raise UserError(f"{folder.location}/{name} is not valid JSON; {hint}") from error
         if not isinstance(found, dict):
             found = {}
         for key, wanted in self.request.items():

@@ -59,7 +59,7 @@ class Entry(NamedTuple):
     """Of the image's pixels; None without an image."""
     size: tuple[int, int] | None
     """Width and height of the image."""
-    counts: tuple[int, int, int, int]
+    counts: tuple[int, ...]
     """Captions, questions, conversations and plain texts."""
     shown: list[str] | None
     """Ids of the records whose images its conversations name; None where they name none."""
@@ -167,15 +167,7 @@ def _found(source: Source, part: Part) -> Iterable[Found]:
 
 def _entry(record: Record, facts: ImageFacts | None) -> Entry:
     named = [name for conversation in record.conversations for name in conversation.images]
-    return Entry(
-        record_id=record.record_id,
-        digest=None if facts is None else facts.digest,
-        size=None if facts is None else facts.size,
-        counts=(
-            len(record.captions),
-            len(record.questions),
-            len(record.conversations),
-            int(record.text is not None),
-        ),
-        shown=named or None,
-    )
+    digest, size = (None, None) if facts is None else facts
+    counts = [len(record.captions), len(record.questions), len(record.conversations)]
+    counts.append(int(record.text is not None))
+    return Entry(record.record_id, digest, size, tuple(counts), named or None)

@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import repeat
 from pathlib import Path
 
 from data_pipelines.prepare.decide import UnusableError, decide
@@ -156,19 +157,15 @@ def _make(job: Job, sources: list[Source], parts: list[Part]) -> Iterator[Accoun
         return
     _sources[:] = sources
     names = [source.name for source in sources]
-    pool = ProcessPoolExecutor(num_workers, initializer=_start_worker, initargs=(names,))
     try:
-        with pool:
-            jobs = [(part, job.staging.location, fraction) for part in parts]
-            for future in [pool.submit(_in_worker, *each) for each in jobs]:
-                yield future.result()
+        with ProcessPoolExecutor(num_workers, None, _start_worker, (names,)) as pool:
+            yield from pool.map(_in_worker, parts, repeat(job.staging.location), repeat(fraction))
     except BrokenProcessPool as error:
         raise UserError(
             "a process of `prepare` was killed, most likely for want of memory: run the same "
             "command again to resume, with fewer --num-workers"
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
         _sources.clear()
 
 

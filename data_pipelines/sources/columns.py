@@ -74,11 +74,8 @@ def record_of_row(
 ) -> Found:
     """Turn one row into a record; cells that hold what they must not are rejected by themselves.
 
-    Args:
-        row: column -> value.
-        columns: from `choose_columns`.
-        default_id: where no column holds the id.
-        images: the folder below which file names are looked for.
+    `columns` are those of `choose_columns`, `default_id` is for rows without one, and `images` is
+    the folder below which file names are looked for.
     """
     cells = {key: row.get(column) for key, column in columns.items()}
     rejects: list[Reject] = []
@@ -157,10 +154,9 @@ def image_of(value: Any, images: Path | None) -> bytes | None:
 
 def _question_of(value: dict[str, Any]) -> Question:
     """A question with its answers, of which there may be one."""
+    question = text_of(value.get("question"), "question")
     answers = answers_of(value.get("answers", value.get("answer")))
-    return Question(
-        text_of(value.get("question"), "question"), answers, id_of(value["question_id"])
-    )
+    return Question(question, answers, id_of(value["question_id"]))
 
 
 def conversation_of(

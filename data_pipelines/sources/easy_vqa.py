@@ -25,6 +25,7 @@ LICENCE = "MIT"
 ORIGIN = "easy-VQA 1.0 by Victor Zhou, PyPI package easy-vqa, https://github.com/vzhou842/easy-VQA"
 NUM_IMAGES = {"train": 4000, "test": 1000}
 """The official split."""
+AGAIN = "run: pip install --force-reinstall easy-vqa"
 
 
 def read_rows(split: str) -> Rows:
@@ -33,10 +34,7 @@ def read_rows(split: str) -> Rows:
     try:
         rows = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the questions of easy-VQA cannot be read ({error}); "
-            "run: pip install --force-reinstall easy-vqa"
-        ) from error
+        raise UserError(f"the questions of easy-VQA cannot be read ({error}); {AGAIN}") from error
     asked: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for question, answer, image_number in rows:
         asked[image_number].append((question, answer))
@@ -44,8 +42,17 @@ def read_rows(split: str) -> Rows:
 
     def read(index: int) -> Found:
         number = numbers[index]
-        image = folder / "images" / f"{number}.png"
-        return Found(_record(split, number, image, asked[number]))
+        path, record_id = folder / "images" / f"{number}.png", f"easy-vqa-{split}-{number:06d}"
+        try:
+            image = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from error
+        questions = [
+            Question(question, [answer], f"{record_id}-{n:02d}")
+            for n, (question, answer) in enumerate(asked[number])
+        ]
+        caption = caption_of(asked[number], image)
+        return Found(Record(record_id, image, [caption], questions))
 
     return Rows(len(numbers), read)
 
@@ -89,25 +96,7 @@ def caption_of(asked: Iterable[tuple[str, str]], image: bytes) -> str:
         return f"a {colours.pop()} {shapes.pop()}"
     seen = judge_shape(np.asarray(open_image(image)))
     if seen is None:
-        raise UserError(
-            "an easy-VQA image shows no shape; run: pip install --force-reinstall easy-vqa"
-        )
+        raise UserError(f"an easy-VQA image shows no shape; {AGAIN}")
     colour = colours.pop() if len(colours) == 1 else seen[0]
     shape = shapes.pop() if len(shapes) == 1 else seen[1]
     return f"a {colour} {shape}"
-
-
-def _record(split: str, number: int, path: Path, asked: list[tuple[str, str]]) -> Record:
-    """Put one image and its questions together."""
-    try:
-        image = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); run: pip install --force-reinstall easy-vqa"
-        ) from error
-    record_id = f"easy-vqa-{split}-{number:06d}"
-    questions = [
-        Question(question, [answer], f"{record_id}-{index:02d}")
-        for index, (question, answer) in enumerate(asked)
-    ]
-    return Record(record_id, image, [caption_of(asked, image)], questions)

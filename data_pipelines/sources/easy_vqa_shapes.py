@@ -33,31 +33,23 @@ PALETTE = {
     "yellow": (255, 255, 0),
 }
 """The exact RGB colours of easy-VQA; the keys are the words of its answers."""
-
 SHAPES = ("circle", "rectangle", "triangle")
 
 BACKGROUND_MIN = 200
 """Every channel of the tint is at least 225; 25 are left for noise."""
-
 FOREGROUND_DISTANCE = 80.0
 """RGB distance from the tint. The palette stays at least 190 away, noise well under 80."""
-
 MIN_AREA = 0.003
 """Smallest blob as a fraction of the picture; the smallest real one has 0.007 (28 of 4,096)."""
-
 MIN_SOLIDITY = 0.8
 """Smallest blob area / hull area; rings and scraps fall below, real shapes stay above 0.89."""
 
 
 def judge_shape(image: np.ndarray) -> tuple[str, str] | None:
-    """Name the colour and the shape of the largest blob.
+    """The colour and the shape of the largest blob of an (H, W, 3) uint8 RGB picture.
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-
-    Returns:
-        (colour, shape), words of `PALETTE` and `SHAPES`; None where the picture shows no light
-        background or no single clear shape before it.
+    Words of `PALETTE` and `SHAPES`; None where the picture shows no light background or no single
+    clear shape before it.
     """
     pixels = image.astype(np.float32)
     light = pixels.min(axis=-1) >= BACKGROUND_MIN

@@ -4,13 +4,15 @@ The library downloads, caches and streams; it runs no code of the data set's.
 """
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.images import MAX_FILE_SIZE
+from data_pipelines.safe_files import check_name, read_inside
 from data_pipelines.sources.columns import choose_columns, record_of_row
-from data_pipelines.sources.hub_files import HubFiles
 from data_pipelines.sources.rows import Found, Rows, Streams, guarded
 from runtime.errors import UserError, says
 from runtime.files import fingerprint
@@ -28,35 +30,28 @@ def read_hub(
 
     Args:
         name: of the data set on the hub, or a local folder laid out as one.
-        columns: see `columns.py`.
+        columns, images: see `columns.py`; the folder is for columns that hold files' names.
         config: one of the data set's, where it has several.
-        split: the part to read.
         streaming: read without downloading first, one stream for each of its files.
-        images: the folder of images, where a column holds their names.
     """
     import datasets
 
+    what, cache = f"the data set {name} (split {split})", _cache_of_folder(name)
+    options: dict[str, Any] = {"split": split, "streaming": streaming, "cache_dir": cache}
     try:
-        loaded: Any = datasets.load_dataset(
-            name, config, split=split, streaming=streaming, cache_dir=_cache_of_folder(name)
-        )
+        loaded: Any = datasets.load_dataset(name, config, **options)
     except Exception as error:  # the hub, the network and a dozen readers, each with its own kind
-        raise UserError(
-            f"the data set {name} (split {split}) cannot be loaded: {says(error)}"
-        ) from error
+        raise UserError(f"{what} cannot be loaded: {says(error)}") from error
     features = loaded.features or {}
     for column, feature in features.items():
         if isinstance(feature, datasets.Image):  # the bytes as they came; we decode
             loaded = loaded.cast_column(column, datasets.Image(decode=False))
     known = list(features) or list(loaded.column_names or [])
     chosen = choose_columns(columns, known, name)
-    unread = tuple(column for column in known if column not in chosen.values())
-    loaded = loaded.select_columns(sorted(set(chosen.values())))
-    labels = {
-        column: feature
-        for column in set(chosen.values())
-        if isinstance(feature := features.get(column), datasets.ClassLabel)
-    }
+    used = {column: features.get(column) for column in chosen.values()}
+    labels = {name: each for name, each in used.items() if isinstance(each, datasets.ClassLabel)}
+    unread = tuple(column for column in known if column not in used)
+    loaded = loaded.select_columns(sorted(used))
     stem = name.rstrip("/").rsplit("/", 1)[-1]
     files = HubFiles(name)
 
@@ -82,18 +77,16 @@ def read_hub(
     each = 10_000_000
 
     def stream(number: int) -> Iterator[Found]:
-        rows = enumerate(loaded.shard(loaded.num_shards, number))
-        while True:
-            try:
-                index, row = next(rows)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise UserError(
-                    f"reading the data set {name} broke off ({says(error)}): where the network "
-                    "is at fault, run the same command again to resume"
-                ) from error
-            yield found(number * each + index, lambda row=row: row)  # type: ignore[misc]
+        try:
+            for index, row in enumerate(loaded.shard(loaded.num_shards, number)):
+                yield found(number * each + index, lambda row=row: row)  # type: ignore[misc]
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"reading the data set {name} broke off ({says(error)}): where the network is at "
+                "fault, run the same command again to resume"
+            ) from error
 
     return Streams([lambda number=i: stream(number) for i in range(loaded.num_shards)])  # type: ignore[misc]
 
@@ -112,3 +105,67 @@ def _cache_of_folder(name: str) -> str | None:
     facts = [(path, path.stat()) for path in files]
     content = fingerprint([root, *(f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in facts)])
     return os.path.join(config.HF_DATASETS_CACHE, "folders", content)
+
+
+class HubFiles:
+    """Images that a row names, read out of the data set's own files, no others.
+
+    Data sets laid out as folders of images hold paths in place of bytes. `datasets` makes most of
+    them, but a table can hold any it likes, such as `/etc/passwd`.
+    """
+
+    def __init__(self, name: str) -> None:
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            from huggingface_hub.constants import HF_HUB_CACHE
+            from huggingface_hub.file_download import repo_folder_name
+
+            # Names in `snapshots/REVISION` below it are links to `blobs`, also below it.
+            folder = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
+        self.folder = folder.absolute()
+        self.url = f"hf://datasets/{name}@"
+
+    def has(self, path: str) -> bool:
+        """Whether it is a path as `datasets` makes them, and no name for the user to explain."""
+        return "://" in path or os.path.isabs(path)
+
+    def read(self, path: str) -> bytes:
+        """Read the file of a path.
+
+        It is absolute; where the data set is streamed, `hf://datasets/NAME@REVISION/...`; or
+        `zip://MEMBER::PATH` with one of these. A `ValueError`, in one clause, if it is not of this
+        data set, not there, or too large; a `UserError` if the hub cannot be reached.
+        """
+        member, *containers = path.split("::")
+        target = containers[-1] if containers else member
+        if len(containers) > 1 or (containers and not member.startswith("zip://")):
+            raise ValueError("its image lies in an archive of an unknown kind")
+        if target.startswith(self.url) and ".." not in target.split("/"):
+            return self._open(path)
+        if "://" in target or not Path(os.path.realpath(target)).is_relative_to(
+            os.path.realpath(self.folder)
+        ):
+            raise ValueError(f"its image is no file of the data set ({target[:100]})")
+        if containers:
+            check_name(member.removeprefix("zip://"))
+            return self._open(path)
+        return read_inside(self.folder, Path(target))
+
+    def _open(self, path: str) -> bytes:
+        """Read what fsspec reaches, out of an archive or through the network."""
+        import fsspec
+
+        try:
+            with fsspec.open(path, "rb") as file:
+                data = bytes(file.read(MAX_FILE_SIZE + 1))
+        except FileNotFoundError:
+            name = path.split("::")[0].rsplit("/", 1)[-1]
+            raise ValueError(f"{name[:100]} is not there") from None
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"its archive cannot be read ({error})") from error
+        except Exception as error:
+            hint = "run the same command again to resume"
+            raise UserError(f"{path} cannot be read ({says(error)}): {hint}") from error
+        if len(data) > MAX_FILE_SIZE:
+            raise ValueError(f"its image has more bytes than the limit of {MAX_FILE_SIZE:,}")
+        return data

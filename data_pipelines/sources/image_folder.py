@@ -18,26 +18,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Record, Reject
-from data_pipelines.safe_files import (
-    MAX_LINE_SIZE,
-    check_name,
-    line_offsets,
-    parse_line,
-    read_inside,
-    read_line,
-)
+from data_pipelines.safe_files import MAX_LINE_SIZE, JsonLines, check_name, read_inside
 from data_pipelines.sources.columns import choose_columns, texts_of
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 """File names taken for images, in any case; what a file is gets decided by its content."""
-
 TABLES = ("metadata.jsonl", "metadata.csv")
 """Tables of captions that are found by themselves."""
-
 MAX_CAPTION_FILE_SIZE = 1024 * 1024
 """Largest text file, in bytes."""
 
@@ -96,7 +86,7 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
             return Found(None, [rejects[index - len(paths)]])
         record_id = ids[index]
         bad: list[Reject] = []
-        image = attempt(bad, record_id, read_inside, root, paths[index], MAX_FILE_SIZE)
+        image = attempt(bad, record_id, read_inside, root, paths[index])
         if image is None:
             return Found(None, bad)
         if record_id in table.captions:
@@ -172,7 +162,7 @@ class _CaptionTable:
 
     def read(self, path: Path, columns: dict[str, str], folder: str) -> None:
         """Add a JSONL or CSV file; its names lie in `folder`, which is "" or ends in "/"."""
-        rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path))
+        rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else JsonLines(path).named())
         known: dict[str, None] = {}  # a set that keeps the order
         for _, row in rows:
             known |= dict.fromkeys(row) if isinstance(row, dict) else {}
@@ -207,17 +197,8 @@ class _CaptionTable:
             self.rejects.append(Reject(record_id, reason))
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict | Reject]]:
-    """Each line, with what to call it."""
-    for number, start, length in line_offsets(path).tolist():
-        name = f"{path.name}:{number}"
-        try:
-            yield name, parse_line(read_line(path, start, length))
-        except ValueError as error:
-            yield name, Reject(name, str(error))
-
-
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict | Reject]]:
+    """Each line, with what to call it."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -12,12 +12,11 @@ one of that id.
 
 import json
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.records import Conversation, Record, Reject
-from data_pipelines.safe_files import line_offsets, parse_line, read_line, read_named
+from data_pipelines.safe_files import JsonLines, read_named
 from data_pipelines.sources.columns import conversation_of, id_of
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
@@ -26,8 +25,8 @@ from runtime.files import read_json
 
 def read_llava(path: Path, images: Path) -> Rows:
     """The records of a `.json` list or a `.jsonl`, in the order in which images are first named."""
-    entries = _Lines(path) if path.suffix.lower() == ".jsonl" else read_json(path)
-    if not isinstance(entries, (list, _Lines)) or not len(entries):
+    entries = JsonLines(path) if path.suffix.lower() == ".jsonl" else read_json(path)
+    if not isinstance(entries, (list, JsonLines)) or not len(entries):
         raise UserError(f"{path} holds no list of conversations")
     own_ids: list[str] = []
     named: list[list[str]] = []
@@ -93,24 +92,3 @@ def _image_names(entry: Any) -> list[str]:
     values = named if isinstance(named, list) else [named]
     names = [value if isinstance(value, str) else json.dumps(value) for value in values if value]
     return [unicodedata.normalize("NFC", name) for name in names]
-
-
-class _Lines:
-    """The entries of a JSONL file, each parsed when it is asked for: there may be very many."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.offsets = line_offsets(path)
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self.__getitem__, range(len(self)))
-
-    def __getitem__(self, index: int) -> Any:
-        number, start, length = self.offsets[index].tolist()
-        try:
-            return parse_line(read_line(self.path, start, length))
-        except ValueError as error:
-            return Reject(f"{self.path.name}:{number}", str(error))

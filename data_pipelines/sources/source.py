@@ -75,7 +75,7 @@ def _read(spec: Spec) -> Rows | Streams:
             images = spec.folder_or_none("images")
             return read_hub(spec.path, spec.columns, config, split, streaming, images)
         case "jsonl":
-            from data_pipelines.sources.jsonl import read_jsonl
+            from data_pipelines.sources.tables import read_jsonl
 
             return read_jsonl(spec.file(), spec.folder_or_none("images"), spec.columns)
     from data_pipelines.sources.vqa_files import read_gqa, read_textvqa, read_vqav2

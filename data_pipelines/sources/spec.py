@@ -26,7 +26,6 @@ from runtime.errors import UserError
 
 EASY_VQA_SPLITS = {"easy-vqa-train": "train", "easy-vqa-test": "test"}
 """Source name -> split. There is no name for both: nobody should train on the test images."""
-
 USUAL = {
     "id": ("id", "record_id"),
     "image": ("image", "images", "file_name", "jpg", "png", "webp"),
@@ -39,19 +38,8 @@ USUAL = {
     "text": ("text",),
 }
 """Keys that map columns, and the columns they take when they are not given."""
-
 SIMILAR = {
-    "image": (
-        "img",
-        "picture",
-        "photo",
-        "filename",
-        "path",
-        "image_path",
-        "url",
-        "image_url",
-        "jpeg",
-    ),
+    "image": ("img", "picture", "photo", "path", "image_path", "url", "image_url"),
     "caption": ("title", "description", "alt", "alt_text", "prompt", "sentence", "label", "texts"),
     "question": ("query", "instruction", "input", "problem"),
     "answer": ("response", "output", "target", "label", "solution"),
@@ -123,9 +111,8 @@ class Spec:
     def option(self, key: str) -> str:
         """An option that the kind cannot do without."""
         if key not in self.options:
-            raise UserError(
-                f"the source {self.name!r} needs {key}=, such as {KINDS[self.kind].example}"
-            )
+            example = KINDS[self.kind].example
+            raise UserError(f"the source {self.name!r} needs {key}=, such as {example}")
         return self.options[key]
 
     def folder(self, key: str) -> Path:

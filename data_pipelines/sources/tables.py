@@ -1,7 +1,11 @@
-"""Parquet and Arrow files with a column of images, or of texts.
+"""Parquet and Arrow files with a column of images, or of texts; and JSONL, a row a line.
 
 Files that `semhitok prepare` wrote come back as they are; of others `columns.py` says which column
-is what. A row group, or a record batch, is held at a time.
+is what. A row group, or a record batch, is held at a time. Each line of JSONL is read by the
+columns that it has:
+
+    {"text": "Once upon a time ..."}
+    {"image": "cats/one.jpg", "caption": ["a cat", "a sleeping cat"]}
 """
 
 import contextlib
@@ -13,13 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.records import SCHEMA, record_from_row
-from data_pipelines.safe_files import short_names
+from data_pipelines.records import SCHEMA, Reject, record_from_row
+from data_pipelines.safe_files import JsonLines, short_names
 from data_pipelines.shards import map_batches
-from data_pipelines.sources.columns import choose_columns, record_of_row
+from data_pipelines.sources.columns import choose_columns, record_of_row, usual_columns
 from data_pipelines.sources.rows import Found, Rows, guarded
 from runtime.errors import UserError, says
 from runtime.storage import is_remote, matching, reading
+
+LOOKED_AT = 100
+"""Lines of JSONL that are read first to learn the columns."""
 
 
 class _Table:
@@ -53,13 +60,9 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_tables(location: str, kind: str, images: Path | None, columns: dict[str, str]) -> Rows:
-    """The rows of one file, of all files of a folder, or of those that a pattern with `*` finds.
+    """The rows of the "parquet" or "arrow" files of a `location` of `matching`, by their names.
 
-    Args:
-        location: as `matching` takes it; files come in the order of their names.
-        kind: "parquet" or "arrow".
-        images: the folder of images, where a column holds their names.
-        columns: see `columns.py`.
+    A column of files' names needs the folder of `images`; for `columns` see `columns.py`.
     """
     if kind == "arrow" and is_remote(location):
         raise UserError(f"Arrow files are mapped into memory: fetch {location} to a disk first")
@@ -96,3 +99,27 @@ def read_tables(location: str, kind: str, images: Path | None, columns: dict[str
         return guarded(name, row)
 
     return Rows(int(ends[-1]), read)
+
+
+def read_jsonl(path: Path, images: Path | None, columns: dict[str, str]) -> Rows:
+    """The records of a file, a line each; see `columns.py` for the keys."""
+    lines = JsonLines(path)
+    if not len(lines):
+        raise UserError(f"{path} is empty; it should hold one JSON object a line")
+    known: dict[str, None] = {}
+    for count, row in enumerate(lines):
+        is_enough = set(columns.values()) <= known.keys() and usual_columns({}, known)
+        if count >= LOOKED_AT and is_enough:
+            break
+        known |= dict.fromkeys(row) if isinstance(row, dict) else {}
+    choose_columns(columns, list(known), str(path))
+
+    def read(index: int) -> Found:
+        row = lines[index]
+        if isinstance(row, Reject):
+            return Found(None, [row])
+        row = {key: value for key, value in row.items() if value is not None and value != []}
+        name = f"{path.stem}-{lines.number(index):07d}"
+        return record_of_row(row, usual_columns(columns, row), name, images)
+
+    return Rows(len(lines), lambda index: guarded(lines.name(index), read, index))

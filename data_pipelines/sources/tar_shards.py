@@ -18,6 +18,7 @@ import tarfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import IO, Any, Self
 
 from data_pipelines.images import MAX_FILE_SIZE
@@ -32,10 +33,8 @@ IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 CAPTION_ENDINGS = ("txt", "caption", "text")
 PICKLE_ENDINGS = ("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "npy", "npz", "joblib")
 """Formats that run code when they are read, or can hold one that does."""
-
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 """Endings of tars that would first have to be unpacked; images in them get no smaller anyway."""
-
 EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -44,30 +43,20 @@ EXTENDED_HEADERS = (
     tarfile.SOLARIS_XHDTYPE,
 )
 """Members that hold the next one's name and other fields, and are read whole."""
-
 BROKEN = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 """What a truncated archive, or a header of nonsense, provokes."""
-
 MAC_LEFTOVERS = ("._", "__MACOSX", ".DS_Store")
 """How names begin of what macOS packs beside files."""
-
 LOOKED_AT = 100
 """Samples whose keys count as the columns."""
-
 MAX_HEADER_SIZE = 1024 * 1024
-"""Largest of those, in bytes."""
-
+"""Largest extended header, in bytes."""
 MAX_MEMBERS = 64
 """Most files of one sample, so that a tar of a single name fills no memory."""
 
 
 def read_tars(location: str, columns: dict[str, str]) -> Streams:
-    """One stream of records for each tar.
-
-    Args:
-        location: as `matching` takes it.
-        columns: which keys of a sample's `.json` are what, see `columns.py`.
-    """
+    """One stream of records for each tar of a `location` of `matching`; see `columns.py`."""
     location = location if is_remote(location) else os.path.expanduser(location)
     is_packed = "*" not in location and location.lower().endswith(COMPRESSED)
     names = [location] if is_packed else matching(location, ".tar")
@@ -80,13 +69,8 @@ def read_tars(location: str, columns: dict[str, str]) -> Streams:
             pass
     if columns:
         _refuse_unknown(columns, names[0])
-    stems = short_names(names)
-    return Streams(
-        [
-            lambda name=name, stem=stem: _read_tar(name, stem, columns)  # type: ignore[misc]
-            for name, stem in zip(names, stems, strict=True)
-        ]
-    )
+    named = zip(names, short_names(names), strict=True)
+    return Streams([partial(_read_tar, name, stem, columns) for name, stem in named])
 
 
 def _refuse_unknown(columns: dict[str, str], name: str) -> None:
@@ -99,9 +83,8 @@ def _refuse_unknown(columns: dict[str, str], name: str) -> None:
                 known |= dict.fromkeys(parse_line(sample.parts.get("json", b"")))
     for key, column in columns.items():
         if known and column not in known:
-            raise UserError(
-                f"{name} has no column {column!r} for {key}; its columns are: {', '.join(known)}"
-            )
+            there = ", ".join(known)
+            raise UserError(f"{name} has no column {column!r} for {key}; its columns are: {there}")
 
 
 def _read_tar(name: str, stem: str, columns: dict[str, str]) -> Iterator[Found]:

@@ -177,10 +177,10 @@ def test_a_reason_is_one_line_that_a_terminal_can_show(tmp_path, monkeypatch, ca
 
     real = validate._check_text
 
-    def check(kind, text, limit):
+    def check(text, *args):
         if text == "b":
             raise ValueError("first line\n  second \x1b[31mline \udcff")
-        real(kind, text, limit)
+        return real(text, *args)
 
     monkeypatch.setattr(validate, "_check_text", check)
     out = prepare_sources(f"jsonl:{path}", tmp_path / "out")
