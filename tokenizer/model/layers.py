@@ -120,8 +120,7 @@ class PatchHead(nn.Module):
 def num_halvings(patch_size: int) -> int:
     """How often convolutions halve an image until one position is left per patch.
 
-    Raises:
-        ValueError: if the patch size is no power of two.
+    A `ValueError` if the patch size is no power of two.
     """
     number = int(math.log2(patch_size))
     if 2**number != patch_size:

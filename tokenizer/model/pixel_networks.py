@@ -79,11 +79,7 @@ def pixel_encoder(config: SemHiTokConfig) -> nn.Module:
 
 
 def code_decoder(config: SemHiTokConfig, part: str) -> nn.Module:
-    """The decoder of the config's family; called with (code_vectors, grid).
-
-    Args:
-        part: "decoder" or "enhance_decoder", whose sizes are read.
-    """
+    """The "decoder" or "enhance_decoder" of the config; called with (code_vectors, grid)."""
     width, num_layers = (getattr(config, f"{part}_{name}") for name in ("hidden_size", "layers"))
     if getattr(config, f"{part}_kind") == "conv":
         return ConvCodeDecoder(config, part, width, num_layers)
