@@ -15,7 +15,6 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,7 +28,6 @@ from mllm.drawing.requests import ImageJob
 from mllm.model.heads import FlatHead
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler
-from tokenizer.model.modeling_semhitok import ImageCodes
 
 PROMPT_LENGTH = 24
 NEGATIVE_LENGTH = 6
@@ -59,12 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [
         _against(plain, flat, other, sampler, size, arguments) for size in arguments.batch_sizes
     ]
-    del plain, other
-    breakdown = _breakdown(flat, sampler, max(arguments.batch_sizes))
-    sharing = _sharing(flat, sampler)
-    del flat
+    del plain, other, flat
     heads = [] if arguments.no_flat_vs_hierarchical else _heads(arguments, sampler, device)
-    for table in (rows, [breakdown], [sharing], heads):
+    for table in (rows, heads):
         if table:
             protocol.print_table(list(table[0]), [list(row.values()) for row in table])
             print()
@@ -77,8 +72,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokens=arguments.tokens,
         guidance_scale=arguments.scale,
         rows=rows,
-        breakdown=breakdown,
-        prefix_sharing=sharing,
         heads=heads,
         repeats=arguments.repeats,
         device=str(device),
@@ -208,73 +201,6 @@ def _seconds_of(engine: DrawingEngine, jobs: list[ImageJob]) -> float:
     seconds = time.perf_counter() - started
     assert all(len(image) == engine.num_positions for _, image in codes)
     return seconds
-
-
-def _breakdown(model: UnifiedModel, sampler: Sampler, batch_size: int) -> dict[str, Any]:
-    """Seconds of the parts of the first tokens of ours; `rest` is the loop between them."""
-    engine: Any = DrawingEngine(model, sampler, batch_size)
-    jobs, num_positions = make_jobs(model, batch_size), engine.num_positions
-    engine.num_positions = min(4 * SHORT, num_positions)
-    _seconds_of(engine, jobs)
-    spent: dict[str, float] = {}
-
-    def timed(part: str, call: Any, *kept: str) -> Any:
-        def run(*args: Any) -> Any:
-            protocol._wait_for_gpu()
-            started = time.perf_counter()
-            result = call(*args)
-            protocol._wait_for_gpu()
-            spent[part] = spent.get(part, 0.0) + time.perf_counter() - started
-            return result
-
-        vars(run).update({name: getattr(call, name) for name in kept})
-        return run
-
-    choice, head = engine.choice, engine.choice.head
-    scores = ("semantic_scores", "pixel_scores")
-    choice.head = SimpleNamespace(**{name: timed("head", getattr(head, name)) for name in scores})
-    engine.choice = timed("choice", choice, "each_row")
-    engine.step = timed("step", engine.step, "read", "pads_products_alone")
-    engine.prefix, engine.embed = timed("prefill", engine.prefix), timed("embed", engine.embed)
-    whole = _seconds_of(engine, jobs)
-    codes = torch.zeros(batch_size, num_positions, dtype=torch.int64, device=model.device)
-    with torch.no_grad():
-        timed("decode", model.image_tokenizer.decode)(
-            ImageCodes.from_flat(codes, model.vocabulary.num_pixel_codes)
-        )
-    spent["sampling"] = spent["choice"] - spent["head"]
-    names = ("prefill", "step", "head", "sampling", "embed")
-    return {
-        "batch": batch_size,
-        "of tokens": engine.num_positions,
-        **{f"{name} s": spent[name] for name in names},
-        "rest s": whole - sum(spent[name] for name in names),
-        "decode to pixels s": spent["decode"],
-    }
-
-
-def _sharing(model: UnifiedModel, sampler: Sampler, count: int = 16) -> dict:
-    """Prefilling for `count` images of one prompt: shared, and for each anew."""
-    engine = DrawingEngine(model, sampler, count)
-    [job] = make_jobs(model, 1)
-
-    def prefill(shared: bool) -> None:
-        engine._prefixes.clear()
-        for _ in range(count):
-            if not shared:
-                engine._prefixes.clear()
-            for prompt in (job.prompt_ids, job.negative_ids or ()):
-                engine.prefix(prompt)
-
-    runs = {"shared": lambda: prefill(True), "each": lambda: prefill(False)}
-    times = protocol.seconds_in_turn(runs, 3)
-    shared, each = protocol.median(times["shared"]), protocol.median(times["each"])
-    return {
-        "images of one prompt": count,
-        "prefill of each s": each,
-        "shared s": shared,
-        "times less": each / shared,
-    }
 
 
 def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device) -> list[dict]:

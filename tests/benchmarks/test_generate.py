@@ -17,6 +17,4 @@ def test_the_table_and_the_line(capsys):
         assert row["times hierarchical"] > 0
         assert "compilation s" not in row
     assert result["ratio"] == result["rows"][0]["times"] == result["ratios"]["1"]
-    assert {"prefill s", "step s", "head s", "sampling s"} < set(result["breakdown"])
-    assert result["prefix_sharing"]["times less"] > 1
     assert printed[0].startswith("| batch")
