@@ -5,7 +5,6 @@ Variants with the same first phases share these steps, and a step with other set
 step.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.files import fingerprint
 from runtime.settings import Settings, build_settings, to_dict
 from runtime.value_types import anywhere
 from runtime.yaml_values import merge, read_values
@@ -134,17 +134,12 @@ def _train_step(
 
 def _measure_step(settings: AblationSettings, name: str, seed: int, last: TrainStep) -> MeasureStep:
     known = {"of": last.folder.name, "on": settings.test_source, "probes": settings.probes}
+    data = settings.out / "data"
+    folder = settings.out / f"seed-{seed}" / f"measured-{name}-{_digest(known)}"
     return MeasureStep(
-        variant=name,
-        seed=seed,
-        model=last.model,
-        train_data=settings.out / "data" / "train",
-        test_data=settings.out / "data" / "test",
-        probes=settings.probes,
-        folder=settings.out / f"seed-{seed}" / f"measured-{name}-{_digest(known)}",
-        after=last.folder,
+        name, seed, last.model, data / "train", data / "test", settings.probes, folder, last.folder
     )
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+    return fingerprint([json.dumps(values, sort_keys=True)])[:10]

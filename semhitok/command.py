@@ -20,14 +20,19 @@ class Command:
     """Its words, such as `train semantic`."""
     about: str
     """One line for the list of commands and its own help."""
-    example: str
-    """A call that works after `semhitok quickstart`."""
+    words: str
+    """What follows its name in an example."""
     settings: str
     """Its settings class, as `module:Class`; importing it must not import torch."""
     function: str
     """What runs, as `module:function`: takes the settings, and returns the paths that it wrote."""
     yaml: bool = False
     """Whether settings come from a YAML file and `key.sub=value` words, and not from options."""
+
+    @property
+    def example(self) -> str:
+        """A whole call."""
+        return f"semhitok {self.name} {self.words}"
 
     def read(self, argv: Sequence[str]) -> Any:
         """The settings that arguments say.

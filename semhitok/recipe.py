@@ -58,7 +58,8 @@ def run(settings: RunSettings) -> Path:
     steps = read_steps(recipe, out, settings.recipe.parent, of_steps)
     _require_space(out, recipe.disk_gb)
     report = out / "report.html"
-    if not (_is_done(out, steps) and report.is_file()):
+    done = all(_mark(out, step, steps) is not None for step in steps)
+    if not (done and report.is_file()):
         resolved = {s.name: {"run": s.command.name} | to_dict(s.settings) for s in steps}
         record = to_dict(recipe) | {"out": str(out), "steps": resolved}
         RunDirectory(out).start(record, "semhitok run")
@@ -75,14 +76,8 @@ def run(settings: RunSettings) -> Path:
 def quickstart(settings: QuickstartSettings) -> Path:
     """Run the shipped recipe; arguments and result as `run`."""
     name = "quickstart" if settings.preset == "short" else "quickstart-long"
-    return run(
-        RunSettings(
-            recipe=shipped_configs() / "recipes" / f"{name}.yaml",
-            overrides=settings.overrides,
-            out=settings.out,
-            open=settings.open,
-        )
-    )
+    recipe = shipped_configs() / "recipes" / f"{name}.yaml"
+    return run(RunSettings(recipe=recipe, **settings.model_dump(exclude={"preset"})))
 
 
 def read_steps(
@@ -193,16 +188,9 @@ def _mark(out: Path, step: Step, steps: list[Step]) -> dict[str, Any] | None:
 
 def _done_before(out: Path, step: Step, steps: list[Step]) -> dict[str, str]:
     """The id of each finished step before this one."""
-    ids = {}
-    for earlier in steps[: steps.index(step)]:
-        path = out / MARKS / f"{earlier.name}.json"
-        if path.is_file():
-            ids[earlier.name] = read_json(path)["id"]
-    return ids
-
-
-def _is_done(out: Path, steps: list[Step]) -> bool:
-    return all(_mark(out, step, steps) is not None for step in steps)
+    names = [earlier.name for earlier in steps[: steps.index(step)]]
+    paths = {name: out / MARKS / f"{name}.json" for name in names}
+    return {name: read_json(path)["id"] for name, path in paths.items() if path.is_file()}
 
 
 def _write_report(out: Path, recipe: Recipe) -> Path:
