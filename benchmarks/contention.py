@@ -24,7 +24,7 @@ BARS = {"pixel_one_busy": 2.2, "generate_two_busy": 3.0}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.contention", repeats=1)
+    parser = protocol.make_parser(__doc__, "python -m benchmarks.contention", repeats=1)
     add = parser.add_argument
     add("--steps", type=protocol.positive, default=100, help="of the pixel phase (default: 100)")
     add("--images", type=protocol.positive, default=64, help="to draw (default: 64)")
@@ -43,26 +43,24 @@ def main(argv: Sequence[str] | None = None) -> None:
                         _semhitok(*words, f"out={out}" if command == "pixel" else f"--out={out}")
                         taken = time.perf_counter() - started
                     seconds.setdefault(f"{command}_{name}", []).append(taken)
-    middle = {name: protocol.median(values) for name, values in seconds.items()}
+    middle = protocol.medians(seconds)
     times = {
         f"{command}_{name}": middle[f"{command}_{name}"] / middle[f"{command}_alone"]
         for command in commands
         for name in ("one_busy", "two_busy")
     }
     rows = [
-        [c, middle[f"{c}_alone"], times[f"{c}_one_busy"], times[f"{c}_two_busy"]] for c in commands
+        {
+            "command": command,
+            "alone s": middle[f"{command}_alone"],
+            "times with one": times[f"{command}_one_busy"],
+            "times with two": times[f"{command}_two_busy"],
+        }
+        for command in commands
     ]
-    protocol.print_table(["command", "alone s", "times with one", "times with two"], rows)
-    protocol.print_result(
-        "contention",
-        min(bar / times[name] for name, bar in BARS.items()),
-        **times,
-        seconds=middle,
-        bars=BARS,
-        steps=arguments.steps,
-        images=arguments.images,
-        repeats=arguments.repeats,
-    )
+    protocol.print_table(rows)
+    ratio = min(bar / times[name] for name, bar in BARS.items())
+    protocol.print_result("contention", ratio, arguments, **times, seconds=middle, bars=BARS)
 
 
 def _prepare(folder: Path, num_steps: int, num_images: int) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ print(json.dumps({"import": imported - started, "open": ended - imported}))
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.data")
+    parser = protocol.make_parser(__doc__, "python -m benchmarks.data")
     parser.add_argument("--num-images", type=protocol.positive, default=320)
     parser.add_argument("--width", type=protocol.positive, default=640, help="(default: 640)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = _time_images(work, arguments)
         memory = _memory(work, arguments.num_records)
         startup = _startup(work, arguments.num_listed)
-    protocol.print_table(list(rows[0]), [list(row.values()) for row in rows])
+    protocol.print_table(rows)
     print(
         f"memory of its own after {memory['early']:,} and {arguments.num_records:,} records: "
         f"{memory['early_mb']:.0f} and {memory['late_mb']:.0f} MB"
@@ -83,9 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"start-up with {arguments.num_listed:,} records: {startup['open']:.2f} s, "
         f"and {startup['import']:.2f} s of imports"
     )
-    protocol.print_result(
-        "data", min(row["ratio"] for row in rows), rows=rows, memory=memory, startup=startup
-    )
+    ratio = min(row["ratio"] for row in rows)
+    protocol.print_result("data", ratio, arguments, rows=rows, memory=memory, startup=startup)
 
 
 def _time_images(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -95,16 +94,11 @@ def _time_images(work: Path, arguments: argparse.Namespace) -> list[dict[str, An
     folder = write_prepared(work / "photos", records, rows_per_shard=100)
     rows = []
     for num_workers in arguments.workers:
-        ways: dict[str, Callable[[], Any]] = {
-            way.__name__: partial(way, folder, num_workers) for way in (plain, ours)
-        }
-        seconds = protocol.seconds_in_turn(ways, arguments.repeats)
-        medians = {name: protocol.median(values) for name, values in seconds.items()}
-        rows.append(
-            {"workers": num_workers}
-            | {f"{name}/s": len(records) / value for name, value in medians.items()}
-            | {"ratio": medians["plain"] / medians["ours"]}
-        )
+        ways = {way.__name__: partial(way, folder, num_workers) for way in (plain, ours)}
+        seconds = protocol.median_seconds(ways, arguments.repeats)
+        speeds = {f"{name}/s": len(records) / value for name, value in seconds.items()}
+        ratio = seconds["plain"] / seconds["ours"]
+        rows.append({"workers": num_workers, **speeds, "ratio": ratio})
     return rows
 
 
@@ -140,12 +134,8 @@ def plain(folder: Path, num_workers: int) -> int:
     cache = str(folder / "datasets")
     table = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=cache)
     table = table.select_columns(["image", "captions"]).cast_column("image", datasets.Image())
-    loader = DataLoader(
-        table.with_transform(_plain_transform),
-        batch_size=BATCH_SIZE,
-        shuffle=True,
-        num_workers=num_workers,
-    )
+    shown = table.with_transform(_plain_transform)
+    loader = DataLoader(shown, BATCH_SIZE, shuffle=True, num_workers=num_workers)
     return sum(len(batch["pixels"]) for batch in loader)
 
 
@@ -199,8 +189,7 @@ def _in_new_process(code: str, *arguments: str) -> dict[str, float]:
     """What a Python process prints as JSON; this one's memory is full of other measurements."""
     command = [sys.executable, "-c", code, *arguments]
     ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
-    found: dict[str, float] = json.loads(ended.stdout)
-    return found
+    return json.loads(ended.stdout)
 
 
 def _startup(work: Path, num_listed: int) -> dict[str, float]:
@@ -209,7 +198,7 @@ def _startup(work: Path, num_listed: int) -> dict[str, float]:
     folder = write_prepared(work / "listed", records, 2000, copies=-(-num_listed // 2000))
     count = json.loads((folder / MANIFEST_NAME).read_text())["counts"]["records"]
     runs = [_in_new_process(STARTUP, str(folder), str(count)) for _ in range(3)]
-    return {name: protocol.median([run[name] for run in runs]) for name in runs[0]}
+    return protocol.medians({name: [run[name] for run in runs] for name in runs[0]})
 
 
 def write_prepared(

@@ -20,16 +20,18 @@ from pathlib import Path
 import torch
 
 from benchmarks import protocol
-from benchmarks.random_tokenizer import save_random_tokenizer
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.prepare.run import prepare
 from data_pipelines.prepare.settings import PrepareSettings
 from runtime.rank_group import RankGroup
 from runtime.storage import Storage
+from runtime.value_types import shipped_configs
+from runtime.yaml_values import read_values
 from tokenizer.extraction.code_shards import write_shard
 from tokenizer.extraction.extract import encode_shards, make_manifest
+from tokenizer.model.configuration_semhitok import SemHiTokConfig
 from tokenizer.model.modeling_semhitok import SemHiTokModel
-from tokenizer.saved.model_folder import load_tokenizer
+from tokenizer.saved.model_folder import load_tokenizer, save_tokenizer
 
 NUM_SHARDS = 8
 
@@ -37,65 +39,61 @@ NUM_SHARDS = 8
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark, or one launch of it."""
     arguments = _parse(argv)
-    device = protocol.start(arguments)
+    protocol.start(arguments)
     if arguments.only_ours:
-        _time_ranks(arguments, device)
+        _time_ranks(arguments)
         return
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        tokenizer = arguments.tokenizer or save_random_tokenizer("quickstart", work / "tokenizer")
-        data = arguments.data or Path(
-            prepare(PrepareSettings(sources=["easy-vqa-test"], out=str(work / "data")))
-        )
-        _compare(arguments, device, tokenizer, data, work)
+        tokenizer = arguments.tokenizer or _save_random_tokenizer(work / "tokenizer")
+        settings = PrepareSettings(sources=["easy-vqa-test"], out=str(work / "data"))
+        _compare(arguments, tokenizer, arguments.data or Path(prepare(settings)), work)
 
 
-def _compare(
-    arguments: argparse.Namespace, device: torch.device, tokenizer: Path, data: Path, work: Path
-) -> None:
-    model = load_tokenizer(tokenizer).to(device).eval()
+def _save_random_tokenizer(folder: Path) -> Path:
+    """An untrained tokenizer of the quickstart's size: what weights hold costs no time."""
+    configs = shipped_configs() / "quickstart"
+    teacher = {"model_type": "siglip_vision_model", "vision_use_head": False}
+    teacher |= read_values(configs / "teacher.yaml")["vision"]
+    fields = read_values(configs / "semantic.yaml")["model"]
+    save_tokenizer(SemHiTokModel(SemHiTokConfig(teacher_config=teacher, **fields)), folder)
+    return folder
+
+
+def _compare(arguments: argparse.Namespace, tokenizer: Path, data: Path, work: Path) -> None:
+    model = load_tokenizer(tokenizer).to(arguments.device).eval()
     dataset = PreparedDataset(data, images_only=True)
     count = min(arguments.num_images or len(dataset), len(dataset))
-    seconds = protocol.seconds_in_turn(
-        {
-            "one": lambda: one_by_one(model, dataset, count),
-            "ours": lambda: ours(model, dataset, _shards(count), arguments, work / "codes"),
-        },
-        arguments.repeats,
-    )
-    speed = {name: count / protocol.median(values) for name, values in seconds.items()}
-    ratio = speed["ours"] / speed["one"]
-    rows = [
-        ["one image at a time", speed["one"], 1.0],
-        [f"batches of {arguments.batch_size}", speed["ours"], ratio],
-    ]
+    ways = {
+        "one": lambda: one_by_one(model, dataset, count),
+        "ours": lambda: ours(model, dataset, _shards(count), arguments, work / "codes"),
+    }
+    seconds = protocol.median_seconds(ways, arguments.repeats)
+    speed = {name: count / value for name, value in seconds.items()}
+    rows = [("one image at a time", speed["one"], 1.0)]
+    rows += [(f"batches of {arguments.batch_size}", speed["ours"], speed["ours"] / speed["one"])]
     values = {
         "num_images": count,
         "image_size": model.config.image_size,
-        "batch_size": arguments.batch_size,
         "images_per_second": speed["ours"],
         "images_per_second_one_by_one": speed["one"],
-        "repeats": arguments.repeats,
-        "device": str(device),
-        "seed": arguments.seed,
     }
     if arguments.ranks > 1:
-        counts = (1, arguments.ranks)
-        launches = [
-            [_launch(ranks, arguments, tokenizer, data, count) for ranks in counts]
-            for _ in range(arguments.repeats)
-        ]
-        single, several = (protocol.median(column) for column in zip(*launches, strict=True))
-        rows.append(["1 rank, 1 thread", single, 1.0])
-        rows.append([f"{arguments.ranks} ranks, 1 thread each", several, several / single])
+        launches: dict[str, list[float]] = {"single": [], "several": []}
+        for _ in range(arguments.repeats):
+            for name, ranks in (("single", 1), ("several", arguments.ranks)):
+                launches[name].append(_launch(ranks, arguments, tokenizer, data, count))
+        single, several = protocol.medians(launches).values()
+        rows += [("1 rank, 1 thread", single, 1.0)]
+        rows += [(f"{arguments.ranks} ranks, 1 thread each", several, several / single)]
         values |= {
-            "ranks": arguments.ranks,
             "ranks_ratio": several / single,
             "images_per_second_ranks": several,
             "images_per_second_one_rank": single,
         }
-    protocol.print_table(["extraction", "images/s", "ratio"], rows)
-    protocol.print_result("extract", ratio, **values)
+    columns = ("extraction", "images/s", "ratio")
+    protocol.print_table([dict(zip(columns, row, strict=True)) for row in rows])
+    protocol.print_result("extract", speed["ours"] / speed["one"], arguments, **values)
 
 
 @torch.inference_mode()
@@ -131,10 +129,10 @@ def _shards(count: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _time_ranks(arguments: argparse.Namespace, device: torch.device) -> None:
+def _time_ranks(arguments: argparse.Namespace) -> None:
     """On every rank of a launch: this rank's share of the shards, after one untimed round."""
     with RankGroup() as ranks, tempfile.TemporaryDirectory() as folder:
-        where = f"cuda:{ranks.local_rank}" if device.type == "cuda" else "cpu"
+        where = f"cuda:{ranks.local_rank}" if arguments.device != "cpu" else "cpu"
         model = load_tokenizer(arguments.tokenizer).to(where).eval()
         dataset = PreparedDataset(arguments.data, images_only=True)
         count = arguments.num_images or len(dataset)
@@ -153,17 +151,11 @@ def _launch(
     ranks: int, arguments: argparse.Namespace, tokenizer: Path, data: Path, count: int
 ) -> float:
     """Images per second of a launch on so many ranks."""
-    options = {
-        "tokenizer": Path(tokenizer).absolute(),
-        "data": Path(data).absolute(),
-        "num-images": count,
-        "batch-size": arguments.batch_size,
-        "num-workers": arguments.num_workers,
-        "device": arguments.device,
-    }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(ranks), "-m", "benchmarks.extract", "--only-ours"]
-    command += [f"--{name}={value}" for name, value in options.items()]
+    command += [f"--tokenizer={tokenizer.absolute()}", f"--data={data.absolute()}"]
+    command += [f"--num-images={count}", f"--batch-size={arguments.batch_size}"]
+    command += [f"--num-workers={arguments.num_workers}", f"--device={arguments.device}"]
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     finished = subprocess.run(
@@ -173,28 +165,16 @@ def _launch(
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = protocol.make_parser(
-        __doc__ or "",
-        "python -m benchmarks.extract --tokenizer runs/quickstart/decoder/model "
-        "--data runs/quickstart/data/test",
-    )
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="a trained one")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="prepared data")
-    parser.add_argument(
-        "--num-images", type=protocol.positive, metavar="N", help="to encode (default: all)"
-    )
-    parser.add_argument(
-        "--batch-size", type=protocol.positive, default=32, help="images at once (default: 32)"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=0, help="processes that decode images (default: 0)"
-    )
-    parser.add_argument(
-        "--ranks", type=protocol.positive, default=2, help="compared with 1 rank (default: 2)"
-    )
-    parser.add_argument(
-        "--only-ours", action="store_true", help="time ours alone, on the ranks of a launch"
-    )
+    example = "python -m benchmarks.extract --tokenizer runs/quickstart/decoder/model "
+    parser = protocol.make_parser(__doc__, f"{example}--data runs/quickstart/data/test")
+    add = parser.add_argument
+    add("--tokenizer", type=Path, metavar="DIR", help="a trained one")
+    add("--data", type=Path, metavar="DIR", help="prepared data")
+    add("--num-images", type=protocol.positive, metavar="N", help="to encode (default: all)")
+    add("--batch-size", type=protocol.positive, default=32, help="images at once (default: 32)")
+    add("--num-workers", type=int, default=0, help="processes that decode images (default: 0)")
+    add("--ranks", type=protocol.positive, default=2, help="compared with 1 rank (default: 2)")
+    add("--only-ours", action="store_true", help="time ours alone, on the ranks of a launch")
     arguments = parser.parse_args(argv)
     if arguments.only_ours and not (arguments.tokenizer and arguments.data):
         parser.error("--only-ours needs --tokenizer and --data, which all ranks share")

@@ -35,10 +35,8 @@ SHORT = 16  # tokens where a whole image would only take longer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = protocol.make_parser(
-        __doc__ or "", "python -m benchmarks.generate --size smollm2-135m --batch-sizes 1 8"
-    )
-    parser.set_defaults(repeats=1)
+    example = "python -m benchmarks.generate --size smollm2-135m --batch-sizes 1 8"
+    parser = protocol.make_parser(__doc__, example, repeats=1)
     add = parser.add_argument
     add("--size", choices=sorted(SIZES), default="quickstart", help="(default: quickstart)")
     add("--tokens", type=protocol.positive, default=256, help="of an image (default: 256)")
@@ -49,32 +47,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--no-flat-vs-hierarchical", action="store_true", help="leave out the 196,608 codes")
     arguments = parser.parse_args(argv)
     device = protocol.start(arguments)
-    sampler = Sampler(guidance_scale=arguments.scale)
-
     flat = make_model(arguments.size, "flat", arguments.tokens).to(device)
     plain = plain_model(flat)
     other = make_model(arguments.size, "hierarchical", arguments.tokens).to(device)
-    rows = [
-        _against(plain, flat, other, sampler, size, arguments) for size in arguments.batch_sizes
-    ]
+    sizes = arguments.batch_sizes
+    rows = [_against(plain, flat, other, size, arguments) for size in sizes]
     del plain, other, flat
-    heads = [] if arguments.no_flat_vs_hierarchical else _heads(arguments, sampler, device)
+    heads = [] if arguments.no_flat_vs_hierarchical else _heads(arguments, device)
     for table in (rows, heads):
         if table:
-            protocol.print_table(list(table[0]), [list(row.values()) for row in table])
+            protocol.print_table(table)
             print()
     protocol.print_result(
         "generate",
         max(rows[0]["times"], rows[0].get("times compiled", 0)),
+        arguments,
         ratios={str(row["batch"]): row["times"] for row in rows},
         compiled={str(row["batch"]): row.get("times compiled") for row in rows},
-        size=arguments.size,
-        tokens=arguments.tokens,
         guidance_scale=arguments.scale,
         rows=rows,
         heads=heads,
-        repeats=arguments.repeats,
-        device=str(device),
     )
 
 
@@ -115,9 +107,7 @@ def alternative(
     prompts = torch.tensor([job.prompt_ids for job in jobs], device=plain.device)
     allowed = list(range(offset, plain.config.vocab_size))
     clock = _Clock(budget)
-    options: dict[str, Any] = {"do_sample": False}
-    if sampler.temperature > 0:
-        options = {"do_sample": True, "temperature": sampler.temperature, "top_k": 0, "top_p": 1.0}
+    options: dict[str, Any] = {"temperature": sampler.temperature, "top_k": 0, "top_p": 1.0}
     if sampler.guided:
         negatives = torch.tensor([job.negative_ids for job in jobs], device=plain.device)
         options |= {
@@ -128,6 +118,7 @@ def alternative(
     drawn = plain.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
+        do_sample=True,
         max_new_tokens=num_tokens,
         prefix_allowed_tokens_fn=lambda batch, ids: allowed,
         stopping_criteria=StoppingCriteriaList([clock]),
@@ -146,19 +137,15 @@ def make_jobs(model: UnifiedModel, count: int) -> list[ImageJob]:
 
 
 def _against(
-    plain: Any,
-    model: UnifiedModel,
-    other: UnifiedModel,
-    sampler: Sampler,
-    batch_size: int,
-    arguments: argparse.Namespace,
+    plain: Any, model: UnifiedModel, other: UnifiedModel, size: int, arguments: argparse.Namespace
 ) -> dict:
     """One row: tokens/s of both ways, and of ours with the hierarchical head, in turn."""
-    jobs = make_jobs(model, batch_size)
-    engines = {"ours": DrawingEngine(model, sampler, batch_size)}
+    sampler = Sampler(guidance_scale=arguments.scale)
+    jobs = make_jobs(model, size)
+    engines = {"ours": DrawingEngine(model, sampler, size)}
     if not arguments.no_compiled:
-        engines["compiled"] = DrawingEngine(model, sampler, batch_size, compile_step=True)
-    engines["hierarchical"] = DrawingEngine(other, sampler, batch_size)
+        engines["compiled"] = DrawingEngine(model, sampler, size, compile_step=True)
+    engines["hierarchical"] = DrawingEngine(other, sampler, size)
     num_tokens, offset = arguments.tokens, model.vocabulary.offset
     alternative(plain, jobs, sampler, num_tokens, offset, min(3.0, arguments.budget))  # warm-up
     first = {name: _seconds_of(engine, jobs) for name, engine in engines.items()}
@@ -168,20 +155,20 @@ def _against(
         ids, clock = alternative(plain, jobs, sampler, num_tokens, offset, arguments.budget)
         assert bool((ids >= offset).all())
         drawn = min(drawn, clock.tokens)
-        rates["transformers"].append(clock.tokens * batch_size / clock.seconds)
+        rates["transformers"].append(clock.tokens * size / clock.seconds)
         for name, engine in engines.items():
-            rates[name].append(num_tokens * batch_size / _seconds_of(engine, jobs))
-    middle = {name: protocol.median(values) for name, values in rates.items()}
+            rates[name].append(num_tokens * size / _seconds_of(engine, jobs))
+    middle = protocol.medians(rates)
     times = {name: rate / middle["transformers"] for name, rate in middle.items()}
     row = {
-        "batch": batch_size,
+        "batch": size,
         "transformers tokens/s": middle["transformers"],
         "of tokens": drawn,
         "ours tokens/s": middle["ours"],
         "times": times["ours"],
     }
     if "compiled" in middle:
-        drawing = num_tokens * batch_size / middle["compiled"]
+        drawing = num_tokens * size / middle["compiled"]
         row |= {
             "compiled tokens/s": middle["compiled"],
             "times compiled": times["compiled"],
@@ -203,16 +190,15 @@ def _seconds_of(engine: DrawingEngine, jobs: list[ImageJob]) -> float:
     return seconds
 
 
-def _heads(arguments: argparse.Namespace, sampler: Sampler, device: torch.device) -> list[dict]:
+def _heads(arguments: argparse.Namespace, device: torch.device) -> list[dict]:
     """Flat and hierarchical head on the same language model, 196,608 codes."""
     num_tokens, batch_size = min(arguments.tokens, SHORT), max(arguments.batch_sizes)
     runs: dict[str, Callable[[], Any]] = {}
     for head in ("flat", "hierarchical"):
         model = make_model(arguments.size, head, num_tokens, num_codes=(16_384, 12)).to(device)
-        engine = DrawingEngine(model, sampler, batch_size)
+        engine = DrawingEngine(model, Sampler(guidance_scale=arguments.scale), batch_size)
         runs[head] = partial(_seconds_of, engine, make_jobs(model, batch_size))
-    times = protocol.seconds_in_turn(runs, arguments.repeats)
-    seconds = {head: protocol.median(values) for head, values in times.items()}
+    seconds = protocol.median_seconds(runs, arguments.repeats)
     return [
         {
             "head of 196,608 codes": head,

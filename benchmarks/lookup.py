@@ -8,7 +8,7 @@ against the faster of the two, the memory ratio against `whole`; the table has b
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,37 +30,26 @@ def split(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.lookup --splits 16384x12")
-    parser.add_argument(
-        "--splits",
-        nargs="+",
-        type=split,
-        default=[split(text) for text in SPLITS],
-        metavar="KxM",
-        help=f"codes; the first gives the closing line (default: {' '.join(SPLITS)})",
-    )
-    parser.add_argument("--code-dim", type=protocol.positive, default=32, help="D (default: 32)")
-    parser.add_argument(
-        "--batch-size", type=protocol.positive, default=8, help="images (default: 8)"
-    )
-    parser.add_argument(
-        "--num-patches", type=protocol.positive, default=256, help="per image (default: 256)"
-    )
+    parser = protocol.make_parser(__doc__, "python -m benchmarks.lookup --splits 16384x12")
+    add = parser.add_argument
+    what = f"codes; the first gives the closing line (default: {' '.join(SPLITS)})"
+    splits = [split(text) for text in SPLITS]
+    add("--splits", nargs="+", type=split, default=splits, metavar="KxM", help=what)
+    add("--code-dim", type=protocol.positive, default=32, help="D (default: 32)")
+    add("--batch-size", type=protocol.positive, default=8, help="images (default: 8)")
+    add("--num-patches", type=protocol.positive, default=256, help="per image (default: 256)")
     arguments = parser.parse_args(argv)
     device = protocol.start(arguments)
     rows = [measure(k, m, arguments, device) for k, m in arguments.splits]
-    protocol.print_table(list(rows[0]), [list(row.values()) for row in rows])
+    protocol.print_table(rows)
     first = rows[0]
     protocol.print_result(
         "lookup",
         first["faster"],
+        arguments,
         memory_ratio=first["less memory"],
         memory_ratio_chunked=first["chunked MB"] / first["ours MB"],
         num_vectors=arguments.batch_size * arguments.num_patches,
-        code_dim=arguments.code_dim,
-        repeats=arguments.repeats,
-        seed=arguments.seed,
-        device=str(device),
         rows=rows,
     )
 
@@ -74,13 +63,12 @@ def measure(
     pixel = GroupedCodebook(num_semantic, num_pixel, dim).to(device)
     flat = GroupedCodebook(1, num_semantic * num_pixel, dim).to(device)
     vectors = semantic.normalize(torch.randn(2, num_vectors, dim, device=device))
-    calls: dict[str, Callable[[], Tensor]] = {
+    calls = {
         "ours": lambda: hierarchical(semantic, pixel, vectors[0], vectors[1]),
         "whole": lambda: whole(flat, vectors[0]),
         "chunked": lambda: flat.nearest(vectors[0]),
     }
-    times = protocol.seconds_in_turn(calls, arguments.repeats)
-    seconds = {name: protocol.median(values) for name, values in times.items()}
+    seconds = protocol.median_seconds(calls, arguments.repeats)
     peaks = {name: protocol.peak_bytes(call, device) for name, call in calls.items()}
     row: dict = {"K": num_semantic, "M": num_pixel, "codes": num_semantic * num_pixel}
     row |= {f"{name} ms": value * 1e3 for name, value in seconds.items()}

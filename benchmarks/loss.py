@@ -9,6 +9,7 @@ sizes, and is not measured.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ WAYS = ("full", "ours")
 def main(argv: Sequence[str] | None = None) -> None:
     # Two rounds of all three sizes take six minutes of one CPU thread.
     example = "python -m benchmarks.loss --tokens 256 512 1024"
-    parser = protocol.make_parser(__doc__ or "", example, repeats=2)
+    parser = protocol.make_parser(__doc__, example, repeats=2)
     add = parser.add_argument
     add("--text-vocabulary", type=protocol.positive, default=151_936, help="(default: 151936)")
     add("--image-vocabulary", type=protocol.positive, default=196_608, help="(default: 196608)")
@@ -40,24 +41,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--tokens needs at least two sizes, since a line goes through them")
     device = protocol.start(arguments)
     vocab_size = arguments.text_vocabulary + arguments.image_vocabulary
-    head = nn.Linear(arguments.width, vocab_size, bias=False)
-    head.to(device)
+    head = nn.Linear(arguments.width, vocab_size, bias=False).to(device)
     ways = (*WAYS, "torch") if arguments.with_torch else WAYS
     rows = [measure(head, n, arguments.repeats, ways) for n in sorted(set(arguments.tokens))]
     further = extrapolate(rows[-2], rows[-1], arguments.extrapolate)
-    protocol.print_table(list(rows[0]), [list(row.values()) for row in (*rows, further)])
+    protocol.print_table([*rows, further])
     protocol.print_result(
         "loss",
         rows[-1]["less memory"],
+        arguments,
         time_ratio=rows[-1]["faster"],
         memory_ratio_extrapolated=further["less memory"],
         extrapolated_tokens=further["tokens"],
         vocab_size=vocab_size,
-        width=arguments.width,
         chunk_scores=loss.CHUNK_SCORES,
-        repeats=arguments.repeats,
-        seed=arguments.seed,
-        device=str(device),
         rows=rows,
     )
 
@@ -78,14 +75,9 @@ def measure(head: nn.Linear, num_tokens: int, repeats: int, ways: Sequence[str] 
         for leaf in leaves:
             leaf.grad = None
 
-    calls: dict[str, Callable[[], None]] = {
-        "full": lambda: step(full),
-        "ours": lambda: step(ours),
-        "torch": lambda: step(by_torch),
-    }
-    calls = {name: calls[name] for name in ways}
-    times = protocol.seconds_in_turn(calls, repeats)
-    seconds = {name: protocol.median(values) for name, values in times.items()}
+    totals = {"full": full, "ours": ours, "torch": by_torch}
+    calls = {name: partial(step, totals[name]) for name in ways}
+    seconds = protocol.median_seconds(calls, repeats)
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     peaks = {}
     for name, call in calls.items():
@@ -107,9 +99,8 @@ def ours(head: nn.Linear, hidden: Tensor, labels: Tensor, weights: Tensor) -> Te
 
 def by_torch(head: nn.Linear, hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The same by torch's own chunks (since 2.13)."""
-    options = nn.LinearCrossEntropyOptions(
-        batch_chunk_size=max(1, loss.CHUNK_SCORES // head.out_features)
-    )
+    size = max(1, loss.CHUNK_SCORES // head.out_features)
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=size)
     losses = F.linear_cross_entropy(hidden, head.weight, labels, reduction="none", options=options)
     return (losses * weights).sum()
 

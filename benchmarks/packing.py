@@ -12,8 +12,9 @@ sigma. An image is 256 tokens, and 16 documents are a device's batch, as in the 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from typing import Any
 
@@ -56,7 +57,7 @@ LLAVA = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = protocol.make_parser(__doc__ or "", "python -m benchmarks.packing --documents 64")
+    parser = protocol.make_parser(__doc__, "python -m benchmarks.packing --documents 64")
     add = parser.add_argument
     add("--documents", type=protocol.positive, default=64, help="(default: 64)")
     add("--batch", type=protocol.positive, default=16, help="padded together (default: 16)")
@@ -74,38 +75,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     useful = sum(map(len, documents))
 
-    def run(way: str) -> Callable[[], None]:
-        return lambda: train(model, batches[way], way, device)
-
-    seconds = protocol.seconds_in_turn({way: run(way) for way in batches}, arguments.repeats)
-    rows = []
-    for way, times in seconds.items():
-        places = sum(batch["input_ids"].numel() for batch in batches[way])
-        rows.append(
-            {
-                "way": way,
-                "useful tokens/s": useful / protocol.median(times),
-                "s": protocol.median(times),
-                "padding": 1 - useful / places,
-                "forward passes": len(batches[way]),
-            }
-        )
-    speeds = {row["way"]: row["useful tokens/s"] for row in rows}
-    protocol.print_table(list(rows[0]), [list(row.values()) for row in rows])
+    runs = {way: partial(train, model, batches[way], way, device) for way in batches}
+    seconds = protocol.median_seconds(runs, arguments.repeats)
+    speeds = {way: useful / value for way, value in seconds.items()}
+    places = {way: sum(b["input_ids"].numel() for b in many) for way, many in batches.items()}
+    rows = [
+        {
+            "way": way,
+            "useful tokens/s": speeds[way],
+            "s": seconds[way],
+            "padding": 1 - useful / places[way],
+            "forward passes": len(batches[way]),
+        }
+        for way in batches
+    ]
+    protocol.print_table(rows)
     protocol.print_result(
         "packing",
         speeds["packed"] / speeds["padded"],
+        arguments,
         ratio_to_groups=speeds["packed"] / speeds["groups"],
-        documents=len(documents),
         useful_tokens=useful,
         mean_length=useful / len(documents),
-        batch=arguments.batch,
-        max_seq_length=arguments.max_seq_length,
-        width=arguments.width,
-        layers=arguments.layers,
-        repeats=arguments.repeats,
-        seed=arguments.seed,
-        device=str(device),
         rows=rows,
     )
 
@@ -177,10 +168,7 @@ def packed(documents: list[Document], max_seq_length: int) -> list[dict[str, Any
 
 
 def train(
-    model: UnifiedModel,
-    batches: list[dict[str, Any]],
-    way: str,
-    device: torch.device,
+    model: UnifiedModel, batches: list[dict[str, Any]], way: str, device: torch.device
 ) -> None:
     """One pass, forward and backward."""
     model.zero_grad(set_to_none=True)

@@ -5,7 +5,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,23 @@ from torch.profiler import ProfilerActivity, profile
 from runtime.run_folder import describe_environment
 
 
-def make_parser(description: str, example: str, repeats: int = 5) -> argparse.ArgumentParser:
+def make_parser(about: str | None, example: str, repeats: int = 5) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks share.
 
     Args:
-        description: of the benchmark.
+        about: the description of the benchmark.
         example: command line.
         repeats: timed rounds, by default.
     """
+    kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=about, epilog=f"example:\n  {example}", formatter_class=kind
     )
-    parser.add_argument(
-        "--repeats", type=positive, default=repeats, help=f"timed rounds (default: {repeats})"
-    )
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda (default: cpu)")
+    add = parser.add_argument
+    add("--repeats", type=positive, default=repeats, help=f"timed rounds (default: {repeats})")
+    add("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    add("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    add("--device", type=device, default="cpu", help="cpu or cuda (default: cpu)")
     return parser
 
 
@@ -63,13 +61,13 @@ def start(arguments: argparse.Namespace) -> torch.device:
     return torch.device(arguments.device)
 
 
-def seconds_in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def median_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Time each of `runs` `repeats` times, a b a b …, after one untimed round.
 
     In turn, since a machine that others use is not as fast now as a minute ago.
 
     Returns:
-        Seconds of each run, by name.
+        The median of each run's seconds, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(repeats + 1):
@@ -80,12 +78,12 @@ def seconds_in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[st
             _wait_for_gpu()
             if number:
                 seconds[name].append(time.perf_counter() - started)
-    return seconds
+    return medians(seconds)
 
 
-def median(values: Sequence[float]) -> float:
-    """The middle one, which a single hiccup does not move."""
-    return statistics.median(values)
+def medians(series: dict[str, list[float]]) -> dict[str, float]:
+    """The middle value of each, which a single hiccup does not move."""
+    return {name: statistics.median(values) for name, values in series.items()}
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
@@ -115,10 +113,10 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
     return peak
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Columns under each other, the numbers to the right, in Markdown."""
-    lines = [[_text(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Columns under each other, headed by their keys, the numbers to the right, in Markdown."""
+    lines = [[_text(cell) for cell in row] for row in (rows[0], *(row.values() for row in rows))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     for line in lines:
         cells = [line[0].ljust(widths[0])]
@@ -126,13 +124,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print(f"| {' | '.join(cells)} |")
 
 
-def print_result(benchmark: str, ratio: float, **values: Any) -> None:
-    """The last line: JSON with `benchmark`, `ratio` (above 1 is better), and what it ran on."""
+def print_result(
+    benchmark: str, ratio: float, arguments: argparse.Namespace, **values: Any
+) -> None:
+    """The last line: JSON with `benchmark`, `ratio` (above 1 is better), options and machine."""
     machine = describe_environment() | {
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    print(json.dumps({"benchmark": benchmark, "ratio": ratio} | values | machine), flush=True)
+    record = {"benchmark": benchmark, "ratio": ratio} | vars(arguments) | values | machine
+    print(json.dumps(record, default=str), flush=True)
 
 
 def _wait_for_gpu() -> None:

@@ -1,15 +1,13 @@
 """A few large photographs as many small images: random crops, and others held out for measuring.
 
-    python examples/photograph_tiles.py --out runs/photos/tiles                 # sample photographs
-    python examples/photograph_tiles.py MY_FOLDER --hold-out one,two --out DIR  # your own
+    python examples/photograph_tiles.py --out DIR   # samples of scikit-image and scikit-learn
+    python examples/photograph_tiles.py MY_FOLDER --hold-out one,two --out DIR      # your own
 
 writes three folders of PNG files, each tile with a caption that names its photograph:
 
     train/                   from the left of every photograph that is not held out
     held-out-regions/        from the right quarter of the same photographs
     held-out-photographs/    from photographs of which nothing is trained on
-
-The sample photographs are those of scikit-image and scikit-learn, which ship in the packages.
 """
 
 import argparse
@@ -25,30 +23,22 @@ from data_pipelines.sources.image_folder import list_images
 from runtime.errors import UserError
 
 SAMPLES = {
-    "skimage": (
-        "data",
-        "astronaut.png chelsea.png coffee.png hubble_deep_field.jpg ihc.png motorcycle_left.png "
-        "retina.jpg rocket.jpg",
-    ),
-    "sklearn": ("datasets/images", "china.jpg flower.jpg"),
+    "skimage/data": "astronaut.png chelsea.png coffee.png hubble_deep_field.jpg ihc.png "
+    "motorcycle_left.png retina.jpg rocket.jpg",
+    "sklearn/datasets/images": "china.jpg flower.jpg",
 }
-"""Package → folder below it, and the colour photographs there."""
-
+"""Package and folder inside it → the colour photographs there."""
 HELD_OUT_SAMPLES = "coffee,flower"
-TRAIN_FRACTION = 0.75
-"""Of a photograph's width, from the left; the rest is for measuring, and no pixel is in both."""
 
 
 def sample_photographs() -> list[Path]:
     """Paths of the sample photographs."""
     paths = []
-    for package, (folder, names) in SAMPLES.items():
+    for place, names in SAMPLES.items():
+        package, _, folder = place.partition("/")
         spec = find_spec(package)  # without importing it
         if spec is None or spec.origin is None:
-            raise UserError(
-                "the sample photographs ship with scikit-image and scikit-learn: run "
-                "`pip install scikit-image scikit-learn`, or name a folder of photographs"
-            )
+            raise UserError("run `pip install scikit-image scikit-learn`, or name your own folder")
         paths += [Path(spec.origin).parent / folder / name for name in names.split()]
     return paths
 
@@ -77,53 +67,36 @@ def cut_tiles(photographs: list[Path], hold_out: list[str], args: argparse.Names
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out} is not empty; give another folder with --out")
     for name, path in named.items():
-        picture = open_image(path)
+        picture, caption = open_image(path), f"a part of {name.replace('_', ' ')}\n"
         width, height = picture.size
-        cut = round(TRAIN_FRACTION * width)
-        parts = {
-            "train": ((0, 0, cut, height), args.num_tiles),
-            "held-out-regions": ((cut, 0, width, height), args.num_held_out),
-        }
-        if name in hold_out:
-            parts = {"held-out-photographs": ((0, 0, width, height), args.num_held_out)}
-        for part, (box, count) in parts.items():
+        cut = round(0.75 * width)  # no pixel is both trained and measured on
+        parts = [("held-out-photographs", (0, 0, width, height), args.num_held_out)]
+        if name not in hold_out:
+            parts = [("train", (0, 0, cut, height), args.num_tiles)]
+            parts += [("held-out-regions", (cut, 0, width, height), args.num_held_out)]
+        for part, box, count in parts:
             folder = args.out / part
             folder.mkdir(parents=True, exist_ok=True)
             rng = random.Random(f"{args.seed} {name} {part}")
             for index in range(count):
-                write_tile(picture, random_square(box, args.size, rng), args.size,
-                           folder / f"{name}-{index:04d}.png")  # fmt: skip
-
-
-def write_tile(picture: Image.Image, square: tuple, size: int, path: Path) -> None:
-    """Scale a square of a photograph, and write it with its caption."""
-    tile = picture.resize((size, size), Image.Resampling.BICUBIC, box=square, reducing_gap=2)
-    tile.save(path)
-    name = path.stem.rpartition("-")[0].replace("_", " ")
-    path.with_suffix(".txt").write_text(f"a part of {name}\n")
+                square, size = random_square(box, args.size, rng), (args.size, args.size)
+                tile = picture.resize(size, Image.Resampling.BICUBIC, square, reducing_gap=2)
+                tile.save(folder / f"{name}-{index:04d}.png")
+                (folder / f"{name}-{index:04d}.txt").write_text(caption)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Cut what the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", nargs="?", type=Path, help="your photographs (default: samples)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--hold-out",
-        metavar="NAME,...",
-        help=f"photographs not to train on (default: {HELD_OUT_SAMPLES} of the samples)",
-    )
-    for option, default, what in (
-        ("--size", 128, "side of a tile in pixels"),
-        ("--num-tiles", 300, "tiles to train on, of each photograph"),
-        ("--num-held-out", 32, "tiles to measure on, of each photograph"),
-        ("--seed", 0, "of the positions"),
-    ):
-        parser.add_argument(
-            option, type=int, default=default, metavar="N", help=f"{what} (default: {default})"
-        )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    add = parser.add_argument
+    add("folder", nargs="?", type=Path, help="your photographs (default: samples)")
+    add("--out", type=Path, required=True, metavar="DIR")
+    add("--hold-out", metavar="NAME,...", help=f"not to train on (samples: {HELD_OUT_SAMPLES})")
+    add("--size", type=int, default=128, help="pixels of a tile's side (default: 128)")
+    add("--num-tiles", type=int, default=300, help="of a photograph, to train on (default: 300)")
+    add("--num-held-out", type=int, default=32, help="of one, to measure on (default: 32)")
+    add("--seed", type=int, default=0, help="of the positions (default: 0)")
     args = parser.parse_args(arguments)
     if args.hold_out is None:
         args.hold_out = "" if args.folder else HELD_OUT_SAMPLES

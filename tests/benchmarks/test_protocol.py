@@ -12,17 +12,20 @@ CPU = torch.device("cpu")
 def test_calls_are_run_in_turn_and_the_warm_up_is_not_counted():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = protocol.seconds_in_turn(calls, 3)
+    seconds = protocol.median_seconds(calls, 3)
     assert order == list("ab" * 4)
     assert seconds.keys() == {"a", "b"}
 
 
-def test_seconds_are_those_of_each_counted_round():
+def test_seconds_are_the_median_of_the_counted_rounds(monkeypatch):
     waits = iter([0.3, 0.01, 0.1, 0.01])
-    seconds = protocol.seconds_in_turn({"wait": lambda: time.sleep(next(waits))}, 3)
-    assert len(seconds["wait"]) == 3
-    assert all(a >= b for a, b in zip(seconds["wait"], [0.01, 0.1, 0.01], strict=True))
-    assert protocol.median([0.01, 0.1, 0.02]) == 0.02
+    rounds = []
+    medians = protocol.medians
+    monkeypatch.setattr(protocol, "medians", lambda found: rounds.append(found) or medians(found))
+    seconds = protocol.median_seconds({"wait": lambda: time.sleep(next(waits))}, 3)
+    (found,) = rounds
+    assert all(a >= b for a, b in zip(found["wait"], [0.01, 0.1, 0.01], strict=True))
+    assert seconds == medians(found) == {"wait": sorted(found["wait"])[1]}
 
 
 def test_peak_memory_counts_what_is_held_at_once():
@@ -42,7 +45,8 @@ def test_what_was_there_before_is_not_counted():
 
 
 def test_a_table_is_markdown_of_equal_width(capsys):
-    protocol.print_table(["name", "value"], [["one", 1234.5678], ["three", 2.0]])
+    rows = [{"name": "one", "value": 1234.5678}, {"name": "three", "value": 2.0}]
+    protocol.print_table(rows)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| name  | value |"
     assert lines[2] == "| one   | 1,235 |"
@@ -50,8 +54,10 @@ def test_a_table_is_markdown_of_equal_width(capsys):
 
 
 def test_the_closing_line_is_json_that_says_where_it_was_measured(capsys):
-    protocol.print_result("mine", 2.5, extra=1)
+    arguments = protocol.make_parser("what", "how").parse_args(["--seed", "7"])
+    protocol.print_result("mine", 2.5, arguments, extra=1)
     record = json.loads(capsys.readouterr().out)
+    assert (record["seed"], record["repeats"], record["device"]) == (7, 5, "cpu")
     assert (record["benchmark"], record["ratio"], record["extra"]) == ("mine", 2.5, 1)
     assert record["packages"]["torch"].startswith(torch.__version__.split("+")[0])
     assert record["threads"] == torch.get_num_threads()
