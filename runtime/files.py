@@ -100,10 +100,7 @@ def write_json(path: str | Path, value: Any) -> Path:
 def read_json(path: str | Path, make_object: Callable[[Any], Any] = dict) -> Any:
     """Read a JSON file; a byte-order mark at its start is passed over.
 
-    Args:
-        path: the file.
-        make_object: what becomes of the keys and values of an object; a `dict` keeps the last value
-            of a key that comes twice.
+    `make_object` gets the keys and values of each object; a `dict` keeps the last of equal keys.
 
     Raises:
         UserError: if it is missing, unreadable, too large or broken; a broken file is named with
@@ -119,9 +116,8 @@ def read_json(path: str | Path, make_object: Callable[[Any], Any] = dict) -> Any
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON: line {error.lineno}, {error.msg.lower()}"
-        ) from error
+        where = f"line {error.lineno}, {error.msg.lower()}"
+        raise UserError(f"{path} is not valid JSON: {where}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid JSON: it is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:  # numbers of a million digits, a million brackets

@@ -67,12 +67,7 @@ def parse_value(line: str | bytes) -> Any:
 
 
 def parse_object(line: str, where: str, example: str) -> dict[str, Any]:
-    """The JSON object of one line of a user's list.
-
-    Args:
-        line: its text.
-        where: what to call it in errors: "line 7 of FILE".
-        example: what it should look like.
+    """The JSON object of one line of a user's list, called `where` in errors: "line 7 of FILE".
 
     Raises:
         UserError: if it is no JSON, or no object, or contains an unpaired surrogate.

@@ -13,10 +13,7 @@ from runtime.errors import UserError, says
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
@@ -38,15 +35,10 @@ def available_bytes() -> int:
 
 
 def require_memory(needed: float, what: str, hint: str) -> None:
-    """Refuse what would not fit.
-
-    Args:
-        needed: bytes.
-        what: takes them, for the error: "a batch of 64 images".
-        hint: what to do instead.
+    """Refuse `what`, such as "a batch of 64 images", where its `needed` bytes would not fit.
 
     Raises:
-        UserError: with both numbers.
+        UserError: with both numbers, and the hint what to do instead.
     """
     available = available_bytes()
     if needed > available:

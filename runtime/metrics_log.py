@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.files import write_text
+from runtime.json_lines import write_rows
 from runtime.ranks import is_main_rank
 
 FILE_NAME = "metrics.jsonl"
@@ -30,7 +31,10 @@ class MetricsLog:
         self._board = None
         if not is_main_rank():
             return
-        _keep_until(self.path, resume_step)
+        kept = []
+        if resume_step is not None and self.path.exists():
+            kept = [line for line in read_metrics(self.path) if line["step"] <= resume_step]
+        write_rows(self.path, kept)
         # Line-buffered: a killed run loses at most the line that it was writing.
         self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         if tensorboard:
@@ -40,7 +44,8 @@ class MetricsLog:
         """Record values under their names; each is a number or anything `float` accepts."""
         if self._file is None:
             return
-        numbers = {name: _number(value) for name, value in values.items()}
+        # A diverged loss stays visible, as the NaN that Python's JSON can read.
+        numbers = {name: v if isinstance(v, int) else float(v) for name, v in values.items()}
         try:
             self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         except OSError as error:
@@ -49,7 +54,7 @@ class MetricsLog:
             self._file = None
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}; free some space, then run the same "
-                f"command again to resume"
+                "command again to resume"
             ) from error
         if self._board is not None:
             for name, number in numbers.items():
@@ -67,12 +72,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Finish the files; writing after this does nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        for open_file in (self._file, self._board):
+            if open_file is not None:
+                open_file.close()
+        self._file = self._board = None
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -89,35 +92,18 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if there is no such file, or a line before the last is broken.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / FILE_NAME
+    path = Path(path, FILE_NAME) if os.path.isdir(path) else Path(path)
     if not path.is_file():
         raise UserError(f"no such metrics file: {path}")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            records.append(json.loads(line))
         except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path} is damaged: line {number} is not valid JSON") from error
-        records.append(record)
+            if number < len(lines):
+                raise UserError(f"{path} is damaged: line {number} is not valid JSON") from error
     return records
-
-
-def _keep_until(path: Path, last_step: int | None) -> None:
-    """Rewrite the log with the whole lines up to `last_step`; with none of them for None."""
-    kept = []
-    if last_step is not None and path.exists():
-        kept = [record for record in read_metrics(path) if record["step"] <= last_step]
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-
-
-def _number(value: Any) -> int | float:
-    """A plain number; a diverged loss stays visible, as the NaN that Python's JSON can read."""
-    return value if isinstance(value, int) else float(value)
 
 
 def _open_board(folder: Path, resume_step: int | None) -> Any:

@@ -39,8 +39,6 @@ class Progress:
         initial: int = 0,
         stream: TextIO | None = None,
     ):
-        self.label = label
-        self.done = initial
         stream = sys.stderr if stream is None else stream
         terminal = stream.isatty()
         self._bar = _Bar(
@@ -69,7 +67,6 @@ class Progress:
             name: value.detach() if hasattr(value, "detach") else value
             for name, value in shown_values.items()
         }
-        self.done += n
         self._bar.update(n)
 
     def __exit__(self, *_: object) -> None:

@@ -33,8 +33,7 @@ class RankGroup:
     """
 
     def __init__(self) -> None:
-        self.rank = _number("RANK", 0)
-        self.world_size = _number("WORLD_SIZE", 1)
+        self.rank, self.world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
         self.local_rank = _number("LOCAL_RANK", 0)
         self.local_world_size = _number("LOCAL_WORLD_SIZE", 1)
         self._is_ours = False
@@ -56,15 +55,14 @@ class RankGroup:
         made: list[Any] = [None]
         if self.rank == 0:
             try:
-                made = [("made", make())]
+                made = [(make(),)]
             except UserError:
-                self._broadcast([("failed", None)])
+                self._broadcast([None])
                 raise
         self._broadcast(made)
-        outcome, value = made[0]
-        if outcome == "failed":
+        if made[0] is None:
             sys.exit(2)
-        return value
+        return made[0][0]
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every rank, in order, on every rank.

@@ -76,12 +76,7 @@ def forget_finished(folder: Path) -> None:
 
 
 def refuse_other_settings(path: Path, settings: Settings, then: dict[str, Any]) -> None:
-    """Refuse to resume from a file with settings that it was not made with.
-
-    Args:
-        path: of the file.
-        settings: of this run.
-        then: plain values of the run that wrote it.
+    """Refuse to resume from a file of a run that had other settings, `then` as plain values.
 
     Raises:
         UserError: naming the settings that differ, or that this program does not have.

@@ -15,49 +15,34 @@ from runtime.ranks import is_main_rank
 from runtime.settings import Settings, save_settings, to_dict
 
 RECORDED_PACKAGES = (
-    "semhitok",
-    "torch",
-    "transformers",
-    "accelerate",
-    "deepspeed",
-    "peft",
-    "datasets",
+    "semhitok", "torch", "transformers", "accelerate", "deepspeed", "peft", "datasets",
     "sentencepiece",
-)
+)  # fmt: skip
 
 
-class RunDirectory:
-    """A folder that holds one run: its settings, its environment, and what it writes.
+def start_run(path: str | Path, settings: Settings | Mapping[str, Any], command: str) -> Path:
+    """Make the folder of a run and write `config.yaml` and `environment.json` into it.
 
-    Attributes:
-        path: the folder; it exists after `start`.
+    Every rank may call this; rank 0 writes. A resumed run writes both files anew.
+
+    Args:
+        path: the folder.
+        settings: the resolved settings, or plain values.
+        command: what was run, as it could be typed again.
+
+    Raises:
+        UserError: if the folder cannot be made or written.
     """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def start(self, settings: Settings | Mapping[str, Any], command: str) -> "RunDirectory":
-        """Make the folder and write `config.yaml` and `environment.json` into it.
-
-        Every rank may call this; rank 0 writes. A resumed run writes both files anew.
-
-        Args:
-            settings: the resolved settings, or plain values.
-            command: what was run, as it could be typed again.
-
-        Raises:
-            UserError: if the folder cannot be made or written.
-        """
-        make_folder(self.path)
-        if is_main_rank():
-            save_settings(settings, self.path / "config.yaml")
-            record = describe_environment() | {
-                "seed": _find_seed(to_dict(settings)),
-                "command": command,
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            write_json(self.path / "environment.json", record)
-        return self
+    folder = make_folder(path)
+    if is_main_rank():
+        save_settings(settings, folder / "config.yaml")
+        record = describe_environment() | {
+            "seed": _find_seed(to_dict(settings)),
+            "command": command,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(folder / "environment.json", record)
+    return folder
 
 
 def make_folder(path: str | Path) -> Path:
@@ -88,7 +73,7 @@ def describe_environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {
-        "git": _git_state(Path(__file__).resolve().parents[1]),
+        "git": _git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": usable_cpus(),
@@ -98,8 +83,7 @@ def describe_environment() -> dict[str, Any]:
 
 def code_commit() -> str | None:
     """The commit of the code; None outside a checkout."""
-    state = _git_state(Path(__file__).resolve().parents[1])
-    return None if state is None else state["commit"]
+    return (_git_state() or {"commit": None})["commit"]
 
 
 def usable_cpus() -> int | None:
@@ -109,8 +93,9 @@ def usable_cpus() -> int | None:
     return os.cpu_count()
 
 
-def _git_state(root: Path) -> dict[str, Any] | None:
-    """Commit of the code at `root` and whether it has changes; None outside a checkout."""
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the code and whether it has changes; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
     # An installed copy may lie inside somebody else's repository, whose commit would mislead.
     if not (root / ".git").exists():
         return None

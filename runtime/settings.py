@@ -110,12 +110,7 @@ def settings_with_overrides(
 
 
 def build_settings(settings_class: type[S], values: Mapping[str, Any], where: str) -> S:
-    """Settings from plain values, as YAML and JSON hold them.
-
-    Args:
-        settings_class: what to build.
-        values: nested mappings, lists, numbers and texts.
-        where: the name of their source, for errors.
+    """Settings from plain values, as YAML and JSON hold them; `where` names their source in errors.
 
     Raises:
         UserError: one sentence about the first thing that is wrong.
@@ -129,10 +124,7 @@ def build_settings(settings_class: type[S], values: Mapping[str, Any], where: st
 def explain(error: ValidationError, settings_class: type[Settings], option: bool = False) -> str:
     """What is wrong, in one sentence without its full stop.
 
-    Args:
-        error: of pydantic.
-        settings_class: what could not be built.
-        option: name command-line options, such as `--num-images`, in place of keys.
+    With `option` it names command-line options, such as `--num-images`, in place of keys.
     """
     details = error.errors(include_url=False)
     # A misspelt key also leaves the right one missing; the misspelling is what helps.
@@ -187,7 +179,7 @@ def _explain_one(detail: ErrorDetails, settings_class: type[Settings], option: b
         is_group = option and nested(_field_at(settings_class, location)) is not None
         return said if is_group or not key else f"{name}: {said}"
     if kind == "literal_error":
-        choices = [str(choice) for choice in _choices(settings_class, location)]
+        choices = [str(choice) for choice in _choices(_field_at(settings_class, location))]
         near = difflib.get_close_matches(str(given), choices, n=1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
         return f"{name} must be one of {', '.join(choices)}, not {given!r}{hint}"
@@ -246,15 +238,12 @@ def _field_at(settings_class: type[Settings], keys: Sequence[int | str]) -> Any:
     return annotation
 
 
-def _choices(settings_class: type[Settings], location: Location) -> Iterator[Any]:
-    def literals(annotation: Any) -> Iterator[Any]:
-        if get_origin(annotation) is Literal:
-            yield from get_args(annotation)
-        else:
-            for part in get_args(annotation):
-                yield from literals(part)
-
-    return literals(_field_at(settings_class, location))
+def _choices(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for part in get_args(annotation):
+            yield from _choices(part)
 
 
 def _holds_text(settings_class: type[Settings], keys: Sequence[str]) -> bool:

@@ -59,15 +59,13 @@ def local_copy(location: str, manifest: str) -> Path:
     try:
         data = storage.read(manifest)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{location} holds no {manifest}; name a folder that was finished"
-        ) from error
+        what = f"{location} holds no {manifest}"
+        raise UserError(f"{what}; name a folder that was finished") from error
     try:
         listed = [(shard["file"], shard["bytes"]) for shard in json.loads(data)["shards"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{location}/{manifest} is no manifest of shards ({says(error)})"
-        ) from error
+        what = f"{location}/{manifest} is no manifest of shards"
+        raise UserError(f"{what} ({says(error)})") from error
     check_listed(location, [name for name, _ in listed])
     folder = Storage(cache_folder() / fingerprint([data])[:32])
     folder.make()
@@ -116,30 +114,26 @@ def matching(location: str, ending: str) -> list[str]:
         each = (location.replace(braces[0], f"{n:0{len(first)}d}", 1) for n in numbers)
         return [name for one in each for name in matching(one, ending)]
     is_folder = location.endswith("/") if is_remote(location) else os.path.isdir(location)
-    if is_there and not is_folder:
-        return [location]
-    if "*" not in location and not is_folder:
-        if not is_remote(location):
+    if not is_folder and (is_there or "*" not in location):
+        if not (is_there or is_remote(location)):
             raise UserError(f"no such file: {location}")
         return [location]
     try:
         store, root = _open_store(location)
         if is_folder:
-            found = [name for name in store.ls(root, detail=False) if _ends(name, ending)]
+            found = [
+                name  # macOS leaves `._NAME` beside NAME
+                for name in store.ls(root, detail=False)
+                if name.lower().endswith(ending) and not os.path.basename(name).startswith("._")
+            ]
         else:  # nothing but `*` has a meaning
             found = store.glob(re.sub(r"[\[?]", lambda letter: f"[{letter[0]}]", root))
     except Exception as error:  # each store has kinds of its own
         raise UserError(f"{location} cannot be listed ({says(error)})") from error
     if not found:
-        raise UserError(
-            f"no file matches {os.path.join(location, f'*{ending}') if is_folder else location}"
-        )
+        pattern = os.path.join(location, f"*{ending}") if is_folder else location
+        raise UserError(f"no file matches {pattern}")
     return sorted(store.unstrip_protocol(name) if is_remote(location) else name for name in found)
-
-
-def _ends(name: str, ending: str) -> bool:
-    """Whether a file of a folder counts; macOS leaves `._NAME` beside NAME."""
-    return name.lower().endswith(ending) and not os.path.basename(name).startswith("._")
 
 
 @contextlib.contextmanager
@@ -170,9 +164,8 @@ class _Reading:
     """An open file whose reading raises a `UserError` where the location fails."""
 
     def __init__(self, location: str, file: Any) -> None:
-        self.location = location
+        self.location, self._file = location, file
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
-        self._file = file
 
     def read(self, size: int = -1) -> bytes:
         try:
@@ -189,10 +182,7 @@ class _Reading:
 
 
 class Storage:
-    """The files of one folder.
-
-    Args:
-        location: a path, or a URL that fsspec knows.
+    """The files of one folder: a path, or a URL that fsspec knows.
 
     Raises:
         UserError: if the URL's kind is unknown or its package is missing.

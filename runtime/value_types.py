@@ -155,10 +155,6 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
 def _folder_or_url(place: str) -> str:
     return place if "://" in place else str(_folder(Path(place)))
 
@@ -193,7 +189,6 @@ def _num_workers(number: int) -> int:
 
 
 _NAMED = BeforeValidator(_named)
-_TEXT_OF_PATH = BeforeValidator(_as_text)
 
 ExistingFile = Annotated[Path, _NAMED, AfterValidator(_file), Option("FILE")]
 """A file that is there and can be read."""
@@ -201,7 +196,7 @@ ExistingPath = Annotated[Path, _NAMED, AfterValidator(_path), Option("PATH")]
 """A file or folder that is there."""
 ExistingFolder = Annotated[Path, _NAMED, AfterValidator(_folder), Option("DIR")]
 """A folder that is there."""
-FolderOrURL = Annotated[str, _NAMED, _TEXT_OF_PATH, AfterValidator(_folder_or_url), Option("DIR")]
+FolderOrURL = Annotated[str, _NAMED, AfterValidator(_folder_or_url), Option("DIR")]
 """A folder that is there, or the URL of one, which is checked when it is opened."""
 ModelFolder = Annotated[Path, _NAMED, AfterValidator(_model_folder), Option("DIR")]
 """A folder that `save_pretrained` wrote."""
@@ -209,9 +204,7 @@ NewFile = Annotated[Path, _NAMED, AfterValidator(_new_file), Option("FILE")]
 """A file to write, in a folder that is there."""
 OutputFolder = Annotated[Path, _NAMED, AfterValidator(_output_folder), Option("DIR")]
 """A folder that is there, or can be made."""
-OutputFolderOrURL = Annotated[
-    str, _NAMED, _TEXT_OF_PATH, AfterValidator(_output_or_url), Option("DIR")
-]
+OutputFolderOrURL = Annotated[str, _NAMED, AfterValidator(_output_or_url), Option("DIR")]
 """A folder to write, or the URL of one in an object store."""
 ConfigFile = Annotated[Path, _NAMED, AfterValidator(_config_file), Option("FILE")]
 """A YAML file; `configs/...` is also found among the shipped files."""

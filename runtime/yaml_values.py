@@ -118,12 +118,10 @@ def _problem(error: yaml.YAMLError) -> str:
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` over `below`: sections are merged key by key, anything else is replaced."""
-    merged = dict(below)
+    merged = {**below, **above}
     for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = value
+        if isinstance(value, Mapping) and isinstance(below.get(key), Mapping):
+            merged[key] = merge(below[key], value)
     return merged
 
 
@@ -143,14 +141,9 @@ def split_override(text: str) -> tuple[list[str], str]:
 def apply_override(
     values: dict[str, Any], text: str, keys: list[str], given: str, as_text: bool
 ) -> None:
-    """Write one override into nested values, in place.
+    """Write one override, whose whole text is for errors, into nested values, in place.
 
-    Args:
-        values: to change.
-        text: the whole override, for errors.
-        keys: where the value goes.
-        given: the value as it was written.
-        as_text: whether the setting is text: then only `null` means something else than itself.
+    Where the setting is text (`as_text`), only `null` means something else than itself.
 
     Raises:
         UserError: if the value is not valid YAML, or a key on the way holds no keys.

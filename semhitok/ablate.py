@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import read_json, write_json, write_text
-from runtime.run_folder import RunDirectory
+from runtime.run_folder import start_run
 from semhitok.ablation_plan import MeasureStep, Step, plan
 from semhitok.ablation_settings import AblationSettings
 from semhitok.commands import COMMANDS
@@ -35,7 +35,7 @@ def ablate(settings: AblationSettings) -> Path:
         UserError: where a setting, a phase or a measure refuses its input.
     """
     steps = plan(settings)  # before anything is written, so that a slip costs no time
-    RunDirectory(settings.out).start(settings, "semhitok ablate")
+    start_run(settings.out, settings, "semhitok ablate")
     _prepare(settings)
     waiting = [step for step in steps if not step.mark.is_file()]
     if settings.jobs == 1:

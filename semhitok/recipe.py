@@ -21,7 +21,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
-from runtime.run_folder import RunDirectory
+from runtime.run_folder import start_run
 from runtime.settings import Settings, settings_with_overrides, to_dict
 from runtime.value_types import planned, shipped_configs
 from runtime.yaml_values import merge, read_values, split_override
@@ -62,7 +62,7 @@ def run(settings: RunSettings) -> Path:
     if not (done and report.is_file()):
         resolved = {s.name: {"run": s.command.name} | to_dict(s.settings) for s in steps}
         record = to_dict(recipe) | {"out": str(out), "steps": resolved}
-        RunDirectory(out).start(record, "semhitok run")
+        start_run(out, record, "semhitok run")
         _run_steps(out, steps)
         report = _write_report(out, recipe)
     for key, value in read_json(out / "summary.json").items():

@@ -34,7 +34,7 @@ from mllm.serving.answering import Answerer, Question, plan_batches
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
 from runtime.memory import require_memory
-from runtime.run_folder import RunDirectory, code_commit, make_folder
+from runtime.run_folder import code_commit, make_folder, start_run
 
 AS_IT_IS = "as it is"
 VARIANTS = {
@@ -94,7 +94,7 @@ def evaluate(settings: InputAblationSettings) -> Path:
     num_pixel = model.vocabulary.num_pixel_codes
     corrupted = corrupt(codes, blank[0], num_pixel, settings.seed)
 
-    RunDirectory(settings.out).start(settings, "semhitok eval input-ablation")
+    start_run(settings.out, settings, "semhitok eval input-ablation")
     pictures_folder = make_folder(settings.out / "images")
     drawn, prompts = _drawn_codes(model, processor, settings.seeds)
     corrupted_drawings = corrupt(drawn, blank[0], num_pixel, settings.seed) if prompts else {}

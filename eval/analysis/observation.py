@@ -31,7 +31,7 @@ from runtime.errors import UserError
 from runtime.files import read_json, write_json
 from runtime.memory import require_memory
 from runtime.progress import Progress
-from runtime.run_folder import RunDirectory
+from runtime.run_folder import start_run
 from tokenizer.codebooks.kmeans import kmeans
 from tokenizer.model.codebook import GroupedCodebook, Metric
 from tokenizer.saved.model_folder import load_tokenizer
@@ -137,7 +137,7 @@ def evaluate(settings: ObservationSettings) -> Path:
         )
     if not real.overall > 0:
         raise UserError(f"all patches of {settings.data} are equal: measure other images.")
-    RunDirectory(settings.out).start(settings, "semhitok eval observation")
+    start_run(settings.out, settings, "semhitok eval observation")
     shuffled, shown = _shuffle(model, images, codes, settings.shuffles, settings.seed)
     ratios = [each.ratio for each in shuffled]
     rows = {name: _row(grouping) for name, grouping in groupings.items()}

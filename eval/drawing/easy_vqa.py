@@ -28,7 +28,7 @@ from mllm.saved.fingerprint import model_fingerprint
 from mllm.saved.load import load_for_inference
 from runtime.files import read_json, write_json
 from runtime.json_lines import read_rows, write_rows
-from runtime.run_folder import RunDirectory, code_commit, make_folder
+from runtime.run_folder import code_commit, make_folder, start_run
 from runtime.settings import to_dict
 
 CHANCE = 1 / (len(PALETTE) * len(SHAPES))
@@ -87,7 +87,7 @@ def evaluate_easy_vqa(settings: GenerationSettings) -> Path:
     sampler = model_sampler(model.config.image_sampler, settings.sampler)
     prompts = [prompt for prompt in drawing_prompts() for _ in range(num_seeds)]
     texts, seeds = [prompt.text for prompt in prompts], list(range(len(prompts)))
-    RunDirectory(out).start(settings, "semhitok eval generation")
+    start_run(out, settings, "semhitok eval generation")
     make_folder(out / "images")
     judged = []
     drawings = draw(model, processor, texts, seeds, sampler, settings.batch_size)

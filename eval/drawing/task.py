@@ -26,7 +26,7 @@ from eval.reports.page import Card, Report, Section, score_table, write_report
 from runtime.files import write_json
 from runtime.json_lines import write_rows
 from runtime.ranks import is_main_rank
-from runtime.run_folder import RunDirectory
+from runtime.run_folder import start_run
 
 NOT_SETTINGS = ("scores", "geneval", "dpg", "geneval2", "by_category")
 
@@ -53,7 +53,7 @@ def evaluate(settings: GenerationSettings) -> Path:
         record = export(settings, prompts)
     if not is_main_rank():
         return settings.out
-    RunDirectory(settings.out).start(settings, "semhitok eval generation")
+    start_run(settings.out, settings, "semhitok eval generation")
     parts = [score() for score in scorers]
     _save(settings, prompts, record, parts)
     for part in parts:

@@ -27,7 +27,7 @@ from eval.vqa.scorers.tasks import find_task
 from eval.vqa.settings import VQASettings
 from mllm.saved.load import load_model
 from runtime.files import read_json, write_json
-from runtime.run_folder import RunDirectory, code_commit
+from runtime.run_folder import code_commit, start_run
 from tokenizer.saved.model_folder import save_tokenizer
 
 
@@ -42,7 +42,7 @@ def evaluate(settings: RunAllSettings) -> Path:
     """
     out, model, data = settings.out, settings.model, settings.data
     open_benchmark(find_task("easy-vqa"), data)  # refuses data without questions before any work
-    RunDirectory(out).start(settings, "semhitok eval all")
+    start_run(out, settings, "semhitok eval all")
     seconds: dict[str, float] = {}
     parts: dict[str, dict[str, Any]] = {}
     for name, run in _steps(settings).items():

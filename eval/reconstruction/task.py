@@ -33,7 +33,7 @@ from runtime.json_lines import write_rows
 from runtime.progress import Progress
 from runtime.rank_group import RankGroup
 from runtime.ranks import is_main_rank
-from runtime.run_folder import RunDirectory, code_commit, make_folder
+from runtime.run_folder import code_commit, make_folder, start_run
 from tokenizer.codebooks.usage import codebook_statistics
 from tokenizer.losses.image_quality import MAX_PSNR, image_psnr, to_levels
 from tokenizer.losses.perceptual import PerceptualDistance, load_distance
@@ -65,7 +65,7 @@ def evaluate(settings: ReconstructionSettings) -> Path:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_tokenizer(settings.tokenizer).to(device).eval()
     size = _resolution(settings, model)
-    RunDirectory(settings.out).start(settings, "semhitok eval reconstruction")
+    start_run(settings.out, settings, "semhitok eval reconstruction")
     with RankGroup() as ranks:
         rows, counts, maps = _measure(settings, model, images, size, distances, perceptual, ranks)
         set_scores = distances.scores(ranks)

@@ -34,7 +34,7 @@ from runtime.files import write_json
 from runtime.json_lines import write_rows
 from runtime.rank_group import RankGroup
 from runtime.ranks import is_main_rank
-from runtime.run_folder import RunDirectory, describe_environment, make_folder
+from runtime.run_folder import describe_environment, make_folder, start_run
 
 
 def evaluate(settings: VQASettings) -> Path:
@@ -59,11 +59,11 @@ def evaluate(settings: VQASettings) -> Path:
     if settings.model is not None:
         assert found is not None
         _counted_on(found, settings.train_data)  # refuses data without questions before any work
-        RunDirectory(out).start(settings, "semhitok eval vqa")
+        start_run(out, settings, "semhitok eval vqa")
         _ask_model(settings, task, found, out)
     else:
         _score_saved(settings, task, found, out)
-        RunDirectory(out).start(settings, "semhitok eval vqa")  # of what is refused nothing is left
+        start_run(out, settings, "semhitok eval vqa")  # of what is refused nothing is left
     if is_main_rank():
         write_report(report_questions(out), out)
     return out

@@ -38,7 +38,7 @@ from mllm.training.trainer import UnifiedTrainer
 from runtime import resume
 from runtime.files import write_json
 from runtime.ranks import is_main_rank
-from runtime.run_folder import RunDirectory
+from runtime.run_folder import start_run
 from runtime.settings import to_dict
 from runtime.yaml_values import read_values
 from tokenizer.saved.model_folder import refuse_nonfinite, whole_folder
@@ -80,9 +80,9 @@ def _train(settings: PhaseSettings) -> Path:
     sequences = _sequences(settings, processor)
     set_seed(settings.seed)
     # Only now, so that a refused run leaves the folder as it was.
-    run = RunDirectory(settings.out).start(to_dict(settings), "train mllm")
+    folder = start_run(settings.out, to_dict(settings), "train mllm")
     refuse_other_run(settings.out, sequences.sources)
-    write_json(run.path / "sequences.json", sequences.describe())
+    write_json(folder / "sequences.json", sequences.describe())
     model = _model(settings, processor)
     length = settings.max_seq_length
     packed_length = length if settings.packing else None
@@ -106,7 +106,7 @@ def _train(settings: PhaseSettings) -> Path:
     if settings.deepspeed is not None:
         assert type(trainer.model_wrapped).__name__ == "DeepSpeedEngine"
     trainer.stop_at_bad_steps()  # the weights may be those of a run that diverged
-    model_folder = run.path / "model"
+    model_folder = folder / "model"
     refuse_nonfinite(model, f"the model for {model_folder}")
     with whole_folder(model_folder) as unfinished:
         trainer.save_trained(unfinished)

@@ -4,7 +4,7 @@ import pytest
 
 from runtime.errors import UserError
 from runtime.files import read_json, write_text
-from runtime.run_folder import RunDirectory, make_folder
+from runtime.run_folder import make_folder, start_run
 from runtime.settings import Settings, load_settings
 
 
@@ -18,9 +18,9 @@ class Config(Settings):
 
 
 def test_start_writes_the_resolved_config_and_the_environment(tmp_path):
-    run = RunDirectory(tmp_path / "deep" / "run").start(Config(), "train teacher")
-    assert load_settings(Config, run.path / "config.yaml") == Config()
-    record = read_json(run.path / "environment.json")
+    folder = start_run(tmp_path / "deep" / "run", Config(), "train teacher")
+    assert load_settings(Config, folder / "config.yaml") == Config()
+    record = read_json(folder / "environment.json")
     assert record["command"] == "train teacher"
     assert record["seed"] == 7
     assert record["cpu_count"] >= 1
@@ -30,16 +30,16 @@ def test_start_writes_the_resolved_config_and_the_environment(tmp_path):
 
 def test_only_rank_0_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    run = RunDirectory(tmp_path / "run").start(Config(), "train teacher")
-    assert list(run.path.iterdir()) == []
+    folder = start_run(tmp_path / "run", Config(), "train teacher")
+    assert list(folder.iterdir()) == []
 
 
 def test_starting_again_keeps_what_the_run_wrote(tmp_path):
-    run = RunDirectory(tmp_path).start({"seed": 1}, "first")
-    write_text(run.path / "weights", "precious")
-    run.start({"seed": 2}, "second")
-    assert (run.path / "weights").read_text() == "precious"
-    assert read_json(run.path / "environment.json")["seed"] == 2
+    start_run(tmp_path, {"seed": 1}, "first")
+    write_text(tmp_path / "weights", "precious")
+    start_run(tmp_path, {"seed": 2}, "second")
+    assert (tmp_path / "weights").read_text() == "precious"
+    assert read_json(tmp_path / "environment.json")["seed"] == 2
 
 
 def test_a_file_in_the_way_is_a_user_error(tmp_path):

@@ -23,7 +23,7 @@ from runtime.metrics_log import MetricsLog, read_metrics
 from runtime.progress import Progress
 from runtime.ranks import is_main_rank
 from runtime.resume import forget_finished, is_finished, mark_finished, run_lock
-from runtime.run_folder import RunDirectory
+from runtime.run_folder import start_run
 from tokenizer.losses.perceptual import load_distance
 from tokenizer.saved.history import phase_record
 from tokenizer.saved.model_folder import save_tokenizer
@@ -74,7 +74,7 @@ def train_phase(settings: PhaseSettings) -> Path:
                 run = _Run(settings)
                 first_step = load_checkpoint(out / CHECKPOINT, run.phase, run.parts, settings)
                 # Only now, so that a refused run leaves the folder as it was.
-                RunDirectory(out).start(settings, f"train {settings.phase}")
+                start_run(out, settings, f"train {settings.phase}")
                 run.train(first_step)
                 return run.save()
         finally:
