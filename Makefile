@@ -33,25 +33,21 @@ check: install
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 
-# A test that reaches for the network would pass here and fail elsewhere.
-fast slow: export HF_HUB_OFFLINE := 1
+# A test that reaches for the network would pass here and fail elsewhere. One thread in each of the two
+# workers: more of them fight over the same cores. Whole files to a worker, since the tests of one
+# share what its fixtures make. The time limit is for what hangs, and far above what slow machines need.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --timeout 1200
 
-# One thread in each of the two workers: more of them fight over the same cores. Whole files to a
-# worker, since the tests of one share what its fixtures make.
 fast: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile
+	$(PYTEST) -m "not slow and not gpu"
 
-# Two at a time on two cores take longer each.
-# The time limit is for what hangs, and far above what a slow machine needs.
 slow: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist loadfile \
-	    --timeout 1200 --durations=10
+	$(PYTEST) -m "slow and not gpu" --durations=10
 
 # One after another, also under `make -j`: a slip in style shows before the long tests start.
 test: install
 	$(MAKE) check
-	$(MAKE) fast
-	$(MAKE) slow
+	$(PYTEST) -m "not gpu" --durations=20
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
