@@ -1,4 +1,4 @@
-"""The command line: tables of commands, options made from settings, recipes.
+"""The command line: the table of commands, options made from settings, recipes.
 
 Imports every package below, by name, when a command runs. Begin with `main`; `command` says what an
 entry of a table is.
