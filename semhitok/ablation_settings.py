@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from runtime.settings import Settings, load_settings
-from runtime.value_types import Names
+from runtime.value_types import Names, NumWorkers
 
 
 class Variant(Settings):
@@ -42,7 +42,7 @@ class AblationSettings(Settings):
     phase `teacher` with its file's seed."""
     only: Names | None = None
     """Names of the variants to take; null takes all."""
-    jobs: PositiveInt = 1
+    jobs: Annotated[NumWorkers, Field(gt=0)] = 1
     """Steps that run at a time and share the cores."""
 
     @classmethod

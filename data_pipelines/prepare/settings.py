@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from data_pipelines.sources.spec import check_source
 from runtime.settings import Option, Settings
-from runtime.value_types import OutputFolderOrURL
+from runtime.value_types import NumWorkers, OutputFolderOrURL
 
 SourceName = Annotated[str, AfterValidator(check_source), Option("SOURCE")]
 """A source by its name, a folder of images, or KIND:PATH."""
@@ -24,7 +24,7 @@ class PrepareSettings(Settings):
     out: OutputFolderOrURL
     """Folder to write, or a URL such as s3://BUCKET/DIR; new, empty, or of an earlier run with the
     same settings."""
-    num_workers: PositiveInt | None = None
+    num_workers: Annotated[NumWorkers, Field(gt=0)] | None = None
     """Processes (default: as many as there are cores)."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the images to hold out in DIR/test; the rest goes to DIR/train (default: 0)."""

@@ -19,6 +19,7 @@ from mllm.drawing.step.choice import CodeChoice, noise
 from mllm.drawing.step.slots import BLOCK_SIZE, Prefix, Slots
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler, model_sampler
+from runtime.memory import require_memory
 
 MAX_PREFIXES = 64  # remembered at once: of a list, the last prompts and the empty one
 
@@ -114,8 +115,21 @@ class DrawingEngine:
         num_rows = self.groups.num_rows if self.groups else self.batch_size * self.rows_each
         growth = self.compiled.growth if self.compiled else BLOCK_SIZE
         weight: Any = self.model.get_input_embeddings().weight
+        if weight.device.type == "cpu":
+            require_memory(
+                num_rows * self.num_positions * self._cache_numbers() * weight.element_size(),
+                f"drawing {self.batch_size:,} images at once",
+                "lower the batch size",
+            )
         hidden = weight.new_empty(0, self.model.config.text_config.hidden_size)
         return Slots(num_rows, self.rows_each, self.num_positions, hidden, growth)
+
+    def _cache_numbers(self) -> int:
+        """Numbers that the cache holds of a token: keys and values of every layer."""
+        text = self.model.config.text_config
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        num_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        return 2 * text.num_hidden_layers * num_heads * head_dim
 
     def _begin(self, slots: Slots, number: int, job: ImageJob) -> Tensor | None:
         """Give the next free slot to a job; its codes at once, if all of them are kept."""

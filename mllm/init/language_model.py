@@ -20,6 +20,7 @@ from data_pipelines.text_tokenizer import train_text_tokenizer
 from mllm.init.settings import InitSettings
 from mllm.model.chat_template import ASSISTANT, IMAGE_TOKENS, PLAIN_CHAT_TEMPLATE, USER
 from runtime.errors import UserError, says
+from tokenizer.model.configuration_semhitok import MAX_LAYERS
 from tokenizer.saved.model_folder import refuse_nonfinite
 
 
@@ -88,6 +89,9 @@ def make_text_config(settings: InitSettings, **others: Any) -> PreTrainedConfig:
             f"text_config.model_type {model_type!r} is unknown to transformers; name a decoder "
             f"language model, such as qwen2 or llama"
         )
+    layers = fields.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MAX_LAYERS:
+        raise UserError(f"text_config.num_hidden_layers must be at most {MAX_LAYERS}, not {layers}")
     try:
         text_config = AutoConfig.for_model(model_type, **{**fields, **others})
     except Exception as error:  # strict dataclasses raise their own types

@@ -5,9 +5,9 @@ itself is in `mllm.drawing.step.choice`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
 from runtime.settings import Fraction, Probability, Settings, build_settings
 
@@ -38,7 +38,7 @@ class Sampler(Settings):
     """Choose among the codes at least this fraction as likely as the likeliest."""
     pixel_min_p: Fraction | None = None
     """As `min_p`, for pixel codes."""
-    num_candidates: PositiveInt = 1
+    num_candidates: Annotated[int, Field(gt=0, le=1024)] = 1
     """Draw so many images and keep the one in which the model itself best sees the prompt."""
 
     @property

@@ -16,6 +16,7 @@ from pydantic import (
 from mllm.data.settings import FolderName, MixtureSettings, SourceSettings
 from runtime.errors import UserError
 from runtime.settings import LearningRate, Seed, Settings, build_settings, settings_with_overrides
+from runtime.value_types import NumWorkers
 from runtime.yaml_values import merge, read_values
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -118,7 +119,7 @@ class PhaseSettings(Settings):
     """A DeepSpeed JSON, such as configs/deepspeed/zero2.json."""
     use_cpu: bool = False
     """Train on the CPU although there is a GPU."""
-    num_workers: NonNegativeInt = 0
+    num_workers: NumWorkers = 0
     """Processes that build batches, per rank."""
     seed: Seed = 0
     """Seed of data order, packing and dropout."""

@@ -25,6 +25,7 @@ from mllm.serving.questions import Asked, asked_each, read_questions
 from mllm.serving.settings import AskSettings
 from runtime.errors import UserError
 from runtime.json_lines import append_rows, cut_torn_line, whole_lines
+from runtime.memory import memory_errors
 from runtime.progress import Progress
 
 
@@ -79,6 +80,7 @@ def _found(one: Asked, answer: Answer) -> dict[str, Any]:
     return {"answer": max(scores, key=lambda option: scores[option]), "log_likelihoods": scores}
 
 
+@memory_errors("lower --batch-size")
 def ask(settings: AskSettings) -> Path | None:
     """Print the answers to questions about images, or write them to `settings.out`.
 

@@ -30,6 +30,7 @@ from mllm.serving.gallery import Gallery
 from mllm.serving.prompts import PromptList
 from mllm.serving.settings import GenerateSettings
 from runtime.errors import UserError
+from runtime.memory import memory_errors
 from runtime.progress import Progress
 from runtime.ranks import rank_and_world
 from runtime.run_folder import make_folder
@@ -38,6 +39,7 @@ from runtime.settings import to_dict
 MAX_WAITING = 64  # drawn images that may wait for the writing thread
 
 
+@memory_errors("lower --batch-size")
 def generate(settings: GenerateSettings) -> Path:
     """Draw every prompt of a list that is not drawn yet.
 

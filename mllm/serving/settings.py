@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from mllm.model.sampler import Sampler
-from runtime.settings import Option, Settings
+from runtime.settings import BatchSize, Option, Settings
 from runtime.value_types import (
     ExistingFile,
     ModelFolder,
@@ -63,11 +63,11 @@ class GenerateSettings(Settings):
     """What guidance leads away from (default: nothing in particular)."""
     out: OutputFolder
     """Folder to write."""
-    num_images: PositiveInt = 1
+    num_images: Annotated[int, Field(gt=0, le=1_000_000)] = 1
     """Drawings of each prompt."""
     seed: ImageSeed = 0
     """The same seed draws the same images."""
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     """Images drawn at once."""
     compile: bool = False
     """Compile the drawing loop: worthwhile for long lists, most with small models; on a CPU it
@@ -107,7 +107,7 @@ class AskSettings(Settings):
     """Write the answers as JSONL, after those that are there already."""
     max_new_tokens: PositiveInt = 16
     """Longest answer, in tokens."""
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     """Questions at once."""
 
     @model_validator(mode="after")

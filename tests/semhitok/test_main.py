@@ -1,3 +1,4 @@
+import os
 import re
 import shlex
 import subprocess
@@ -288,3 +289,13 @@ def test_version_is_the_packages(capsys):
 def test_the_deepspeed_launchers_argument_is_passed_over(command):
     command(lambda settings: None)
     assert cli.main(["--local_rank=1", "stand-in"]) == 0
+
+
+@pytest.mark.parametrize(("given", "then"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, given, then):
+    # Beside a busy process spinning threads make training several times slower.
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that it is put back afterwards
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main(["--help"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == then

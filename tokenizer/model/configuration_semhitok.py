@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+MAX_LAYERS = 1000
+"""Most layers of one network: more are a slip, and to build them only to count takes for ever."""
 _COUNTED = ("_size", "_dim", "_heads", "_layers")
 
 
@@ -106,10 +108,13 @@ class SemHiTokConfig(PreTrainedConfig):
                 vision_use_head=False,
             )
         for name in vars(self):
-            least = 0 if name.endswith("_layers") else 1
+            layers = name.endswith("_layers")
+            least = 0 if layers else 1
             counted = name.startswith("num_") or name.endswith(_COUNTED)
             if counted and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+            if layers and getattr(self, name) > MAX_LAYERS:
+                raise ValueError(f"{name} must be at most {MAX_LAYERS}, not {getattr(self, name)}.")
         for name in ("teacher_mean", "teacher_std"):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name} must have 3 numbers, not {getattr(self, name)}.")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from runtime.errors import UserError
 from runtime.memory import require_memory
 from tokenizer.training.settings import TrainingSettings
 
@@ -21,8 +22,16 @@ UNCHECKED_PIXELS = 2**22
 
 def build_checked(build: Callable[[], Module]) -> Module:
     """What `build` makes on the default device; a `UserError` where its weights would not fit."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        weights = _bytes(list(build().parameters()))
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            weights = _bytes(list(build().parameters()))
+    except RuntimeError as error:  # more numbers than 64 bits can count
+        if "overflow" not in str(error):
+            raise
+        raise UserError(
+            "the weights of the model are more than any memory holds; lower the sizes in the model "
+            "section"
+        ) from error
     require_memory(weights, "the weights of the model", "lower the sizes in the model section")
     return build()
 

@@ -18,6 +18,7 @@ from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from runtime.errors import UserError, says
 from runtime.ranks import is_main_rank
+from tokenizer.model.configuration_semhitok import MAX_LAYERS
 from tokenizer.saved.model_folder import refuse_nonfinite, whole_folder
 from tokenizer.training.memory import build_checked
 from tokenizer.training.new_model import check_fields
@@ -110,6 +111,9 @@ def _new_model(text: dict, vision: dict) -> SiglipModel:
         size, patch_size = config.vision_config.image_size, config.vision_config.patch_size
         if size < patch_size or config.text_config.max_position_embeddings < 1:
             raise ValueError(f"{size} pixels hold no patch of {patch_size}, or texts no token")
+        for part in (config.vision_config, config.text_config):
+            if part.num_hidden_layers > MAX_LAYERS:
+                raise ValueError(f"num_hidden_layers must be at most {MAX_LAYERS}")
         return build_checked(lambda: SiglipModel(config))
     except UserError:
         raise
