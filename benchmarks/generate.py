@@ -107,7 +107,9 @@ def alternative(
     prompts = torch.tensor([job.prompt_ids for job in jobs], device=plain.device)
     allowed = list(range(offset, plain.config.vocab_size))
     clock = _Clock(budget)
-    options: dict[str, Any] = {"temperature": sampler.temperature, "top_k": 0, "top_p": 1.0}
+    options: dict[str, Any] = {"do_sample": False}
+    if sampler.temperature > 0:
+        options = {"do_sample": True, "temperature": sampler.temperature, "top_k": 0, "top_p": 1.0}
     if sampler.guided:
         negatives = torch.tensor([job.negative_ids for job in jobs], device=plain.device)
         options |= {
@@ -118,7 +120,6 @@ def alternative(
     drawn = plain.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
-        do_sample=True,
         max_new_tokens=num_tokens,
         prefix_allowed_tokens_fn=lambda batch, ids: allowed,
         stopping_criteria=StoppingCriteriaList([clock]),
