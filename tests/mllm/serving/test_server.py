@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -162,6 +163,30 @@ def test_requests_that_make_no_sense_are_one_sentence(address, tmp_path) -> None
     assert post(f"{address}/nowhere", {})[0] == 404
     # A page of another site can send a form, and is not served.
     assert post(f"{address}/draw", {"prompt": "a bar"}, "text/plain")[0] == 404
+
+
+def raw(address: str, *lines: str, body: bytes = b"", leave: bool = False) -> bytes:
+    """What the server answers to a request as it stands."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT) as client:
+        client.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
+        return b"" if leave else b"".join(iter(lambda: client.recv(4096), b""))
+
+
+def test_requests_that_no_browser_sends_are_answered_and_leave_no_traceback(
+    address, monkeypatch, capfd
+) -> None:
+    assert raw(address, "GET /?a=1 HTTP/1.1").startswith(b"HTTP/1.1 200")
+    post_line = "POST /draw HTTP/1.1"
+    for length in ("²", "-1", "1e3", ""):
+        answer = raw(address, post_line, f"Content-Length: {length}")
+        assert answer.startswith(b"HTTP/1.1 411") and b"does not say how long" in answer
+    monkeypatch.setattr("mllm.serving.server.MAX_BODY", 1000)
+    large = raw(address, post_line, "Content-Length: 3000000", body=bytes(3_000_000))
+    assert large.startswith(b"HTTP/1.1 413") and b"too large" in large
+    raw(address, post_line, "Content-Length: 900", body=b"{", leave=True)
+    assert raw(address, "GET / HTTP/1.1").startswith(b"HTTP/1.1 200")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_port_in_use_is_one_sentence(studio, address) -> None:
