@@ -48,9 +48,7 @@ def pack(
     """Tensors of a batch of packed sequences.
 
     Args:
-        sequences: documents of each.
         length: L; None takes the longest sequence's, rounded up to a multiple of 8.
-        pad_token_id: what fills a sequence up.
 
     Returns:
         `input_ids`, `labels`, `label_weights`, `position_ids` (B, L), and `segments`, which says

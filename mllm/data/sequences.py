@@ -59,12 +59,8 @@ class TrainingSequences(Dataset):
 
     Args:
         sources: where documents come from; where codes hold several crops, each image takes one.
-        chat: renders the template.
         offset: first image token id.
-        mixture: proportions and weights.
-        max_seq_length: tokens of a sequence.
         num_sequences: of the whole run.
-        seed: of everything random.
         context: tokens that the language model reads at most.
         packing: several documents in a sequence; else one, and sequences of similar length
             together.

@@ -43,7 +43,6 @@ class ImageJob:
     Attributes:
         prompt_ids: token ids of the prompt, up to and with the begin-of-image token.
         negative_ids: those of the negative or the empty prompt, for guidance.
-        seed: of its noise.
         candidate: which of the drawings of this seed, from 0.
         kept: (N, 2) semantic and pixel codes that stay, -1 where one is drawn; a pixel code can
             only stay where its semantic code does. None where all are drawn.

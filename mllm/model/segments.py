@@ -46,7 +46,6 @@ class Segments:
         """(1, 1, l, l) boolean, True where a query (third axis) may look at a key (fourth).
 
         Args:
-            number: of the sequence.
             start: first token of the document in it.
             length: l.
             window: how many tokens back a layer looks at most, itself among them.

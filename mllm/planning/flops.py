@@ -19,7 +19,6 @@ def flops_per_sequence(
 
     Args:
         model: on any device, its frozen parts frozen.
-        settings: of the training phase.
         recompute: count what activation checkpointing computes again; by default if it is on.
     """
     text = model.config.text_config

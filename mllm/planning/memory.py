@@ -65,7 +65,6 @@ def states(
         frozen: numbers of each frozen parameter that is held whole.
         stage: of ZeRO; 0 is plain data parallel.
         num_ranks: N.
-        bf16: train in bfloat16.
         offload: the optimiser lives in the host's memory (stages 1 to 3).
         four_bits: numbers of each matrix of the frozen base of QLoRA, which no stage cuts up.
     """

@@ -101,13 +101,11 @@ class Answerer:
         """Answer a list; yields each batch with its answers.
 
         Args:
-            questions: the list.
             batches: indices of the questions that share a batch; see `plan_batches`.
             read_images: (N,) token ids for each of the keys that it is given; called with the
                 images of a batch that were not among the last ones seen.
             max_new_tokens: longest written answer.
             batch_size: most options in a pass.
-            sampling: see `answer`.
         """
         known: dict[Hashable, Tensor] = {}
         for batch in batches:
@@ -195,7 +193,7 @@ class Answerer:
             answers: texts of at least one token.
 
         Raises:
-            UserError: if a prompt with its answer is longer than the model's context.
+            UserError: as `answer`.
         """
         tokenizer = self.processor.tokenizer
         endings = tokenizer(list(answers), add_special_tokens=False)["input_ids"]

@@ -82,10 +82,7 @@ def _found(one: Asked, answer: Answer) -> dict[str, Any]:
 
 @memory_errors("lower --batch-size")
 def ask(settings: AskSettings) -> Path | None:
-    """Print the answers to questions about images, or write them to `settings.out`.
-
-    Returns:
-        The file of answers, if one was written.
+    """Print the answers to questions about images, or write them to the file `settings.out`.
 
     Raises:
         UserError: if a question or an image cannot be read, before anything is answered, or the

@@ -37,8 +37,7 @@ class PromptList:
         path: text (one prompt a line, blank lines skipped), `.jsonl`, `.parquet`, or a folder of
             `semhitok prepare`; "-" for standard input, which may hold text or JSONL.
         texts: the prompts, in place of a path; without any, one image is drawn without a prompt.
-        negative: of the prompts that bring none.
-        seed: of the prompts that bring none.
+        negative, seed: those of the prompts that bring none.
         limit: prompts to take, the first ones; None for all.
 
     Raises:
@@ -69,10 +68,7 @@ class PromptList:
             yield self._request(number, place, entry)
 
     def check(self) -> int:
-        """Read the whole list once.
-
-        Returns:
-            How many prompts it holds.
+        """Read the whole list once, and return how many prompts it holds.
 
         Raises:
             UserError: if it holds none, or two have the same id.

@@ -127,9 +127,7 @@ class Slots:
     Args:
         num_rows: R, or more, where passes are padded.
         rows_each: rows of an image.
-        num_positions: N.
         hidden: any tensor of the states' width, dtype and device.
-        growth: see `SlotCache`.
 
     Attributes:
         images: of the active slots.
@@ -167,7 +165,6 @@ class Slots:
         """Put a job into the first free slot, which is returned.
 
         Args:
-            number: of the job.
             first: image position that it begins at.
             prefixes: what each of its rows begins with.
             kept: (N, 2) codes that are given.
