@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests import in_two_gigabytes
 from tests.every_command import LINES, make_place, words
 
+IN_TWO_GIGABYTES = Path(__file__).with_name("in_two_gigabytes.py")
+"""Run and never imported: it limits its own process."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BIG = 10**9
@@ -104,7 +105,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     cases = [words(line, place, place / f"out-{n}") for n, line in enumerate(lines)]
     (place / "cases.json").write_text(json.dumps(cases))
     finished = subprocess.run(
-        [sys.executable, in_two_gigabytes.__file__, place / "cases.json"],
+        [sys.executable, IN_TWO_GIGABYTES, place / "cases.json"],
         cwd=place,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,

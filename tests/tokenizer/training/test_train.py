@@ -167,7 +167,7 @@ def interrupted(monkeypatch, phase, values, after_steps):
 
     def update(self, n=1, **shown):
         real(self, n, **shown)
-        if self.label == phase and n and self.done == after_steps:
+        if self._bar.desc == phase and n and self._bar.n == after_steps:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
