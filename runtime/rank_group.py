@@ -1,8 +1,9 @@
 """The ranks of a launch: as one group that agrees and shares small objects, and tensors of all."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -92,6 +93,17 @@ def _number(name: str, default: int) -> int:
     if not text.isdecimal():
         raise UserError(f"the variable {name} must be a number, not {text!r}; unset it")
     return int(text)
+
+
+@contextlib.contextmanager
+def own_group() -> Iterator[None]:
+    """Destroy the process group that the block begins, however it ends; one from before stays."""
+    was_there = dist.is_initialized()
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and not was_there:
+            dist.destroy_process_group()
 
 
 def num_ranks() -> int:

@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,30 @@ def run_lock(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
+@contextlib.contextmanager
+def open_run(
+    folder: Path, settings: Settings, start_again: Callable[[], object] | None
+) -> Iterator[bool]:
+    """Hold the folder of a run that is started, resumed, or left alone.
+
+    Args:
+        folder: of the run.
+        settings: of the run.
+        start_again: deletes its checkpoints, where it shall start again whatever is there.
+
+    Yields:
+        Whether a run with these settings has finished there.
+
+    Raises:
+        UserError: as `run_lock`, and if a run with other settings has finished there.
+    """
+    with run_lock(folder):
+        if start_again is not None and is_main_rank():
+            (folder / FINISHED_NAME).unlink(missing_ok=True)
+            start_again()
+        yield start_again is None and is_finished(folder, settings)
+
+
 def is_finished(folder: Path, settings: Settings) -> bool:
     """Whether a run with these settings has finished in a folder, which says so on stderr.
 
@@ -68,11 +92,6 @@ def is_finished(folder: Path, settings: Settings) -> bool:
 def mark_finished(folder: Path, settings: Settings) -> None:
     """Note that a run has written everything."""
     write_json(folder / FINISHED_NAME, {"settings": to_dict(settings)})
-
-
-def forget_finished(folder: Path) -> None:
-    """Take a folder for one whose run has not finished, before it is overwritten."""
-    (folder / FINISHED_NAME).unlink(missing_ok=True)
 
 
 def refuse_other_settings(path: Path, settings: Settings, then: dict[str, Any]) -> None:

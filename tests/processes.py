@@ -53,7 +53,6 @@ class Forked:
             args=(list(map(str, arguments)), variables | (environment or {}), folder, streams),
         )
         self._process.start()
-        self.pid = self._process.pid
         self._streams = streams
 
     @property

@@ -469,35 +469,24 @@ COMMANDS_WITH_CONFIG = [
 COMMANDS_WITH_CONFIG += ["init-mllm"]
 
 
+UNUSABLE_YAML = [
+    ("@nowhere.yaml", "no such file"),
+    ("@pictures", "is a folder"),
+    ("@bad-yaml/broken.yaml", "not valid YAML: line"),
+    ("@bad-yaml/list.yaml", "`key: value` lines"),
+    ("@bad-yaml/binary.yaml", "not UTF-8"),
+    ("@bad-yaml/empty.yaml", "is missing"),
+    ("@bad-yaml/unknown.yaml", 'unknown key "outt"'),
+]
+
+
 @pytest.mark.parametrize("command", COMMANDS_WITH_CONFIG)
-@pytest.mark.parametrize(
-    ("file", "complaint"),
-    [
-        ("@nowhere.yaml", "no such file"),
-        ("@pictures", "is a folder"),
-        ("@bad-yaml/broken.yaml", "not valid YAML: line"),
-        ("@bad-yaml/list.yaml", "`key: value` lines"),
-        ("@bad-yaml/binary.yaml", "not UTF-8"),
-        ("@bad-yaml/empty.yaml", "is missing"),
-        ("@bad-yaml/unknown.yaml", 'unknown key "outt"'),
-    ],
-)
+@pytest.mark.parametrize(("file", "complaint"), UNUSABLE_YAML)
 def test_config_files_that_cannot_be_used(refuse, command, file, complaint):
     assert complaint in refuse(*command.split(), "--config", file)
 
 
-@pytest.mark.parametrize(
-    ("file", "complaint"),
-    [
-        ("@nowhere.yaml", "no such file"),
-        ("@pictures", "is a folder"),
-        ("@bad-yaml/broken.yaml", "not valid YAML: line"),
-        ("@bad-yaml/list.yaml", "`key: value` lines"),
-        ("@bad-yaml/binary.yaml", "not UTF-8"),
-        ("@bad-yaml/empty.yaml", "is missing"),
-        ("@bad-yaml/unknown.yaml", 'unknown key "outt"'),
-    ],
-)
+@pytest.mark.parametrize(("file", "complaint"), UNUSABLE_YAML)
 def test_recipes_that_cannot_be_used(refuse, file, complaint):
     assert complaint in refuse("run", file)
 

@@ -12,7 +12,6 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import torch
 from transformers import PrinterCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -37,7 +36,7 @@ from mllm.training.samples import Samples
 from mllm.training.trainer import UnifiedTrainer
 from runtime import resume
 from runtime.files import write_json
-from runtime.ranks import is_main_rank
+from runtime.rank_group import own_group
 from runtime.run_folder import start_run
 from runtime.settings import to_dict
 from runtime.yaml_values import read_values
@@ -56,18 +55,13 @@ def train_mllm(settings: PhaseSettings) -> Path:
         UserError: if settings, data and folders do not fit, training diverges, or another run is
             using the folder.
     """
-    in_a_group = torch.distributed.is_initialized()
-    with resume.run_lock(settings.out):
-        if settings.overwrite and is_main_rank():
-            resume.forget_finished(settings.out)
-            delete_all(settings.out / CHECKPOINTS)
-        if not settings.overwrite and resume.is_finished(settings.out, settings):
+    checkpoints = settings.out / CHECKPOINTS
+    start_again = partial(delete_all, checkpoints) if settings.overwrite else None
+    with resume.open_run(settings.out, settings, start_again) as is_finished:
+        if is_finished:
             return settings.out / "model"
-        try:
+        with own_group():
             return _train(settings)
-        finally:
-            if torch.distributed.is_initialized() and not in_a_group:
-                torch.distributed.destroy_process_group()
 
 
 def _train(settings: PhaseSettings) -> Path:

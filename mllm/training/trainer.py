@@ -5,7 +5,6 @@ Steps whose gradients are not finite move nothing, and too many in a row end the
 
 import math
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,9 @@ from mllm.saved.load import load_model
 from mllm.training.checkpoints import begin, finish
 from mllm.training.deepspeed import repair_universal
 from mllm.training.report import Tally
+from runtime.bad_steps import BadSteps
 from runtime.errors import UserError, says
-from runtime.files import torch_could_not_write, write_json
-from runtime.ranks import is_main_rank
-
-MOST_BAD_STEPS = 10
+from runtime.files import torch_could_not_write
 
 
 class UnifiedTrainer(Trainer):
@@ -39,7 +36,7 @@ class UnifiedTrainer(Trainer):
     def __init__(self, settings: PhaseSettings, universal: bool = False, **kwargs: Any):
         self.settings, self.universal, self.tally = settings, universal, Tally()
         self.groups = parameter_groups(kwargs["model"], settings)
-        self.bad_steps: list[int] = []  # the last in a row, counted from 1
+        self.bad_steps = BadSteps(settings.out, self._record_ids)
         with trainable_over_four_bits(kwargs["model"]):
             super().__init__(**kwargs)
 
@@ -61,41 +58,38 @@ class UnifiedTrainer(Trainer):
     def _clip_grad_norm(self, model):
         norm = super()._clip_grad_norm(model)
         if norm is None or math.isfinite(float(norm)):
-            self.bad_steps.clear()
+            self.bad_steps.steps.clear()
             return norm
         # What has no gradient is not moved. (DeepSpeed has moved it already.)
         model.zero_grad(set_to_none=True)
-        self.bad_steps.append(self.state.global_step + 1)
-        if is_main_rank():
-            problem = f"not finite ({len(self.bad_steps)} in a row)"
-            line = f"step {self.bad_steps[-1]} skipped: a loss or gradient is {problem}"
-            print(line, file=sys.stderr, flush=True)
-        if len(self.bad_steps) == MOST_BAD_STEPS:
+        self.bad_steps.add(self.state.global_step + 1)
+        if self.bad_steps.are_too_many:
             self.stop_at_bad_steps()
         return norm
 
     def stop_at_bad_steps(self) -> None:
         """Refuse to go on or to save after bad steps, if there are any; a file names the records of
         all of them."""
-        if not (steps := self.bad_steps):
+        if not (steps := self.bad_steps.steps):
             return
-        path, size = self.settings.out / "nonfinite_batches.json", self.settings.global_batch_size
-        if is_main_rank():
-            ids = [self.train_dataset.record_ids(range((n - 1) * size, n * size)) for n in steps]
-            named = zip(steps, ids, strict=True)
-            write_json(path, [{"step": step, "record_ids": own} for step, own in named])
+        path = self.bad_steps.write()
         raise UserError(
             f"the loss or gradient of the steps {steps[0]} to {steps[-1]} is not finite, and no "
             f"model is saved; the records of their batches are in {path}: look at those, or lower "
             f"learning_rate, and add overwrite=true"
         )
 
+    def _record_ids(self, step: int) -> list[str]:
+        size = self.settings.global_batch_size
+        ids: list[str] = self.train_dataset.record_ids(range((step - 1) * size, step * size))
+        return ids
+
     def log(self, logs, start_time=None):
         super().log(logs, start_time)
         self._tr_loss.zero_()  # the Trainer subtracts it from itself, and a NaN would stay for ever
 
     def _save_checkpoint(self, model, trial):
-        if self.bad_steps:  # under DeepSpeed the weights may be no numbers now
+        if self.bad_steps.steps:  # under DeepSpeed the weights may be no numbers now
             return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():

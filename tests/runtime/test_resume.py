@@ -10,9 +10,9 @@ from pydantic import PositiveInt
 
 from runtime.errors import UserError
 from runtime.resume import (
-    forget_finished,
     is_finished,
     mark_finished,
+    open_run,
     refuse_other_settings,
     run_lock,
 )
@@ -101,7 +101,11 @@ def test_a_finished_run_is_told_and_other_settings_are_refused(tmp_path, capsys)
     assert is_finished(tmp_path, moved)
     with pytest.raises(UserError, match=r"another inner\.steps; .*overwrite=true"):
         is_finished(tmp_path, Run(out=tmp_path, inner=Inner(steps=2)))
-    forget_finished(tmp_path)
+    with open_run(tmp_path, settings, None) as finished:
+        assert finished
+    deleted = []
+    with open_run(tmp_path, settings, lambda: deleted.append("checkpoints")) as finished:
+        assert not finished and deleted == ["checkpoints"]
     assert not is_finished(tmp_path, settings)
 
 

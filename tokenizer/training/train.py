@@ -8,6 +8,7 @@ rate. A checkpoint holds weights, optimiser, codebook statistics and the random 
 """
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
+from data_pipelines.loading.batches import StepBatches
 from data_pipelines.loading.dataset import PreparedDataset
+from runtime.bad_steps import BadSteps
 from runtime.errors import UserError
 from runtime.memory import memory_errors
 from runtime.metrics_log import MetricsLog, read_metrics
 from runtime.progress import Progress
-from runtime.ranks import is_main_rank
-from runtime.resume import forget_finished, is_finished, mark_finished, run_lock
+from runtime.rank_group import own_group
+from runtime.resume import mark_finished, open_run
 from runtime.run_folder import start_run
 from tokenizer.losses.perceptual import load_distance
 from tokenizer.saved.history import phase_record
@@ -36,7 +39,7 @@ from tokenizer.training.phase_pixels import DecoderPhase, PixelPhase
 from tokenizer.training.phase_semantic import SemanticPhase
 from tokenizer.training.phase_teacher import TeacherPhase
 from tokenizer.training.settings import PhaseSettings
-from tokenizer.training.train_step import TrainStep, report_bad_steps
+from tokenizer.training.train_step import TrainStep
 from tokenizer.training.validation import Validation
 from tokenizer.training.weight_average import WeightAverage
 
@@ -62,24 +65,18 @@ def train_phase(settings: PhaseSettings) -> Path:
             using the folder.
     """
     out = Path(settings.out)
-    was_launched = torch.distributed.is_initialized()
-    with run_lock(out):
-        if settings.overwrite and is_main_rank():
-            forget_finished(out)
-            (out / CHECKPOINT).unlink(missing_ok=True)
-        if not settings.overwrite and is_finished(out, settings):
+    checkpoint = out / CHECKPOINT
+    start_again = partial(checkpoint.unlink, missing_ok=True) if settings.overwrite else None
+    with open_run(out, settings, start_again) as is_finished:
+        if is_finished:
             return out / MODEL
-        try:
-            with memory_errors("lower training.micro_batch_size"):
-                run = _Run(settings)
-                first_step = load_checkpoint(out / CHECKPOINT, run.phase, run.parts, settings)
-                # Only now, so that a refused run leaves the folder as it was.
-                start_run(out, settings, f"train {settings.phase}")
-                run.train(first_step)
-                return run.save()
-        finally:
-            if torch.distributed.is_initialized() and not was_launched:
-                torch.distributed.destroy_process_group()
+        with own_group(), memory_errors("lower training.micro_batch_size"):
+            run = _Run(settings)
+            first_step = load_checkpoint(checkpoint, run.phase, run.parts, settings)
+            # Only now, so that a refused run leaves the folder as it was.
+            start_run(out, settings, f"train {settings.phase}")
+            run.train(first_step)
+            return run.save()
 
 
 class _Run:
@@ -138,7 +135,8 @@ class _Run:
         wrapped, optimizer = self.accelerator.prepare(self.phase, self.optimizer)
         if self.adversary is not None:
             self.adversary.prepare()
-        parts = (self.phase, wrapped, optimizer, self.adversary, self.average)
+        bad_steps = BadSteps(self.out, self._record_ids)
+        parts = (self.phase, wrapped, optimizer, self.adversary, self.average, bad_steps)
         train_step = TrainStep(training, self.accelerator, *parts)
         size = self.phase.image_size
         batches = step_batches(self.dataset, size, training, first_step, self.accelerator)
@@ -152,14 +150,14 @@ class _Run:
                 if step and step == warmup_steps:
                     self._start_codes()
                 values = train_step(step, batch)
-                if "skipped" in values:
-                    is_end = step + 1 == training.num_steps
-                    report_bad_steps(train_step.bad_steps, is_end, self.dataset, training, self.out)
+                # The weights of a run that ends in skipped steps may be those of one that diverged.
+                if bad_steps.are_too_many or (bad_steps.steps and step + 1 == training.num_steps):
+                    raise _diverged(bad_steps)
                 if numbers := self._log(step + 1, values, log):
                     progress.update(0, loss=numbers["loss"])
                 progress.update(1)
                 # Not amid skipped steps: a resumed run would start to count them again.
-                if (step + 1) % training.checkpoint_every == 0 and not train_step.bad_steps:
+                if (step + 1) % training.checkpoint_every == 0 and not bad_steps.steps:
                     self._save_checkpoint(step + 1)
 
     def save(self) -> Path:
@@ -176,6 +174,11 @@ class _Run:
             (self.out / CHECKPOINT).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         return folder
+
+    def _record_ids(self, step: int) -> list[str]:
+        training, ids = self.training, self.dataset.ids
+        batches = StepBatches(len(self.dataset), training.global_batch_size, training.seed)
+        return [ids[i] for i in batches.indices(step - 1)]
 
     def _start_codes(self) -> None:
         """Start the codebooks by k-means, where the phase trains any."""
@@ -227,6 +230,15 @@ class _Run:
         if loss is not None and settings.perceptual is not None:
             distance = load_distance(settings.perceptual)
         return Validation(settings, self.phase.image_size, distance, self.accelerator)
+
+
+def _diverged(bad_steps: BadSteps) -> UserError:
+    steps, path = bad_steps.steps, bad_steps.write()
+    return UserError(
+        f"{len(steps)} steps in a row, up to step {steps[-1]}, had a loss or gradient that is not "
+        f"finite, and nothing is saved; {path} names the records of their batches: leave out those "
+        f"that are to blame, or lower training.learning_rate, and add overwrite=true"
+    )
 
 
 def _accelerator(settings: PhaseSettings) -> Accelerator:

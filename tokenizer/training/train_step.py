@@ -1,26 +1,17 @@
 """One optimiser step of a phase: micro-batches, the adversary, and steps that are not finite."""
 
-import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from data_pipelines.loading.batches import StepBatches
-from data_pipelines.loading.dataset import PreparedDataset
-from runtime.errors import UserError
-from runtime.files import write_json
-from runtime.ranks import is_main_rank
+from runtime.bad_steps import BadSteps
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.settings import TrainingSettings
 from tokenizer.training.weight_average import WeightAverage
-
-MAX_BAD_STEPS = 10
-BAD_BATCHES = "nonfinite_batches.json"
 
 
 @dataclass
@@ -36,8 +27,7 @@ class TrainStep:
     optimizer: Any
     adversary: Adversary | None
     average: WeightAverage | None
-    bad_steps: list[int] = field(default_factory=list)
-    """The last steps in a row that were skipped."""
+    bad_steps: BadSteps
 
     def __call__(self, step: int, batch: dict) -> dict[str, Any]:
         """Do step `step` with this rank's part of its batch.
@@ -60,12 +50,12 @@ class TrainStep:
         finite = self._all_finite([logged["loss"], *values.values()])
         values["learning_rate"] = rate
         if not finite:
-            self.bad_steps.append(step)
+            self.bad_steps.add(step + 1)
             self.optimizer.zero_grad()
             for part in (*self.phase.codebooks, *([] if adversary is None else [adversary])):
                 part.forget()
             return logged | values | {"skipped": 1.0}
-        self.bad_steps.clear()
+        self.bad_steps.steps.clear()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if adversary is not None:
@@ -125,30 +115,3 @@ def last_layer(model: nn.Module) -> nn.Parameter:
     The decoders come last in a tokenizer, and one alone is trained.
     """
     return [p for p in model.parameters() if p.requires_grad and p.ndim > 1][-1]
-
-
-def report_bad_steps(
-    bad: list[int], is_end: bool, dataset: PreparedDataset, training: TrainingSettings, out: Path
-) -> None:
-    """Say that a step was skipped; after too many in a row, write down their records and stop.
-
-    A run that ends in skipped steps stops as well: its weights may be those of a run that diverged.
-    """
-    if is_main_rank():
-        why = f"a loss or gradient is not finite ({len(bad)} in a row)"
-        print(f"step {bad[-1] + 1} skipped: {why}", file=sys.stderr, flush=True)
-    if len(bad) < MAX_BAD_STEPS and not is_end:
-        return
-    path = out / BAD_BATCHES
-    if is_main_rank():
-        batches = StepBatches(len(dataset), training.global_batch_size, training.seed)
-        rows = [
-            {"step": step + 1, "record_ids": [dataset.ids[i] for i in batches.indices(step)]}
-            for step in bad
-        ]
-        write_json(path, rows)
-    raise UserError(
-        f"{len(bad)} steps in a row, up to step {bad[-1] + 1}, had a loss or gradient that is not "
-        f"finite, and nothing is saved; {path} names the records of their batches: leave out those "
-        f"that are to blame, or lower training.learning_rate, and add overwrite=true"
-    )

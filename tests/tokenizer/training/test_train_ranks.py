@@ -11,6 +11,19 @@ from tokenizer.training import train
 from tokenizer.training.settings import PixelPhaseSettings, SemanticPhaseSettings
 
 
+def train_on_one_and_two(settings_class, values, folder):
+    """Settings of a phase on one process and on two ranks, and how the ranks ended."""
+    one, two = (
+        build_settings(settings_class, values | {"out": str(folder / name)}, "the test")
+        for name in ("one", "two")
+    )
+    train.train_phase(one)
+    save_settings(two, folder / "two.yaml")
+    finished = launch(2, "train", two.phase, "--config", str(folder / "two.yaml"))
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return one, two, finished
+
+
 @pytest.mark.slow
 def test_two_ranks_end_where_one_process_ends(prepared, tiny_model, model_fields, tmp_path):
     tiny_model().teacher.save_pretrained(tmp_path / "teacher")
@@ -21,14 +34,7 @@ def test_two_ranks_end_where_one_process_ends(prepared, tiny_model, model_fields
         "codebook": {"kmeans_images": 16},
         "training": {"num_steps": 6, "global_batch_size": 8, "learning_rate": 5e-3},
     }
-    one, two = (
-        build_settings(SemanticPhaseSettings, values | {"out": str(tmp_path / name)}, "the test")
-        for name in ("one", "two")
-    )
-    train.train_phase(one)
-    save_settings(two, tmp_path / "two.yaml")
-    finished = launch(2, "train", "semantic", "--config", str(tmp_path / "two.yaml"))
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    one, two, finished = train_on_one_and_two(SemanticPhaseSettings, values, tmp_path)
     assert finished.stdout.count("wrote ") == 1
 
     start = tiny_model().state_dict()
@@ -62,14 +68,7 @@ def test_two_ranks_play_the_adversarial_game_of_one_process(prepared, tiny_model
         "loss": {"adversarial": adversarial},
         "validation": {"data": str(prepared), "num_images": 11},
     }
-    one, two = (
-        build_settings(PixelPhaseSettings, values | {"out": str(tmp_path / name)}, "the test")
-        for name in ("one", "two")
-    )
-    train.train_phase(one)
-    save_settings(two, tmp_path / "two.yaml")
-    finished = launch(2, "train", "pixel", "--config", str(tmp_path / "two.yaml"))
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    one, two, _ = train_on_one_and_two(PixelPhaseSettings, values, tmp_path)
 
     models = [load_tokenizer(config.out / "model").state_dict() for config in (one, two)]
     for name in models[0]:
