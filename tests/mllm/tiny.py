@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -199,6 +200,24 @@ def launch(count: int, *arguments: str, launcher: str | None = None) -> subproce
         [*launchers[launcher], "semhitok", *arguments],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def interrupt(config: PhaseSettings) -> None:
+    """Train until the ninth batch."""
+    from mllm.training.train import train_mllm
+    from mllm.training.trainer import UnifiedTrainer
+
+    compute, calls = UnifiedTrainer.compute_loss, []
+
+    def until_killed(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return compute(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(UnifiedTrainer, "compute_loss", until_killed)
+        train_mllm(config)
 
 
 def write_phase(path: Path, config: PhaseSettings) -> Path:

@@ -15,9 +15,8 @@ from mllm.saved.export import merge_lora
 from mllm.saved.load import load_model, load_processor
 from mllm.saved.settings import MergeSettings
 from mllm.training.train import train_mllm
-from mllm.training.trainer import UnifiedTrainer
 from runtime.errors import UserError
-from tests.mllm.tiny import TEXT_CONFIG, image_ids, losses_of
+from tests.mllm.tiny import TEXT_CONFIG, image_ids, interrupt, losses_of
 
 SETTINGS = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": []}
 NUM_MAPS = 7 * TEXT_CONFIG["num_hidden_layers"]  # q, k, v, o, gate, up, down
@@ -159,17 +158,7 @@ def test_merging_keeps_the_logits_and_makes_a_plain_folder(start, trained, tmp_p
 
 @pytest.mark.slow
 def test_an_interrupted_lora_run_ends_as_an_undisturbed_one(world, start, trained, tmp_path):
-    compute, calls = UnifiedTrainer.compute_loss, []
-
-    def until_killed(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) > 8:
-            raise KeyboardInterrupt
-        return compute(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(UnifiedTrainer, "compute_loss", until_killed)
-        train_mllm(phase(world, start, tmp_path))
+    interrupt(phase(world, start, tmp_path))
     resumed = load_model(train_mllm(phase(world, start, tmp_path))).state_dict()
     whole = load_model(trained).state_dict()
     assert resumed.keys() == whole.keys()

@@ -10,7 +10,6 @@ from mllm.init.build import init_mllm
 from mllm.init.settings import InitSettings
 from mllm.saved.load import load_model, load_processor
 from mllm.training.train import train_mllm
-from mllm.training.trainer import UnifiedTrainer
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
 from runtime.resume import run_lock
@@ -19,6 +18,7 @@ from tests.codes import extract
 from tests.mllm.tiny import (
     REPOSITORY,
     TEXT_CONFIG,
+    interrupt,
     losses_of,
     make_model,
     make_records,
@@ -75,21 +75,6 @@ def test_training_leaves_the_image_tokenizer_as_it_was(world, finished):
         assert torch.equal(before[name], after[name]) == frozen, name
     models = [load_model(world.start), load_model(finished / "model")]
     assert len({code_fingerprint(model.image_tokenizer) for model in models}) == 1
-
-
-def interrupt(config):
-    """Train until the ninth batch."""
-    compute, calls = UnifiedTrainer.compute_loss, []
-
-    def until_killed(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) > 8:
-            raise KeyboardInterrupt
-        return compute(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(UnifiedTrainer, "compute_loss", until_killed)
-        train_mllm(config)
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one(world, finished, tmp_path):
