@@ -1,5 +1,6 @@
 """The wheel, used in a folder that holds other things by the names of our packages."""
 
+import json
 import os
 import subprocess
 import sys
@@ -91,12 +92,20 @@ def test_a_captioned_folder_becomes_drawings_and_a_report(installed, home):
 
 
 def test_the_quickstart_runs(installed, home):
-    shown = semhitok(installed, home, "quickstart", "--no-open", *FEW_STEPS)
+    # An untrained model would write the longest answer to each of 9,673 questions.
+    short = ["vqa.max_new_tokens=1", "generation.seeds=1", "reconstruction.max_images=100"]
+    few = [*FEW_STEPS, *(f"steps.eval-{setting}" for setting in short)]
+    shown = semhitok(installed, home, "quickstart", "--no-open", *few)
     assert "wrote runs/quickstart/report.html" in shown
 
 
 def test_torchrun_finds_our_packages(installed, home):
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "1", "--standalone")
+    (home / "teacher").mkdir()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    teacher = {"model_type": "siglip_vision_model", "image_size": 64, "patch_size": 8} | sizes
+    (home / "teacher" / "config.json").write_text(json.dumps(teacher))
     shown = semhitok(installed, home, "describe", "--config",
-                     "configs/quickstart/semantic.yaml", launcher=launcher)  # fmt: skip
+                     "configs/quickstart/semantic.yaml", "teacher=teacher",
+                     launcher=launcher)  # fmt: skip
     assert "pixel" in shown

@@ -5,11 +5,17 @@ import json
 import pytest
 
 from benchmarks import contention
+from tests import processes
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # thirteen commands, most of them beside busy processes
-def test_the_table_and_the_line(capsys):
+def test_the_table_and_the_line(capsys, monkeypatch):
+    def semhitok(*words: str) -> None:
+        finished = processes.run("-m", "semhitok", *words)
+        assert finished.returncode == 0, finished.stderr
+
+    monkeypatch.setattr(contention, "_semhitok", semhitok)
     contention.main(["--steps", "1", "--images", "2", "--threads", "1"])
     printed = capsys.readouterr().out.strip().splitlines()
     result = json.loads(printed[-1])
