@@ -6,6 +6,8 @@ STAMP := .venv/.installed
 
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Container images often set it; each start would compile all the libraries again, for 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install quickstart check test fast slow clean
 .DEFAULT_GOAL := install

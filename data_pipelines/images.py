@@ -18,13 +18,14 @@ import io
 import itertools
 import random
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from runtime.errors import UserError
 from runtime.files import fingerprint, write_bytes
@@ -55,6 +56,31 @@ PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 
 class ImageError(UserError):
     """An image that cannot or must not be decoded; one sentence that names it."""
+
+
+class WholeImagesOnly:
+    """A context in which Pillow refuses a file cut short, whatever the process told it.
+
+    Other libraries switch Pillow to filling the rest with grey for the whole process (lmms-eval
+    does, as it is imported). Their choice is theirs again when the last thread has left.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+    _chosen = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not WholeImagesOnly._inside:
+                WholeImagesOnly._chosen = ImageFile.LOAD_TRUNCATED_IMAGES
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+            WholeImagesOnly._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            WholeImagesOnly._inside -= 1
+            if not WholeImagesOnly._inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = WholeImagesOnly._chosen
 
 
 def open_image(source: bytes | Path, name: str | None = None) -> Image.Image:
@@ -225,7 +251,7 @@ def _check_size(num_bytes: int, label: str) -> None:
 
 
 def _decode(data: bytes, label: str) -> Image.Image:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), WholeImagesOnly():
         # Pillow's own warning about large images; the limit below speaks for itself.
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from data_pipelines.images import write_png
+from data_pipelines.images import WholeImagesOnly, write_png
 from mllm.drawing.requests import ImageRequest
 from runtime.errors import UserError
 from runtime.files import delete_temporaries, write_bytes, write_json, write_parts
@@ -127,7 +127,7 @@ def _whole_png_text(data: bytes) -> dict[str, str] | None:
     if not data.rstrip(b"\0").endswith(b"IEND\xaeB`\x82"):
         return None
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        with WholeImagesOnly(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.load()
             text = {key: str(value) for key, value in image.text.items()}  # type: ignore[attr-defined]
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:

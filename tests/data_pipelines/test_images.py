@@ -3,11 +3,12 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data_pipelines import images as module
 from data_pipelines.images import (
@@ -72,6 +73,16 @@ def test_a_file_cut_anywhere_is_refused_or_whole(kind):
         else:
             np.testing.assert_array_equal(np.asarray(image), whole)
     assert num_refused > 0.95 * len(data)
+
+
+def test_a_file_cut_short_is_refused_where_another_library_lets_pillow_fill_it(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as lmms-eval does
+    data = encode(Image.fromarray(noise()))
+    with ThreadPoolExecutor(4) as pool:
+        for answer in [pool.submit(open_image, data[:200]) for _ in range(40)]:
+            with pytest.raises(ImageError, match="damaged"):
+                answer.result()
+    assert ImageFile.LOAD_TRUNCATED_IMAGES  # the choice of the process is its own again
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
