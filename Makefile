@@ -35,10 +35,11 @@ check: install
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 
-# A test that reaches for the network would pass here and fail elsewhere. One thread in each of the two
-# workers: more of them fight over the same cores. Whole files to a worker, since the tests of one
-# share what its fixtures make. The time limit is for what hangs, and far above what slow machines need.
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --timeout 1200
+# A test that reaches for the network would pass here and fail elsewhere. Three workers for two cores,
+# since they often wait for a process of their own; one thread in each: more of them fight over the
+# cores. Whole files to a worker, since the tests of one share what its fixtures make. The time limit
+# is for what hangs, and far above what slow machines need.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --timeout 1200
 
 fast: install
 	$(PYTEST) -m "not slow and not gpu"

@@ -70,6 +70,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text, found = re.subn(rf"(?m)^(\s*){key}:.*$", rf"\1{key}: {value}", text)
             assert found == 1, f"{path.name} has no {key}"
         path.write_text(text, encoding="utf-8")
+    recipe = home / "configs" / "recipes" / "quickstart.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("seeds: 4", "seeds: 1"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         assert quickstart(home) == 0
