@@ -25,8 +25,7 @@ from data_pipelines.prepare.run import prepare
 from data_pipelines.prepare.settings import PrepareSettings
 from runtime.rank_group import RankGroup
 from runtime.storage import Storage
-from runtime.value_types import shipped_configs
-from runtime.yaml_values import read_values
+from runtime.yaml_values import read_values, shipped_configs
 from tokenizer.extraction.code_shards import write_shard
 from tokenizer.extraction.extract import encode_shards, make_manifest
 from tokenizer.model.configuration_semhitok import SemHiTokConfig

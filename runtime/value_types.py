@@ -18,23 +18,18 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from runtime.files import is_whole_text
 from runtime.settings import Option
+from runtime.yaml_values import find_config
 
-PACKAGE_CONFIGS = Path(__file__).parents[1] / "semhitok" / "configs"
-CHECKOUT_CONFIGS = Path(__file__).parents[1] / "configs"
-
-
-def shipped_configs() -> Path:
-    """The folder of shipped YAML files: in the installed package, or in a checkout."""
-    return PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else CHECKOUT_CONFIGS
-
-
-_planned: ContextVar[Sequence[Path]] = ContextVar("planned", default=())
+_planned: ContextVar[tuple[Sequence[Path], Path | None]] = ContextVar("planned", default=((), None))
 
 
 @contextlib.contextmanager
-def planned(folders: Sequence[Path]) -> Iterator[None]:
-    """Take folders for being there while settings are checked: an earlier step will write them."""
-    token = _planned.set(folders)
+def planned(folders: Sequence[Path], run: Path | None = None) -> Iterator[None]:
+    """Take folders for being there while settings are checked: an earlier step will write them.
+
+    Of `run` only the folder itself is there, and not whatever may be named inside of it.
+    """
+    token = _planned.set((folders, run))
     try:
         yield
     finally:
@@ -47,7 +42,8 @@ def anywhere() -> contextlib.AbstractContextManager[None]:
 
 
 def _is_planned(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in _planned.get())
+    folders, run = _planned.get()
+    return path == run or any(path.is_relative_to(folder) for folder in folders)
 
 
 def _file(path: Path) -> Path:
@@ -113,12 +109,7 @@ def _output_folder(path: Path) -> Path:
 
 
 def _config_file(path: Path) -> Path:
-    path = path.expanduser()
-    if path.parts[:1] == ("configs",) and not os.path.exists(path):
-        shipped = shipped_configs().joinpath(*path.parts[1:])
-        if shipped.is_file():
-            return shipped
-    return _file(path)
+    return _file(find_config(str(path)))
 
 
 def _prompts_file(path: Path) -> Path:

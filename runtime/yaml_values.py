@@ -17,6 +17,9 @@ import yaml
 
 from runtime.errors import UserError
 
+PACKAGE_CONFIGS = Path(__file__).parents[1] / "semhitok" / "configs"
+CHECKOUT_CONFIGS = Path(__file__).parents[1] / "configs"
+
 
 class _Loader(yaml.SafeLoader):
     """The core schema of YAML 1.2; a key given twice is refused instead of the last one winning."""
@@ -77,6 +80,25 @@ def read_values(path: Path) -> dict[str, Any]:
     return _read(path, ())
 
 
+def shipped_configs() -> Path:
+    """The folder of shipped YAML files: in the installed package, or in a checkout."""
+    return PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else CHECKOUT_CONFIGS
+
+
+def find_config(name: str, folder: Path = Path()) -> Path:
+    """The file that a YAML file in `folder` means by a name, else the shipped file of that name.
+
+    A copy of a shipped file may lie anywhere: `../quickstart/mllm.yaml` and
+    `configs/quickstart/mllm.yaml` mean the shipped file where there is no such file.
+    """
+    path = folder / Path(name).expanduser()
+    if not path.exists() and not Path(name).is_absolute():
+        parts = [part for part in Path(name).parts if part not in ("..", "configs")]
+        if (shipped := shipped_configs().joinpath(*parts)).is_file():
+            return shipped
+    return path
+
+
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
         raise UserError(f"{path} is its own base, directly or through other files")
@@ -86,7 +108,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise UserError(f"{path}: base must name a file, not {base!r}")
-    return merge(_read(path.parent / base, (*above, path.resolve())), values)
+    return merge(_read(find_config(base, path.parent), (*above, path.resolve())), values)
 
 
 def _load(path: Path) -> dict[str, Any]:

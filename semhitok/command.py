@@ -26,6 +26,9 @@ class Command:
     """Its settings class, as `module:Class`; importing it must not import torch."""
     function: str
     """What runs, as `module:function`: takes the settings, and returns the paths that it wrote."""
+    check_data: str = ""
+    """What refuses prepared data that cannot serve, as `module:function` of the settings; a recipe
+    calls it as soon as the data are there."""
     yaml: bool = False
     """Whether settings come from a YAML file and `key.sub=value` words, and not from options."""
 

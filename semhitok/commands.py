@@ -20,13 +20,16 @@ FLAT_MODEL = "runs/flat"  # init-mllm ... image_head=flat image_positions=none o
 LORA_MODEL = "runs/lora/model"  # train mllm ... lora.rank=16 out=runs/lora
 
 
-def _train(phase: str, about: str, settings: str, folder: str = "quickstart") -> Command:
+def _train(
+    phase: str, about: str, settings: str, folder: str = "quickstart", check_data: str = ""
+) -> Command:
     return Command(
         f"train {phase}",
         about,
         f"--config configs/{folder}/{phase}.yaml",
         f"tokenizer.training.settings:{settings}",
         "tokenizer.training.train:train_phase",
+        check_data,
         yaml=True,
     )
 
@@ -75,7 +78,12 @@ _ALL = (
         "data_pipelines.loading.settings:ImagesSettings",
         "data_pipelines.loading.image_files:write_images",
     ),
-    _train("teacher", "train a small SigLIP on image-caption pairs", "TeacherPhaseSettings"),
+    _train(
+        "teacher",
+        "train a small SigLIP on image-caption pairs",
+        "TeacherPhaseSettings",
+        check_data="tokenizer.training.phase_teacher:check_data",
+    ),
     _train(
         "semantic", "train the semantic codebook on a teacher's features", "SemanticPhaseSettings"
     ),
@@ -138,6 +146,7 @@ _ALL = (
         "--config configs/quickstart/mllm.yaml",
         "mllm.phase.settings:PhaseSettings",
         "mllm.training.train:train_mllm",
+        "mllm.training.train:check_data",
         yaml=True,
     ),
     Command(
@@ -202,6 +211,7 @@ _ALL = (
         f"{MODEL} {DATA} --out runs/eval-vqa",
         "eval.vqa.settings:VQASettings",
         "eval.vqa.task:evaluate",
+        "eval.vqa.task:check_data",
     ),
     Command(
         "eval generation",
@@ -216,6 +226,7 @@ _ALL = (
         f"{MODEL} {DATA} --out runs/input-ablation --max-images 40",
         "eval.analysis.settings:InputAblationSettings",
         "eval.analysis.input_ablation:evaluate",
+        "eval.vqa.task:check_data",
     ),
     Command(
         "eval all",

@@ -21,10 +21,13 @@ folder of the run.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from runtime.settings import Option, Settings
 from runtime.value_types import ConfigFile, OutputFolder
+
+StepName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+"""It names a file."""
 
 
 class Recipe(Settings):
@@ -40,8 +43,18 @@ class Recipe(Settings):
     """Keys of `summary.json`, each with the value that it should reach."""
     limits: dict[str, float] = {}
     """Keys of `summary.json`, each with the value that it should not exceed."""
-    steps: dict[str, dict[str, Any]]
-    """Name of each step, with `run` (the command) and its settings."""
+    steps: Annotated[dict[StepName, dict[str, Any] | None], Field(min_length=1)]
+    """Name of each step, with `run` (the command) and its settings; null leaves it out."""
+
+    @property
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """The steps that are run."""
+        return {name: entry for name, entry in self.steps.items() if entry is not None}
+
+    @property
+    def left_out(self) -> set[str]:
+        """Names of the steps that are not."""
+        return self.steps.keys() - self.kept.keys()
 
 
 class RunSettings(Settings):

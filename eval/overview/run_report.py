@@ -85,9 +85,7 @@ def write_report(run: Path) -> Path:
         UserError: as `summarize`.
     """
     evaluations = _find_evaluations(run)
-    config = run / "config.yaml"
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
-    recipe = yaml.safe_load(text) if text else {}
+    text, recipe = _recipe(run)
     summary, timings, environment = (
         read_json(path) if (path := run / f"{name}.json").is_file() else {}
         for name in ("summary", "timings", "environment")
@@ -122,12 +120,24 @@ def _find_evaluations(run: Path) -> list[Evaluation]:
     if not run.is_dir():
         raise UserError(f"There is no run at {run}.")
     found = []
-    for path in sorted({*run.glob("*/summary.json"), *run.glob("*/*/summary.json")}):
+    folders = {path.parent for depth in ("*", "*/*") for path in run.glob(f"{depth}/summary.json")}
+    inside = {folder.resolve() for folder in folders}
+    for _, folder in _steps(run, _recipe(run)[1], "eval"):  # wherever the recipe puts them
+        if folder.resolve() not in inside and (folder / "summary.json").is_file():
+            folders.add(folder)
+    for path in (folder / "summary.json" for folder in sorted(folders)):
         summary = read_json(path)
         if isinstance(summary, dict) and summary.get("task", "compare") != "compare":
             kind = KINDS.get(str(summary["task"]), "")
             found.append(Evaluation(path.parent, summary, kind))
     return sorted(found, key=lambda each: [*REPORTS, ""].index(each.kind))
+
+
+def _recipe(run: Path) -> tuple[str, dict[str, Any]]:
+    """The resolved recipe, as text and as values; both empty where there is none."""
+    path = run / "config.yaml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text, yaml.safe_load(text) or {}
 
 
 def _steps(run: Path, recipe: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Path]]:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.manifest import MANIFEST_NAME
+from data_pipelines.manifest import MANIFEST_NAME, num_of
 from eval.reports.page import write_report
 from eval.vqa.answering import SavedAnswer, answer_questions, describe_run
 from eval.vqa.asking import Asking
 from eval.vqa.benchmarks.load import open_benchmark
 from eval.vqa.benchmarks.own_lines import read_own_lines
-from eval.vqa.benchmarks.question_set import QuestionSet, check_questions, describe
+from eval.vqa.benchmarks.question_set import QuestionSet, check_questions, describe, no_questions
 from eval.vqa.predictions import made_by, match, prediction_rows, questions_of, read_predictions
 from eval.vqa.report import report_questions, write_examples
 from eval.vqa.scorers.multiple_choice import rotations
@@ -67,6 +67,13 @@ def evaluate(settings: VQASettings) -> Path:
     if is_main_rank():
         write_report(report_questions(out), out)
     return out
+
+
+def check_data(settings: VQASettings) -> None:
+    """Refuse prepared data without questions, in a `UserError`; other data say so when read."""
+    folder = Path(settings.data or "")
+    if (folder / MANIFEST_NAME).is_file() and not num_of([folder], "questions"):
+        raise no_questions(folder)
 
 
 def _task_of(settings: VQASettings) -> Task:

@@ -25,7 +25,14 @@ from mllm.data.documents import (
 )
 from mllm.data.packing import plan_sequences
 from mllm.data.settings import MixtureSettings
-from mllm.data.sources import NOUNS, TASKS, TrainingSource, image_names, question_pairs
+from mllm.data.sources import (
+    NOUNS,
+    TASKS,
+    TrainingSource,
+    image_names,
+    nothing_to_train,
+    question_pairs,
+)
 from mllm.model.chat_template import ChatEncoder
 from runtime.errors import UserError
 
@@ -92,8 +99,7 @@ class TrainingSequences(Dataset):
         self._fractions = {task: p / total for task, p in proportions.items() if p > 0}
         for task in self._fractions:
             if not any(self._items[task]):
-                noun = NOUNS[task]
-                raise UserError(f"no record has a {noun}; set mixture.proportions.{task} to 0")
+                raise nothing_to_train(task)
             self._refuse_misfits(task, context)
         self._plan: list[list[Planned]] = []  # the documents of each sequence
         self._planner = self._packed() if packing else self._by_length(batch)

@@ -65,6 +65,11 @@ class TrainingSource:
                 )
 
 
+def nothing_to_train(task: str) -> UserError:
+    """What to raise where no record has a document of a task."""
+    return UserError(f"no record has a {NOUNS[task]}; set mixture.proportions.{task} to 0")
+
+
 def open_sources(
     sources: list[SourceSettings], code_fingerprint: str, model: Path
 ) -> list[TrainingSource]:

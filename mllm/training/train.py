@@ -15,9 +15,10 @@ from pathlib import Path
 from transformers import PrinterCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from data_pipelines.manifest import num_of
 from mllm.data.packing import pack
 from mllm.data.sequences import TrainingSequences
-from mllm.data.sources import open_sources, refuse_other_run
+from mllm.data.sources import NOUNS, nothing_to_train, open_sources, refuse_other_run
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.attention import choose_attention
 from mllm.model.loss import compute_loss_in_one_call
@@ -41,6 +42,14 @@ from runtime.run_folder import start_run
 from runtime.settings import to_dict
 from runtime.yaml_values import read_values
 from tokenizer.saved.model_folder import refuse_nonfinite, whole_folder
+
+
+def check_data(settings: PhaseSettings) -> None:
+    """Refuse prepared data that hold nothing for a task of the mixture, in a `UserError`."""
+    folders = [source.data for source in settings.all_sources]
+    for task, noun in NOUNS.items():
+        if getattr(settings.mixture.proportions, task) > 0 and not num_of(folders, f"{noun}s"):
+            raise nothing_to_train(task)
 
 
 def train_mllm(settings: PhaseSettings) -> Path:

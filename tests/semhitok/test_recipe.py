@@ -1,6 +1,7 @@
 """Recipes of quick commands: what is checked first, skipped, resumed and refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from PIL import Image
 
 from runtime.errors import UserError
+from runtime.resume import run_lock
 from semhitok.recipe import Recipe, read_steps, run
 from semhitok.recipe_settings import RunSettings
 
@@ -109,6 +111,8 @@ def test_the_duration_of_an_interrupted_run_is_unknown(recipe):
         ("steps.look.data=nowhere", '"data": no such folder: nowhere'),
         ("steps.look.sead=3", 'step "look" of the recipe (with sead=3): unknown key "sead"'),
         ("steps.prepare.shard_size=0", '"shard_size" must be greater than 0'),
+        ("limits.minutes=1", 'limits names "minutes", which no summary holds'),
+        ("steps.a/b.run=prepare", '"steps.a/b'),
         ("titel=x", 'unknown key "titel"; did you mean "title"?'),
         ("disk_gb=1e9", "GB free, and the recipe needs"),
         ("steps.prepare.sources=[nowhere/at/all]", "nowhere/at/all"),
@@ -121,6 +125,14 @@ def test_every_slip_is_told_before_the_first_step(recipe, override, message):
     assert not Path("runs/noise/data").exists()
 
 
+def test_two_steps_that_write_one_place_and_a_recipe_without_steps_are_refused(recipe):
+    twice = {"run": "prepare", "sources": ["folder:images"], "out": "${out}/data"}
+    with pytest.raises(UserError, match=r'step "b" .* writes to .*data, as one before it does'):
+        start(recipe(steps={"a": twice, "b": twice | {"shard_size": 2}}))
+    with pytest.raises(UserError, match='"steps" must be'):
+        start(recipe(steps={}))
+
+
 def test_a_config_file_is_relative_to_the_recipe_and_under_the_steps_own_keys(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "inspect.yaml").write_text("data: data\nout: a.html\n")
@@ -131,3 +143,81 @@ def test_a_config_file_is_relative_to_the_recipe_and_under_the_steps_own_keys(tm
     made = Recipe(title="t", out=tmp_path, steps={"look": entry})
     [step] = read_steps(made, tmp_path / "run", tmp_path)
     assert step.settings.model_dump()["out"] == tmp_path / "run" / "b.html"
+
+
+@pytest.fixture
+def long_recipe(recipe):
+    """A recipe on captioned images that goes on to ask questions, of which there are none."""
+    data, out = "${out}/data", "${out}/answers"
+    return recipe(
+        steps={
+            "prepare": {"run": "prepare", "sources": ["folder:images"], "out": data},
+            "look": {"run": "data inspect", "data": data, "out": "${out}/data/look.html"},
+            "vqa": {"run": "eval vqa", "predictions": "recipe.yaml", "data": data, "out": out},
+        }
+    )
+
+
+def test_what_the_data_make_impossible_is_told_as_soon_as_they_are_there(long_recipe, capsys):
+    with pytest.raises(UserError, match=r'step "vqa": .*/data has no questions.*steps\.vqa=null'):
+        start(long_recipe)
+    assert "[2/3]" not in capsys.readouterr().err
+
+
+def test_the_mend_that_is_named_works_in_that_folder(long_recipe, capsys):
+    with pytest.raises(UserError):
+        start(long_recipe)
+    capsys.readouterr()
+    assert start(long_recipe, "steps.vqa=null").is_file()
+    assert "[1/2]" not in capsys.readouterr().err  # what was prepared stays
+    with pytest.raises(UserError, match=r'"steps\.vqe=null" names no step of the recipe'):
+        start(long_recipe, "steps.vqe=null")
+
+
+def test_a_moved_run_is_the_same_run(recipe, tmp_path, capsys):
+    start(recipe())
+    shutil.move("runs/noise", "elsewhere")
+    capsys.readouterr()
+    run(RunSettings(recipe=recipe(), out=tmp_path / "elsewhere", open=False))
+    assert "[1/2]" not in capsys.readouterr().err
+
+
+def test_another_title_makes_another_report_and_nothing_else(recipe, capsys):
+    start(recipe())
+    capsys.readouterr()
+    assert "Other noise" in start(recipe(title="Other noise")).read_text()
+    assert "[1/2]" not in capsys.readouterr().err
+
+
+def test_what_is_gone_is_told(recipe):
+    start(recipe())
+    shutil.rmtree("runs/noise/data")
+    with pytest.raises(UserError, match=r'what step "prepare" wrote to .* is gone: put it back'):
+        start(recipe())
+
+
+def test_the_folder_of_a_run_is_held(recipe):
+    with run_lock(Path("runs/noise")), pytest.raises(UserError, match="another run"):
+        start(recipe())
+
+
+def test_marks_of_another_version_are_refused(recipe):
+    start(recipe())
+    Path("runs/noise/steps/look.json").write_text('{"seconds": 3}')
+    with pytest.raises(UserError, match="was run by another version: give another --out"):
+        start(recipe())
+
+
+def test_the_folder_of_the_run_is_known_in_overrides_and_holds_files_itself(recipe):
+    look = {"run": "data inspect", "data": "${out}/data", "out": "${out}/look.html"}
+    prepare = {"run": "prepare", "sources": ["folder:images"], "out": "${out}/other"}
+    start(recipe(steps={"prepare": prepare, "look": look}), "steps.prepare.out=${out}/data")
+    assert Path("runs/noise/look.html").is_file() and Path("runs/noise/data").is_dir()
+
+
+@pytest.mark.parametrize("name", ["../quickstart/teacher.yaml", "configs/quickstart/teacher.yaml"])
+def test_a_copy_of_a_shipped_recipe_finds_the_shipped_configs(name, tmp_path):
+    (tmp_path / "data").mkdir()
+    step = {"run": "train teacher", "config": name, "data": str(tmp_path / "data"), "out": "x"}
+    (found,) = read_steps(Recipe(title="", out=Path("o"), steps={"t": step}), Path("o"), tmp_path)
+    assert found.settings.training.num_steps == 1500

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
 
 from data_pipelines.loading.dataset import PreparedDataset
+from data_pipelines.manifest import num_of
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from runtime.errors import UserError, says
 from runtime.ranks import is_main_rank
@@ -26,21 +27,26 @@ from tokenizer.training.settings import TeacherPhaseSettings
 from tokenizer.training.starts import start_from_cosines
 
 
+def check_data(settings: TeacherPhaseSettings) -> None:
+    """Refuse prepared data without captions, in a `UserError`."""
+    if not num_of([settings.data], "captions"):
+        raise UserError(
+            f"{settings.data} has no captions, which the teacher learns from; prepare a source "
+            f"with captions, or skip this phase and name a pre-trained encoder"
+        )
+
+
 class TeacherPhase(nn.Module):
     """Trains a `SiglipModel` with the sigmoid loss (arXiv 2303.15343, eq. 1)."""
 
     def __init__(self, settings: TeacherPhaseSettings):
         super().__init__()
+        check_data(settings)
         captions: list[str] = []
         used: list[list[str]] = []  # the first caption of each image, if it has any
         for record in PreparedDataset(settings.data, images_only=True).texts():
             captions += record.captions
             used.append(list(record.captions[:1]))
-        if not captions:
-            raise UserError(
-                f"{settings.data} has no captions, which the teacher learns from; prepare a source "
-                f"with captions, or skip this phase and name a pre-trained encoder"
-            )
         self.text_tokenizer = train_text_tokenizer(captions, settings.vocab_size)
         text = settings.text | {
             "vocab_size": len(self.text_tokenizer),

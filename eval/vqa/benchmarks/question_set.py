@@ -35,6 +35,11 @@ class QuestionSet:
         )
 
 
+def no_questions(source: object) -> UserError:
+    """What to raise where there is nothing to score."""
+    return UserError(f"{source} has no questions, so there is nothing to score")
+
+
 def check_questions(task: Task, found: QuestionSet) -> None:
     """Refuse a set that the task's rule cannot score as it stands.
 
@@ -44,7 +49,7 @@ def check_questions(task: Task, found: QuestionSet) -> None:
     """
     questions, source = found.questions, found.source
     if not questions:
-        raise UserError(f"{source} has no questions, so there is nothing to score")
+        raise no_questions(source)
     counts = Counter(one_form(q.question_id) for q in questions)
     if repeated := [key for key, number in counts.items() if number > 1]:
         raise UserError(

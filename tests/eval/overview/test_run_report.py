@@ -157,3 +157,13 @@ def test_evaluations_are_known_by_their_task_wherever_they_lie(finished_run):
     (folder / "summary.json").write_text(json.dumps({"task": "something", "scores": scores}))
     text, _ = read_page(finished_run)
     assert "Something" in text and "some score" in text
+
+
+def test_an_evaluation_outside_of_the_run_is_found_by_the_recipe(finished_run, tmp_path):
+    before = summarize(finished_run, seconds=1.0, peak_memory_gb=1.0)
+    shutil.move(finished_run / "eval" / "vqa", tmp_path / "a" / "b" / "c")
+    recipe = json.loads((finished_run / "config.yaml").read_text())
+    recipe["steps"]["eval-vqa"]["out"] = str(tmp_path / "a" / "b" / "c")
+    (finished_run / "config.yaml").write_text(json.dumps(recipe))
+    assert summarize(finished_run, seconds=1.0, peak_memory_gb=1.0) == before
+    assert "Left out" not in read_page(finished_run)[0]
