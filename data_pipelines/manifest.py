@@ -55,11 +55,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def num_of(folders: Iterable[Path], kind: str) -> int:
-    """How many captions, questions, conversations or texts prepared folders have in all."""
-    return sum(read_manifest(folder)["counts"][kind] for folder in folders)
-
-
 def check_content(folder: Path, manifest: dict[str, Any]) -> None:
     """Compare every shard with its checksum; a `UserError` names the first that has changed."""
     for shard in manifest["shards"]:

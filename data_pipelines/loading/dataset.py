@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,3 +104,8 @@ class PreparedDataset:
             return None
         batches = self._shards.columns("image")
         return np.flatnonzero(np.concatenate([batch.column(0).is_valid() for batch in batches]))
+
+
+def num_of(folders: Iterable[Path | str], kind: str) -> int:
+    """How many captions, questions, conversations or texts prepared folders have in all."""
+    return sum(PreparedDataset(folder).manifest["counts"][kind] for folder in folders)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.manifest import MANIFEST_NAME, num_of
+from data_pipelines.loading.dataset import PreparedDataset, num_of
+from data_pipelines.manifest import MANIFEST_NAME
 from eval.reports.page import write_report
 from eval.vqa.answering import SavedAnswer, answer_questions, describe_run
 from eval.vqa.asking import Asking

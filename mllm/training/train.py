@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import PrinterCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from data_pipelines.manifest import num_of
+from data_pipelines.loading.dataset import num_of
 from mllm.data.packing import pack
 from mllm.data.sequences import TrainingSequences
 from mllm.data.sources import NOUNS, nothing_to_train, open_sources, refuse_other_run

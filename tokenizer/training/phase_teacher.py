@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
 
-from data_pipelines.loading.dataset import PreparedDataset
-from data_pipelines.manifest import num_of
+from data_pipelines.loading.dataset import PreparedDataset, num_of
 from data_pipelines.text_tokenizer import train_text_tokenizer
 from runtime.errors import UserError, says
 from runtime.ranks import is_main_rank

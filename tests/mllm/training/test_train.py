@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mllm.data.settings import MixtureSettings, TaskProportions
 from mllm.init.build import init_mllm
 from mllm.init.settings import InitSettings
 from mllm.saved.load import load_model, load_processor
-from mllm.training.train import train_mllm
+from mllm.training.train import check_data, train_mllm
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
 from runtime.resume import run_lock
@@ -220,3 +221,10 @@ def test_the_command_reads_the_file_and_the_overrides(world, tmp_path):
     config = write_phase(tmp_path / "mllm.yaml", world.phase(tmp_path / "run"))
     assert cli.main(["train", "mllm", "--config", str(config), "num_steps=2"]) == 0
     assert len(losses_of(tmp_path / "run")) == 2
+
+
+def test_a_task_without_documents_is_told_from_the_manifest_alone(world, tmp_path):
+    check_data(world.phase(tmp_path))
+    mixture = MixtureSettings(proportions=TaskProportions(conversation=1.0))
+    with pytest.raises(UserError, match=r"no record has a conversation; set mixture.proportions"):
+        check_data(world.phase(tmp_path, mixture=mixture))
