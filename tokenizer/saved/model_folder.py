@@ -42,7 +42,9 @@ def save_tokenizer(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write a model into; at the end its files go to their place.
+    """A folder inside `folder` to write a model into; at the end its files go to their place.
+
+    Inside, since `folder` may be a mounted disk, and nothing is renamed from one disk to another.
 
     A killed run leaves the old model or the new one, or a folder without config.json, which is no
     model. Other files in `folder` stay. Every rank may enter; rank 0 moves the files.
@@ -51,7 +53,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         UserError: if the folder cannot be written, or another process is writing to it.
     """
     folder = Path(folder).resolve()
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished = folder / ".unfinished"
     with run_lock(folder):
         try:
             if is_main_rank():
