@@ -14,6 +14,7 @@
 A key that is not given takes a column of a usual name (see `USUAL`), if there is one.
 """
 
+import math
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -79,25 +80,23 @@ def record_of_row(
     """
     cells = {key: row.get(column) for key, column in columns.items()}
     rejects: list[Reject] = []
-    record_id: str | None = default_id
-    if cells.get("id") is not None:
-        record_id = attempt(rejects, default_id, id_of, cells["id"])
-    image = attempt(rejects, record_id or default_id, image_of, cells.get("image"), images)
-    if rejects or record_id is None:
-        return Found(None, rejects[:1])
+    record_id = usable_id(cells.get("id"), default_id)
+    image = attempt(rejects, record_id, image_of, cells.get("image"), images)
+    if rejects:
+        return Found(None, rejects)
 
     def read(kind: str, values: list[Any], read_one: Callable[..., T], *args: Any) -> list[T]:
         found = (
             attempt(rejects, record_id, read_one, value, *args, kind=f"{kind}-{number}")
             for number, value in enumerate(values, start=1)
-            if value is not None
+            if not is_absent(value)
         )
         return [value for value in found if value is not None]
 
     asked = _listed(cells.get("questions"))
-    if cells.get("question") is not None:
+    if not is_absent(cells.get("question")):
         asked = [{key: cells.get(key) for key in ("question", "answer", "question_id")}, *asked]
-    asked = [{"question_id": f"{record_id}-{n}"} | _without_none(q) for n, q in enumerate(asked)]
+    asked = [_with_id(question, f"{record_id}-{n}") for n, question in enumerate(asked)]
     spoken = _listed(cells.get("conversations"))
     if spoken and not all(map(_is_conversation, spoken)):
         spoken = [spoken]  # the turns of one
@@ -113,15 +112,26 @@ def record_of_row(
     return Found(record, rejects, tuple(name for name in row if name not in columns.values()))
 
 
+def is_absent(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or NaN, which pandas writes for a gap."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def first_key(value: dict[str, Any], *keys: str) -> str:
+    """Which of the keys of one meaning has a value; tables hold null at the others."""
+    return next((key for key in keys if not is_absent(value.get(key))), keys[0])
+
+
 def _listed(value: Any) -> list[Any]:
     """The values of a cell that may hold one or several."""
-    if value is None:
+    if is_absent(value):
         return []
     return value if isinstance(value, list) else [value]
 
 
-def _without_none(value: Any) -> Any:
-    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}
+def _with_id(question: Any, default: str) -> dict[str, Any]:
+    found = question if isinstance(question, dict) else {}
+    return found | {"question_id": usable_id(found.get("question_id"), default)}
 
 
 def _is_conversation(value: Any) -> bool:
@@ -141,7 +151,7 @@ def image_of(value: Any, images: Path | None) -> bytes | None:
     if isinstance(value, dict):
         found = value.get("bytes")
         value = found if found is not None else value.get("path")
-    if value is None or value == "":
+    if is_absent(value) or value == "":
         return None
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
@@ -155,8 +165,8 @@ def image_of(value: Any, images: Path | None) -> bytes | None:
 def _question_of(value: dict[str, Any]) -> Question:
     """A question with its answers, of which there may be one."""
     question = text_of(value.get("question"), "question")
-    answers = answers_of(value.get("answers", value.get("answer")))
-    return Question(question, answers, id_of(value["question_id"]))
+    answers = answers_of(value.get(first_key(value, "answers", "answer")))
+    return Question(question, answers, value["question_id"])
 
 
 def conversation_of(
@@ -170,11 +180,11 @@ def conversation_of(
         raise ValueError("its conversation is no list of turns")
     messages = []
     for turn in turns:
-        speaker = turn.get("from", turn.get("role"))
+        speaker = turn.get(first_key(turn, "from", "role"))
         role = SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:
             raise ValueError(f"a turn is by {speaker!r}; known are {', '.join(SPEAKERS)}")
-        messages.append(Message(role, _content_of(turn.get("value", turn.get("content")))))
+        messages.append(Message(role, _content_of(turn.get(first_key(turn, "value", "content")))))
     marked = any(IMAGE_MARK in message.content for message in messages)
     if has_image and not images and not marked:
         first = next((i for i, m in enumerate(messages) if m.role == "user"), None)
@@ -198,14 +208,24 @@ def _content_of(value: Any) -> str:
 
 def id_of(value: Any) -> str:
     """An id, which may be a number; in the Unicode form in which all ids are compared."""
-    if isinstance(value, (str, int)) and not isinstance(value, bool):
-        return unicodedata.normalize("NFC", str(value))
+    value = _number_written_out(value)
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
     raise ValueError(f"its id is neither text nor number ({type(value).__name__})")
+
+
+def usable_id(value: Any, default: str) -> str:
+    """The same, or the default where there is none: nothing, blanks, or what cannot be an id."""
+    try:
+        found = id_of(value)
+    except ValueError:
+        return default
+    return found if found.strip() else default
 
 
 def texts_of(value: Any, kind: str) -> list[str]:
     """A text or a list of them, without the missing ones."""
-    return [text_of(each, kind) for each in _listed(value) if each is not None]
+    return [text_of(each, kind) for each in _listed(value) if not is_absent(each)]
 
 
 def answers_of(value: Any) -> list[Any]:
@@ -217,21 +237,32 @@ def answers_of(value: Any) -> list[Any]:
         except ValueError:
             return each
 
-    return [answer(each) for each in _listed(value) if each is not None]
+    return [answer(each) for each in _listed(value) if not is_absent(each)]
 
 
 def text_of(value: Any, kind: str) -> str:
     """A text, without the blanks around it.
 
-    Bytes are read as UTF-8 and refused where they are not; numbers are written out.
+    Bytes are read as UTF-8 and refused where they are not; numbers are written out, 2.0 as 2.
     """
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"a {kind} is not UTF-8 (byte {error.start})") from None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
+    value = _number_written_out(value)
     if not isinstance(value, str):
         raise ValueError(f"a {kind} is not a text but {type(value).__name__}")
     return value.strip().removeprefix("\ufeff")
+
+
+def _number_written_out(value: Any) -> Any:
+    """A number as a text; other values, and numbers without an end, as they are.
+
+    A column of integers becomes one of floats as soon as it has a gap: 2.0 there was a 2.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        return value
+    return str(value) if isinstance(value, (int, float)) else value

@@ -17,7 +17,7 @@ from typing import Any
 
 from data_pipelines.records import Conversation, Record, Reject
 from data_pipelines.safe_files import JsonLines, read_named
-from data_pipelines.sources.columns import conversation_of, id_of
+from data_pipelines.sources.columns import conversation_of, first_key, usable_id
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
 from runtime.files import read_json
@@ -71,17 +71,14 @@ def _conversation(entry: Any, has_image: bool, images: list[str], own_id: str) -
         raise ValueError(entry.reason)
     if not isinstance(entry, dict):
         raise ValueError("its entry is no JSON object")
-    turns = entry.get("conversations", entry.get("messages"))
+    turns = entry.get(first_key(entry, "conversations", "messages"))
     return conversation_of(turns, has_image, images, own_id)
 
 
 def _own_id(entry: Any, default: str) -> str:
     if isinstance(entry, Reject):
         return entry.record_id
-    try:
-        return id_of(entry["id"]) or default
-    except (KeyError, TypeError, ValueError):
-        return default
+    return usable_id(entry.get("id") if isinstance(entry, dict) else None, default)
 
 
 def _image_names(entry: Any) -> list[str]:

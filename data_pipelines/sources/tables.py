@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from data_pipelines.records import SCHEMA, Reject, record_from_row
 from data_pipelines.safe_files import JsonLines, short_names
 from data_pipelines.shards import map_batches
-from data_pipelines.sources.columns import choose_columns, record_of_row, usual_columns
+from data_pipelines.sources.columns import choose_columns, is_absent, record_of_row, usual_columns
 from data_pipelines.sources.rows import Found, Rows, guarded
 from runtime.errors import UserError, says
 from runtime.storage import is_remote, matching, reading
@@ -118,7 +118,7 @@ def read_jsonl(path: Path, images: Path | None, columns: dict[str, str]) -> Rows
         row = lines[index]
         if isinstance(row, Reject):
             return Found(None, [row])
-        row = {key: value for key, value in row.items() if value is not None and value != []}
+        row = {key: value for key, value in row.items() if not is_absent(value) and value != []}
         name = f"{path.stem}-{lines.number(index):07d}"
         return record_of_row(row, usual_columns(columns, row), name, images)
 

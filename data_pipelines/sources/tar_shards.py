@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Reject
 from data_pipelines.safe_files import check_name, parse_line, short_names
-from data_pipelines.sources.columns import record_of_row, usual_columns
+from data_pipelines.sources.columns import is_absent, record_of_row, usual_columns
 from data_pipelines.sources.rows import Found, Streams, guarded
 from runtime.errors import UserError
 from runtime.storage import is_remote, matching, reading
@@ -220,7 +220,7 @@ def _found(record_id: str, sample: _Sample, columns: dict[str, str]) -> Found:
     captions = [parts[ending] for ending in CAPTION_ENDINGS if ending in parts]
     row |= {"jpg": images[0]} if images else {}
     row |= {"caption": captions} if captions else {}
-    row = {name: value for name, value in row.items() if value is not None}
+    row = {name: value for name, value in row.items() if not is_absent(value)}
     if not row:
         raise ValueError(f"neither an image nor a text makes up this sample{_dot_rule(sample)}")
     given = {name: column for name, column in columns.items() if column in row}

@@ -10,6 +10,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.loading.dataset import PreparedDataset
@@ -60,6 +62,72 @@ def test_an_entry_without_an_image_is_a_text_however_it_says_so(images, tmp_path
     ]
     records, rejects = prepared(llava(tmp_path, entries), tmp_path / "out")
     assert list(records) == [f"t{number}" for number in range(7)] and not rejects
+
+
+def test_a_row_without_a_usable_id_has_the_default_one(images, tmp_path):
+    ids = ["", " ", None, float("nan"), [1], True, 7, 8.0, 1.5, "own"]
+    asked = [{"question": "what?", "answer": "a", "question_id": each} for each in ids]
+    rows = [{"id": each, "text": f"text {number}"} for number, each in enumerate(ids)]
+    rows += [{"image": "a.png", "questions": asked}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    records, rejects = prepared(f"jsonl:{tmp_path / 't.jsonl'},images={images}", tmp_path / "out")
+    assert sorted(records) == [
+        "1.5", "7", "8", "own", *(f"t-{n:07d}" for n in (1, 2, 3, 4, 5, 6, 11)),
+    ] and not rejects  # fmt: skip
+    assert [q.question_id for q in records["t-0000011"].questions] == [
+        *(f"t-0000011-{n}" for n in range(6)), "7", "8", "1.5", "own",
+    ]  # fmt: skip
+    table = pa.table({"id": ["", "x", None], "text": ["a", "b", "c"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    records, rejects = prepared(f"parquet:{tmp_path / 't.parquet'}", tmp_path / "table")
+    assert list(records) == ["t-0000000", "x", "t-0000002"] and not rejects
+
+
+def test_not_a_number_is_no_value_and_a_whole_number_has_no_point(images, tmp_path):
+    nan = float("nan")
+    rows = [
+        {"image": "a.png", "caption": nan, "question": "how many?", "answer": 2.0},
+        {"image": "b.png", "caption": ["b", nan, 2.5], "question": "how many?", "answer": [nan, 3]},
+        {"image": nan, "text": "a story", "caption": nan, "question": nan, "answer": nan},
+        {"text": nan},
+        {"text": float("inf")},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    records, rejects = prepared(f"jsonl:{tmp_path / 't.jsonl'},images={images}", tmp_path / "out")
+    first, second, third = records.values()
+    assert (first.captions, first.questions[0].answers) == ([], ["2"])
+    assert (second.captions, second.questions[0].answers) == (["b", "2.5"], ["3"])
+    assert (third.text, third.has_image) == ("a story", False)
+    assert rejects == {
+        "t-0000004": "neither an image nor a text", "t-0000005": "a text is not a text but float",
+    }  # fmt: skip
+    table = pa.table(
+        {"image": [picture(1), picture(2)], "question": ["?", "?"], "answer": [2.0, nan]}
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    records, rejects = prepared(f"parquet:{tmp_path / 't.parquet'}", tmp_path / "table")
+    assert records["t-0000000"].questions[0].answers == ["2"]
+    assert rejects == {"t-0000001": "the question t-0000001-0 has no answer"}
+    parts = {"jpg": picture(3), "json": json.dumps({"caption": nan, "id": nan}).encode()}
+    source = tar(tmp_path / "t.tar", *((f"a.{ending}", data) for ending, data in parts.items()))
+    records, rejects = prepared(source, tmp_path / "tar")
+    assert records["t/a"].captions == [] and not rejects
+
+
+def test_keys_of_one_meaning_are_read_where_one_is_null(images, tmp_path):
+    said = [
+        {"from": None, "role": "user", "value": None, "content": "what?"},
+        {"from": "gpt", "role": None, "value": "a square", "content": None},
+    ]
+    asked = {"question": "what?", "answers": None, "answer": "a"}
+    entries = [{"id": "1", "image": "a.png", "conversations": None, "messages": said}]
+    records, rejects = prepared(llava(tmp_path, entries), tmp_path / "llava")
+    assert len(records["a.png"].conversations) == 1 and not rejects
+    row = {"image": "a.png", "conversations": said, "questions": [asked]}
+    pq.write_table(pa.Table.from_pylist([row | {"image": picture(1)}]), tmp_path / "t.parquet")
+    records, rejects = prepared(f"parquet:{tmp_path / 't.parquet'}", tmp_path / "out")
+    (record,) = records.values()
+    assert record.questions[0].answers == ["a"] and len(record.conversations) == 1 and not rejects
 
 
 def test_entries_of_one_id_are_all_kept(images, tmp_path):
