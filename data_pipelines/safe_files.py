@@ -40,10 +40,15 @@ def check_name(name: str) -> None:
         raise ValueError(f"the name of its file leads upwards ({shown})")
 
 
+def is_inside(root: Path, path: str | Path) -> bool:
+    """Whether a path really lies below the root, wherever its links lead."""
+    # realpath, unlike Path.resolve, does not raise on links that run in a circle.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
 def read_inside(root: Path, path: Path, max_file_size: int = MAX_FILE_SIZE) -> bytes:
     """Read a file that really lies below the root and is not too large; else a `ValueError`."""
-    # realpath, unlike Path.resolve, does not raise on links that run in a circle.
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+    if not is_inside(root, path):
         raise ValueError(f"{path.name} is a symbolic link that leads out of the folder")
     if not os.path.isfile(path):  # which, unlike Path.is_file, takes a name that is too long
         known = os.path.lexists(path)

@@ -124,6 +124,17 @@ def read_json(path: str | Path, make_object: Callable[[Any], Any] = dict) -> Any
         raise UserError(f"{path} is not valid JSON: {error}") from error
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values; a `ValueError` where a key comes twice, losing one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        shown = json.dumps(found)[:100]
+        raise ValueError(f"the key {twice!r} comes twice in one object, which begins {shown}")
+    return found
+
+
 def is_whole_text(text: str) -> bool:
     """Whether UTF-8 can write it: JSON and arguments may hold halves of characters, models not."""
     try:

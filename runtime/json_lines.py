@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.files import is_whole_text, write_text
+from runtime.files import is_whole_text, unique_keys, write_text
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -57,7 +57,8 @@ def parse_value(line: str | bytes) -> Any:
         ValueError: in one clause, which follows what the line is called.
     """
     try:
-        return json.loads(line.decode("utf-8-sig") if isinstance(line, bytes) else line)
+        text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
+        return json.loads(text, object_pairs_hook=unique_keys)
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:

@@ -43,6 +43,7 @@ def choose_columns(given: dict[str, str], columns: list[str], name: str) -> dict
     one.
     """
     there = ", ".join(columns) or "none"
+    refuse_doubles(columns, name)
     for key, column in given.items():
         if column not in columns:
             raise UserError(f"{name} has no column {column!r} for {key}; its columns are: {there}")
@@ -53,6 +54,12 @@ def choose_columns(given: dict[str, str], columns: list[str], name: str) -> dict
             f"say which it is, such as image=COLUMN; its columns are: {there}"
         )
     return chosen
+
+
+def refuse_doubles(columns: list[str], name: str) -> None:
+    """Refuse a table with two columns of one name, of which one would be lost."""
+    if twice := [column for column in columns if column and columns.count(column) > 1]:
+        raise UserError(f"{name} has two columns {twice[0]!r}: rename one, or take it out")
 
 
 def usual_columns(given: dict[str, str], columns: Iterable[str]) -> dict[str, str]:

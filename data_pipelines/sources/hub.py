@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.images import MAX_FILE_SIZE
-from data_pipelines.safe_files import check_name, read_inside
+from data_pipelines.safe_files import check_name, is_inside, read_inside
 from data_pipelines.sources.columns import choose_columns, record_of_row
 from data_pipelines.sources.rows import Found, Rows, Streams, guarded
 from runtime.errors import UserError, says
@@ -142,9 +142,7 @@ class HubFiles:
             raise ValueError("its image lies in an archive of an unknown kind")
         if target.startswith(self.url) and ".." not in target.split("/"):
             return self._open(path)
-        if "://" in target or not Path(os.path.realpath(target)).is_relative_to(
-            os.path.realpath(self.folder)
-        ):
+        if "://" in target or not is_inside(self.folder, target):
             raise ValueError(f"its image is no file of the data set ({target[:100]})")
         if containers:
             check_name(member.removeprefix("zip://"))

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipelines.records import Record, Reject
-from data_pipelines.safe_files import MAX_LINE_SIZE, JsonLines, check_name, read_inside
-from data_pipelines.sources.columns import choose_columns, texts_of
+from data_pipelines.safe_files import MAX_LINE_SIZE, JsonLines, check_name, is_inside, read_inside
+from data_pipelines.sources.columns import choose_columns, is_absent, refuse_doubles, texts_of
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
 
@@ -28,6 +28,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 """File names taken for images, in any case; what a file is gets decided by its content."""
 TABLES = ("metadata.jsonl", "metadata.csv")
 """Tables of captions that are found by themselves."""
+LEADS_OUT = "is a link that leads out of it: name the folder behind it as a source of its own"
+"""What is wrong with a link to a folder."""
 MAX_CAPTION_FILE_SIZE = 1024 * 1024
 """Largest text file, in bytes."""
 
@@ -35,33 +37,35 @@ MAX_CAPTION_FILE_SIZE = 1024 * 1024
 def list_images(root: Path) -> list[Path]:
     """The images below a folder, at least one, in the order of their ids.
 
-    Folders behind symbolic links are not entered, so there are no cycles.
+    Symbolic links are followed wherever they lead, to each folder once.
     """
-    return _split(root)[0]
+    return _split(root, follow=True)[0]
 
 
-def _split(root: Path) -> tuple[list[Path], list[Path]]:
-    """The images below a folder, and its other files."""
-    files = _list_files(root)
+def _split(root: Path, follow: bool) -> tuple[list[Path], list[Path], list[Path]]:
+    """The images below a folder, its other files, and the links that `_list_files` returns."""
+    files, links = _list_files(root, follow)
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not images:
-        raise UserError(f"the folder {root} holds no image ({', '.join(sorted(SUFFIXES))})")
-    return images, [path for path in files if path.suffix.lower() not in SUFFIXES]
+        behind = f"; {links[0]} {LEADS_OUT}" if links else ""
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise UserError(f"the folder {root} holds no image ({kinds}){behind}")
+    return images, [path for path in files if path.suffix.lower() not in SUFFIXES], links
 
 
 def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str] = {}) -> Rows:  # noqa: B006  (only read)
     """The images below a folder with their captions, in the order of their ids.
 
-    Symbolic links to files inside the folder are followed; links out of it are rejected, so that
-    a downloaded folder cannot pull private files into a data set. A line of a table that names no
-    image of the folder becomes a reject.
+    Symbolic links to files inside the folder are followed; links out of it, to files or folders,
+    are rejected, so that a downloaded folder cannot pull private files into a data set. A line of a
+    table that names no image of the folder becomes a reject.
 
     Args:
         root: the folder.
         captions: a JSONL or CSV file with paths from the folder; else `TABLES` are looked for.
         columns: which of its columns are `image` and `caption`.
     """
-    paths, others = _split(root)
+    paths, others, links = _split(root, follow=False)
     tables = [path for path in others if path.name in TABLES] if captions is None else [captions]
     if not tables and columns:
         said = ",".join(f"{key}={column}" for key, column in columns.items())
@@ -80,6 +84,8 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
             texts[_stem(_record_id(root, path))].append(path)
     table.reject_others(ids)
     rejects = table.rejects
+    for link in links:
+        rejects.append(Reject(_record_id(root, link), f"{link.name} {LEADS_OUT}"))
 
     def read(index: int) -> Found:
         if index >= len(paths):
@@ -108,15 +114,38 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
     )
 
 
-def _list_files(root: Path) -> list[Path]:
-    """All files below a folder but what macOS leaves, in the order of their ids."""
+def _list_files(root: Path, follow: bool) -> tuple[list[Path], list[Path]]:
+    """All files below a folder but what macOS leaves, and the links to folders that lead out of it.
+
+    Both are in the order of their ids. To `follow` the links is to list the files behind them too.
+    A folder that several links lead to, or that was walked already, is listed once.
+    """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
-    paths = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name != "__MACOSX"]
-        paths += [Path(folder, name) for name in names if not name.startswith(("._", ".DS_Store"))]
-    return sorted(paths, key=lambda path: _record_id(root, path))
+    paths: list[Path] = []
+    starts, outside = [root], []
+    seen: set[str] = set()
+    for start in starts:  # grows: links come after all that lies in the folder itself
+        for folder, folders, names in os.walk(start, onerror=_refuse_unreadable):
+            if (real := os.path.realpath(folder)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if name != "__MACOSX")
+            links = [path for name in folders if os.path.islink(path := os.path.join(folder, name))]
+            found = [Path(folder, name) for name in names]
+            paths += [path for path in found if not path.name.startswith(("._", ".DS_Store"))]
+            starts += map(Path, links if follow else ())
+            outside += [] if follow else [Path(path) for path in links if not is_inside(root, path)]
+    paths, outside = (sorted(a, key=lambda path: _record_id(root, path)) for a in (paths, outside))
+    return paths, outside
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise UserError(
+        f"the folder {error.filename} cannot be read ({error.strerror}): make it readable, or take "
+        "it out of the folder of images"
+    )
 
 
 def _record_id(root: Path, path: Path) -> str:
@@ -181,7 +210,8 @@ class _CaptionTable:
     def _add(self, line: str, row: dict | Reject, chosen: dict[str, str], folder: str) -> None:
         if isinstance(row, Reject):
             raise ValueError(row.reason)
-        name = str(row.get(chosen["image"]))
+        value = row.get(chosen["image"])
+        name = "" if is_absent(value) else str(value)
         check_name(name)
         record_id = unicodedata.normalize("NFC", folder + os.path.normpath(name))
         captions = texts_of(row.get(chosen["caption"]), "caption")
@@ -206,11 +236,17 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict | Reject]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     csv.field_size_limit(MAX_LINE_SIZE)  # a longer text than csv's own limit is one reject
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""))
     try:
-        for row in reader:
-            name, beyond = f"{path.name}:{reader.line_num}", row.pop(None, None)
-            reason = "the line has more cells than the header; put texts with commas in quotes"
-            yield name, row if beyond is None else Reject(name, reason)
+        header = next(reader, [])
+        refuse_doubles(header, str(path))
+        for cells in filter(None, reader):
+            name = f"{path.name}:{reader.line_num}"
+            if len(cells) == len(header):
+                yield name, dict(zip(header, cells, strict=True))
+                continue
+            more = "more" if len(cells) > len(header) else "fewer"
+            reason = f"the line has {more} cells than the header; put texts with commas in quotes"
+            yield name, Reject(name, reason)
     except csv.Error as error:
         raise UserError(f"{path} is not valid CSV ({error})") from error

@@ -20,12 +20,12 @@ from data_pipelines.safe_files import JsonLines, read_named
 from data_pipelines.sources.columns import conversation_of, first_key, usable_id
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
-from runtime.files import read_json
+from runtime.files import read_json, unique_keys
 
 
 def read_llava(path: Path, images: Path) -> Rows:
     """The records of a `.json` list or a `.jsonl`, in the order in which images are first named."""
-    entries = JsonLines(path) if path.suffix.lower() == ".jsonl" else read_json(path)
+    entries = JsonLines(path) if path.suffix.lower() == ".jsonl" else read_json(path, unique_keys)
     if not isinstance(entries, (list, JsonLines)) or not len(entries):
         raise UserError(f"{path} holds no list of conversations")
     own_ids: list[str] = []

@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Reject
 from data_pipelines.safe_files import check_name, parse_line, short_names
-from data_pipelines.sources.columns import is_absent, record_of_row, usual_columns
+from data_pipelines.sources.columns import answers_of, is_absent, record_of_row, usual_columns
 from data_pipelines.sources.rows import Found, Streams, guarded
 from runtime.errors import UserError
 from runtime.storage import is_remote, matching, reading
@@ -217,7 +217,10 @@ def _found(record_id: str, sample: _Sample, columns: dict[str, str]) -> Found:
     # The image is the tar's; a name in the JSON says where it came from.
     row = {name: value for name, value in row.items() if name != columns.get("image", "image")}
     row |= {ending: parts[ending] for ending in columns.values() if ending in parts}
-    captions = [parts[ending] for ending in CAPTION_ENDINGS if ending in parts]
+    captions: list[Any] = [parts[ending] for ending in CAPTION_ENDINGS if ending in parts]
+    if captions:  # most writers repeat the text file's in the JSON
+        known = answers_of(captions)
+        captions += [each for each in answers_of(row.get("caption")) if each not in known]
     row |= {"jpg": images[0]} if images else {}
     row |= {"caption": captions} if captions else {}
     row = {name: value for name, value in row.items() if not is_absent(value)}

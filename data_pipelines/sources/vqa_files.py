@@ -11,10 +11,10 @@ from typing import Any
 
 from data_pipelines.records import Question, Record, Reject
 from data_pipelines.safe_files import read_named
-from data_pipelines.sources.columns import answers_of, text_of
+from data_pipelines.sources.columns import answers_of, is_absent, text_of
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
-from runtime.files import read_json
+from runtime.files import read_json, unique_keys
 
 Entry = tuple[str, str | None, Callable[[], tuple[Any, Any]]]
 """Question id, image id if there is one, and what reads the question and its answers."""
@@ -25,18 +25,23 @@ def read_vqav2(questions: Path, annotations: Path, images: Path) -> Rows:
 
     An image is `COCO_train2014_000000458752.jpg`, by the questions' `data_subtype`.
     """
-    asked, answered = read_json(questions), read_json(annotations)
+    asked, answered = (read_json(path, unique_keys) for path in (questions, annotations))
     subtype = asked.get("data_subtype") if isinstance(asked, dict) else None
     if not isinstance(subtype, str):
         raise UserError(f"{questions} has no data_subtype, as VQAv2's questions have")
-    answers = {
-        str(entry.get("question_id")): entry.get("answers")
-        for entry in _list_of(answered, "annotations", annotations)
-        if isinstance(entry, dict)
-    }
+    answers: dict[str, Any] = {}
+    twice = set()
+    for number, entry in enumerate(_list_of(answered, "annotations", annotations)):
+        found = entry if isinstance(entry, dict) else {}
+        question_id = found.get("question_id")
+        name = f"{annotations.stem}#{number}" if is_absent(question_id) else str(question_id)
+        if answers.setdefault(name, found.get("answers")) != found.get("answers"):
+            twice.add(name)
 
     def read(entry: Any) -> tuple[Any, Any]:
         question_id = str(entry["question_id"])
+        if question_id in twice:
+            raise ValueError(f"the question {question_id} has two annotations, which differ")
         given = answers.get(question_id)
         if given is None:
             raise ValueError(f"the question {question_id} has no annotation")
@@ -67,18 +72,20 @@ def read_gqa(questions: Path, images: Path) -> Rows:
         raise UserError(f"{questions} holds no questions by their ids, as GQA's does")
     entries = []
     for question_id, found in asked if isinstance(asked, _Pairs) else asked.items():
-        entry = {"question_id": question_id}
-        if isinstance(found, dict | _Pairs):
-            found = dict(found)
-            entry |= {"image_id": found.get("imageId"), "found": found}
-        entries.append(entry)
-    read = lambda entry: (entry["found"]["question"], entry["found"]["answer"])  # noqa: E731
+        image_id = dict(found).get("imageId") if isinstance(found, dict | _Pairs) else None
+        entries.append({"question_id": question_id, "image_id": image_id, "found": found})
+
+    def read(entry: Any) -> tuple[Any, Any]:
+        if isinstance(entry["found"], _Pairs):
+            raise ValueError("a key of its entry comes twice")
+        return entry["found"]["question"], entry["found"]["answer"]
+
     return _rows(_entries(entries, questions.stem, read), images, "{}.jpg".format)
 
 
 def read_textvqa(questions: Path, images: Path) -> Rows:
     """TextVQA: `TextVQA_0.5.1_*.json`, a list `data` of questions with ten answers each."""
-    entries = _list_of(read_json(questions), "data", questions)
+    entries = _list_of(read_json(questions, unique_keys), "data", questions)
     read = lambda entry: (entry["question"], entry["answers"])  # noqa: E731
     return _rows(_entries(entries, questions.stem, read), images, "{}.jpg".format)
 
@@ -109,7 +116,7 @@ def _entries(
     for number, entry in enumerate(entries):
         ids = entry if isinstance(entry, dict) else {}
         question_id, image_id = (
-            None if (value := ids.get(key)) is None else str(value)
+            None if is_absent(value := ids.get(key)) else str(value)
             for key in ("question_id", "image_id")
         )
         name = question_id or f"{stem}#{number}"

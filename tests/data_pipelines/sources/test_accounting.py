@@ -383,11 +383,13 @@ def test_parts_keep_the_numbers_that_they_came_with(tmp_path):
     assert record.captions == ["good"] and record.questions[0].answers == ["yes"]
 
 
-def test_cells_beyond_the_header_of_a_csv_are_no_caption_cut_short(tmp_path):
+def test_a_csv_line_with_other_cells_than_the_header_is_no_caption_cut_short(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(1))
-    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a cat, asleep\na.png,a cat\n")
+    lines = "file_name,text\na.png,a cat, asleep\n\na.png,a cat\na.png\n,nothing\n"
+    (tmp_path / "metadata.csv").write_text(lines)
     out = prepare_sources(f"folder:{tmp_path}", tmp_path.with_name("out"))
-    assert ids_in(out / "quarantine.jsonl") == ["metadata.csv:2"]
+    names = ["metadata.csv:2", "metadata.csv:5", "metadata.csv:6"]
+    assert ids_in(out / "quarantine.jsonl") == names
     (record,) = PreparedDataset(out).texts()
     assert record.captions == ["a cat"]
 

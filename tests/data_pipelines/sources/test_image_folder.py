@@ -63,11 +63,54 @@ def test_links_are_followed_inside_the_folder_and_never_out_of_it(tmp_path):
 
     found = {item.record_id: item for item in accepted(read_folder(root))}
 
-    assert sorted(found) == ["circle.png", "inside.png", "outside.png", "real.png"]
+    assert sorted(found) == ["albums", "circle.png", "inside.png", "outside.png", "real.png"]
     assert isinstance(found["inside.png"], Record)
-    for name in ("circle.png", "outside.png", "real.png"):
+    for name in ("albums", "circle.png", "outside.png", "real.png"):
         assert isinstance(found[name], Reject), name
     assert found["real.png"].reason == "real.txt is a symbolic link that leads out of the folder"
+
+
+def test_a_link_to_a_folder_is_followed_once_or_named(tmp_path):
+    root = tmp_path / "root"
+    for name in ("a/0.png", "b/c/1.png"):
+        save_image(root / name)
+    save_image(tmp_path / "more" / "deep" / "2.png")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "again").symlink_to("b")
+    assert [item.record_id for item in accepted(read_folder(root))] == ["a/0.png", "b/c/1.png"]
+
+    (root / "more").symlink_to(tmp_path / "more")
+    (root / "deep").symlink_to(tmp_path / "more" / "deep")
+    *inside, first, second = accepted(read_folder(root))
+    assert [item.record_id for item in inside] == ["a/0.png", "b/c/1.png"]
+    assert isinstance(first, Reject) and (first.record_id, second.record_id) == ("deep", "more")
+    assert "name the folder behind it as a source of its own" in first.reason
+    names = [path.relative_to(root).as_posix() for path in list_images(root)]
+    assert names == ["a/0.png", "b/c/1.png", "deep/2.png"]  # each once
+
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "more").symlink_to(tmp_path / "more")
+    with pytest.raises(UserError, match=r"holds no image .*links/more is a link that leads out"):
+        read_folder(tmp_path / "links")
+    assert len(list_images(tmp_path / "links")) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "closed" / "b.png")
+    scandir = os.scandir
+
+    def scan(path):  # the tests may run as root, who may read everything
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    for read in (read_folder, list_images):
+        with pytest.raises(
+            UserError, match=r"closed cannot be read \(Permission denied\): make it"
+        ):
+            read(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

@@ -16,6 +16,7 @@ import pytest
 
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.sources.spec import parse_source
+from runtime.errors import UserError
 from tests.data_pipelines.small_sources import picture, tar
 from tests.prepared import prepare_sources
 
@@ -128,6 +129,74 @@ def test_keys_of_one_meaning_are_read_where_one_is_null(images, tmp_path):
     records, rejects = prepared(f"parquet:{tmp_path / 't.parquet'}", tmp_path / "out")
     (record,) = records.values()
     assert record.questions[0].answers == ["a"] and len(record.conversations) == 1 and not rejects
+
+
+# Kind: of two of one name the last wins, and the first is gone.
+def test_a_key_that_comes_twice_is_told(images, tmp_path):
+    lines = [
+        '{"text": "one", "text": "two"}',
+        '{"text": "a"}',
+        '{"text": "b", "c": {"d": 1, "d": 2}}',
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    records, rejects = prepared(f"jsonl:{tmp_path / 't.jsonl'}", tmp_path / "out")
+    assert list(records) == ["t-0000002"] and list(rejects) == ["t.jsonl:1", "t.jsonl:3"]
+    reason = 'the key \'text\' comes twice in one object, which begins {"text": "two"}'
+    assert rejects["t.jsonl:1"] == f"the line is not valid JSON: {reason}"
+    (tmp_path / "c.json").write_text('[{"id": 1, "image": "a.png", "image": "b.png"}]')
+    with pytest.raises(UserError, match=r"c.json is not valid JSON: the key 'image' comes twice"):
+        prepared(f"llava:{tmp_path / 'c.json'},images={images}", tmp_path / "llava")
+    asked = '{"q1": {"imageId": "a", "question": "?", "question": "!", "answer": "b"}}'
+    (tmp_path / "g.json").write_text(asked)
+    (images / "a.jpg").write_bytes(picture(1))
+    with pytest.raises(UserError, match="a key of its entry comes twice"):
+        prepared(f"gqa:{tmp_path / 'g.json'},images={images}", tmp_path / "gqa")
+
+
+def test_two_columns_of_one_name_are_refused(images, tmp_path):
+    (images / "metadata.csv").write_text("file_name,text,text,,\na.png,one,two,,\n")
+    with pytest.raises(UserError, match=r"metadata.csv has two columns 'text': rename one"):
+        prepared(f"folder:{images}", tmp_path / "out")
+    (images / "metadata.csv").write_text("file_name,text,,\na.png,one,,\n")  # as sheets end
+    records, _ = prepared(f"folder:{images}", tmp_path / "out")
+    assert records["a.png"].captions == ["one"]
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t.parquet has two columns 'text'"):
+        prepared(f"parquet:{tmp_path / 't.parquet'}", tmp_path / "table")
+
+
+def test_a_question_with_two_annotations_is_told_where_they_differ(images, tmp_path, capsys):
+    asked = [{"question_id": n, "image_id": 1, "question": "what?"} for n in range(3)]
+    answered: list[Any] = [
+        {"question_id": n, "answers": [{"answer": answer}]}
+        for n, answer in ((0, "a"), (1, "b"), (1, "c"), (2, "d"), (2, "d"))
+    ]
+    (tmp_path / "q.json").write_text(json.dumps({"data_subtype": "x", "questions": asked}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": [*answered, None]}))
+    (images / "COCO_x_000000000001.jpg").write_bytes(picture(1))
+    source = f"vqav2:{tmp_path / 'q.json'},annotations={tmp_path / 'a.json'},images={images}"
+    records, rejects = prepared(source, tmp_path / "out")
+    assert [question.answers for question in records["1"].questions] == [["a"], ["d"]]
+    assert rejects == {"1": "the question 1 has two annotations, which differ"}
+    assert "1 annotations" in (told := capsys.readouterr().err) and "the first is a#5" in told
+
+
+def test_a_caption_in_the_json_stands_beside_that_of_the_text_file(tmp_path):
+    captions = {"a": "a cat", "b": ["a cat", " in the sun"], "c": None}
+    members = [
+        member
+        for number, (name, caption) in enumerate(captions.items())
+        for member in (
+            (f"{name}.jpg", picture(number)),
+            (f"{name}.txt", b"a cat\n"),
+            (f"{name}.json", json.dumps({"caption": caption}).encode()),
+        )
+    ]
+    records, rejects = prepared(tar(tmp_path / "t.tar", *members), tmp_path / "out")
+    assert [record.captions for record in records.values()] == [
+        ["a cat"], ["a cat", "in the sun"], ["a cat"],
+    ] and not rejects  # fmt: skip
 
 
 def test_entries_of_one_id_are_all_kept(images, tmp_path):
