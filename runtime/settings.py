@@ -17,14 +17,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from runtime.errors import UserError, one_line
 from runtime.files import write_text
-from runtime.yaml_values import apply_override, dump_values, read_values, split_override
+from runtime.yaml_values import apply_override, dump_values, merge, read_values, split_override
 
 LearningRate = Annotated[float, Field(gt=0, le=1e30)]
 """Optimisers divide it by small numbers, and float32 ends at 3e38."""
@@ -71,6 +71,29 @@ class Settings(BaseModel):
     renamed: ClassVar[Mapping[str, str]] = {}
     """Former names of keys, each with the present one."""
 
+    @classmethod
+    def from_values(
+        cls,
+        values: Mapping[str, Any],
+        overrides: Sequence[str],
+        where: str,
+        folder: Path = Path(),
+        above: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Settings from plain values, with `key.sub=value` strings written over them.
+
+        Args:
+            values: of a file.
+            overrides: as of `load_settings`.
+            where: names the source of the values in errors.
+            folder: of the file, for names that are relative to it.
+            above: values over those of the file.
+
+        Raises:
+            UserError: as `load_settings`.
+        """
+        return _with_overrides(cls, merge(values, above or {}), overrides, where)
+
 
 def load_settings(
     settings_class: type[S], path: str | Path | None, overrides: Sequence[str] = ()
@@ -87,19 +110,15 @@ def load_settings(
         UserError: for a missing file, broken YAML, an unknown or missing key, a wrong type, or a
             value out of range.
     """
-    values = {} if path is None else read_values(Path(path))
-    where = "the settings" if path is None else str(path)
-    return settings_with_overrides(settings_class, values, overrides, where)
+    if path is None:
+        return settings_class.from_values({}, overrides, "the settings")
+    path = Path(path)
+    return settings_class.from_values(read_values(path), overrides, str(path), path.parent)
 
 
-def settings_with_overrides(
+def _with_overrides(
     settings_class: type[S], values: Mapping[str, Any], overrides: Sequence[str], where: str
 ) -> S:
-    """Settings from plain values, with `key.sub=value` strings written over them.
-
-    Raises:
-        UserError: as `load_settings`.
-    """
     changed = json.loads(_to_json(values, where))
     for text in overrides:
         keys, given = split_override(text)

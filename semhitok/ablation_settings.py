@@ -1,13 +1,14 @@
 """Settings of `semhitok ablate`: which variants are trained, on what, and how often."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from runtime.settings import Settings, load_settings
+from runtime.settings import Settings
 from runtime.value_types import Names, NumWorkers
+from runtime.yaml_values import find_config
 
 
 class Variant(Settings):
@@ -46,10 +47,17 @@ class AblationSettings(Settings):
     """Steps that run at a time and share the cores."""
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
-        """Read the YAML file, and make the paths of the phases' files relative to it."""
-        settings = load_settings(cls, path, overrides)
-        phases = {name: path.parent / file for name, file in settings.phases.items()}
+    def from_values(
+        cls,
+        values: Mapping[str, Any],
+        overrides: Sequence[str],
+        where: str,
+        folder: Path = Path(),
+        above: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """As `Settings.from_values`; the files of the phases are relative to `folder`."""
+        settings = super().from_values(values, overrides, where, folder, above)
+        phases = {name: find_config(str(file), folder) for name, file in settings.phases.items()}
         return settings.model_copy(update={"phases": phases})
 
     @model_validator(mode="after")

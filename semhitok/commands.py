@@ -12,6 +12,8 @@ GROUPS = {
     "eval": "measure a saved model",
 }
 """What the first word of several commands means."""
+RENAMED = {"eval sensitivity": "eval input-ablation"}
+"""Former names of commands, each with the present one."""
 
 MODEL = "--model runs/quickstart/mllm/model"
 TOKENIZER = "--tokenizer runs/quickstart/decoder/model"

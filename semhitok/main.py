@@ -12,7 +12,7 @@ from runtime.errors import UserError, one_line
 from runtime.ranks import is_main_rank
 from semhitok import __version__
 from semhitok.command import Command
-from semhitok.commands import COMMANDS, GROUPS
+from semhitok.commands import COMMANDS, GROUPS, RENAMED
 
 ABOUT = """One tokenizer for seeing and drawing: images to semantic-guided hierarchical codes,
 and a language model that answers questions about images and draws them."""
@@ -65,6 +65,8 @@ def parse(argv: Sequence[str]) -> tuple[Command, Any] | None:
     if rest[:1] in (["--help"], ["-h"]):
         print(overview(group))
         return None
+    if (present := RENAMED.get(" ".join(words[:2]))) is not None:
+        raise UserError(f"semhitok {' '.join(words[:2])} is called semhitok {present} now")
     prog = f"semhitok {group}".strip()
     if not rest:
         raise UserError(f"name a command (see `{prog} --help`)")

@@ -26,9 +26,9 @@ from runtime.errors import UserError, one_line
 from runtime.files import read_json, write_json
 from runtime.resume import run_lock
 from runtime.run_folder import start_run
-from runtime.settings import Settings, settings_with_overrides, to_dict
+from runtime.settings import Settings, to_dict
 from runtime.value_types import planned
-from runtime.yaml_values import find_config, merge, read_values, shipped_configs, split_override
+from runtime.yaml_values import find_config, read_values, shipped_configs, split_override
 from semhitok.command import Command, load
 from semhitok.commands import COMMANDS
 from semhitok.recipe_settings import QuickstartSettings, Recipe, RunSettings
@@ -57,7 +57,7 @@ def run(settings: RunSettings) -> Path:
     """
     values = read_values(settings.recipe)
     own = [text for text in settings.overrides if not _is_of_a_step(text)]
-    recipe = settings_with_overrides(Recipe, values, own, str(settings.recipe))
+    recipe = Recipe.from_values(values, own, str(settings.recipe))
     if unknown := [name for name in recipe.left_out if name not in values["steps"]]:
         raise _unknown_step(f"steps.{unknown[0]}=null", values["steps"])
     out = settings.out or recipe.out
@@ -130,14 +130,16 @@ def read_steps(
             raise UserError(
                 f'step "{name}" of the recipe: "run" must name a command of semhitok, not {words!r}'
             )
+        of_file: dict[str, Any] = {}
         if (config := values.pop("config", None)) is not None:
-            values = merge(read_values(find_config(str(config), folder)), values)
-        values = _with_folder(values, out)
+            config = find_config(str(config), folder)
+            of_file = _with_folder(read_values(config), out)
+        beside = folder if config is None else config.parent
         prefix = f"steps.{name}."
         own = [_with_folder(t.removeprefix(prefix), out) for t in overrides if t.startswith(prefix)]
         with planned(written, out):
-            settings = settings_with_overrides(
-                load(command.settings), values, own, f'step "{name}" of the recipe'
+            settings = load(command.settings).from_values(
+                of_file, own, f'step "{name}" of the recipe', beside, _with_folder(values, out)
             )
         if (target := getattr(settings, "out", None)) is not None:
             if Path(target) in written:

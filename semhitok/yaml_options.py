@@ -4,7 +4,7 @@ import argparse
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -38,6 +38,10 @@ def read_yaml_options(parser: Parser, settings_class: type[S], argv: Sequence[st
     Raises:
         UserError: for arguments or settings that cannot be right.
     """
+    for word in argv:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name != "config" and name in settings_class.model_fields:
+            parser.error(f"write {name}=VALUE, not {word}")
     arguments = parser.parse_intermixed_args(list(argv))
     overrides = arguments.overrides
     for word in overrides:
@@ -50,8 +54,7 @@ def read_yaml_options(parser: Parser, settings_class: type[S], argv: Sequence[st
         path = YAMLOptions.model_validate({"config": given}).config
     except ValidationError as error:
         raise UserError(explain(error, YAMLOptions, option=True)) from error
-    loader: Any = getattr(settings_class, "load", None)  # of a file with several phases
-    return loader(path, overrides) if loader else load_settings(settings_class, path, overrides)
+    return load_settings(settings_class, path, overrides)
 
 
 def _describe(settings_class: type[Settings], prefix: str = "") -> Iterator[str]:

@@ -39,7 +39,10 @@ def load(path):
     """All settings in a file: of one phase, or of each of its phases."""
     if class_of(path) is not PhaseSettings or "phases" not in read_values(path):
         return [load_as(class_of(path), path)]
-    return [PhaseSettings.load(path, [f"phase={phase}"]) for phase in read_values(path)["phases"]]
+    return [
+        load_settings(PhaseSettings, path, [f"phase={phase}"])
+        for phase in read_values(path)["phases"]
+    ]
 
 
 def load_as(settings_class, path):
@@ -151,4 +154,4 @@ def test_a_former_name_is_refused_with_the_present_one(slip, now, tmp_path):
     path = tmp_path / "mllm.yaml"
     path.write_text(f"base: {CONFIGS / 'quickstart' / 'mllm.yaml'}\n{slip}\n")
     with pytest.raises(UserError, match=now):
-        PhaseSettings.load(path)
+        load_settings(PhaseSettings, path)

@@ -1,8 +1,8 @@
 """Settings of the language model's training phases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,9 +15,9 @@ from pydantic import (
 
 from mllm.data.settings import FolderName, MixtureSettings, SourceSettings
 from runtime.errors import UserError
-from runtime.settings import LearningRate, Seed, Settings, build_settings, settings_with_overrides
+from runtime.settings import LearningRate, Seed, Settings, build_settings
 from runtime.value_types import NumWorkers
-from runtime.yaml_values import merge, read_values
+from runtime.yaml_values import merge
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -178,28 +178,36 @@ class PhaseSettings(Settings):
         return self.lora is not None and self.lora.load_in_4bit
 
     @classmethod
-    def load(cls, path: Path | None, overrides: Sequence[str] = ()) -> "PhaseSettings":
-        """Read a YAML file, of one phase or of several, or overrides alone.
+    def from_values(
+        cls,
+        values: Mapping[str, Any],
+        overrides: Sequence[str],
+        where: str,
+        folder: Path = Path(),
+        above: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """As `Settings.from_values`; of a file with several phases one is chosen.
 
-        A file of several has a section for each under `phases`, whose settings override those of
-        the file itself; `phase=align` chooses one.
+        Such a file has a section for each under `phases`, whose settings override those of the file
+        itself; `phase=align` chooses one.
 
         Raises:
-            UserError: as `load_settings`, also for a slip in a section that is not chosen, and if
-                the file has phases and none of them is chosen.
+            UserError: also for a slip in a section that is not chosen, and if none is chosen.
         """
-        values = {} if path is None else read_values(path)
-        sections = values.pop("phases", None)
+        sections = values.get("phases")
         if sections is None:
-            return settings_with_overrides(cls, values, overrides, str(path or "the settings"))
+            return super().from_values(values, overrides, where, folder, above)
         found = sections.values() if isinstance(sections, dict) else [sections]
         if not all(isinstance(section, dict) for section in found):
-            raise UserError(f"{path}: phases must hold a section of settings for each phase")
-        merged = {name: merge({**values, "phase": name}, own) for name, own in sections.items()}
+            raise UserError(f"{where}: phases must hold a section of settings for each phase")
+        common = {key: value for key, value in values.items() if key != "phases"}
+        merged = {name: merge({**common, "phase": name}, own) for name, own in sections.items()}
+        above = dict(above or {})
+        words = [text.partition("=")[2].strip() for text in overrides if text.startswith("phase=")]
+        chosen = [name for name in (above.pop("phase", None), *words) if name is not None]
         for name, own in merged.items():
-            build_settings(cls, own, f"{path} (phase={name})")
-        chosen = [text.partition("=")[2].strip() for text in overrides if text.startswith("phase=")]
+            build_settings(cls, merge(own, above), f"{where} (phase={name})")
         if not chosen or chosen[-1] not in merged:
             given = f", not {chosen[-1]}" if chosen else ""
-            raise UserError(f"{path} has several phases; add phase={'|'.join(merged)}{given}")
-        return settings_with_overrides(cls, merged[chosen[-1]], overrides, str(path))
+            raise UserError(f"{where} has several phases; add phase={'|'.join(merged)}{given}")
+        return super().from_values(merged[chosen[-1]], overrides, where, folder, above)

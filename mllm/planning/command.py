@@ -22,7 +22,7 @@ def plan(settings: PlanSettings) -> Path | None:
     Returns:
         The plan as JSON, where it was asked for.
     """
-    phase = PhaseSettings.load(settings.config, settings.overrides)
+    phase = load_settings(PhaseSettings, settings.config, settings.overrides)
     beside = settings.config.with_name("init_mllm.yaml")
     init_file = settings.init or (beside if beside.is_file() else None)
     init = None if init_file is None else load_settings(InitSettings, init_file)

@@ -1,6 +1,6 @@
 """Settings of `semhitok plan`."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import PositiveInt
 
@@ -10,6 +10,8 @@ from runtime.value_types import ConfigFile, NewFile, NumBytes
 
 class PlanSettings(Settings):
     """`semhitok plan`."""
+
+    renamed: ClassVar = {"json": "out"}
 
     config: ConfigFile
     """Settings of `train mllm`, YAML."""

@@ -221,3 +221,22 @@ def test_a_copy_of_a_shipped_recipe_finds_the_shipped_configs(name, tmp_path):
     step = {"run": "train teacher", "config": name, "data": str(tmp_path / "data"), "out": "x"}
     (found,) = read_steps(Recipe(title="", out=Path("o"), steps={"t": step}), Path("o"), tmp_path)
     assert found.settings.training.num_steps == 1500
+
+
+def test_a_step_may_take_one_phase_of_a_file_of_several(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "file.yaml").write_text(
+        "model: ${out}/start\nglobal_batch_size: 8\nlearning_rate: 1e-3\ndata: data\n"
+        "phases:\n  align: {num_steps: 5, out: a}\n  sft: {num_steps: 7, out: b}\n"
+    )
+    step = {"run": "train mllm", "config": "file.yaml", "phase": "sft", "out": "${out}/mllm"}
+    step |= {"data": str(tmp_path / "data")}
+    (found,) = read_steps(Recipe(title="", out=Path("o"), steps={"t": step}), Path("o"), tmp_path)
+    assert (found.settings.phase, found.settings.num_steps) == ("sft", 7)
+    assert (str(found.settings.model), str(found.settings.out)) == ("o/start", "o/mllm")
+
+
+def test_an_ablation_in_a_recipe_finds_the_files_beside_its_own(tmp_path):
+    step = {"run": "ablate", "config": "configs/ablation/quickstart.yaml", "out": "${out}/ablation"}
+    (found,) = read_steps(Recipe(title="", out=Path("o"), steps={"t": step}), Path("o"), tmp_path)
+    assert all(path.is_file() for path in found.settings.phases.values())

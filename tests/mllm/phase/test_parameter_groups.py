@@ -5,12 +5,13 @@ from mllm.phase.parameter_groups import PARTS, part_of
 from mllm.phase.settings import LearningRateMultipliers, PhaseSettings
 from mllm.training.train import train_mllm
 from runtime.metrics_log import read_metrics
+from runtime.settings import load_settings
 from tests.mllm.tiny import make_model
 from tests.mllm.training.test_train import weights
 
 
 def test_align_moves_the_adapter_and_the_new_rows_alone(file, world, tmp_path):
-    train_mllm(PhaseSettings.load(file, ["phase=align"]))
+    train_mllm(load_settings(PhaseSettings, file, ["phase=align"]))
     before, after = weights(world.start), weights(tmp_path / "align" / "model")
     moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"image_adapter", "image_head"}

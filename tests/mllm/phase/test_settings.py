@@ -2,15 +2,18 @@ import pytest
 
 from mllm.phase.settings import LearningRateMultipliers, PhaseSettings
 from runtime.errors import UserError
+from runtime.settings import load_settings
 
 
 def test_a_phase_is_the_file_with_its_section_and_then_the_overrides(file, tmp_path):
-    align, sft = (PhaseSettings.load(file, [f"phase={name}"]) for name in ("align", "sft"))
+    align, sft = (
+        load_settings(PhaseSettings, file, [f"phase={name}"]) for name in ("align", "sft")
+    )
     assert (align.phase, align.out, align.learning_rate) == ("align", tmp_path / "align", 3e-3)
     assert align.learning_rate_multipliers == LearningRateMultipliers(layers=0, embed_tokens=0)
     assert (sft.learning_rate, sft.mixture.answer_weight) == (1e-3, 2.0)
     assert sft.learning_rate_multipliers == LearningRateMultipliers()
-    assert PhaseSettings.load(file, ["phase=sft", "learning_rate=5"]).learning_rate == 5
+    assert load_settings(PhaseSettings, file, ["phase=sft", "learning_rate=5"]).learning_rate == 5
 
 
 @pytest.mark.parametrize(
@@ -22,13 +25,13 @@ def test_a_phase_is_the_file_with_its_section_and_then_the_overrides(file, tmp_p
 )
 def test_an_unknown_phase_is_one_sentence(file, overrides, message):
     with pytest.raises(UserError, match=message):
-        PhaseSettings.load(file, overrides)
+        load_settings(PhaseSettings, file, overrides)
 
 
 def test_a_slip_in_a_section_that_is_not_chosen_is_found(file):
     file.write_text(file.read_text().replace("answer_weight", "answer_wait"))
     with pytest.raises(UserError, match=r'phase=sft\): unknown key "mixture.answer_wait"; did you'):
-        PhaseSettings.load(file, ["phase=align"])
+        load_settings(PhaseSettings, file, ["phase=align"])
 
 
 @pytest.mark.parametrize(

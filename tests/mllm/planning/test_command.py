@@ -5,6 +5,7 @@ import pytest
 
 import semhitok
 from mllm.phase.settings import PhaseSettings
+from runtime.settings import load_settings
 from runtime.yaml_values import read_values
 from semhitok import main as cli
 from tests.mllm.tiny import write_phase
@@ -24,7 +25,7 @@ SHIPPED = [
 def test_every_shipped_config_is_planned(path, phase, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     chosen = [] if phase is None else [f"phase={phase}"]
-    settings = PhaseSettings.load(path, chosen)
+    settings = load_settings(PhaseSettings, path, chosen)
     assert cli.main(["plan", "--config", str(path), *chosen]) == 0
     shown = capsys.readouterr().out
     frozen = sum(line.endswith("frozen") for line in shown.splitlines())

@@ -25,7 +25,7 @@ GPUS = {"smollm2-135m": 1, "qwen2.5-0.5b": 4, "qwen2.5-7b-instruct": 8, "llama-3
 
 def shipped(name, phase="sft"):
     init = load_settings(InitSettings, CONFIGS / name / "init_mllm.yaml")
-    return PhaseSettings.load(CONFIGS / name / "mllm.yaml", [f"phase={phase}"]), init
+    return load_settings(PhaseSettings, CONFIGS / name / "mllm.yaml", [f"phase={phase}"]), init
 
 
 def test_every_size_is_planned_here():
