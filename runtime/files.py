@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, and JSON with errors that can be mended."""
+"""Files that are either whole or absent: atomic writes, and JSON with errors that can be fixed."""
 
 import contextlib
 import errno

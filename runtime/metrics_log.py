@@ -18,7 +18,7 @@ class MetricsLog:
 
     Args:
         folder: the run's folder; it must exist.
-        resume_step: the step of the checkpoint that a run goes on from. Lines after it are dropped,
+        resume_step: the step of the checkpoint that a run resumes from. Lines after it are dropped,
             for those steps are about to be run again. None starts a new log in place of any old.
         tensorboard: also write TensorBoard events into `folder/tensorboard`.
     """

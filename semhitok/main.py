@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 where the user can mend it, 130 when interrupted. A defect of ours
+        The exit code: 0, 2 where the user can fix it, 130 when interrupted. A defect of ours
         raises. With `SEMHITOK_DEBUG=1` a user's error shows its traceback too.
     """
     _prepare_environment()

@@ -5,7 +5,7 @@
 #   sbatch --nodes 4 configs/deepspeed/slurm.sh FILE key.sub=value ...
 #
 # The folders that the config names must be shared by the nodes. A job that is requeued, or sent again
-# with another number of nodes, goes on from its last whole checkpoint.
+# with another number of nodes, resumes from its last whole checkpoint.
 #SBATCH --job-name=semhitok
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

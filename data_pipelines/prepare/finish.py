@@ -44,7 +44,7 @@ def check_rejects(rejects: list[dict[str, str]], limit: int | None, storage: Sto
     last, location = rejects[-1], storage.location
     raise UserError(
         f"more than {limit} records were rejected (see {location}/{QUARANTINE_NAME}), the last one "
-        f"{last['id']!r}: {last['reason']}; allow more with --max-rejects, or mend the data and "
+        f"{last['id']!r}: {last['reason']}; allow more with --max-rejects, or fix the data and "
         f"delete {location}"
     )
 

@@ -96,7 +96,7 @@ def _finish(job: Job, sources: list[Source], accounts: list[Account]) -> None:
         write_rejects(job.storage, decision)
         decision.check(job.settings.test_fraction)
     except UnusableError:
-        job.release()  # so that the same command reads the sources again, once they are mended
+        job.release()  # so that the same command reads the sources again, once they are fixed
         raise
     write_prepared(job, sources, accounts, decision)
     job.release()

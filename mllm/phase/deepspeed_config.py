@@ -90,8 +90,8 @@ def _refuse_conflicts(
         block = values.get(section, {}) if section else values
         found = block.get(name, "auto") if isinstance(block, dict) else block
         if found not in ("auto", ours):
-            mend = 'write "auto" or the same in the JSON'
-            raise _conflict(path, f"{key} is {found} there, but {phrase} {ours}; {mend}")
+            fix = 'write "auto" or the same in the JSON'
+            raise _conflict(path, f"{key} is {found} there, but {phrase} {ours}; {fix}")
     steps_after = f"{settings.num_steps} steps after warmup_steps {settings.warmup_steps}"
     ours_by_block = {
         "optimizer": f"{settings.optimizer} with learning_rate {settings.learning_rate:g}",

@@ -8,7 +8,7 @@ time anyway. There is no password: it listens to this machine alone unless told 
     POST /look {image}            → {original, reconstruction, semantic, pixel, num_semantic, ...}
     POST /ask  {image, question}                                                  → {answer}
 
-Images travel as `data:` addresses; what the user can mend comes back as {error} with status 400.
+Images travel as `data:` addresses; what the user can fix comes back as {error} with status 400.
 """
 
 import base64

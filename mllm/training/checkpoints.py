@@ -3,7 +3,7 @@
 A checkpoint is whole once it holds `whole.json`, which rank 0 writes after every rank has finished;
 it lists the files with their checksums, so that a truncated or damaged copy is found too. While a
 checkpoint is being written or deleted it holds `unfinished.json`: a run killed there leaves nothing
-to mend, and the next one resumes from the checkpoint before.
+to repair, and the next one resumes from the checkpoint before.
 """
 
 import shutil

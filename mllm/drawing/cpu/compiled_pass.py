@@ -243,5 +243,5 @@ def _explained() -> Iterator[None]:
         raise UserError(
             f"The pass could not be compiled in {tempfile.gettempdir()} ({reason}): name a folder "
             f"with room for a gigabyte, and for three times the model's weights, in the variable "
-            f"TMPDIR, mend the C++ compiler {_compiler()!r}, or draw without --compile."
+            f"TMPDIR, fix the C++ compiler {_compiler()!r}, or draw without --compile."
         ) from error
