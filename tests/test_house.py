@@ -136,7 +136,7 @@ def test_every_folder_of_rooms_has_a_contract_that_names_no_single_modules():
     for contract in contracts:
         assert contract["type"] == "layers"
         assert "ignore_imports" not in contract
-        folder = ROOT / contract.get("containers", ["."])[0].replace(".", "/")
+        folder = ROOT.joinpath(*contract.get("containers", [""])[0].split("."))
         for name in re.findall(r"\w+", " ".join(contract["layers"])):
             # lmms-eval looks for its plugins by the name of a module.
             assert (folder / name).is_dir() or name == "lmms_eval_plugin"
