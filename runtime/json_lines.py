@@ -4,14 +4,17 @@ A kill in the middle of writing leaves half a line at the end of a growing file.
 reading passes it by, and it is cut off before the file grows again.
 """
 
+import difflib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
 from runtime.files import is_whole_text, unique_keys, write_text
+from runtime.ranks import is_main_rank
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -82,6 +85,35 @@ def parse_object(line: str, where: str, example: str) -> dict[str, Any]:
     if "\\u" in line and not is_whole_text(json.dumps(entry, ensure_ascii=False)):
         raise UserError(f"{where} contains an unpaired surrogate, \\ud800 to \\udfff; remove it")
     return entry
+
+
+def first_given(row: Mapping[str, Any], *names: str, default: Any = None) -> Any:
+    """The first value that is not null of a thing that goes by several names."""
+    return next((row[name] for name in names if row.get(name) is not None), default)
+
+
+def unread_fields(
+    unread: Mapping[str, int], known: Sequence[str], meant: Mapping[str, str]
+) -> dict[str, int]:
+    """How often each field stands in a list that its reader does not know, by a name for notes.
+
+    `meant` has the known field that another may have meant, where the two are not alike.
+    """
+
+    def called(name: str) -> str:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        perhaps = meant.get(name) or (close[0] if close else None)
+        hint = f" (did you mean {perhaps!r}?)" if perhaps else ""
+        return f"values of the field {name!r}{hint}"
+
+    return {called(name): count for name, count in sorted(unread.items())}
+
+
+def note_left_out(source: object, left_out: Mapping[str, int]) -> None:
+    """Say on stderr, if this is rank 0, what of a user's file is not used."""
+    if left_out and is_main_rank():
+        listed = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
+        print(f"{source}: left out are {listed}", file=sys.stderr)
 
 
 def whole_lines(path: Path) -> list[bytes]:

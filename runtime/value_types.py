@@ -100,6 +100,8 @@ def _new_file(path: Path) -> Path:
 
 def _output_folder(path: Path) -> Path:
     path = path.expanduser()
+    if _is_planned(path):
+        return path
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
     if not nearest.is_dir():
         raise ValueError(f"{nearest} is a file, not a folder; choose another folder")
@@ -120,6 +122,8 @@ def _prompts_file(path: Path) -> Path:
     path = _file(path)
     if path.suffix == ".parquet":
         return path
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(f"{path} is a table; give its prompts one a line, or as JSONL or parquet")
     try:
         with open(path, encoding="utf-8-sig") as file:
             has_prompt = any(line.strip() for line in file)
@@ -193,6 +197,10 @@ ModelFolder = Annotated[Path, _NAMED, AfterValidator(_model_folder), Option("DIR
 """A folder that `save_pretrained` wrote."""
 NewFile = Annotated[Path, _NAMED, AfterValidator(_new_file), Option("FILE")]
 """A file to write, in a folder that is there."""
+FolderName = Annotated[str, _NAMED, AfterValidator(os.path.expanduser)]
+"""A folder, or the hub name or URL of one, which is checked when it is opened: plans need none."""
+PathName = Annotated[Path, _NAMED, AfterValidator(Path.expanduser)]
+"""A file or folder, likewise."""
 OutputFolder = Annotated[Path, _NAMED, AfterValidator(_output_folder), Option("DIR")]
 """A folder that is there, or can be made."""
 OutputFolderOrURL = Annotated[str, _NAMED, AfterValidator(_output_or_url), Option("DIR")]

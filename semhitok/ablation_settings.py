@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from runtime.settings import Settings
-from runtime.value_types import Names, NumWorkers
+from runtime.value_types import FolderName, Names, NumWorkers, OutputFolder, PathName
 from runtime.yaml_values import find_config
 
 
@@ -24,13 +24,13 @@ class Variant(Settings):
 class AblationSettings(Settings):
     """`semhitok ablate`."""
 
-    out: Path
+    out: OutputFolder
     """Folder for everything."""
     train_source: str
     """Source of `semhitok prepare` to learn from."""
     test_source: str
     """Source to measure on."""
-    phases: dict[str, Path]
+    phases: dict[str, PathName]
     """YAML file of each phase, relative to this file."""
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
     """Name of each variant, in the order of the table."""
@@ -38,7 +38,7 @@ class AblationSettings(Settings):
     """Properties, each with the words of a caption that are its classes."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     """Seeds of every phase but the teacher's; each variant is trained once for each."""
-    teacher: str | None = None
+    teacher: FolderName | None = None
     """Folder or hub name of a vision encoder for all variants and seeds; null trains one, by the
     phase `teacher` with its file's seed."""
     only: Names | None = None

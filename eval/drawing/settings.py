@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from eval.measures.settings import SetDistanceSettings
 from mllm.model.sampler import Sampler
 from runtime.settings import BatchSize, Seed
-from runtime.value_types import ExistingFolder, ExistingPath, ModelFolder, OutputFolder
+from runtime.value_types import ExistingFolder, ExistingPath, FolderName, ModelFolder, OutputFolder
 
 EASY_VQA: Literal["easy-vqa"] = "easy-vqa"
 DrawingTask = Literal["easy-vqa", "geneval", "dpg", "mjhq", "wise", "t2i-compbench", "geneval2"]
@@ -28,11 +28,11 @@ class GenerationSettings(SetDistanceSettings):
     """Drawings of each prompt (default: the benchmark's number; of easy-vqa 4)."""
     seed: Seed = 0
     """Seed of a benchmark's first drawing; the others count on from it."""
-    clip: str | None = None
+    clip: FolderName | None = None
     """CLIPScore by this CLIP, hub name or folder."""
-    detector: str | None = None
+    detector: FolderName | None = None
     """Score geneval by this Mask2Former, or `default`; not the official detector."""
-    judge: str | None = None
+    judge: FolderName | None = None
     """Score dpg or geneval2 by this vision-language model, hub name or folder."""
     reference: ExistingFolder | None = None
     """Real images that --network measures the drawings against."""

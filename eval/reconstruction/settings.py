@@ -4,7 +4,7 @@ from pydantic import PositiveInt
 
 from eval.measures.settings import Crop, SetDistanceSettings
 from runtime.settings import BatchSize
-from runtime.value_types import FolderOrURL, ModelFolder, OutputFolder
+from runtime.value_types import FolderName, FolderOrURL, ModelFolder, OutputFolder
 
 
 class ReconstructionSettings(SetDistanceSettings):
@@ -22,7 +22,7 @@ class ReconstructionSettings(SetDistanceSettings):
     """Pixels of a side (default: the tokenizer's own)."""
     crop: Crop | None = None
     """How a picture becomes square (default: shorter-side for prepared data, else adm)."""
-    perceptual: str | None = None
+    perceptual: FolderName | None = None
     """Perceptual distance too: lpips-vgg, efficientnet-lite0 or a vision encoder."""
     max_images: PositiveInt | None = None
     """Images to take, evenly spaced (default: all)."""

@@ -8,7 +8,6 @@ Examples:
     semhitok eval vqa --predictions runs/gqa/predictions.jsonl --task gqa
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from eval.vqa.settings import VQASettings
 from mllm.saved.fingerprint import model_fingerprint
 from runtime.errors import UserError
 from runtime.files import write_json
-from runtime.json_lines import write_rows
+from runtime.json_lines import note_left_out, write_rows
 from runtime.rank_group import RankGroup
 from runtime.ranks import is_main_rank
 from runtime.run_folder import describe_environment, make_folder, start_run
@@ -53,9 +52,8 @@ def evaluate(settings: VQASettings) -> Path:
     task = _task_of(settings)
     found = _questions_of(settings, task)
     out = _out_of(settings, task)
-    if found is not None and found.left_out and is_main_rank():
-        left_out = ", ".join(f"{count:,} {what}" for what, count in found.left_out.items())
-        print(f"{found.source}: left out are {left_out}", file=sys.stderr)
+    if found is not None:
+        note_left_out(found.source, found.left_out)
     if settings.model is not None:
         assert found is not None
         _counted_on(found, settings.train_data)  # refuses data without questions before any work

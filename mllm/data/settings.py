@@ -1,16 +1,11 @@
 """Settings of training data: where documents come from, and how tasks are mixed."""
 
-from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BeforeValidator, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from runtime.settings import Fraction, Settings
-
-FolderName = Annotated[
-    str, BeforeValidator(lambda name: str(name) if isinstance(name, Path) else name)
-]
-"""A folder, or the URL of one, which is checked when it is opened: plans need no data."""
+from runtime.value_types import FolderName
 
 
 class TaskProportions(Settings):

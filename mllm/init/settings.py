@@ -1,23 +1,22 @@
 """Settings of `init-mllm`."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from mllm.data.settings import FolderName
 from mllm.model.sampler import Sampler
 from runtime.settings import Seed, Settings
+from runtime.value_types import FolderName, OutputFolder, PathName
 
 
 class InitSettings(Settings):
     """`init-mllm`: a language model that knows image codes, saved once, before training."""
 
-    tokenizer: Path
+    tokenizer: PathName
     """Folder of the image tokenizer; it is copied into the model."""
-    out: Path
+    out: OutputFolder
     """Folder of the new model."""
-    llm: str | None = None
+    llm: FolderName | None = None
     """Folder or hub name of a pre-trained causal LM, or a GGUF file of one, which is dequantised to
     float32 (needs the package `gguf`); none builds one from `text_config`."""
     text_config: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from transformers import (
 from data_pipelines.images import to_pil
 from mllm.model.chat_template import ChatEncoder
 from mllm.model.configuration_unified import UnifiedConfig
+from runtime.json_lines import first_given
 from tokenizer.model.image_processing_semhitok import SemHiTokImageProcessor
 
 
@@ -88,7 +89,7 @@ class UnifiedProcessor(ProcessorMixin):
         """As in transformers; contents may be texts, or lists of `text` and `image` parts."""
         chats = conversation if isinstance(conversation[0], list | tuple) else [conversation]
         images = [
-            part.get("image", part.get("url", part.get("path")))
+            first_given(part, "image", "url", "path")
             for chat in chats
             for message in chat
             if not isinstance(message["content"], str)

@@ -13,10 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from mllm.data.settings import FolderName, MixtureSettings, SourceSettings
+from mllm.data.settings import MixtureSettings, SourceSettings
 from runtime.errors import UserError
 from runtime.settings import LearningRate, Seed, Settings, build_settings
-from runtime.value_types import NumWorkers
+from runtime.value_types import FolderName, NumWorkers, OutputFolder, PathName
 from runtime.yaml_values import merge
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -66,9 +66,9 @@ class PhaseSettings(Settings):
 
     renamed: ClassVar = {"rates": "learning_rate_multipliers", "row_length": "max_seq_length"}
 
-    model: Path
+    model: PathName
     """Model folder to start from, as written by `init-mllm`."""
-    out: Path
+    out: OutputFolder
     """Run folder; the trained model goes to `out/model`."""
     num_steps: PositiveInt
     """Optimiser steps."""
@@ -115,7 +115,7 @@ class PhaseSettings(Settings):
     """Train in bfloat16."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass."""
-    deepspeed: Path | None = None
+    deepspeed: PathName | None = None
     """A DeepSpeed JSON, such as configs/deepspeed/zero2.json."""
     use_cpu: bool = False
     """Train on the CPU although there is a GPU."""

@@ -14,6 +14,7 @@ from mllm.planning.settings import PlanSettings
 from mllm.planning.text import print_plan
 from runtime.files import write_json
 from runtime.settings import load_settings
+from runtime.value_types import anywhere
 
 
 def plan(settings: PlanSettings) -> Path | None:
@@ -22,10 +23,11 @@ def plan(settings: PlanSettings) -> Path | None:
     Returns:
         The plan as JSON, where it was asked for.
     """
-    phase = load_settings(PhaseSettings, settings.config, settings.overrides)
     beside = settings.config.with_name("init_mllm.yaml")
     init_file = settings.init or (beside if beside.is_file() else None)
-    init = None if init_file is None else load_settings(InitSettings, init_file)
+    with anywhere():  # nothing is written there
+        phase = load_settings(PhaseSettings, settings.config, settings.overrides)
+        init = None if init_file is None else load_settings(InitSettings, init_file)
     planned = make_plan(phase, init, settings.gpus, settings.gpu_memory)
     print_plan(planned)
     return None if settings.out is None else write_json(settings.out, as_json(planned))

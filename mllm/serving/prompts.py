@@ -5,14 +5,15 @@
     columns of the same names                                                parquet
     the first caption of each record                                         a prepared folder
 
-Only `prompt` is required; other keys are ignored. A list may be longer than memory: it is read once
-to check it, and again to draw it.
+Only `prompt` is required; other keys are named and not read. A list may be longer than memory: it
+is read once to check it, and again to draw it.
 """
 
 import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,12 +22,15 @@ from typing import Any
 from data_pipelines.loading.dataset import PreparedDataset
 from mllm.drawing.requests import ImageRequest
 from runtime.errors import UserError
-from runtime.json_lines import parse_object
+from runtime.json_lines import note_left_out, parse_object, unread_fields
 
 STANDARD_INPUT = "-"
 SAFE_NAME = re.compile(r"[\w][\w.+-]{0,120}", re.ASCII)
 JSON_NAMES = (".jsonl", ".ndjson", ".json")
 EXAMPLE = '{"prompt": "..."}'
+FIELDS = ("prompt", "negative_prompt", "seed", "id")
+MEANT = {"negative": "negative_prompt", "text": "prompt", "caption": "prompt"}
+"""Fields that are not read, and those that they may have meant."""
 PARQUET_ROWS = 1000  # read at once
 
 
@@ -70,22 +74,26 @@ class PromptList:
     def check(self) -> int:
         """Read the whole list once, and return how many prompts it holds.
 
+        Fields that are not read are named on stderr.
+
         Raises:
             UserError: if it holds none, or two have the same id.
         """
         ids: set[str] = set()
-        count = 0
-        for request in self:
-            count += 1
+        unread = Counter[str]()
+        for count, (place, entry) in enumerate(islice(self._entries(), self.limit)):
+            request = self._request(count, place, entry)
+            unread.update(() if isinstance(entry, str) else entry.keys() - {*FIELDS})
             if request.id in ids:
                 raise UserError(
                     f"{self.label} has the id {request.id!r} twice, and their images would "
                     f"overwrite each other: rename one."
                 )
             ids.add(request.id)
-        if not count:
+        if not ids:
             raise UserError(f"{self.label} has no prompts: write one a line.")
-        return count
+        note_left_out(self.label, unread_fields(unread, FIELDS, MEANT))
+        return len(ids)
 
     def _entries(self) -> Iterator[tuple[str, Any]]:
         """Where each prompt stands, for errors, and what stands there: a text or a mapping."""
@@ -153,10 +161,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
         with parquet.ParquetFile(path) as file:
             if "prompt" not in file.schema_arrow.names:
                 raise UserError(f"{path} has no column `prompt`.")
-            names = {"prompt", "negative_prompt", "seed", "id"}
-            columns = [*names.intersection(file.schema_arrow.names)]
+            columns = [name for name in FIELDS if name in file.schema_arrow.names]
+            unread = dict.fromkeys({*file.schema_arrow.names} - {*FIELDS})
             batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
             rows = (row for batch in batches for row in batch.to_pylist())
-            yield from ((f"row {number} of {path}", row) for number, row in enumerate(rows, 1))
+            for number, row in enumerate(rows, 1):
+                yield f"row {number} of {path}", row | unread
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}") from error

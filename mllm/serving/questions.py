@@ -7,6 +7,7 @@ Files are looked for beside the list. Images come before the question, unless it
 `<image>`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -15,7 +16,11 @@ from typing import Any
 
 from data_pipelines.records import IMAGE_MARK
 from runtime.errors import UserError
-from runtime.json_lines import parse_object
+from runtime.json_lines import first_given, note_left_out, parse_object, unread_fields
+
+FIELDS = ("image", "images", "question", "options", "id", "question_id")
+MEANT = {"choices": "options", "image_path": "image", "text": "question", "prompt": "question"}
+"""Fields that are not read, and those that they may have meant."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +75,36 @@ def asked_each(
 def read_questions(path: Path, options: list[str] | None = None) -> Iterator[Asked]:
     """The questions of a JSONL file; `options` are those of the questions that bring none.
 
+    Fields that are not read are counted, and named on stderr behind the last question.
+
     Raises:
         UserError: for a file that cannot be read, and at a line that asks nothing.
     """
+    unread = Counter[str]()
     try:
-        with open(path, encoding="utf-8-sig") as file:  # Windows marks the beginning
+        with open(path, encoding="utf-8-sig", newline="\n") as file:  # Windows marks the beginning
             lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
             for number, (line_number, line) in enumerate(lines):
                 place = f"line {line_number} of {path}"
-                yield _asked(line, place, number, path.parent, tuple(options or ()))
+                entry = parse_object(line, place, '{"image": ..., "question": ...}')
+                unread.update(entry.keys() - {*FIELDS})
+                yield _asked(entry, place, number, path.parent, tuple(options or ()))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    note_left_out(path, unread_fields(unread, FIELDS, MEANT))
 
 
-def _asked(line: str, place: str, number: int, beside: Path, options: tuple[str, ...]) -> Asked:
-    entry = parse_object(line, place, '{"image": ..., "question": ...}')
-    question, images = entry.get("question"), entry.get("images", entry.get("image"))
+def _asked(
+    entry: dict[str, Any], place: str, number: int, beside: Path, options: tuple[str, ...]
+) -> Asked:
+    question = entry.get("question")
     if not isinstance(question, str) or not question.replace(IMAGE_MARK, "").strip():
         raise UserError(f"{place} has no question: write at least one word.")
-    images = [images] if isinstance(images, str) else images or []
+    named = [value for key in ("images", "image") if (value := entry.get(key))]
+    first, *others = [[value] if isinstance(value, str) else value for value in named] or [[]]
+    if any(other != first for other in others):
+        raise UserError(f"{place} names images under both image and images: name all in images.")
+    images = first
     if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
         raise UserError(f"{place} names its images in another way than as file names.")
     own = entry.get("options") or options
@@ -99,5 +115,5 @@ def _asked(line: str, place: str, number: int, beside: Path, options: tuple[str,
     if len({text.strip() for text in own}) != len(own) or len(own) == 1:
         raise UserError(f"{place} has no two different options to choose from.")
     question = _with_marks(question.strip(), len(images), place)
-    name = str(entry.get("id", entry.get("question_id", number)))
+    name = str(first_given(entry, "id", "question_id", default=number))
     return Asked(name, tuple(beside / image for image in images), question, tuple(own))

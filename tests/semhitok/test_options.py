@@ -1,12 +1,14 @@
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pytest
-from pydantic import PositiveInt
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from runtime.errors import UserError
 from runtime.settings import Fraction, Option, Settings
 from runtime.value_types import ExistingFile, Names, NumBytes, OutputFolder, Text
+from semhitok.command import load
+from semhitok.commands import COMMANDS
 from semhitok.options import Parser, add_options, read_options
 
 
@@ -119,3 +121,24 @@ def test_the_help_says_name_value_text_and_default():
     assert "Sampling (default: the model's own):" in shown
     assert "at most 100 % of the model's own" in shown
     assert "FILE files to paint over" in shown
+
+
+def test_no_command_takes_an_empty_name_for_the_working_folder():
+    checked = 0
+    for command in COMMANDS.values():
+        for field in load(command.settings).model_fields.values():
+            kind = Annotated[field.annotation, None, *field.metadata]
+            if Path in (field.annotation, *map(plain, get_args(field.annotation))):
+                given = {"list": [" "], "dict": {"a": " "}}.get(kind_name(field), " ")
+                with pytest.raises(ValidationError, match="the name is empty"):
+                    TypeAdapter(kind).validate_python(given)
+                checked += 1
+    assert checked > 30
+
+
+def kind_name(field):
+    return str(field.annotation).partition("[")[0]
+
+
+def plain(annotation):
+    return get_args(annotation)[0] if get_args(annotation) else annotation

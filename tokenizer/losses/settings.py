@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from runtime.settings import Decay, Fraction, LearningRate, Settings
+from runtime.value_types import FolderName
 
 
 class PerceptualSettings(Settings):
     """Distance between the features that a frozen network computes of two images."""
 
-    network: str | None = None
+    network: FolderName | None = None
     """"lpips-vgg", "efficientnet-lite0" (offline), or the folder or hub name of any transformers
     vision encoder, such as facebook/convnext-small-224; null is no perceptual term."""
     weight: NonNegativeFloat = 1.0
@@ -20,7 +21,7 @@ class PerceptualSettings(Settings):
 class AdversarialSettings(Settings):
     """A discriminator that learns to tell reconstructions from images."""
 
-    discriminator: str | None = None
+    discriminator: FolderName | None = None
     """"patchgan", or a frozen network whose features are judged by small heads:
     "efficientnet-lite0", or the folder or hub name of a transformers vision encoder such as
     facebook/dinov2-small; null is no adversarial term."""

@@ -13,7 +13,14 @@ from pydantic import (
 )
 
 from runtime.settings import Decay, Fraction, LearningRate, Option, Seed, Settings
-from runtime.value_types import ConfigFile, FolderOrURL, ModelFolder, NumWorkers, OutputFolder
+from runtime.value_types import (
+    ConfigFile,
+    FolderName,
+    FolderOrURL,
+    ModelFolder,
+    NumWorkers,
+    OutputFolder,
+)
 from tokenizer.codebooks.settings import CodebookSettings
 from tokenizer.losses.settings import ReconstructionSettings
 
@@ -95,7 +102,7 @@ class ValidationSettings(Settings):
     """Measure before the first step as well, as step 0."""
     num_images: PositiveInt = 256
     """Images, over all ranks; the first of the folder."""
-    perceptual: str | None = None
+    perceptual: FolderName | None = None
     """Network of the perceptual distance to measure, as in `loss.perceptual.network`; null is the
     loss's own, if it has one."""
     batch_size: PositiveInt = 32
@@ -144,7 +151,7 @@ class TeacherPhaseSettings(PhaseSettings):
 class DistillationPhaseSettings(PhaseSettings):
     """What the phases with a teacher share."""
 
-    teacher: str
+    teacher: FolderName
     """Folder or hub name of a transformers vision encoder."""
     model: dict[str, Any] = {}
     """Fields of `SemHiTokConfig`; those of the teacher are read from the teacher."""
@@ -161,7 +168,7 @@ class DistillationPhaseSettings(PhaseSettings):
 class AuxiliaryTeacherSettings(Settings):
     """One more encoder whose features the semantic codes must predict."""
 
-    teacher: str
+    teacher: FolderName
     """Folder or hub name of a transformers vision encoder, of any patch size."""
     weight: NonNegativeFloat = 1.0
     """Weight of its distillation loss; that of the first teacher counts 1."""

@@ -1,6 +1,5 @@
 """One's own questions: a JSON object a line, with `image`, `question` and `answers`."""
 
-import difflib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from eval.vqa.benchmarks.question_set import QuestionSet, answer_texts, require_
 from eval.vqa.scorers.multiple_choice import LETTERS
 from eval.vqa.scorers.task import BenchmarkQuestion
 from runtime.errors import UserError
-from runtime.json_lines import json_values
+from runtime.json_lines import first_given, json_values, unread_fields
 
 FIELDS = (
     "image", "question", "answers", "answer", "options", "id", "question_id", "category", "group",
@@ -32,12 +31,12 @@ def read_own_lines(path: Path) -> QuestionSet:
     Raises:
         UserError: naming the line that is not so.
     """
-    questions, unused = [], Counter[str]()
+    questions, unread = [], Counter[str]()
     for number, row in json_values(path):
         where = f"line {number} of {path}"
         require_fields(row, ("image", "question"), where)
-        unused.update(sorted(row.keys() - {*FIELDS}))
-        answers = row.get("answers", row.get("answer"))
+        unread.update(row.keys() - {*FIELDS})
+        answers = first_given(row, "answers", "answer")
         if answers is None:
             raise UserError(f"{where} has neither 'answers' nor 'answer'")
         answers = [answers] if isinstance(answers, str | int | float) else answers
@@ -48,7 +47,7 @@ def read_own_lines(path: Path) -> QuestionSet:
         options = list(map(str, options))
         questions.append(
             BenchmarkQuestion(
-                question_id=str(row.get("id", row.get("question_id", number))),
+                question_id=str(first_given(row, "id", "question_id", default=number)),
                 question=_text(row, "question", where),
                 answers=tuple(_letter(answer, options) for answer in answer_texts(answers, where)),
                 category=str(row.get("category", "")),
@@ -57,13 +56,7 @@ def read_own_lines(path: Path) -> QuestionSet:
                 image_id=_text(row, "image", where),
             )
         )
-    return QuestionSet(str(path), questions, {_unused(n): k for n, k in unused.items()})
-
-
-def _unused(name: str) -> str:
-    close = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.7)
-    meant = MEANT.get(name) or (close[0] if close else None)
-    return f"values of the field {name!r}" + (f" (did you mean {meant!r}?)" if meant else "")
+    return QuestionSet(str(path), questions, unread_fields(unread, FIELDS, MEANT))
 
 
 def _text(row: dict[str, Any], name: str, where: str) -> str:

@@ -54,6 +54,7 @@ def write_list(folder, name="list.jsonl", count=7):
             row["options"] = COLOURS
         if n % 3 == 2:
             row |= {"images": ["green.png", "red.png"], "question": "is <image> like <image>?"}
+            row["image"] = None  # as tables write what a row has not
         rows.append(row)
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / name
@@ -161,6 +162,10 @@ def test_a_question_too_long_is_told_of_before_any_is_answered(ask, folder, tmp_
         ('{"image": "' + "x" * 5000 + '", "question": "a?"}', "cannot be read .File name too long"),
         ('{"image": "red.png", "question": "' + "why " * 900 + '"}', "at most 128: shorten"),
         (" ", "has no questions"),
+        (
+            '{"image": "red.png", "images": ["blue.png"], "question": "a?"}',
+            "line 1 of .* names images under both image and images",
+        ),
     ],
 )
 def test_a_bad_line_is_one_sentence(ask, folder, tmp_path, line, complaint):
@@ -169,3 +174,22 @@ def test_a_bad_line_is_one_sentence(ask, folder, tmp_path, line, complaint):
     code, printed, error = ask("--questions", path)
     assert (code, printed) == (2, "")
     assert re.search(complaint, error.splitlines()[-1]), error
+
+
+@pytest.mark.parametrize("images", [None, [], ["red.png"]])
+def test_an_image_counts_whatever_stands_beside_it(folder, tmp_path, images):
+    row = {"images": images, "image": "red.png", "question": "a?", "id": None, "question_id": 7}
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps(row))
+    assert [*read_questions(path)] == [Asked("7", (tmp_path / "red.png",), "<image>a?")]
+
+
+def test_fields_that_are_not_read_are_named(tmp_path, capsys):
+    rows = [{"question": "a?", "choices": ["x", "y"]}, {"question": "b?", "optoins": ["x"]}]
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert len([*read_questions(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"{path}: left out are 1 values of the field 'choices' (did you mean 'options'?), 1 values "
+        f"of the field 'optoins' (did you mean 'options'?)\n"
+    )

@@ -424,3 +424,23 @@ def test_two_prompts_are_two_drawings_from_the_command_line_and_from_python(
     )
     assert generate_images(settings) == tmp_path / "two"
     assert images(tmp_path / "two") == images(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.parquet"])
+def test_fields_that_are_not_read_are_named(tmp_path, capsys, name) -> None:
+    rows = [{"prompt": "a bar", "negative": "red", "sede": 3}, {"prompt": "a box", "sede": 4}]
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    assert PromptList(path).check() == 2
+    said = capsys.readouterr().err
+    assert "values of the field 'negative' (did you mean 'negative_prompt'?), 2 values" in said
+    assert "2 values of the field 'sede' (did you mean 'seed'?)" in said
+
+
+def test_a_table_is_no_list_of_prompts(generate, tmp_path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,seed\na bar,3\n")
+    code, error = generate(tmp_path / "out", "--prompts", tmp_path / "p.csv")
+    assert code == 2 and "p.csv is a table; give its prompts one a line" in error
