@@ -2,25 +2,29 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
 from runtime.ranks import is_main_rank
-from runtime.run_folder import make_folder
+from runtime.run_folder import CONFIG_NAME, make_folder
 from runtime.settings import Settings, build_settings, to_dict
 from runtime.value_types import anywhere
+from runtime.yaml_values import read_values
 
 LOCK_NAME = ".lock"
 FINISHED_NAME = "finished.json"
 
 NOT_COMPARED = {"out", "overwrite"}
 """Settings that may differ between a run and its resumption: folders move."""
+
+S = TypeVar("S", bound=Settings)
 
 
 @contextlib.contextmanager
@@ -36,15 +40,53 @@ def run_lock(folder: Path) -> Iterator[None]:
     if not is_main_rank():
         yield
         return
-    path = make_folder(folder) / LOCK_NAME
-    file = _locked(path)
     try:
-        yield
+        with _held(make_folder(folder) / LOCK_NAME, folder):
+            yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
         with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a file that grows as `run_lock` a folder, whatever else is written beside it."""
+    with _held(path.with_name(f".{path.name}{LOCK_NAME}"), path):
+        yield
+
+
+def holds_output(evaluate: Callable[[S], Path]) -> Callable[[S], Path]:
+    """An evaluation that has its folder, `settings.out`, for itself; see `open_output`."""
+
+    @functools.wraps(evaluate)
+    def alone(settings: S) -> Path:
+        with open_output(settings.out, settings):  # type: ignore[attr-defined]
+            return evaluate(settings)
+
+    return alone
+
+
+@contextlib.contextmanager
+def open_output(folder: Path, settings: Settings, addable: Sequence[str] = ()) -> Iterator[None]:
+    """Hold the folder of an evaluation, which computes again what it finds of the same settings.
+
+    Args:
+        folder: of the evaluation.
+        settings: of the evaluation, as `start_run` saves them.
+        addable: settings that a finished one may get where they were left at their defaults.
+
+    Raises:
+        UserError: as `run_lock`, and if an evaluation of other settings has finished there.
+    """
+    with run_lock(folder):
+        config = folder / CONFIG_NAME
+        if config.is_file() and (folder / "summary.json").is_file():
+            then = read_values(config)
+            fields = type(settings).model_fields
+            left = {key for key in addable if then.get(key) == fields[key].default}
+            again = f"name another --out, or delete {folder}"
+            refuse_other_settings(config, settings, then, again, NOT_COMPARED | left)
+        yield
 
 
 @contextlib.contextmanager
@@ -94,14 +136,21 @@ def mark_finished(folder: Path, settings: Settings) -> None:
     write_json(folder / FINISHED_NAME, {"settings": to_dict(settings)})
 
 
-def refuse_other_settings(path: Path, settings: Settings, then: dict[str, Any]) -> None:
+def refuse_other_settings(
+    path: Path,
+    settings: Settings,
+    then: dict[str, Any],
+    again: str = "give another `out` folder, or overwrite=true to start again",
+    not_compared: Set[str] = NOT_COMPARED,
+) -> None:
     """Refuse to resume from a file of a run that had other settings, `then` as plain values.
+
+    `again` is what to do if those settings are not meant.
 
     Raises:
         UserError: naming the settings that differ, or that this program does not have.
     """
-    again = "give another `out` folder, or overwrite=true to start again"
-    moved = then | {key: value for key, value in to_dict(settings).items() if key in NOT_COMPARED}
+    moved = then | {key: value for key, value in to_dict(settings).items() if key in not_compared}
     try:
         with anywhere():  # what it read may have moved
             # Settings that are newer than the file had their default then.
@@ -119,8 +168,19 @@ def refuse_other_settings(path: Path, settings: Settings, then: dict[str, Any]) 
         )
 
 
-def _locked(path: Path) -> Any:
-    """An open file that holds the lock."""
+@contextlib.contextmanager
+def _held(path: Path, place: Path) -> Iterator[None]:
+    """Hold the lock file `path` of a place, and delete it."""
+    file = _locked(path, place)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _locked(path: Path, place: Path) -> Any:
+    """An open file that holds the lock of a place."""
     while True:
         try:
             file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (as long as the run lasts)
@@ -133,8 +193,8 @@ def _locked(path: Path) -> Any:
             holder = file.read().strip() or "another process"
             file.close()
             raise UserError(
-                f"another run ({holder}) is writing to {path.parent}; wait until it ends, or give "
-                f"another folder"
+                f"another run ({holder}) is writing to {place}; wait until it ends, or give "
+                f"another {'folder' if place == path.parent else 'file'}"
             ) from error
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:

@@ -14,6 +14,7 @@ from runtime.files import write_json
 from runtime.ranks import is_main_rank
 from runtime.settings import Settings, save_settings, to_dict
 
+CONFIG_NAME = "config.yaml"
 RECORDED_PACKAGES = (
     "semhitok", "torch", "transformers", "accelerate", "deepspeed", "peft", "datasets",
     "sentencepiece",
@@ -35,7 +36,7 @@ def start_run(path: str | Path, settings: Settings | Mapping[str, Any], command:
     """
     folder = make_folder(path)
     if is_main_rank():
-        save_settings(settings, folder / "config.yaml")
+        save_settings(settings, folder / CONFIG_NAME)
         record = describe_environment() | {
             "seed": _find_seed(to_dict(settings)),
             "command": command,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import read_json, write_json, write_text
+from runtime.resume import run_lock
 from runtime.run_folder import start_run
 from semhitok.ablation_plan import MeasureStep, Step, plan
 from semhitok.ablation_settings import AblationSettings
@@ -35,6 +36,11 @@ def ablate(settings: AblationSettings) -> Path:
         UserError: where a setting, a phase or a measure refuses its input.
     """
     steps = plan(settings)  # before anything is written, so that a slip costs no time
+    with run_lock(settings.out):
+        return _run(settings, steps)
+
+
+def _run(settings: AblationSettings, steps: list[Step]) -> Path:
     start_run(settings.out, settings, "semhitok ablate")
     _prepare(settings)
     waiting = [step for step in steps if not step.mark.is_file()]

@@ -16,6 +16,7 @@ from eval.measures.conditions import CONDITIONS, UNKNOWN, condition, differences
 from eval.reports.page import COUNTS, Report, Section, write_report
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
+from runtime.resume import holds_output
 from runtime.run_folder import make_folder
 
 NOTE = (
@@ -80,6 +81,7 @@ def scores_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+@holds_output
 def compare(settings: CompareSettings) -> Path:
     """Write a table of the runs to `report.html`, `report.md` and `summary.json`, and print it;
     returns the folder.

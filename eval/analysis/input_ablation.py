@@ -34,6 +34,7 @@ from mllm.serving.answering import Answerer, Question, plan_batches
 from runtime.errors import UserError
 from runtime.files import read_json, write_json
 from runtime.memory import require_memory
+from runtime.resume import holds_output
 from runtime.run_folder import code_commit, make_folder, start_run
 
 AS_IT_IS = "as it is"
@@ -68,6 +69,7 @@ shape of a drawing live in the semantic codes, so pixel codes may or may not mov
 
 
 @torch.inference_mode()
+@holds_output
 def evaluate(settings: InputAblationSettings) -> Path:
     """Measure every variant, save and report; returns the folder.
 

@@ -31,6 +31,7 @@ from runtime.errors import UserError
 from runtime.files import read_json, write_json
 from runtime.memory import require_memory
 from runtime.progress import Progress
+from runtime.resume import holds_output
 from runtime.run_folder import start_run
 from tokenizer.codebooks.kmeans import kmeans
 from tokenizer.model.codebook import GroupedCodebook, Metric
@@ -109,6 +110,7 @@ def to_patches(images: Tensor, patch_size: int) -> Tensor:
     return F.unfold((images + 1) / 2, patch_size, stride=patch_size).transpose(1, 2)
 
 
+@holds_output
 def evaluate(settings: ObservationSettings) -> Path:
     """Measure, and write `summary.json`, `patches.png` and the report; returns the folder.
 

@@ -26,8 +26,11 @@ from eval.reports.page import Card, Report, Section, score_table, write_report
 from runtime.files import write_json
 from runtime.json_lines import write_rows
 from runtime.ranks import is_main_rank
+from runtime.resume import open_output
 from runtime.run_folder import start_run
 
+SCORERS = ("clip", "detector", "judge", "reference", "network")
+"""What may score drawings that are there already."""
 NOT_SETTINGS = ("scores", "geneval", "dpg", "geneval2", "by_category")
 
 
@@ -40,8 +43,11 @@ def evaluate(settings: GenerationSettings) -> Path:
         UserError: if the prompt file has another format, the folder is incomplete and there is no
             model, or a network cannot be loaded.
     """
-    if settings.task == EASY_VQA:
-        return evaluate_easy_vqa(settings)
+    with open_output(settings.out, settings, SCORERS):
+        return _evaluate(settings) if settings.task != EASY_VQA else evaluate_easy_vqa(settings)
+
+
+def _evaluate(settings: GenerationSettings) -> Path:
     assert settings.prompts is not None
     prompts = read_prompts(settings.task, settings.prompts, settings.seeds)
     scorers = load_scorers(settings, prompts) if is_main_rank() else []

@@ -27,10 +27,12 @@ from eval.vqa.scorers.tasks import find_task
 from eval.vqa.settings import VQASettings
 from mllm.saved.load import load_model
 from runtime.files import read_json, write_json
+from runtime.resume import holds_output
 from runtime.run_folder import code_commit, start_run
 from tokenizer.saved.model_folder import save_tokenizer
 
 
+@holds_output
 def evaluate(settings: RunAllSettings) -> Path:
     """Run the evaluations one after the other, each into a folder of its own; returns that of all.
 

@@ -33,6 +33,7 @@ from runtime.json_lines import write_rows
 from runtime.progress import Progress
 from runtime.rank_group import RankGroup
 from runtime.ranks import is_main_rank
+from runtime.resume import holds_output
 from runtime.run_folder import code_commit, make_folder, start_run
 from tokenizer.codebooks.usage import codebook_statistics
 from tokenizer.losses.image_quality import MAX_PSNR, image_psnr, to_levels
@@ -45,6 +46,7 @@ MAX_POSITIONS = 16_384
 """Of an image: 64 times the usual 256. The work of attention grows with their square."""
 
 
+@holds_output
 def evaluate(settings: ReconstructionSettings) -> Path:
     """Encode and decode every image of a data set, measure, save; under torchrun on all ranks.
 

@@ -112,23 +112,19 @@ class AnswerStore:
         return self.folder / f"rank-{rank:05d}.jsonl"
 
 
-def answer_questions(
-    model_dir: Path,
+def open_answers(
     found: QuestionSet,
     asking: Asking,
     out_dir: Path,
     batch_size: int,
     ranks: RankGroup,
     fingerprint: str,
-) -> dict[str, SavedAnswer]:
-    """Answer every checked question that has no answer yet in the folder; every rank calls this,
-    and gets the answers of all by question id.
+) -> None:
+    """Make the folder of the answers, or resume it; every rank calls this.
 
     Raises:
-        UserError: if the folder has answers of another evaluation, or the model or an image cannot
-            be read.
+        UserError: if it has answers of another evaluation.
     """
-    store = AnswerStore(out_dir)
     identity = {
         "checkpoint_fingerprint": fingerprint,
         "questions_fingerprint": found.fingerprint,
@@ -137,7 +133,24 @@ def answer_questions(
         "instruction": asking.instruction,
         "batch_size": batch_size,
     }
-    ranks.from_main(lambda: store.open(identity))
+    ranks.from_main(lambda: AnswerStore(out_dir).open(identity))
+
+
+def answer_questions(
+    model_dir: Path,
+    found: QuestionSet,
+    asking: Asking,
+    out_dir: Path,
+    batch_size: int,
+    ranks: RankGroup,
+) -> dict[str, SavedAnswer]:
+    """Answer every checked question that has no answer yet in the open folder; every rank calls
+    this, and gets the answers of all by question id.
+
+    Raises:
+        UserError: if the model or an image cannot be read, or an answer is damaged.
+    """
+    store = AnswerStore(out_dir)
     done = ranks.from_main(store.read)
     ranks.gather(None)  # nobody appends before everybody knows the same answers
     if len(done) < len(found.questions):

@@ -15,7 +15,7 @@ from typing import Any
 from data_pipelines.loading.dataset import PreparedDataset, num_of
 from data_pipelines.manifest import MANIFEST_NAME
 from eval.reports.page import write_report
-from eval.vqa.answering import SavedAnswer, answer_questions, describe_run
+from eval.vqa.answering import SavedAnswer, answer_questions, describe_run, open_answers
 from eval.vqa.asking import Asking
 from eval.vqa.benchmarks.load import open_benchmark
 from eval.vqa.benchmarks.own_lines import read_own_lines
@@ -33,6 +33,7 @@ from runtime.files import write_json
 from runtime.json_lines import note_left_out, write_rows
 from runtime.rank_group import RankGroup
 from runtime.ranks import is_main_rank
+from runtime.resume import open_output
 from runtime.run_folder import describe_environment, make_folder, start_run
 
 
@@ -50,14 +51,18 @@ def evaluate(settings: VQASettings) -> Path:
             data set or an image is damaged.
     """
     task = _task_of(settings)
-    found = _questions_of(settings, task)
     out = _out_of(settings, task)
+    with open_output(out, settings):
+        return _evaluate(settings, task, out)
+
+
+def _evaluate(settings: VQASettings, task: Task, out: Path) -> Path:
+    found = _questions_of(settings, task)
     if found is not None:
         note_left_out(found.source, found.left_out)
     if settings.model is not None:
         assert found is not None
         _counted_on(found, settings.train_data)  # refuses data without questions before any work
-        start_run(out, settings, "semhitok eval vqa")
         _ask_model(settings, task, found, out)
     else:
         _score_saved(settings, task, found, out)
@@ -121,7 +126,9 @@ def _ask_model(settings: VQASettings, task: Task, found: QuestionSet, out: Path)
     with RankGroup() as ranks:
         # Once: it reads all of the weights.
         fingerprint = ranks.from_main(lambda: model_fingerprint(model_dir))
-        answers = answer_questions(model_dir, found, asking, out, batch_size, ranks, fingerprint)
+        open_answers(found, asking, out, batch_size, ranks, fingerprint)
+        start_run(out, settings, "semhitok eval vqa")
+        answers = answer_questions(model_dir, found, asking, out, batch_size, ranks)
         about = describe_run(model_dir, asking, batch_size, ranks, fingerprint)
         predictions = {key: answer.prediction for key, answer in answers.items()}
         ranks.from_main(lambda: _score(settings, task, found, predictions, out, about, answers))

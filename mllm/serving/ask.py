@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from runtime.errors import UserError
 from runtime.json_lines import append_rows, cut_torn_line, whole_lines
 from runtime.memory import memory_errors
 from runtime.progress import Progress
+from runtime.resume import file_lock
 
 
 class Asking:
@@ -88,6 +90,11 @@ def ask(settings: AskSettings) -> Path | None:
         UserError: if a question or an image cannot be read, before anything is answered, or the
             answers cannot be written.
     """
+    with nullcontext() if settings.out is None else file_lock(settings.out):
+        return _ask(settings)
+
+
+def _ask(settings: AskSettings) -> Path | None:
     asked = _read(settings)
     for path in dict.fromkeys(path for one in asked for path in one.images):
         open_image(path)  # all are checked before the model loads

@@ -33,6 +33,7 @@ from runtime.errors import UserError
 from runtime.memory import memory_errors
 from runtime.progress import Progress
 from runtime.ranks import rank_and_world
+from runtime.resume import run_lock
 from runtime.run_folder import make_folder
 from runtime.settings import to_dict
 
@@ -55,7 +56,12 @@ def generate(settings: GenerateSettings) -> Path:
         settings.prompts, settings.prompt, negative, settings.seed, settings.max_prompts
     )
     prompts.check()
-    make_folder(settings.out)
+    with run_lock(settings.out):
+        return _generate(settings, prompts)
+
+
+def _generate(settings: GenerateSettings, prompts: PromptList) -> Path:
+    make_folder(settings.out)  # on the other ranks
     model, processor = load_for_inference(settings.model)
     sampler = model_sampler(model.config.image_sampler, settings.sampler)
     drawer = Drawer(model, processor, sampler, settings.batch_size, settings.compile)

@@ -10,12 +10,15 @@ from pydantic import PositiveInt
 
 from runtime.errors import UserError
 from runtime.resume import (
+    file_lock,
     is_finished,
     mark_finished,
+    open_output,
     open_run,
     refuse_other_settings,
     run_lock,
 )
+from runtime.run_folder import start_run
 from runtime.settings import Settings, to_dict
 from runtime.value_types import ModelFolder
 
@@ -121,3 +124,25 @@ def test_what_a_run_has_read_may_be_gone(tmp_path):
         refuse_other_settings(tmp_path / "c.pt", settings, then | {"colour": 1})
     del then["inner"]  # older than the setting
     refuse_other_settings(tmp_path / "c.pt", settings, then | {"model": str(model)})
+
+
+def test_a_file_in_use_is_refused_and_its_neighbours_are_not(tmp_path):
+    (tmp_path / "a.jsonl").write_text("mine")
+    with file_lock(tmp_path / "a.jsonl"), file_lock(tmp_path / "b.jsonl"):
+        refused = pytest.raises(UserError, match=r"writing to .*a\.jsonl; .* give another file")
+        with refused, file_lock(tmp_path / "a.jsonl"):
+            raise AssertionError("two runs")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_finished_evaluation_of_other_settings_stays(tmp_path):
+    settings, other = Run(out=tmp_path), Run(out=tmp_path, inner=Inner(steps=2))
+    for each in (settings, other):  # nothing has finished yet
+        with open_output(tmp_path, each):
+            start_run(tmp_path, each, "run")
+    (tmp_path / "summary.json").write_text("{}")
+    with open_output(tmp_path, other):
+        pass
+    message = rf"another inner\.steps; .* name another --out, or delete {tmp_path}$"
+    with pytest.raises(UserError, match=message), open_output(tmp_path, settings):
+        pass

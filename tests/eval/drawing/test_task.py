@@ -88,10 +88,10 @@ def geneval(tmp_path):
     return file
 
 
-def measure(tmp_path, task, file, **options):
+def measure(tmp_path, task, file, out="out", **options):
     """The summary of the drawings in a folder."""
     settings = GenerationSettings(
-        task=task, prompts=file, out=tmp_path / "out", images=tmp_path / "drawings", **options
+        task=task, prompts=file, out=tmp_path / out, images=tmp_path / "drawings", **options
     )
     return summary_of(drawing_task.evaluate(settings))
 
@@ -259,7 +259,19 @@ def test_drawings_against_real_images(tmp_path, geneval):
     score = summary["scores"]["KID (EfficientNet-Lite0)"]
     assert score["value"] > 0 and score["num_images"] == [6, 8]
     with pytest.raises(UserError, match="--distance kid"):
-        measure(tmp_path, "geneval", geneval, **common)
+        measure(tmp_path, "geneval", geneval, "other", **common)
+
+
+def test_scores_are_added_to_finished_drawings_and_none_is_taken_away(tmp_path, geneval):
+    (tmp_path / "real").mkdir()
+    for number in range(6):
+        Image.effect_noise((40, 40), 50).convert("RGB").save(tmp_path / f"real/{number}.png")
+    common = {"distance": ["kid"]}
+    assert measure(tmp_path, "geneval", geneval, **common)["scores"] == {}
+    common |= {"reference": str(tmp_path / "real"), "network": ["efficientnet-lite0"]}
+    assert len(measure(tmp_path, "geneval", geneval, **common)["scores"]) == 1
+    with pytest.raises(UserError, match="a run with another network, reference; give those"):
+        measure(tmp_path, "geneval", geneval, distance=["kid"])
 
 
 def test_a_feature_network_may_lie_in_a_folder_with_commas(tmp_path):
@@ -349,7 +361,7 @@ def test_clean_fid_takes_real_images_uncut_and_apart_from_other_networks(
     assert "nothing cut" in summary["crop"] and "KID (inception-clean)" in summary["scores"]
     with pytest.raises(UserError, match="measure them apart"):
         network = ["inception-clean", "inception"]
-        measure(tmp_path, "mjhq", mjhq, network=network, **common)
+        measure(tmp_path, "mjhq", mjhq, "other", network=network, **common)
 
 
 def test_mjhq_says_why_categories_are_not_told_apart(tmp_path, mjhq):

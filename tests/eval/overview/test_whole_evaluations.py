@@ -205,3 +205,21 @@ def test_reconstruction_over_three_ranks_is_that_of_one(world, tmp_path):
     ]
     assert ids[0] == ids[1] and len(ids[0]) == 7
     assert len(list((tmp_path / "three" / "pairs").iterdir())) == 14
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "then"),
+    [
+        ("reconstruction", {"max_images": 4}, {"max_images": 3}),
+        ("vqa", {}, {"instruction": "Be short."}),
+        ("drawing", {"seeds": 1}, {"seeds": 2}),
+    ],
+)
+def test_a_finished_evaluation_of_other_settings_stays(evaluations, tmp_path, name, first, then):
+    evaluate, out = getattr(evaluations, name), tmp_path / "out"
+    evaluate(out, **first)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"another {next(iter(then))}; .* or delete {out}"):
+        evaluate(out, **then)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    evaluate(out, **first)

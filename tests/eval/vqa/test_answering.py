@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from eval.vqa.settings import VQASettings
 from mllm.saved.load import load_processor
 from mllm.serving.answering import Answerer, plan_batches
 from runtime.errors import UserError
+from runtime.resume import run_lock
 from semhitok import main as cli
 from tests.mllm.tiny import World, launch, make_model, picture
 from tests.prepared import prepare_sources
@@ -269,12 +271,38 @@ def test_parts_of_ranks_hold_every_batch_once(world_size):
         (["--answer-by", "texts"], "asking, instruction differ"),
     ],
 )
-def test_answers_of_another_evaluation_are_not_mixed(whole, place, capsys, more, what):
+@pytest.mark.parametrize("finished", [True, False])
+def test_answers_of_another_evaluation_are_not_mixed(
+    whole, place, tmp_path, capsys, more, what, finished
+):
+    out = shutil.copytree(whole, tmp_path / "out")
+    if not finished:
+        (out / "summary.json").unlink()
+    before = contents(out)
     first = [] if "--batch-size" in more else ["--batch-size", "4"]
-    assert evaluate(place, whole, *first, *more) == 2
+    assert evaluate(place, out, *first, *more) == 2
     said = capsys.readouterr().err
-    assert what in said and "holds answers of another evaluation" in said
-    assert "give another --out" in said
+    if finished:
+        key = more[0].strip("-").replace("-", "_")
+        assert f"was written by a run with another {key}" in said
+        assert f"name another --out, or delete {out}" in said
+    else:
+        assert what in said and "holds answers of another evaluation" in said
+        assert "give another --out" in said
+    assert contents(out) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_evaluation_into_a_folder_in_use_is_refused_and_the_first_goes_on(
+    place, tmp_path, capsys
+):
+    with run_lock(tmp_path):
+        assert evaluate(place, tmp_path, "--batch-size", "4") == 2
+        assert f"another run (process {os.getpid()} on" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_damaged_line_and_a_double_answer_are_refused(tmp_path):
@@ -336,7 +364,7 @@ def test_the_results_of_a_model_are_not_replaced_by_scoring_them_again(whole, ca
     before = {path: path.read_bytes() for path in whole.iterdir() if path.is_file()}
     for path in (whole, whole / "predictions.jsonl"):
         assert rescored(path, "option", "--out", str(whole)) == 2
-        assert "give another --out" in capsys.readouterr().err
+        assert "name another --out" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
 
 

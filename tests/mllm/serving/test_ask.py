@@ -9,6 +9,7 @@ import torch
 from mllm.serving.answering import Answerer
 from mllm.serving.ask import Asking
 from mllm.serving.questions import Asked, read_questions
+from runtime.resume import file_lock
 from semhitok import main as cli
 from tests.mllm.tiny import make_model, picture
 
@@ -193,3 +194,10 @@ def test_fields_that_are_not_read_are_named(tmp_path, capsys):
         f"{path}: left out are 1 values of the field 'choices' (did you mean 'options'?), 1 values "
         f"of the field 'optoins' (did you mean 'options'?)\n"
     )
+
+
+def test_a_second_run_into_a_file_in_use_is_refused(ask, folder, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    with file_lock(out):
+        code, _, error = ask("--questions", write_list(folder), "--out", out)
+    assert code == 2 and "another run" in error and not out.exists()

@@ -26,6 +26,7 @@ from mllm.serving.generate import generate as generate_images
 from mllm.serving.prompts import PromptList
 from mllm.serving.settings import GenerateSettings
 from runtime import files
+from runtime.resume import run_lock
 from semhitok import main as cli
 from tests.mllm.tiny import launch, make_model
 from tests.processes import Forked
@@ -389,7 +390,7 @@ def test_a_real_limit_of_file_sizes_leaves_no_half_image(folder, tmp_path, capsy
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 2
     assert "File too large; free some space" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(generate, tmp_path, monkeypatch) -> None:
@@ -444,3 +445,11 @@ def test_a_table_is_no_list_of_prompts(generate, tmp_path) -> None:
     (tmp_path / "p.csv").write_text("prompt,seed\na bar,3\n")
     code, error = generate(tmp_path / "out", "--prompts", tmp_path / "p.csv")
     assert code == 2 and "p.csv is a table; give its prompts one a line" in error
+
+
+def test_a_second_run_into_a_folder_in_use_is_refused(generate, tmp_path) -> None:
+    left = tmp_path / "out" / ".00000-00.png.1.tmp"
+    with run_lock(tmp_path / "out"):
+        left.touch()  # the other's, half written
+        code, error = generate(tmp_path / "out", "--prompt", "a bar")
+        assert code == 2 and "another run" in error and left.exists()
