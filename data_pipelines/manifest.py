@@ -15,6 +15,8 @@ MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 PARTS_NAME = "rejected_parts.jsonl"
 DUPLICATES_NAME = "duplicates.jsonl"
+WRITTEN_BESIDE = (MANIFEST_NAME, QUARANTINE_NAME, PARTS_NAME, DUPLICATES_NAME)
+"""What `prepare` writes beside its shards."""
 AGAIN = "run semhitok prepare again"
 
 

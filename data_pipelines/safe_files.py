@@ -4,6 +4,7 @@ import itertools
 import os
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -81,6 +82,19 @@ def _in_any_form(root: Path, name: str) -> Path:
         known = {unicodedata.normalize("NFC", other): other for other in os.listdir(path)}
         path /= known.get(unicodedata.normalize("NFC", part), part)
     return path
+
+
+def note_unread(where: str | Path, names: list[str], why: str = "") -> list[str]:
+    """One sentence about files, or folders ending in `/`, that nothing was read from; or none."""
+    if not names:
+        return []
+    endings = (name.endswith("/") or os.path.splitext(name)[1].lower() for name in names)
+    kinds = Counter("folder" if ending is True else ending or "no ending" for ending in endings)
+    told = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common(5))
+    what = "folders" if set(kinds) == {"folder"} else "files"
+    return [
+        f"{len(names):,} {what} below {where} {why}were not read ({told}), the first is {names[0]}"
+    ]
 
 
 def short_names(paths: list[str]) -> list[str]:

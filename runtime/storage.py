@@ -19,6 +19,8 @@ from runtime.errors import UserError, says
 from runtime.files import fingerprint, whole_file
 from runtime.run_folder import make_folder
 
+MAC_LEFTOVERS = ("._", "__MACOSX", ".DS_Store")
+"""How names begin of what macOS leaves, or packs, beside files."""
 MAX_FILES = 1_000_000
 """Most files that a range of numbers may mean."""
 
@@ -134,6 +136,24 @@ def matching(location: str, ending: str) -> list[str]:
         pattern = os.path.join(location, f"*{ending}") if is_folder else location
         raise UserError(f"no file matches {pattern}")
     return sorted(store.unstrip_protocol(name) if is_remote(location) else name for name in found)
+
+
+def left_out(location: str, taken: list[str]) -> list[str]:
+    """What a folder holds beside the files that `matching` took of it; nothing of other locations.
+
+    Names inside it, sorted; those of folders, into which `matching` does not look, end in `/`.
+    """
+    if not (location.endswith("/") if is_remote(location) else os.path.isdir(location)):
+        return []
+    store, root = _open_store(location)
+    names = {os.path.basename(name) for name in taken}
+    left = []
+    for each in store.ls(root, detail=True):
+        name = os.path.basename(each["name"].rstrip("/"))
+        is_own = each["name"].strip("/") == root.strip("/")  # the mark of an empty folder in S3
+        if not is_own and name not in names and not name.startswith(MAC_LEFTOVERS):
+            left.append(name + "/" * (each["type"] == "directory"))
+    return sorted(left)
 
 
 @contextlib.contextmanager

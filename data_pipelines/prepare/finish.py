@@ -25,7 +25,7 @@ from data_pipelines.prepare.job import Job
 from data_pipelines.prepare.part import Account
 from data_pipelines.shards import map_batches, writing_shard
 from data_pipelines.sources.source import Source
-from data_pipelines.sources.spec import similar_key
+from data_pipelines.sources.spec import KINDS, parse_source, similar_key
 from runtime.errors import UserError
 from runtime.files import TEMPORARY
 from runtime.storage import Storage
@@ -162,14 +162,15 @@ def _report(
         for account in accounts:
             unread.update(account.unread if account.part.source == number else {})
         if unread:
-            told = _listed([_unread(*each) for each in unread.most_common()])
+            maps_columns = KINDS[parse_source(source.name).kind].maps_columns
+            told = _listed([_unread(*each, maps_columns) for each in unread.most_common()])
             print(f"{source.name}: these columns were not read: {told}", file=sys.stderr)
 
 
-def _unread(column: str, count: int) -> str:
-    """A column that was not read, with what it might have meant."""
-    key = similar_key(column)
-    hint = f", perhaps {key}={column}" if key else ""
+def _unread(column: str, count: int, maps_columns: bool) -> str:
+    """A column that was not read, with what it might have meant where a source can say so."""
+    key = similar_key(column) if maps_columns and "." not in column else None
+    hint = f", perhaps {key}={column}" if key and key != column else ""
     return f"{column} (of {count:,}{hint})"
 
 

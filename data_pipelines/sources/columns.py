@@ -15,6 +15,7 @@ A key that is not given takes a column of a usual name (see `USUAL`), if there i
 """
 
 import math
+import os
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,6 +35,8 @@ SPEAKERS = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard"), "assistant"),
 }
 """Names of the roles in the wild, in any case, and ours."""
+IMAGE_KEYS = ("image", "image_url", "url", "path")
+"""Where a part of a message names its image, or holds it."""
 
 
 def choose_columns(given: dict[str, str], columns: list[str], name: str) -> dict[str, str]:
@@ -72,8 +75,9 @@ def usual_columns(given: dict[str, str], columns: Iterable[str]) -> dict[str, st
             chosen[key] = found[0]
     if "image" in chosen and "text" in chosen and "caption" not in chosen:
         chosen["caption"] = chosen.pop("text")  # as most captioned sets on the hub name it
-    if "question" in chosen and "answer" not in chosen:
-        del chosen["question"]
+    if not {"question", "answer"} <= chosen.keys():  # neither is of use alone
+        for key in ("question", "answer", "question_id"):
+            chosen.pop(key, None)
     return chosen
 
 
@@ -101,27 +105,71 @@ def record_of_row(
         return [value for value in found if value is not None]
 
     asked = _listed(cells.get("questions"))
-    if not is_absent(cells.get("question")):
+    unread = [name for name in row if name not in columns.values()]
+    unread += [columns["id"]] if _is_no_id(cells.get("id")) else []
+    unread += [name for question in asked for name in _unread_of_question(question)]
+    answered = not all(map(is_empty, _listed(cells.get("answer"))))
+    if answered or not is_absent(cells.get("question")):
         asked = [{key: cells.get(key) for key in ("question", "answer", "question_id")}, *asked]
     asked = [_with_id(question, f"{record_id}-{n}") for n, question in enumerate(asked)]
     spoken = _listed(cells.get("conversations"))
     if spoken and not all(map(_is_conversation, spoken)):
         spoken = [spoken]  # the turns of one
+    unread += [name for turns in spoken for name in unread_of_turns(turns)]
+    own_name = _name_of(cells.get("image"))
     texts = read("text", [cells.get("text")], text_of, "text")
     record = Record(
         record_id,
         image,
         read("caption", _listed(cells.get("caption")), text_of, "caption"),
         read("question", asked, _question_of),
-        read("conversation", spoken, conversation_of, image is not None),
+        read("conversation", spoken, conversation_of, image is not None, own_name),
         texts[0] if texts else None,
     )
-    return Found(record, rejects, tuple(name for name in row if name not in columns.values()))
+    return Found(record, rejects, tuple(dict.fromkeys(unread)))
 
 
 def is_absent(value: Any) -> bool:
     """Whether a cell holds nothing: null, or NaN, which pandas writes for a gap."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_empty(value: Any) -> bool:
+    """Whether nothing is lost with a value that is not read."""
+    return is_absent(value) or (isinstance(value, (str, list, dict)) and not value)
+
+
+def unread_keys(value: Any, known: Iterable[str], where: str = "") -> list[str]:
+    """Keys of an object, as `where` says before them, that hold something and are not read."""
+    found = value if isinstance(value, dict) else {}
+    return [where + key for key in found if key not in known and not is_empty(found[key])]
+
+
+def _unread_of_question(value: Any) -> list[str]:
+    answers = first_key(value, "answers", "answer") if isinstance(value, dict) else ""
+    known = [
+        "question",
+        answers,
+        *(() if _is_no_id(_get(value, "question_id")) else ("question_id",)),
+    ]
+    return unread_keys(value, known, "questions.")
+
+
+def unread_of_turns(turns: Any) -> list[str]:
+    """What `conversation_of` does not read of its turns."""
+    where = "conversations."
+    unread = unread_keys(turns, ("images", "messages"), where)
+    turns = turns.get("messages") if isinstance(turns, dict) else turns
+    for turn in turns if isinstance(turns, list) else []:
+        if not isinstance(turn, dict):
+            continue
+        content = first_key(turn, "value", "content")
+        unread += unread_keys(turn, ("from", "role", content), where)
+        for part in turn[content] if isinstance(turn.get(content), list) else []:
+            is_text = isinstance(part, dict) and part.get("type") == "text"
+            known = ("text",) if is_text else IMAGE_KEYS if _name_in(part) else ()
+            unread += unread_keys(part, ("type", *known), where)
+    return unread
 
 
 def first_key(value: dict[str, Any], *keys: str) -> str:
@@ -144,6 +192,14 @@ def _with_id(question: Any, default: str) -> dict[str, Any]:
 def _is_conversation(value: Any) -> bool:
     """Whether a value in a list is a whole conversation, and not a turn of one."""
     return isinstance(value, list) or (isinstance(value, dict) and "messages" in value)
+
+
+def _name_of(image: Any) -> str | None:
+    """What a cell calls its image, if anything."""
+    if isinstance(image, list):
+        image = image[0] if image else None
+    name = image.get("path") if isinstance(image, dict) else image
+    return name if isinstance(name, str) and name else None
 
 
 def image_of(value: Any, images: Path | None) -> bytes | None:
@@ -171,33 +227,64 @@ def image_of(value: Any, images: Path | None) -> bytes | None:
 
 def _question_of(value: dict[str, Any]) -> Question:
     """A question with its answers, of which there may be one."""
+    if is_absent(value.get("question")) and "question" in value:
+        raise ValueError("an answer without its question")
     question = text_of(value.get("question"), "question")
     answers = answers_of(value.get(first_key(value, "answers", "answer")))
     return Question(question, answers, value["question_id"])
 
 
 def conversation_of(
-    turns: Any, has_image: bool, images: list[str] | None = None, own_id: str | None = None
+    turns: Any,
+    has_image: bool,
+    own_name: str | None = None,
+    images: list[str] | None = None,
+    own_id: str | None = None,
 ) -> Conversation:
-    """Turns as they are written in the wild; an image without a mark is shown at the beginning."""
+    """Turns as they are written in the wild; an image without a mark is shown at the beginning.
+
+    `own_name` is what the source calls the image of the record; `images` and `own_id` are those of
+    a `Conversation`. A message in parts that names other images than these is a `ValueError`.
+    """
     if isinstance(turns, dict):
         images = images or [id_of(name) for name in _listed(turns.get("images"))]
         turns = turns.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("its conversation is no list of turns")
-    messages = []
+    messages, parts = [], []  # type: list[Message], list[Any]
     for turn in turns:
         speaker = turn.get(first_key(turn, "from", "role"))
         role = SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:
             raise ValueError(f"a turn is by {speaker!r}; known are {', '.join(SPEAKERS)}")
-        messages.append(Message(role, _content_of(turn.get(first_key(turn, "value", "content")))))
+        content = turn.get(first_key(turn, "value", "content"))
+        messages.append(Message(role, _content_of(content)))
+        parts += [p for p in _listed(content) if isinstance(p, dict) and p.get("type") != "text"]
+    for part, expected in zip(parts, images or [own_name], strict=False):
+        name = _name_in(part)
+        if name and expected and os.path.basename(name) != os.path.basename(expected):
+            raise ValueError(f"a message shows {name[:100]}, where its image is {expected[:100]}")
     marked = any(IMAGE_MARK in message.content for message in messages)
     if has_image and not images and not marked:
         first = next((i for i, m in enumerate(messages) if m.role == "user"), None)
         if first is not None:
             messages[first] = Message("user", f"{IMAGE_MARK}\n{messages[first].content}")
     return Conversation(messages, images or [], own_id)
+
+
+def _name_in(part: Any) -> str | None:
+    """What a part of a message calls its image, if it names one."""
+    for key in IMAGE_KEYS:
+        value = _get(part, key)
+        value = _get(value, "url") or _get(value, "path") or value
+        if isinstance(value, str) and value and not value.startswith("data:"):
+            return value
+    return None
+
+
+def _get(value: Any, key: str) -> Any:
+    """A key of what may be no object."""
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def _content_of(value: Any) -> str:
@@ -228,6 +315,11 @@ def usable_id(value: Any, default: str) -> str:
     except ValueError:
         return default
     return found if found.strip() else default
+
+
+def _is_no_id(value: Any) -> bool:
+    """Whether a value stands where an id should, and is none."""
+    return not is_empty(value) and not usable_id(value, "")
 
 
 def texts_of(value: Any, kind: str) -> list[str]:

@@ -44,8 +44,12 @@ def read_hub(
         raise UserError(f"{what} cannot be loaded: {says(error)}") from error
     features = loaded.features or {}
     for column, feature in features.items():
-        if isinstance(feature, datasets.Image):  # the bytes as they came; we decode
-            loaded = loaded.cast_column(column, datasets.Image(decode=False))
+        undecoded: Any = datasets.Image(decode=False)  # the bytes as they came; we decode
+        if isinstance(getattr(feature, "feature", None), datasets.Image):  # a list of them
+            undecoded = type(feature)(undecoded)
+        elif not isinstance(feature, datasets.Image):
+            continue
+        loaded = loaded.cast_column(column, undecoded)
     known = list(features) or list(loaded.column_names or [])
     chosen = choose_columns(columns, known, name)
     used = {column: features.get(column) for column in chosen.values()}
@@ -64,10 +68,13 @@ def read_hub(
                 number = row[column]
                 row[column] = None if number is None or number < 0 else feature.int2str(number)
             image = row.get(chosen.get("image"))
+            if isinstance(image, list) and len(image) == 1:
+                image = image[0]
             path = image.get("path") if isinstance(image, dict) and not image.get("bytes") else None
             if isinstance(path, str) and files.has(path):
                 row[chosen["image"]] = files.read(path)
-            return replace(record_of_row(row, chosen, record_id, images), unread=unread)
+            parts = record_of_row(row, chosen, record_id, images)
+            return replace(parts, unread=(*unread, *parts.unread))
 
         return guarded(record_id, record)
 

@@ -14,12 +14,19 @@ import csv
 import io
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipelines.records import Record, Reject
-from data_pipelines.safe_files import MAX_LINE_SIZE, JsonLines, check_name, is_inside, read_inside
+from data_pipelines.safe_files import (
+    MAX_LINE_SIZE,
+    JsonLines,
+    check_name,
+    is_inside,
+    note_unread,
+    read_inside,
+)
 from data_pipelines.sources.columns import choose_columns, is_absent, refuse_doubles, texts_of
 from data_pipelines.sources.rows import Found, Rows, attempt, guarded
 from runtime.errors import UserError
@@ -107,10 +114,11 @@ def read_folder(root: Path, captions: Path | None = None, columns: dict[str, str
     known = set(map(os.path.realpath, tables))
     others = [path for path in others if path.suffix.lower() != ".txt"]
     unread += [path for path in others if os.path.realpath(path) not in known]
+    names = [_record_id(root, path) for path in unread]
     return Rows(
         len(paths) + len(rejects),
         lambda index: guarded(ids[min(index, len(ids) - 1)], read, index),
-        (*table.notes, *_note(root, unread)),
+        (*table.notes, *note_unread(root, names, "belong to no image and ")),
     )
 
 
@@ -166,18 +174,6 @@ def _captions(root: Path, path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"the caption file is not UTF-8 (byte {error.start})") from error
     return [line.strip() for line in text.split("\n") if line.strip()]
-
-
-def _note(root: Path, unread: list[Path]) -> list[str]:
-    """One sentence about files that nothing was read from."""
-    if not unread:
-        return []
-    kinds = Counter(path.suffix.lower() or "no ending" for path in unread)
-    told = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common(5))
-    return [
-        f"{len(unread):,} files below {root} belong to no image and were not read ({told}), the "
-        f"first is {_record_id(root, unread[0])}"
-    ]
 
 
 class _CaptionTable:

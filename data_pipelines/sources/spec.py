@@ -145,11 +145,16 @@ def parse_source(name: str) -> Spec:
     # A comma in a path stands; only one before `key=` ends it, unless there is such a path.
     whole = os.path.exists(os.path.expanduser(rest))
     path, *parts = [rest] if whole else re.split(r",(?=[a-z_]+=)", rest)
-    options = dict(part.partition("=")[::2] for part in parts)
+    pairs = [part.partition("=")[::2] for part in parts]
+    options = dict(pairs)
     known = [*KINDS[kind].options, *(USUAL if KINDS[kind].maps_columns else ()), "licence"]
     for key in options:
         if key not in known:
             raise UserError(f"{kind} has no option {key!r}; it takes {', '.join(known)}")
+    if len(options) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"the source {name!r} gives {twice}= more than once: give it once")
     if not path.strip():
         raise UserError(f"the source {name!r} names no path; write {KINDS[kind].example}")
     return Spec(name, kind, path, options)

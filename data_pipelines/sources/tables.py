@@ -17,13 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.manifest import WRITTEN_BESIDE
 from data_pipelines.records import SCHEMA, Reject, record_from_row
-from data_pipelines.safe_files import JsonLines, short_names
+from data_pipelines.safe_files import JsonLines, note_unread, short_names
 from data_pipelines.shards import map_batches
 from data_pipelines.sources.columns import choose_columns, is_absent, record_of_row, usual_columns
 from data_pipelines.sources.rows import Found, Rows, guarded
+from data_pipelines.sources.spec import USUAL
 from runtime.errors import UserError, says
-from runtime.storage import is_remote, matching, reading
+from runtime.storage import is_remote, left_out, matching, reading
 
 LOOKED_AT = 100
 """Lines of JSONL that are read first to learn the columns."""
@@ -71,7 +73,7 @@ def read_tables(location: str, kind: str, images: Path | None, columns: dict[str
     tables = [_Table(path, kind) for path in paths]
     schema = tables[0].schema
     for table in tables:
-        if table.schema.names != schema.names:
+        if sorted(table.schema.names) != sorted(schema.names):
             raise UserError(f"{table.path} has other columns than {tables[0].path}")
     prepared = not columns and schema.names == SCHEMA.names
     chosen = {} if prepared else choose_columns(columns, schema.names, location)
@@ -94,11 +96,13 @@ def read_tables(location: str, kind: str, images: Path | None, columns: dict[str
             (cells,) = held[group].slice(index - int(ends[group]), 1).to_pylist()
             if prepared:
                 return Found(record_from_row(cells))
-            return replace(record_of_row(cells, chosen, name, images), unread=unread)
+            found = record_of_row(cells, chosen, name, images)
+            return replace(found, unread=(*unread, *found.unread))
 
         return guarded(name, row)
 
-    return Rows(int(ends[-1]), read)
+    left = [name for name in left_out(location, paths) if name not in WRITTEN_BESIDE]
+    return Rows(int(ends[-1]), read, tuple(note_unread(location, left)))
 
 
 def read_jsonl(path: Path, images: Path | None, columns: dict[str, str]) -> Rows:
@@ -118,7 +122,11 @@ def read_jsonl(path: Path, images: Path | None, columns: dict[str, str]) -> Rows
         row = lines[index]
         if isinstance(row, Reject):
             return Found(None, [row])
-        row = {key: value for key, value in row.items() if not is_absent(value) and value != []}
+        row = {  # what holds nothing does not hide another column of its kind
+            key: value
+            for key, value in row.items()
+            if not (is_absent(value) or value == [] or (key in USUAL["image"] and value == ""))
+        }
         name = f"{path.stem}-{lines.number(index):07d}"
         return record_of_row(row, usual_columns(columns, row), name, images)
 

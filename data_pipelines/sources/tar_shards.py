@@ -23,11 +23,11 @@ from typing import IO, Any, Self
 
 from data_pipelines.images import MAX_FILE_SIZE
 from data_pipelines.records import Reject
-from data_pipelines.safe_files import check_name, parse_line, short_names
+from data_pipelines.safe_files import check_name, note_unread, parse_line, short_names
 from data_pipelines.sources.columns import answers_of, is_absent, record_of_row, usual_columns
 from data_pipelines.sources.rows import Found, Streams, guarded
 from runtime.errors import UserError
-from runtime.storage import is_remote, matching, reading
+from runtime.storage import MAC_LEFTOVERS, is_remote, left_out, matching, reading
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 CAPTION_ENDINGS = ("txt", "caption", "text")
@@ -45,8 +45,6 @@ EXTENDED_HEADERS = (
 """Members that hold the next one's name and other fields, and are read whole."""
 BROKEN = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 """What a truncated archive, or a header of nonsense, provokes."""
-MAC_LEFTOVERS = ("._", "__MACOSX", ".DS_Store")
-"""How names begin of what macOS packs beside files."""
 LOOKED_AT = 100
 """Samples whose keys count as the columns."""
 MAX_HEADER_SIZE = 1024 * 1024
@@ -70,7 +68,8 @@ def read_tars(location: str, columns: dict[str, str]) -> Streams:
     if columns:
         _refuse_unknown(columns, names[0])
     named = zip(names, short_names(names), strict=True)
-    return Streams([partial(_read_tar, name, stem, columns) for name, stem in named])
+    streams = [partial(_read_tar, name, stem, columns) for name, stem in named]
+    return Streams(streams, tuple(note_unread(location, left_out(location, names))))
 
 
 def _refuse_unknown(columns: dict[str, str], name: str) -> None:

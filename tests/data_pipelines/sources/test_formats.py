@@ -344,6 +344,7 @@ def test_every_kind_is_documented_and_its_example_is_written_right():
         ("jsonl:x.jsonl", "no such file: x.jsonl"),
         ("jsonl:x.jsonl,imges=y", "jsonl has no option 'imges'; it takes images, id"),
         ("llava:x.json", "no such file: x.json"),
+        ("jsonl:x.jsonl,licence=a,text=b,licence=c", "gives licence= more than once: give it once"),
         ("parquet:nowhere", "no such file: nowhere"),
         ("parquet:no*where", "no file matches"),
         ("webdataset:nowhere.tar", "no such file: nowhere.tar"),

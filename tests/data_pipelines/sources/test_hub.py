@@ -32,6 +32,26 @@ def test_a_data_set_of_the_hub(tmp_path, streaming):
 
 
 @pytest.mark.parametrize("streaming", [0, 1])
+def test_a_data_set_of_the_hub_with_a_list_of_one_image(tmp_path, streaming):
+    import datasets
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "own.data").write_bytes(picture(9))
+    path = f"{folder}/own.data"
+    lists = [[{"bytes": picture(0), "path": None}], [], [{"bytes": None, "path": path}]]
+    lists.append([{"bytes": picture(n), "path": None} for n in range(2)])
+    features = datasets.Features(
+        {"images": datasets.List(datasets.Image()), "text": datasets.Value("string")}
+    )
+    table = pa.table({"images": lists, "text": list("abcd")}, schema=features.arrow_schema)
+    pq.write_table(table, folder / "train.parquet")
+    first, second, third, several = read(f"hub:{folder},streaming={streaming}")
+    assert [first.image, second.image, third.image] == [picture(0), None, picture(9)]
+    assert isinstance(several, Reject) and "it names 2 images" in several.reason
+
+
+@pytest.mark.parametrize("streaming", [0, 1])
 def test_a_data_set_of_the_hub_that_is_a_folder_of_images(tmp_path, streaming):
     folder = tmp_path / "set"
     for number, name in enumerate(("cat/0.png", "cat/1.png", "dog/2.png")):

@@ -320,6 +320,107 @@ def test_columns_that_are_not_read_are_named(images, tmp_path, capsys):
     assert "size (of 1)" in told and "author (of 1)" in told
 
 
+def test_an_answer_without_its_question_is_named_or_rejected(images, tmp_path, capsys):
+    row = {"image": "a.png", "caption": "a", "prompt": "what?", "answer": "b", "question_id": 1}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    records, rejects = prepared(f"jsonl:{tmp_path / 't.jsonl'},images={images}", tmp_path / "out")
+    assert records["t-0000001"].captions == ["a"] and not rejects
+    told = capsys.readouterr().err
+    assert "prompt (of 1" in told and "answer (of 1" in told and "question_id (of 1" in told
+    columns = {
+        "image": [picture(n) for n in range(4)], "caption": list("abcd"),
+        "question": ["?", None, None, None], "answers": [["yes"], ["no"], [], None],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    records, rejects = prepared(f"parquet:{tmp_path / 't.parquet'}", tmp_path / "table")
+    assert len(records) == 4
+    assert rejects == {"t-0000001#question-1": "an answer without its question"}
+    pq.write_table(pa.table(columns).drop(["question"]), tmp_path / "t.parquet")
+    prepared(f"parquet:{tmp_path / 't.parquet'}", tmp_path / "none")
+    assert "answers (of 4" in capsys.readouterr().err
+
+
+def test_what_a_conversation_holds_beside_its_turns_is_named(images, tmp_path, capsys):
+    said = [{"from": "human", "value": "<image>?", "mask": 1}, {"from": "gpt", "value": "yes"}]
+    entries: list[dict[str, Any]] = [
+        {"id": [1], "image": "a.png", "conversations": said, "caption": "lost", "model": ""},
+        {"image": "./a.png", "messages": said, "conversations": None, "mask": [0, 1]},
+        {"id": "both", "image": "a.png", "images": ["a.png", "b.png"], "conversations": said},
+        {"id": "cut", "image": ["a.png", ""], "conversations": said},
+        {"id": "blank", "image": "", "images": ["c.png"], "conversations": said},
+    ]
+    records, rejects = prepared(llava(tmp_path, entries), tmp_path / "llava")
+    assert {name: len(record.conversations) for name, record in records.items()} == {
+        "a.png": 2, "b.png": 0, "c.png": 1,
+    }  # fmt: skip
+    assert rejects == {
+        "both": "a conversation has 1 image marks for 2 images",
+        "cut": "one of its 2 images has no name",
+    }
+    told = capsys.readouterr().err
+    for name in ("id (of 1)", "caption (of 1)", "; mask (of 1)", "conversations.mask (of 5)"):
+        assert name in told, told
+    assert "model" not in told
+    row = {
+        "image": "", "images": ["c.png"], "messages": {"messages": said, "image": "d.png"},
+        "questions": [{"question": "what?", "answer": "a", "choices": ["a", "b"]}],
+    }  # fmt: skip
+    (tmp_path / "m.jsonl").write_text(json.dumps(row))
+    records, rejects = prepared(f"jsonl:{tmp_path / 'm.jsonl'},images={images}", tmp_path / "m")
+    assert records["m-0000001"].has_image and not rejects
+    told = capsys.readouterr().err
+    for name in ("questions.choices", "conversations.image", "conversations.mask"):
+        assert f"{name} (of 1" in told, told
+    assert "columns were not read: images" not in told
+
+
+def test_a_message_in_parts_shows_the_image_that_it_names(images, tmp_path, capsys):
+    def row(part: dict[str, Any], **others: Any) -> dict[str, Any]:
+        content = [{"type": "image", **part}, {"type": "text", "text": "?"}]
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "yes"}]
+        return {"messages": turns, **others}
+
+    rows = [
+        row({"image": "b.png"}, images=["a.png"]),
+        row({"image_url": {"url": "file:///photos/a.png"}}, images=["a.png"]),
+        row({"image": "data:image/png;base64,AAAA"}, image="b.png"),
+        row({}, image="c.png"),
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    records, rejects = prepared(f"jsonl:{tmp_path / 'm.jsonl'},images={images}", tmp_path / "out")
+    assert list(records) == ["m-0000002", "m-0000003", "m-0000004"]
+    assert rejects == {"m-0000001": "a message shows b.png, where its image is a.png"}
+    assert "conversations.image (of 1" in capsys.readouterr().err
+    entry = row({"image": "b.png"}, id="x", image=["b.png", "a.png"])
+    entry["messages"][0]["content"].append({"type": "image", "image": "b.png"})
+    _, rejects = prepared(llava(tmp_path, [entry]), tmp_path / "llava")
+    assert rejects == {"x": "a message shows b.png, where its image is a.png"}
+
+
+# Kind: files of a folder that its reader has no use for.
+def test_files_of_a_folder_of_tables_that_are_not_read_are_named(tmp_path, capsys):
+    for folder in ("w", "p"):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+    tar(tmp_path / "w" / "0.tar", ("a.png", picture(1)))
+    tar(tmp_path / "w" / "sub" / "1.tar", ("a.png", picture(2)))
+    for name in ("w/2.tar.gz", "w/._0.tar", "w/0_stats.json"):
+        (tmp_path / name).write_bytes(b"x")
+    records, _ = prepared(f"webdataset:{tmp_path / 'w'}", tmp_path / "tar")
+    assert list(records) == ["0/a"]
+    told = capsys.readouterr().err
+    assert f"3 files below {tmp_path / 'w'} were not read (1 × .json, 1 × .gz, 1 × folder)" in told
+    # Columns in another order are the same columns.
+    pq.write_table(pa.table({"text": ["a"], "id": ["1"]}), tmp_path / "p" / "0.parquet")
+    pq.write_table(pa.table({"id": ["2"], "text": ["b"]}), tmp_path / "p" / "1.parquet")
+    out = tmp_path / "table"
+    records, _ = prepared(f"parquet:{tmp_path / 'p'}", out)
+    assert {name: record.text for name, record in records.items()} == {"1": "a", "2": "b"}
+    told = capsys.readouterr().err
+    assert "1 folders below" in told and "the first is sub/" in told
+    prepared(f"arrow:{out}", tmp_path / "again")  # what prepare leaves beside its shards is known
+    assert "not read" not in capsys.readouterr().err
+
+
 def test_what_prepare_writes_is_read_back_from_json_lines(images, tmp_path):
     row = {
         "id": "r", "image": "a.png", "captions": ["one", "two"], "text": None,
