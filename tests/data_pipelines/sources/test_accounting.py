@@ -1,8 +1,10 @@
-"""Records and rejects together are what went in, by id, whatever is broken in it."""
+"""Records and rejects together are what went in, by id and text, whatever is broken in it."""
 
+import contextlib
 import io
 import json
 import random
+import re
 import shutil
 import tarfile
 import unicodedata
@@ -27,20 +29,45 @@ GOOD_TEXTS = (
 )  # fmt: skip
 ACCENTED = "Ångström é"
 BAD_TEXTS = ("", " \n", "nul\0", "half \ud800", "x" * 20_001)
+NO_IDS: tuple[Any, ...] = ("", " ", [1], True)
 NO_TEXTS = (None, 3, True, {}, [[]], {"a": 1})
 
 
-def text(rng: random.Random) -> Any:
+class Draws(random.Random):
+    """Random choices, with an account of the texts that they put into entries."""
+
+    def __init__(self, seed: str):
+        super().__init__(seed)
+        self.offered: list[tuple[str, str, str]] = []
+        """A mark in each text, its kind, and the id of its entry."""
+        self._open: list[tuple[str, str]] = []
+        self._count = 0
+
+    def offer(self, kind: str, words: str) -> str:
+        """A text of an entry; one that says something gets a mark of its own."""
+        if not words.strip():
+            return words
+        self._count += 1
+        self._open.append((f"~{self._count}~", kind))
+        return f"{words} ~{self._count}~"
+
+    def close(self, entry_id: str) -> None:
+        """Give the entry of the texts since the last call its id."""
+        self.offered += [(mark, kind, entry_id) for mark, kind in self._open]
+        self._open.clear()
+
+
+def text(rng: Draws, kind: str) -> Any:
     """A text, which is bad in one case of four."""
-    return rng.choice(rng.choice([GOOD_TEXTS] * 3 + [BAD_TEXTS]))
+    return rng.offer(kind, rng.choice(rng.choice([GOOD_TEXTS] * 3 + [BAD_TEXTS])))
 
 
-def value(rng: random.Random) -> Any:
+def value(rng: Draws, kind: str) -> Any:
     """A text, or what should be one."""
-    return rng.choice(NO_TEXTS) if rng.random() < 0.15 else text(rng)
+    return rng.choice(NO_TEXTS) if rng.random() < 0.15 else text(rng, kind)
 
 
-def image(rng: random.Random) -> bytes:
+def image(rng: Draws) -> bytes:
     """An image file, which is bad in one case of four."""
     data = picture(rng.randrange(1000))
     return rng.choice([data] * 3 + [rng.choice([b"", b"no image", data[:60], data[:-20]])])
@@ -49,7 +76,7 @@ def image(rng: random.Random) -> bytes:
 class Images:
     """A folder of some good and some bad images."""
 
-    def __init__(self, rng: random.Random, folder: Path, ending: str = ".png"):
+    def __init__(self, rng: Draws, folder: Path, ending: str = ".png"):
         folder.mkdir()
         self.names = [f"{number}{ending}" for number in range(6)]
         for name in (*self.names, form(rng, ACCENTED + ending)):
@@ -57,30 +84,35 @@ class Images:
                 (folder / name).write_bytes(image(rng))
         self.ending = ending
 
-    def name(self, rng: random.Random) -> Any:
+    def name(self, rng: Draws) -> Any:
         """A name, of which some are not there."""
         accented = form(rng, ACCENTED + self.ending)
         return rng.choice([*self.names * 2, accented, accented, "nowhere.png", "../up.png", 7])
 
 
-def form(rng: random.Random, name: str) -> str:
+def form(rng: Draws, name: str) -> str:
     """A name in one of the Unicode forms that it may have."""
     return unicodedata.normalize(rng.choice(["NFC", "NFD"]), name)
 
 
-def repeated(rng: random.Random, ids: list[Any]) -> Any:
+def repeated(rng: Draws, ids: list[Any]) -> Any:
     """One of the ids that there are, sometimes; else a new one."""
     return rng.choice(ids) if ids and rng.random() < 0.15 else f"own-{len(ids)}"
 
 
-def turns(rng: random.Random, entry_id: str) -> Any:
+def turns(rng: Draws, entry_id: str) -> Any:
     """A conversation whose question names its entry; not all are good."""
     asked = {"from": rng.choice(["human", "USER"]), "value": f"<image>\n{entry_id}?"}
-    said = {"from": rng.choice(["gpt", "bing"]), "value": value(rng)}
-    return rng.choice([[asked, said]] * 4 + [[said, asked], [asked], [], None, "no turns", [said]])
+    shape = rng.choice(["as"] * 4 + ["sa", "a", "", None, "no turns", "s"])
+    if shape in (None, "no turns"):
+        return shape
+    said = {"from": rng.choice(["gpt", "bing"])}
+    return [
+        asked if letter == "a" else said | {"value": value(rng, "conversation")} for letter in shape
+    ]
 
 
-def folder(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def folder(rng: Draws, root: Path) -> tuple[str, list[str]]:
     (root / "f" / "below").mkdir(parents=True)
     ids = []
     for number in range(rng.randrange(1, 7)):
@@ -90,13 +122,17 @@ def folder(rng: random.Random, root: Path) -> tuple[str, list[str]]:
         path = root / "f" / name
         path.write_bytes(image(rng))
         if rng.random() < 0.6:
-            words = text(rng).encode("utf-8", "surrogatepass")
+            words = text(rng, "caption").encode("utf-8", "surrogatepass")
+            rng.close(ids[-1])
             path.with_suffix(rng.choice([".txt", ".TXT"])).write_bytes(words)
         if rng.random() < 0.2:
             path.with_name(f"._{path.name}").write_bytes(b"what macOS leaves")
     if rng.random() < 0.4:  # a table, some of whose lines name no image of the folder
         names = [rng.choice(ids) if rng.random() < 0.5 else f"no-{n}.png" for n in range(3)]
-        rows = [{"file_name": form(rng, name), "caption": value(rng)} for name in names]
+        rows = []
+        for name in names:
+            rows.append({"file_name": form(rng, name), "caption": value(rng, "caption")})
+            rng.close(name)
         lines = [json.dumps(row) for row in rows] + ["{"]
         mark = rng.choice(["", "\ufeff"])
         (root / "f" / "metadata.jsonl").write_text(mark + "\n".join(lines), encoding="utf-8")
@@ -109,20 +145,24 @@ def folder(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     return f"folder:{root / 'f'}", ids
 
 
-def jsonl(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def jsonl(rng: Draws, root: Path) -> tuple[str, list[str]]:
     images = Images(rng, root / "i")
     ids, lines = [], []
     for number in range(1, rng.randrange(2, 8)):
         row: dict[str, Any] = {"image": images.name(rng)} if rng.random() < 0.7 else {}
         for key in ("caption", "text", "question", "answer", "foo"):
             if rng.random() < 0.4:
-                row[key] = [value(rng), value(rng)] if key == "caption" else value(rng)
+                one = value(rng, key)
+                row[key] = [one, value(rng, key)] if key == "caption" else one
         if rng.random() < 0.3:
-            row["questions"] = [{"question": value(rng), "answers": [value(rng), "b"]}]
+            answers = [value(rng, "answer"), "b"]
+            row["questions"] = [{"question": value(rng, "question"), "answers": answers}]
         if rng.random() < 0.3:
             row["conversations"] = turns(rng, "x")
         if rng.random() < 0.4:
             row["id"] = repeated(rng, ids)
+        elif rng.random() < 0.2:
+            row["id"] = rng.choice(NO_IDS)
         line = json.dumps(row, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
         if rng.random() < 0.1:
             line = rng.choice([b"{", b"[1]", b'{"a": \x01}', b'{"text": "\xff"}'])
@@ -130,7 +170,8 @@ def jsonl(rng: random.Random, root: Path) -> tuple[str, list[str]]:
         elif b"\xed\xa0\x80" in line:  # half a character is no UTF-8
             ids.append(f"t.jsonl:{number}")
         else:
-            ids.append(row.get("id", f"t-{number:07d}"))
+            ids.append(row["id"] if row.get("id") not in (None, *NO_IDS) else f"t-{number:07d}")
+        rng.close(ids[-1])
         lines.append(line)
     lines.append(b'{"text": "one that is good"}')
     ids.append(f"t-{len(lines):07d}")
@@ -139,7 +180,7 @@ def jsonl(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     return f"jsonl:{root / 't.jsonl'},images={root / 'i'}", ids
 
 
-def llava(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def llava(rng: Draws, root: Path) -> tuple[str, list[str]]:
     images = Images(rng, root / "i")
     ids, entries = [], []  # type: list[str], list[Any]
     for number in range(rng.randrange(1, 8)):
@@ -147,7 +188,8 @@ def llava(rng: random.Random, root: Path) -> tuple[str, list[str]]:
         entry: Any = {"id": entry_id, "conversations": turns(rng, entry_id)}
         if rng.random() < 0.1:
             entry_id = f"c-{number:07d}"
-            entry = {"conversations": turns(rng, entry_id)} | rng.choice([{}, {"id": [1]}])
+            entry = {"conversations": turns(rng, entry_id)}
+            entry |= rng.choice([{}, *({"id": each} for each in NO_IDS)])
         shown = rng.choice([images.name(rng), None, "", [], [images.name(rng)] * 2])
         if rng.random() < 0.8:
             entry[rng.choice(["image", "images"])] = shown
@@ -156,6 +198,8 @@ def llava(rng: random.Random, root: Path) -> tuple[str, list[str]]:
             entry_id = f"c-{number:07d}"
         ids.append(entry_id)
         entries.append(entry)
+        # Those of a line that holds no entry are called by the line.
+        rng.close(entry_id)
     lines = rng.random() < 0.5
     path = root / ("c.jsonl" if lines else "c.json")
     if lines:
@@ -168,29 +212,37 @@ def llava(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     return f"llava:{path},images={root / 'i'}", ids
 
 
-def table(rng: random.Random, root: Path, kind: str) -> tuple[str, list[str]]:
+def table(rng: Draws, root: Path, kind: str, default: str = "t-{:07d}") -> tuple[str, list[str]]:
     count = rng.randrange(1, 8)
-    cut = lambda data: data if rng.random() < 0.8 else None  # noqa: E731
-    words = [text(rng).encode("utf-8", "surrogatepass") for _ in range(count)]
+    ids = [default.format(number) for number in range(count)]
+    own: list[str] = []
+    for _ in range(count):
+        own.append(repeated(rng, own))
+    own_ids = [rng.choice([one] * 4 + [None, ""]) for one in own] if rng.random() < 0.4 else None
+    ids = [own_id or name for own_id, name in zip(own_ids or ids, ids, strict=True)]
+    captions: list[bytes | None] = []
+    asked: list[str | None] = []
+    for entry_id in ids:
+        kept = rng.random() < 0.8
+        caption = text(rng, "caption").encode("utf-8", "surrogatepass") if kept else None
+        captions.append(caption)
+        is_asked = rng.random() < 0.8
+        asked.append(rng.offer("question", rng.choice(GOOD_TEXTS)) if is_asked else None)
+        rng.close(entry_id)
+    images = [image(rng) if rng.random() < 0.8 else None for _ in range(count)]
     columns = {
-        "image": pa.array([cut(image(rng)) for _ in range(count)], pa.binary()),
-        "caption": pa.array([cut(word) for word in words], pa.binary()),
-        "question": pa.array([rng.choice(GOOD_TEXTS) for _ in range(count)]),
+        "image": pa.array(images, pa.binary()),
+        "caption": pa.array(captions, pa.binary()),
+        "question": pa.array(asked, pa.string()),
         "answers": pa.array([rng.choice([["a"], [], None, ["", "b"]]) for _ in range(count)]),
     }
-    ids = [f"t-{number:07d}" for number in range(count)]
     if rng.random() < 0.4:
         columns["image"] = pa.array(
             [{"bytes": data, "path": "a.png"} for data in columns["image"].to_pylist()],
             pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         )
-    if rng.random() < 0.4:
-        own: list[str] = []
-        for _ in range(count):
-            own.append(repeated(rng, own))
-        columns["id"] = pa.array([one if rng.random() < 0.8 else None for one in own])
-        told = zip(columns["id"].to_pylist(), ids, strict=True)
-        ids = [own_id or name for own_id, name in told]
+    if own_ids is not None:
+        columns["id"] = pa.array(own_ids, pa.string())
     found = pa.table(columns)
     if kind == "parquet":
         pq.write_table(found, root / "t.parquet", row_group_size=2)
@@ -200,25 +252,25 @@ def table(rng: random.Random, root: Path, kind: str) -> tuple[str, list[str]]:
     return f"{kind}:{root}/t.{kind}", ids
 
 
-def parquet(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def parquet(rng: Draws, root: Path) -> tuple[str, list[str]]:
     return table(rng, root, "parquet")
 
 
-def arrow(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def arrow(rng: Draws, root: Path) -> tuple[str, list[str]]:
     return table(rng, root, "arrow")
 
 
-def hub(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def hub(rng: Draws, root: Path) -> tuple[str, list[str]]:
     (root / "set").mkdir()
-    _, ids = table(rng, root / "set", "parquet")
+    _, ids = table(rng, root / "set", "parquet", "set-train-{:07d}")
     # Without its own list of files the library looks for them in a hundred places.
     (root / "set" / "README.md").write_text(
         "---\nconfigs:\n- config_name: default\n  data_files: t.parquet\n---\n"
     )
-    return f"hub:{root / 'set'}", [name.replace("t-0", "set-train-0") for name in ids]
+    return f"hub:{root / 'set'}", ids
 
 
-def webdataset(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def webdataset(rng: Draws, root: Path) -> tuple[str, list[str]]:
     ids = []
     with tarfile.open(root / "t.tar", "w") as archive:
 
@@ -233,9 +285,12 @@ def webdataset(rng: random.Random, root: Path) -> tuple[str, list[str]]:
             ids.append(unicodedata.normalize("NFC", "t/" + name.removeprefix("./")))
             parts: dict[str, bytes] = {"jpg": image(rng)} if rng.random() < 0.8 else {}
             if rng.random() < 0.6 or not parts:
-                parts["txt"] = text(rng).encode("utf-8", "surrogatepass")
+                parts["txt"] = text(rng, "caption").encode("utf-8", "surrogatepass")
             if rng.random() < 0.3:
-                parts["json"] = rng.choice([b"{", b"[]", b'{"question": "?", "answer": "yes"}'])
+                found = {"question": value(rng, "question"), "answer": "yes"}
+                found |= {"caption": value(rng, "caption")} if rng.random() < 0.5 else {}
+                parts["json"] = rng.choice([b"{", b"[]", *[json.dumps(found).encode()] * 2])
+            rng.close(ids[-1])
             if rng.random() < 0.2:
                 parts[rng.choice(["cls", "seg.png", "pkl", "png"])] = b"1"
             for ending, data in parts.items():
@@ -250,7 +305,7 @@ def webdataset(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     return f"webdataset:{root / 't.tar'}", ids
 
 
-def questions(rng: random.Random) -> tuple[list[Any], list[str]]:
+def questions(rng: Draws, default: str = "q#{}") -> tuple[list[Any], list[str]]:
     """Questions about images, some without what they need; and what each is called."""
     asked: list[Any] = []
     ids: list[str] = []
@@ -258,17 +313,20 @@ def questions(rng: random.Random) -> tuple[list[Any], list[str]]:
         entry: Any = {"question_id": number, "image_id": rng.choice([0, 1, 2, 3, 9, None, "x"])}
         if rng.random() < 0.15:
             entry["question_id"] = rng.choice([0, None, "own"])
-        entry |= {"question": value(rng), "answers": [value(rng), "b"], "answer": value(rng)}
+        answers = [value(rng, "answer"), "b"]
+        entry |= {"question": value(rng, "question"), "answers": answers}
+        entry["answer"] = value(rng, "answer")
         entry = {key: found for key, found in entry.items() if rng.random() < 0.95}
         if rng.random() < 0.05:
             entry = rng.choice([None, 3, "text", []])
         own = entry.get("question_id") if isinstance(entry, dict) else None
-        ids.append(f"q#{number}" if own is None else str(own))
+        ids.append(default.format(number) if own is None else str(own))
+        rng.close(ids[-1])
         asked.append(entry)
     return asked, ids
 
 
-def vqav2(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def vqav2(rng: Draws, root: Path) -> tuple[str, list[str]]:
     images = Images(rng, root / "i", ".jpg")
     for name in images.names:
         if (root / "i" / name).exists():
@@ -277,7 +335,7 @@ def vqav2(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     answered: list[Any] = [
         {
             "question_id": row.get("question_id"),
-            "answers": [rng.choice([{"answer": value(rng)}, {}, None]), {"answer": "b"}],
+            "answers": [rng.choice([{"answer": value(rng, "answer")}, {}, None]), {"answer": "b"}],
         }
         for row in asked
         if isinstance(row, dict) and rng.random() < 0.9
@@ -289,17 +347,16 @@ def vqav2(rng: random.Random, root: Path) -> tuple[str, list[str]]:
     return f"vqav2:{root / 'q.json'},annotations={root / 'a.json'},images={root / 'i'}", ids
 
 
-def gqa(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def gqa(rng: Draws, root: Path) -> tuple[str, list[str]]:
     Images(rng, root / "i", ".jpg")
-    asked, ids = questions(rng)
-    ids = [name.replace("q#", "") for name in ids]
+    asked, ids = questions(rng, "{}")
     texts = [json.dumps(entry).replace('"image_id"', '"imageId"') for entry in asked]
     lines = ",\n".join(f"{json.dumps(key)}: {text}" for key, text in zip(ids, texts, strict=True))
     (root / "q.json").write_text(f"{{{lines}}}")
     return f"gqa:{root / 'q.json'},images={root / 'i'}", ids
 
 
-def textvqa(rng: random.Random, root: Path) -> tuple[str, list[str]]:
+def textvqa(rng: Draws, root: Path) -> tuple[str, list[str]]:
     Images(rng, root / "i", ".jpg")
     asked, ids = questions(rng)
     (root / "q.json").write_text(json.dumps({"data": asked}))
@@ -328,10 +385,12 @@ FORMATS = (folder, jsonl, llava, parquet, arrow, hub, webdataset, vqav2, gqa, te
 def check_set(kind: str, make: Any, seed: int, root: Path) -> int:
     """Prepare a random set, and compare what came out with what went in; returns the records."""
     root.mkdir()
-    rng = random.Random(f"{kind} {seed}")
+    rng = Draws(f"{kind} {seed}")
     source, ids = make(rng, root)
+    told = io.StringIO()
     try:
-        out = prepare_sources(source, root / "out", shard_size=rng.choice([2, 50]))
+        with contextlib.redirect_stderr(told):
+            out = prepare_sources(source, root / "out", shard_size=rng.choice([2, 50]))
     except UserError as error:
         assert "no record could be used" in str(error) or "no column" in str(error), error
         if "no column" in str(error):
@@ -351,7 +410,35 @@ def check_set(kind: str, make: Any, seed: int, root: Path) -> int:
     parts = ids_in(root / "out" / "rejected_parts.jsonl")
     assert {name.rpartition("#")[0] for name in parts} <= stays
     assert all("#" in name for name in parts) and len(set(parts)) == len(parts)
+    check_texts(rng, accepted, rejected, parts, told.getvalue())
     return len(accepted)
+
+
+def check_texts(
+    rng: Draws, accepted: list[RecordText], rejected: list[str], parts: list[str], told: str
+) -> None:
+    """Each caption, question and conversation is in a record, rejected, or named as not read."""
+    there: Counter[str] = Counter()
+    for record in accepted:
+        questions = [question.question for question in record.questions]
+        spoken = [m.content for found in record.conversations for m in found.messages]
+        for words in (*record.captions, *questions, *spoken):
+            there.update(re.findall("~[0-9]+~", words))
+    assert all(count == 1 for count in there.values()), there
+    lost = Counter(
+        (entry_id, kind)
+        for mark, kind, entry_id in rng.offered
+        if kind in ("caption", "question", "conversation")
+        and mark not in there
+        and entry_id not in rejected
+        and f"{kind} (of " not in told  # a column
+        and not (kind == "caption" and "belong to no image and were not read" in told)  # a file
+    )
+    for (entry_id, kind), count in lost.items():
+        found = sum(
+            name.startswith((f"{entry_id}#{kind}", f"{entry_id}-0#{kind}")) for name in parts
+        )
+        assert found >= count, (entry_id, kind, parts, told)
 
 
 @pytest.mark.parametrize("make", FORMATS, ids=lambda make: make.__name__)
