@@ -199,7 +199,7 @@ def _name_of(image: Any) -> str | None:
     if isinstance(image, list):
         image = image[0] if image else None
     name = image.get("path") if isinstance(image, dict) else image
-    return name if isinstance(name, str) and name else None
+    return id_of(name) if isinstance(name, str) and name else None
 
 
 def image_of(value: Any, images: Path | None) -> bytes | None:
@@ -260,7 +260,7 @@ def conversation_of(
         content = turn.get(first_key(turn, "value", "content"))
         messages.append(Message(role, _content_of(content)))
         parts += [p for p in _listed(content) if isinstance(p, dict) and p.get("type") != "text"]
-    for part, expected in zip(parts, images or [own_name], strict=False):
+    for part, expected in zip(parts, images or [own_name or ""], strict=False):
         name = _name_in(part)
         if name and expected and os.path.basename(name) != os.path.basename(expected):
             raise ValueError(f"a message shows {name[:100]}, where its image is {expected[:100]}")
@@ -278,7 +278,7 @@ def _name_in(part: Any) -> str | None:
         value = _get(part, key)
         value = _get(value, "url") or _get(value, "path") or value
         if isinstance(value, str) and value and not value.startswith("data:"):
-            return value
+            return id_of(value)
     return None
 
 

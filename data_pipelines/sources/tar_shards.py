@@ -68,8 +68,8 @@ def read_tars(location: str, columns: dict[str, str]) -> Streams:
     if columns:
         _refuse_unknown(columns, names[0])
     named = zip(names, short_names(names), strict=True)
-    streams = [partial(_read_tar, name, stem, columns) for name, stem in named]
-    return Streams(streams, tuple(note_unread(location, left_out(location, names))))
+    notes = tuple(note_unread(location, left_out(location, names)))
+    return Streams([partial(_read_tar, name, stem, columns) for name, stem in named], notes)
 
 
 def _refuse_unknown(columns: dict[str, str], name: str) -> None:

@@ -183,30 +183,24 @@ def jsonl(rng: Draws, root: Path) -> tuple[str, list[str]]:
 def llava(rng: Draws, root: Path) -> tuple[str, list[str]]:
     images = Images(rng, root / "i")
     ids, entries = [], []  # type: list[str], list[Any]
+    lines = rng.random() < 0.5
     for number in range(rng.randrange(1, 8)):
-        entry_id = repeated(rng, ids)
-        entry: Any = {"id": entry_id, "conversations": turns(rng, entry_id)}
+        entry: Any = {"id": repeated(rng, ids)}
+        entry_id = entry["id"]
         if rng.random() < 0.1:
             entry_id = f"c-{number:07d}"
-            entry = {"conversations": turns(rng, entry_id)}
-            entry |= rng.choice([{}, *({"id": each} for each in NO_IDS)])
+            entry = rng.choice([{}, *({"id": each} for each in NO_IDS)])
+        entry["conversations"] = turns(rng, entry_id)
         shown = rng.choice([images.name(rng), None, "", [], [images.name(rng)] * 2])
         if rng.random() < 0.8:
             entry[rng.choice(["image", "images"])] = shown
         if rng.random() < 0.05:
             entry = rng.choice([None, 3, "text", []])
-            entry_id = f"c-{number:07d}"
+            entry_id = f"c.jsonl:{number + 1}" if lines else f"c-{number:07d}"
         ids.append(entry_id)
         entries.append(entry)
-        # Those of a line that holds no entry are called by the line.
         rng.close(entry_id)
-    lines = rng.random() < 0.5
     path = root / ("c.jsonl" if lines else "c.json")
-    if lines:
-        ids = [
-            entry_id if isinstance(entry, dict) else f"c.jsonl:{number}"
-            for number, (entry_id, entry) in enumerate(zip(ids, entries, strict=True), start=1)
-        ]
     written = "\n".join(map(json.dumps, entries)) if lines else json.dumps(entries)
     path.write_text(rng.choice(["", "\ufeff"]) + written, encoding="utf-8")
     return f"llava:{path},images={root / 'i'}", ids
