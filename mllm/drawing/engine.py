@@ -16,7 +16,7 @@ from torch import Tensor
 from mllm.drawing.cpu.parts import make_parts
 from mllm.drawing.requests import ImageJob, check_job
 from mllm.drawing.step.choice import CodeChoice, noise
-from mllm.drawing.step.slots import BLOCK_SIZE, Prefix, Slots
+from mllm.drawing.step.slots import Prefix, Slots
 from mllm.model.modeling_unified import UnifiedModel
 from mllm.model.sampler import Sampler, model_sampler
 from runtime.memory import require_memory
@@ -33,9 +33,9 @@ class DrawingEngine:
         batch_size: images in a pass.
         compile_step: compile the pass (see `cpu.compiled_pass`). It then always has `batch_size`
             images, so this is worthwhile for long lists; an image does not depend on what shares
-            its batch, but may change its last bit, and by it a code, with the batch size. A model
-            with prepacked weights then takes three copies of the weights in place of one, and eight
-            while it compiles; torch does not give back the memory of one of them.
+            its batch, but may change its last bit, and by it a code, with the batch size. On a CPU
+            a large model then takes three copies of the weights in place of one, and eight while it
+            compiles; torch does not give back the memory of one of them.
     """
 
     def __init__(
@@ -50,11 +50,9 @@ class DrawingEngine:
         self.num_positions = model.config.num_image_positions
         self.rows_each = 2 if self.sampler.guided else 1
         parts = make_parts(model, compile_step)
-        self.step, self.embed = parts.step, parts.embed
-        self.choice = CodeChoice(model, parts.head, self.sampler)
-        self.compiled = parts.compiled_pass(self.choice) if compile_step else None
-        eager = None if compile_step else parts.row_groups(model, self.rows_each, batch_size)
-        self.groups = eager
+        self.step = parts.step
+        choice = CodeChoice(model, parts.head, self.sampler)
+        self.run = parts.make_pass(model, choice, self.rows_each, batch_size, compile_step)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
     @torch.no_grad()
@@ -112,8 +110,7 @@ class DrawingEngine:
                 slots.drop(slot)
 
     def _make_slots(self) -> Slots:
-        num_rows = self.groups.num_rows if self.groups else self.batch_size * self.rows_each
-        growth = self.compiled.growth if self.compiled else BLOCK_SIZE
+        num_rows = self.run.num_rows
         weight: Any = self.model.get_input_embeddings().weight
         if weight.device.type == "cpu":
             require_memory(
@@ -122,7 +119,7 @@ class DrawingEngine:
                 "lower the batch size",
             )
         hidden = weight.new_empty(0, self.model.config.text_config.hidden_size)
-        return Slots(num_rows, self.rows_each, self.num_positions, hidden, growth)
+        return Slots(num_rows, self.rows_each, self.num_positions, hidden, self.run.growth)
 
     def _cache_numbers(self) -> int:
         """Numbers that the cache holds of a token: keys and values of every layer."""
@@ -143,8 +140,8 @@ class DrawingEngine:
         read = tuple(self.model.vocabulary.token_ids(codes[:first]).tolist())
         prompts = [job.prompt_ids, job.negative_ids][: self.rows_each]
         prefixes = [self.prefix((*prompt, *read)) for prompt in prompts if prompt is not None]
-        spare = self.compiled.spare_positions if self.compiled else 0
-        slot = slots.add(number, first, prefixes, kept, self.num_positions - first + spare)
+        num_more = self.num_positions - first + self.run.spare_positions
+        slot = slots.add(number, first, prefixes, kept, num_more)
         slots.uniform[slot] = noise([job.seed], self.num_positions, job.candidate)[0]
         slots.codes[slot, :first] = codes[:first]
         return None
@@ -152,32 +149,5 @@ class DrawingEngine:
     @torch.no_grad()
     def _advance(self, slots: Slots) -> None:
         """Draw one code of each active slot, and append it to its rows."""
-        if self.compiled is not None:
-            self.compiled(slots)
-        elif self.groups is not None:
-            for group in self.groups.split(len(slots.images)):
-                self._advance_group(slots, *group)
+        self.run(slots)
         slots.count()
-
-    def _advance_group(self, slots: Slots, first: int, count: int, num_rows: int) -> None:
-        """The same for `count` slots from `first`; rows beyond theirs are padding."""
-        each, active = self.rows_each, slice(first, first + count)
-        images = slots.images[active]
-        rows = slice(first * each, first * each + num_rows)
-        index = slice(first, first + num_rows // each)
-        positions, cache_positions = slots.positions[index], slots.cache_positions[rows]
-        if self.step.pads_products_alone:
-            cache_positions = cache_positions[: count * each]
-        num_visible = slots.cache.num_visible(max(image.longest for image in images))
-        slots.cache.set_positions(rows.start, cache_positions, num_visible)
-        kept = slots.kept[index] if any(image.keeps for image in images) else None
-        semantics_kept = all(image.keeps_semantics for image in images)
-        hidden, uniform = slots.hidden[rows], slots.uniform[index]
-        codes = self.choice(hidden, uniform, positions, kept, semantics_kept)
-        slots.codes[index].scatter_(1, positions.unsqueeze(-1), codes.unsqueeze(-1))
-        if any(image.done + 1 < self.num_positions for image in images):
-            each_row = self.choice.each_row
-            embeddings = self.embed(each_row(codes), each_row(positions))
-            slots.hidden[rows] = self.step(embeddings, cache_positions, slots.cache)
-        slots.positions[active] += 1
-        slots.cache_positions[first * each : (first + count) * each] += 1

@@ -51,6 +51,7 @@ class CompiledPass:
     Args:
         choice, embed, step: what the pass computes; see `parts.Parts`.
         prepacked: whether their weights are prepacked.
+        num_rows: of the batch.
         ahead_of_time: compile it ahead of time, so that a call does not ask what has changed since,
             as by default on a CPU. Else by `torch.compile`, anew where the cache has grown, since
             on a GPU a shape that never changes is quicker.
@@ -70,10 +71,11 @@ class CompiledPass:
         embed: Callable[[Tensor, Tensor], Tensor],
         step: LeanStep | OwnStep,
         prepacked: bool,
+        num_rows: int,
         ahead_of_time: bool | None = None,
     ):
         on_cpu = choice.scales.device.type == "cpu"
-        self.module, self.step = _Pass(choice, embed, step), step
+        self.module, self.step, self.num_rows = _Pass(choice, embed, step), step, num_rows
         self.options = PREPACKED_OPTIONS if prepacked else OPTIONS
         self.ahead_of_time = on_cpu if ahead_of_time is None else ahead_of_time
         self.spare_positions = 2 * BLOCK_SIZE if self.ahead_of_time else 0

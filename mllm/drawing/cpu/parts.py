@@ -1,6 +1,6 @@
 """The door: everything that a drawing engine computes with, in the quickest form.
 
-Nothing outside of this room knows of tables, prepacked weights, or how many rows make a pass.
+Nothing outside of this room knows of tables, prepacked weights, or which rows share a pass.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mllm.drawing.cpu.batch_invariance import RowGroups, agreeing_sizes
 from mllm.drawing.cpu.compiled_pass import CompiledPass
+from mllm.drawing.cpu.eager_pass import EagerPass
 from mllm.drawing.cpu.prepacked import PrepackedLinear, is_worthwhile
 from mllm.drawing.cpu.tables import make_embedding, make_head
 from mllm.drawing.step.choice import CodeChoice
@@ -38,14 +39,21 @@ class Parts:
     embed: Callable[[Tensor, Tensor], Tensor]
     prepacked: bool
 
-    def compiled_pass(self, choice: CodeChoice) -> CompiledPass:
-        """See `CompiledPass`."""
-        return CompiledPass(choice, self.embed, self.step, self.prepacked)
-
-    def row_groups(self, model: UnifiedModel, rows_each: int, batch_size: int) -> RowGroups:
-        """Which images go through an eager pass together; see `batch_invariance`."""
+    def make_pass(
+        self,
+        model: UnifiedModel,
+        choice: CodeChoice,
+        rows_each: int,
+        batch_size: int,
+        compiled: bool,
+    ) -> CompiledPass | EagerPass:
+        """What draws one code of each of `batch_size` images, of `rows_each` rows each."""
+        if compiled:
+            num_rows = batch_size * rows_each
+            return CompiledPass(choice, self.embed, self.step, self.prepacked, num_rows)
         sizes = agreeing_sizes(model, self.step, self.head, self.adapter)
-        return RowGroups(sizes, rows_each, batch_size)
+        groups = RowGroups(sizes, rows_each, batch_size)
+        return EagerPass(choice, self.embed, self.step, groups)
 
 
 def make_parts(model: UnifiedModel, compiled: bool = False) -> Parts:

@@ -272,14 +272,14 @@ def test_no_guidance_computes_half_the_rows(small, monkeypatch):
     for scale, rows in ((1.0, 16), (3.0, 32)):
         engine = DrawingEngine(small, Sampler(guidance_scale=scale), 16)
         seen = []
-        step = engine.step
+        step = engine.run.step
 
         def spy(embeddings, positions, cache, step=step, seen=seen):
             seen.append(len(embeddings))
             return step(embeddings, positions, cache)
 
         spy.pads_products_alone, spy.read = True, step.read
-        engine.step = spy
+        engine.run.step = spy
         list(engine.draw([ImageJob((5, 6), (7,), seed) for seed in range(16)]))
         assert set(seen) == {rows} and len(seen) == 15
 

@@ -62,7 +62,7 @@ def test_hundreds_of_images_are_the_same_in_any_batch(small):
 def test_the_states_are_equal_bit_by_bit_whatever_shares_the_pass(small):
     """Stronger than equal codes, which hide what changes in the last bit."""
     parts = make_parts(small)
-    sizes = parts.row_groups(small, 2, 8).sizes
+    sizes = batch_invariance.agreeing_sizes(small, parts.step, parts.head, parts.adapter)
     probe = batch_invariance.make_probe(small, parts.step, parts.head, parts.adapter)
     states = torch.randn(64, 128, generator=torch.Generator().manual_seed(3))
     order = torch.randperm(64, generator=torch.Generator().manual_seed(4))
@@ -81,7 +81,7 @@ def test_where_no_sizes_agree_images_go_one_by_one(small, monkeypatch):
     expected = draw_all(small, jobs, 1, sampler)
     monkeypatch.setattr(parts_module, "agreeing_sizes", lambda *_: (1,))
     engine = DrawingEngine(small, sampler, 6)
-    assert engine.groups.slots_each == 1
+    assert engine.run.groups.slots_each == 1
     alone = draw_all(small, jobs, 1, sampler)
     assert torch.equal(draw_all(small, jobs, 6, sampler), alone)
     assert (alone == expected).float().mean() > 0.9  # another kernel, the same distribution

@@ -176,8 +176,9 @@ def test_torch_compile_as_on_a_gpu_draws_the_same_and_compiles_once(monkeypatch)
     jobs = [ImageJob((5, 6) * (1 + 20 * number), (8, 9), number) for number in range(3)]
     eager = dict(DrawingEngine(model, sampler, 2).draw(jobs))
     engine = DrawingEngine(model, sampler, 2, compile_step=True)
-    engine.compiled = CompiledPass(
-        engine.choice, engine.embed, engine.step, prepacked=False, ahead_of_time=False
+    run = engine.run.module
+    engine.run = CompiledPass(
+        run.choice, run.embed, run.step, prepacked=False, num_rows=4, ahead_of_time=False
     )
     before = counters["stats"]["unique_graphs"]
     compiled = dict(engine.draw(jobs))
