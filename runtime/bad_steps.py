@@ -1,9 +1,10 @@
-"""Steps in a row whose loss or gradient is not finite: said, counted, named by their records."""
+"""Steps in a row that teach nothing: not finite, named by their records, or without a gradient."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from runtime.errors import UserError
 from runtime.files import write_json
 from runtime.ranks import is_main_rank
 
@@ -44,3 +45,24 @@ class BadSteps:
             rows = [{"step": step, "record_ids": self.record_ids(step)} for step in self.steps]
             write_json(path, rows)
         return path
+
+
+class IdleSteps:
+    """Counts steps in a row whose gradient is 0 everywhere; `num_steps` are those of the run."""
+
+    def __init__(self, num_steps: int):
+        self.number, self.most = 0, min(MOST, num_steps)
+
+    def add(self, gradient_norm: float) -> None:
+        """Count a step.
+
+        Raises:
+            UserError: if there are too many in a row.
+        """
+        self.number = self.number + 1 if gradient_norm == 0 else 0
+        if self.number >= self.most:
+            raise UserError(
+                f"the gradient of {self.number} steps in a row is 0 everywhere, so nothing is "
+                f"learned, and no model is saved: nothing in the data has a label or loss that "
+                f"counts; raise a weight of the loss, or train on other data"
+            )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class MetricsLog:
         # Line-buffered: a killed run loses at most the line that it was writing.
         self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         if tensorboard:
-            self._board = _open_board(self.path.parent / "tensorboard", resume_step)
+            with self._board_errors():
+                self._board = _open_board(self.path.parent / "tensorboard", resume_step)
 
     def write(self, step: int, **values: Any) -> None:
         """Record values under their names; each is a number or anything `float` accepts."""
@@ -57,25 +59,43 @@ class MetricsLog:
                 "command again to resume"
             ) from error
         if self._board is not None:
-            for name, number in numbers.items():
-                self._board.add_scalar(name, number, step)
+            with self._board_errors():
+                for name, number in numbers.items():
+                    self._board.add_scalar(name, number, step)
 
     def write_image(self, step: int, name: str, image: Any) -> None:
         """Show an (H, W, 3) array of 8-bit levels on TensorBoard, where it is on."""
         if self._board is not None:
-            self._board.add_image(name, image, step, dataformats="HWC")
+            with self._board_errors():
+                self._board.add_image(name, image, step, dataformats="HWC")
 
     def write_text(self, step: int, name: str, text: str) -> None:
         """Show Markdown on TensorBoard, where it is on."""
         if self._board is not None:
-            self._board.add_text(name, text, step)
+            with self._board_errors():
+                self._board.add_text(name, text, step)
+
+    @contextlib.contextmanager
+    def _board_errors(self) -> Iterator[None]:
+        """Turn what TensorBoard cannot write into a sentence; the numbers are in the other file."""
+        try:
+            yield
+        except OSError as error:
+            self._board = None  # closing it would fail again
+            raise UserError(
+                f"cannot write {self.path.parent / 'tensorboard'}: {error.strerror or error}; free "
+                "the place, or set tensorboard to false, then run the same command again to resume"
+            ) from error
 
     def close(self) -> None:
         """Finish the files; writing after this does nothing."""
-        for open_file in (self._file, self._board):
-            if open_file is not None:
-                open_file.close()
+        file, board = self._file, self._board
         self._file = self._board = None
+        if file is not None:
+            file.close()
+        if board is not None:
+            with self._board_errors():
+                board.close()
 
     def __enter__(self) -> "MetricsLog":
         return self

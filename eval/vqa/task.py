@@ -8,6 +8,7 @@ Examples:
     semhitok eval vqa --predictions runs/gqa/predictions.jsonl --task gqa
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,14 @@ def _task_of(settings: VQASettings) -> Task:
     if settings.scoring:
         return find_task(settings.scoring)
     questions = read_own_lines(Path(settings.task)).questions
-    has_options = bool(questions) and all(q.options for q in questions)
-    return find_task("option" if has_options else "exact")
+    without = sum(not q.options for q in questions)
+    if 0 < without < len(questions) and is_main_rank():
+        print(
+            f"{settings.task}: {without:,} of {len(questions):,} questions have no options, so all "
+            "are scored by exact match; put them into a file of their own to have options read",
+            file=sys.stderr,
+        )
+    return find_task("exact" if without or not questions else "option")
 
 
 def _questions_of(settings: VQASettings, task: Task) -> QuestionSet | None:

@@ -271,11 +271,10 @@ class TrainingSequences(Dataset):
             self.chat, messages, [image], weight, max_length=self.max_length
         )
 
-    def first(self, task: str, number: int) -> list[tuple[TrainingSource, RecordText]]:
-        """The first records that have something for a task, each with its source."""
-        items = zip(self.sources, self._items[task], strict=True)
-        found = ((source, source.records[record]) for source, own in items for record, _ in own)
-        return list(islice(found, number))
+    def records_of(self, task: str) -> Iterator[tuple[TrainingSource, RecordText]]:
+        """The records that have something for a task, each with its source."""
+        for source, own in zip(self.sources, self._items[task], strict=True):
+            yield from ((source, source.records[record]) for record, _ in own)
 
     def record_ids(self, numbers: Sequence[int]) -> list[str]:
         """Ids of the records in some planned sequences, in order."""

@@ -112,7 +112,8 @@ def lines() -> Iterator[str]:
     """
     if not sys.stdin.isatty():
         try:
-            yield from sys.stdin
+            for number, line in enumerate(sys.stdin):
+                yield line if number else line.removeprefix("\ufeff")  # Windows marks the start
         except UnicodeDecodeError as error:
             raise UserError(f"standard input is not UTF-8 text: {error}") from error
         return

@@ -35,11 +35,12 @@ def begin(folder: Path) -> None:
 
 def finish(folder: Path, num_ranks: int) -> None:
     """Mark a checkpoint that every rank has written, and delete the ones before it."""
-    files = {
-        str(path.relative_to(folder)): file_sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != UNFINISHED
-    }
+    mode = (folder / UNFINISHED).stat().st_mode  # safetensors lets their owner alone read its files
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != UNFINISHED:
+            path.chmod(mode)
+            files[str(path.relative_to(folder))] = file_sha256(path)
     whole = {"step": _step(folder), "num_ranks": num_ranks, "files": files}
     write_json(folder / WHOLE, whole)
     (folder / UNFINISHED).unlink()

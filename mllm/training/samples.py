@@ -7,6 +7,7 @@ samples/000500.json         those captions; a few questions, what was answered, 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from transformers import BatchFeature, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from data_pipelines.images import write_png
 from mllm.data.sources import question_pairs
 from mllm.drawing.public_model import UnifiedForConditionalGeneration
 from mllm.model.lora import whole_parameters
@@ -31,15 +33,13 @@ MAX_NEW_TOKENS = 32
 
 class Samples(TrainerCallback):
     """Draws and answers every few steps, without any effect on training; captions and questions are
-    the first of the run's records, and TensorBoard shows the samples too."""
+    the first that fit the context, of one record each, and TensorBoard shows the samples too."""
 
     def __init__(self, trainer: UnifiedTrainer, reporter: Reporter, processor: UnifiedProcessor):
         self.trainer, self.reporter, self.processor = trainer, reporter, processor
         self.model: UnifiedForConditionalGeneration = trainer.model
-        sequences = trainer.train_dataset
-        drawings = sequences.first("drawing", NUM_SAMPLES)
-        self.captions = [record.captions[0] for _, record in drawings]
-        self.asked = sequences.first("question", NUM_SAMPLES)
+        self.captions = list(islice(self._fitting_captions(), NUM_SAMPLES))
+        self.asked = list(islice(self._fitting_questions(), NUM_SAMPLES))
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.trainer.settings.samples_every:
@@ -53,6 +53,30 @@ class Samples(TrainerCallback):
         if state.is_world_process_zero:
             self._write(state.global_step, picture, answers)
 
+    def _fits(self, num_tokens: int) -> bool:
+        """Whether the model reads so many; training has not asked where it leaves a task out."""
+        context = self.model.config.context_length
+        return context is None or num_tokens <= context
+
+    def _fitting_captions(self) -> Iterator[str]:
+        chat = self.processor.chat
+        for _, record in self.trainer.train_dataset.records_of("drawing"):
+            for caption in record.captions:
+                if self._fits(len(chat.drawing(caption)) + chat.num_image_positions):
+                    yield caption
+                    break
+
+    def _fitting_questions(self) -> Iterator[tuple[list[int], str, str]]:
+        """Prompts with the image's tokens, their questions and the truth."""
+        chat, offset = self.processor.chat, self.model.vocabulary.offset
+        for source, record in self.trainer.train_dataset.records_of("question"):
+            for question, truth in question_pairs(record.questions):
+                image = (source.codes.flat(record.record_id) + offset).tolist()
+                prompt = chat.expand(chat.question_ids(question), [image])
+                if self._fits(len(prompt) + MAX_NEW_TOKENS):
+                    yield prompt, question, truth
+                    break
+
     def _draw(self) -> Image.Image:
         sampler = model_sampler(self.model.config.image_sampler, Sampler(num_candidates=1))
         inputs = self.processor.drawings(self.captions).to(self.model.device)
@@ -65,25 +89,20 @@ class Samples(TrainerCallback):
         return sheet
 
     def _answer(self) -> list[dict[str, str]]:
-        chat, prompts, pairs = self.processor.chat, [], []
-        for source, record in self.asked:
-            assert source.codes is not None
-            image = source.codes.flat(record.record_id) + self.model.vocabulary.offset
-            pairs.append(question_pairs(record.questions)[0])
-            prompts.append(chat.expand(chat.question_ids(pairs[-1][0]), [image.tolist()]))
+        prompts = [prompt for prompt, _, _ in self.asked]
         inputs = BatchFeature(self.processor.pad(prompts)).to(self.model.device)
         token_ids = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         texts = self.processor.answers(token_ids, inputs["input_ids"].shape[1])
         return [
             {"question": question, "answer": text, "truth": truth}
-            for (question, truth), text in zip(pairs, texts, strict=True)
+            for (_, question, truth), text in zip(self.asked, texts, strict=True)
         ]
 
     def _write(self, step: int, picture: Image.Image | None, answers: list[dict]) -> None:
         folder = make_folder(self.trainer.settings.out / "samples")
         log = self.reporter.log
         if picture is not None:
-            picture.save(folder / f"{step:06}.png")
+            write_png(picture, folder / f"{step:06}.png")
             if log is not None:
                 log.write_image(step, "drawings", np.asarray(picture))
         write_json(folder / f"{step:06}.json", {"captions": self.captions, "answers": answers})

@@ -23,7 +23,7 @@ from mllm.saved.load import load_model
 from mllm.training.checkpoints import begin, finish
 from mllm.training.deepspeed import repair_universal
 from mllm.training.report import Tally
-from runtime.bad_steps import BadSteps
+from runtime.bad_steps import BadSteps, IdleSteps
 from runtime.errors import UserError, says
 from runtime.files import torch_could_not_write
 
@@ -37,6 +37,7 @@ class UnifiedTrainer(Trainer):
         self.settings, self.universal, self.tally = settings, universal, Tally()
         self.groups = parameter_groups(kwargs["model"], settings)
         self.bad_steps = BadSteps(settings.out, self._record_ids)
+        self.idle_steps = IdleSteps(settings.num_steps)
         with trainable_over_four_bits(kwargs["model"]):
             super().__init__(**kwargs)
 
@@ -59,6 +60,8 @@ class UnifiedTrainer(Trainer):
         norm = super()._clip_grad_norm(model)
         if norm is None or math.isfinite(float(norm)):
             self.bad_steps.steps.clear()
+            if norm is not None:
+                self.idle_steps.add(float(norm))
             return norm
         # What has no gradient is not moved. (DeepSpeed has moved it already.)
         model.zero_grad(set_to_none=True)

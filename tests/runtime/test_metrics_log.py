@@ -1,4 +1,5 @@
 import builtins
+import errno
 import math
 
 import numpy as np
@@ -78,3 +79,21 @@ def test_missing_tensorboard_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_tensorboard)
     with pytest.raises(UserError, match="pip install"):
         MetricsLog(tmp_path, tensorboard=True)
+
+
+def test_a_place_that_tensorboard_cannot_use_is_one_sentence(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write .*tensorboard: .* set tensorboard to false"):
+        MetricsLog(tmp_path, tensorboard=True)
+
+
+def test_events_that_cannot_be_written_are_one_sentence_and_the_numbers_stay(tmp_path, monkeypatch):
+    log = MetricsLog(tmp_path, tensorboard=True)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log._board, "add_scalar", full)
+    with pytest.raises(UserError, match="tensorboard: No space left on device; free"), log:
+        log.write(1, loss=2.0)
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]

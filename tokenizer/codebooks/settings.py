@@ -36,3 +36,9 @@ class CodebookSettings(Settings):
     """First steps in which the network sees the vectors before quantisation (LaVIT's remedy for
     codebooks that collapse); the codes follow the encoder, and k-means starts them again at the
     end."""
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether one of its losses has a weight."""
+        codebook = self.codebook_weight if self.update == "gradient" else 0
+        return any((self.commitment_weight, codebook, self.entropy_weight))

@@ -75,3 +75,13 @@ class ReconstructionSettings(Settings):
     """Perceptual distance."""
     adversarial: AdversarialSettings = AdversarialSettings()
     """Discriminator and adversarial loss."""
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether one of its losses has a weight."""
+        perceptual, adversarial = self.perceptual, self.adversarial
+        others = (
+            perceptual.network is not None and perceptual.weight,
+            adversarial.discriminator is not None and adversarial.weight,
+        )
+        return any((self.l1_weight, self.l2_weight, *others))

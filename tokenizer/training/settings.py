@@ -1,7 +1,7 @@
 """Run settings of the tokenizer's training phases; the model has a config of its own."""
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -128,6 +128,15 @@ class PhaseSettings(Settings):
     """Steps, batches, optimiser and checkpoints."""
     overwrite: bool = False
     """Start again in place of what `out` holds, finished or not."""
+
+    @model_validator(mode="after")
+    def _some_loss_counts(self) -> Self:
+        found = dict(self)
+        counts = [found[name] for name in ("cosine_weight", "l1_weight") if name in found]
+        counts += [found[name].has_loss for name in ("codebook", "loss") if name in found]
+        if counts and not any(counts):
+            raise ValueError("the weight of every loss is 0, so nothing would train; raise one")
+        return self
 
 
 class TeacherPhaseSettings(PhaseSettings):

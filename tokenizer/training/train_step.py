@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from runtime.bad_steps import BadSteps
+from runtime.bad_steps import BadSteps, IdleSteps
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.settings import TrainingSettings
 from tokenizer.training.weight_average import WeightAverage
@@ -28,6 +28,9 @@ class TrainStep:
     adversary: Adversary | None
     average: WeightAverage | None
     bad_steps: BadSteps
+
+    def __post_init__(self) -> None:
+        self.idle_steps = IdleSteps(self.training.num_steps)
 
     def __call__(self, step: int, batch: dict) -> dict[str, Any]:
         """Do step `step` with this rank's part of its batch.
@@ -56,6 +59,7 @@ class TrainStep:
                 part.forget()
             return logged | values | {"skipped": 1.0}
         self.bad_steps.steps.clear()
+        self.idle_steps.add(float(values["grad_norm"]))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if adversary is not None:

@@ -650,3 +650,12 @@ def test_training_data_without_questions_is_refused_before_the_first_answer(
     assert evaluate(place, tmp_path / "out", *more) == 2
     assert "has no questions to count" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_questions_without_options_among_others_are_told_with_the_rule(place, tmp_path, capsys):
+    lines = (place / "own.jsonl").read_text().splitlines()
+    mixed = place / "mixed.jsonl"
+    row = {key: value for key, value in json.loads(lines[0]).items() if key != "options"}
+    mixed.write_text("\n".join([json.dumps(row), *lines[1:3]]) + "\n")
+    vqa.evaluate(VQASettings(model=place / "model", task=str(mixed), out=tmp_path / "out"))
+    assert "1 of 3 questions have no options, so all are scored" in capsys.readouterr().err

@@ -117,6 +117,11 @@ def test_what_is_piped_in_and_no_text_is_one_sentence(monkeypatch):
         list(lines())
 
 
+def test_a_mark_of_the_beginning_is_no_part_of_the_first_line(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff/image a.png\nwhat?\n"))
+    assert list(lines()) == ["/image a.png\n", "what?\n"]
+
+
 def command(folder, tmp_path) -> tuple[list[str], dict]:
     arguments = ["chat", "--model", str(folder), "--out", str(tmp_path), "--max-new-tokens", "4"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}

@@ -43,6 +43,14 @@ def write(root, step, whole=True):
     return folder
 
 
+def test_every_file_of_a_checkpoint_has_the_mode_of_the_others(tmp_path):
+    begin(tmp_path / "checkpoint-3")
+    (tmp_path / "checkpoint-3" / "weights").write_bytes(b"1")
+    (tmp_path / "checkpoint-3" / "weights").chmod(0o600)
+    finish(tmp_path / "checkpoint-3", num_ranks=1)
+    assert len({path.stat().st_mode for path in (tmp_path / "checkpoint-3").iterdir()}) == 1
+
+
 def test_the_newest_whole_checkpoint_is_chosen_and_older_ones_go(tmp_path):
     assert newest(tmp_path / "nowhere") is None
     write(tmp_path, 9)

@@ -1,18 +1,23 @@
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mllm.data.settings import MixtureSettings
+from data_pipelines.records import Question
+from mllm.data.settings import MixtureSettings, TaskProportions
 from mllm.training.samples import undisturbed
 from mllm.training.train import train_mllm
+from runtime.bad_steps import IdleSteps
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
-from tests.mllm.tiny import make_model, steady_metrics
+from tests.codes import extract
+from tests.mllm.tiny import World, make_model, make_records, steady_metrics
 from tests.mllm.training.test_train import interrupt, same, weights
+from tests.prepared import prepare_records
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +113,48 @@ def test_attention_that_cannot_run_here_is_one_sentence(world, tmp_path, setting
     with pytest.raises(UserError, match=message):
         train_mllm(world.phase(tmp_path / "run", **settings))
     assert not (tmp_path / "run").exists()
+
+
+def test_samples_are_of_records_that_fit_the_context(tmp_path, tmp_path_factory):
+    root = tmp_path_factory.mktemp("long")
+    long, second = "long " * 150, "a second one"
+    records = make_records()
+    records[0] = replace(
+        records[0],
+        captions=[long],
+        questions=[Question(long, ["yes"], "a"), Question("what shape is it?", ["bar"], "b")],
+    )
+    records[1] = replace(records[1], captions=[long, second])
+    world = World(root)
+    data = prepare_records(records, root / "more")
+    codes = extract(world.tokenizer, data, root / "more-codes")
+    settings = {"num_steps": 1, "samples_every": 1, "data": data, "codes": codes}
+    mixture = MixtureSettings(proportions=TaskProportions(drawing=0))
+    train_mllm(world.phase(tmp_path, mixture=mixture, **settings))
+    told = json.loads((tmp_path / "samples" / "000001.json").read_text())
+    assert len(told["captions"]) == 4 and told["captions"][0] == second
+    assert told["answers"][0]["question"] == "what shape is it?"
+
+
+@pytest.mark.parametrize("option", ["samples", "tensorboard"])
+def test_a_place_in_the_way_is_one_sentence(world, tmp_path, option):
+    (tmp_path / option).write_text("a file")
+    with pytest.raises(UserError, match=option):
+        train_mllm(world.phase(tmp_path, num_steps=1, samples_every=1, tensorboard=True))
+
+
+def test_a_full_disk_is_one_sentence_for_samples_too(world, tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "000001.png").mkdir()  # cannot be replaced
+    with pytest.raises(UserError, match=r"cannot write .*000001\.png"):
+        train_mllm(world.phase(tmp_path, num_steps=1, samples_every=1))
+
+
+def test_steps_without_a_gradient_save_nothing(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("mllm.training.trainer.IdleSteps", lambda _: IdleSteps(2))
+    phase = world.phase(tmp_path, num_steps=3)
+    weightless = {name: 0.0 for name in ("answer_weight", "drawing_weight")}
+    mixture = phase.mixture.model_copy(update=weightless)  # as of data without any label
+    with pytest.raises(UserError, match="2 steps in a row is 0 everywhere, so nothing is learned"):
+        train_mllm(phase.model_copy(update={"mixture": mixture}))
+    assert not (tmp_path / "model").exists()

@@ -13,6 +13,7 @@ from tests.tokenizer.phases import ADVERSARIAL, EVERY_PHASE, run, weights
 from tokenizer.model.codebook import GroupedCodebook
 from tokenizer.training import train
 from tokenizer.training.new_model import train_only
+from tokenizer.training.settings import PHASE_SETTINGS
 from tokenizer.training.train_step import last_layer
 
 
@@ -164,3 +165,22 @@ def test_the_last_layer_of_a_decoder_makes_the_pixels(tiny_model, random_images,
     assert len(pictures.unique()) > 1000
     # Only the bias is left, one for each channel or each pixel of a patch.
     assert len(flat.unique()) <= 3 * 8 * 8
+
+
+def test_steps_without_a_gradient_save_nothing(settings, tmp_path):
+    values = settings("decoder", tmp_path)
+    waits = {"adversarial": ADVERSARIAL | {"start_step": 100}}
+    values["loss"] = {"l1_weight": 0, "l2_weight": 0} | waits
+    with pytest.raises(UserError, match="6 steps in a row is 0 everywhere, so nothing is learned"):
+        run("decoder", values)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("phase", ["semantic", "pixel", "decoder", "joint"])
+def test_losses_without_a_weight_are_refused(settings, tmp_path, phase):
+    values = settings(phase, tmp_path)
+    none = {"cosine_weight": 0, "l1_weight": 0, "codebook": {"commitment_weight": 0}}
+    none["loss"] = {"l1_weight": 0, "l2_weight": 0}
+    fields = PHASE_SETTINGS[phase].model_fields
+    with pytest.raises(UserError, match="the weight of every loss is 0"):
+        run(phase, values | {key: value for key, value in none.items() if key in fields})
