@@ -51,6 +51,9 @@ class SemHiTokImageProcessor(PilBackend):
             return super().process_image(image, *args, **options)
         if not isinstance(image, Image.Image):
             values = super().process_image(image, *args, **options | {"do_convert_rgb": False})
+            is_wide = values.dtype.kind in "iu" and values.dtype not in (np.uint8, np.uint16)
+            if is_wide and values.size and values.min() >= 0 and values.max() <= 255:
+                values = values.astype(np.uint8)  # levels, whatever type holds them
             if values.dtype not in (np.uint8, np.uint16) or len(values) not in (1, 3, 4):
                 return super().process_image(image, *args, **options)
             image = Image.fromarray(np.moveaxis(values, 0, -1) if len(values) > 1 else values[0])

@@ -128,3 +128,17 @@ def _png(image):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint32, torch.int64])
+def test_levels_are_the_picture_whatever_type_of_integers_holds_them(kind):
+    levels = np.asarray(Image.effect_noise((50, 40), 60).convert("RGB"))
+    process = SemHiTokImageProcessor(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
+    )
+    is_torch = isinstance(kind, torch.dtype)
+    given = torch.from_numpy(levels.copy()).to(kind) if is_torch else levels.astype(kind)
+    expected, found = (
+        process(images=each, return_tensors="pt")["pixel_values"] for each in (levels, given)
+    )
+    assert torch.equal(found, expected)
