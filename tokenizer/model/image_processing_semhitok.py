@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
 
-from data_pipelines.images import open_image, resize_and_crop, to_tensor, upright_rgb
+from data_pipelines.images import ImageError, open_image, resize_and_crop, to_tensor, upright_rgb
 from tokenizer.model.configuration_semhitok import SemHiTokConfig
 
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "resample")
@@ -56,6 +56,10 @@ class SemHiTokImageProcessor(PilBackend):
                 values = values.astype(np.uint8)  # levels, whatever type holds them
             if values.dtype not in (np.uint8, np.uint16) or len(values) not in (1, 3, 4):
                 return super().process_image(image, *args, **options)
+            if values.dtype == np.uint16 and len(values) > 1:
+                raise ImageError(
+                    "an array of 16-bit colours is not accepted; give levels of 8 bits"
+                )
             image = Image.fromarray(np.moveaxis(values, 0, -1) if len(values) > 1 else values[0])
         return np.moveaxis(np.asarray(upright_rgb(image)), -1, 0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.images import open_image, resize_and_crop, to_tensor
+from data_pipelines.images import ImageError, open_image, resize_and_crop, to_tensor
 from tokenizer.model.image_processing_semhitok import SemHiTokImageProcessor, image_processor
 
 SIZE = 32
@@ -142,3 +142,8 @@ def test_levels_are_the_picture_whatever_type_of_integers_holds_them(kind):
         process(images=each, return_tensors="pt")["pixel_values"] for each in (levels, given)
     )
     assert torch.equal(found, expected)
+
+
+def test_sixteen_bit_colours_are_refused_in_a_sentence():
+    with pytest.raises(ImageError, match="an array of 16-bit colours is not accepted; give"):
+        SemHiTokImageProcessor()(images=np.full((40, 50, 3), 1000, np.uint16))
