@@ -39,10 +39,11 @@ def load(path):
     """All settings in a file: of one phase, or of each of its phases."""
     if class_of(path) is not PhaseSettings or "phases" not in read_values(path):
         return [load_as(class_of(path), path)]
-    return [
-        load_settings(PhaseSettings, path, [f"phase={phase}"])
-        for phase in read_values(path)["phases"]
-    ]
+    with anywhere():
+        return [
+            load_settings(PhaseSettings, path, [f"phase={phase}"])
+            for phase in read_values(path)["phases"]
+        ]
 
 
 def load_as(settings_class, path):

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from runtime.settings import Fraction, Settings
-from runtime.value_types import FolderName
+from runtime.value_types import FolderOrURL
 
 
 class TaskProportions(Settings):
@@ -62,9 +62,9 @@ class MixtureSettings(Settings):
 class SourceSettings(Settings):
     """One prepared folder of several."""
 
-    data: FolderName
+    data: FolderOrURL
     """Prepared folder."""
-    codes: FolderName | None = None
+    codes: FolderOrURL | None = None
     """Codes of its images, made by the tokenizer inside the model; none for plain text alone."""
     weight: PositiveFloat = 1.0
     """How often it is used, relative to the other sources of the same task."""

@@ -6,13 +6,13 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from mllm.model.sampler import Sampler
 from runtime.settings import Seed, Settings
-from runtime.value_types import FolderName, OutputFolder, PathName
+from runtime.value_types import FolderName, FolderOrURL, ModelFolder, OutputFolder
 
 
 class InitSettings(Settings):
     """`init-mllm`: a language model that knows image codes, saved once, before training."""
 
-    tokenizer: PathName
+    tokenizer: ModelFolder
     """Folder of the image tokenizer; it is copied into the model."""
     out: OutputFolder
     """Folder of the new model."""
@@ -22,7 +22,7 @@ class InitSettings(Settings):
     text_config: dict[str, Any] = {}
     """Fields of the LM's config, `model_type` among them, when none is pre-trained; with `llm`, its
     published sizes, which `semhitok plan` reads before anything is downloaded."""
-    text_data: list[FolderName] = []
+    text_data: list[FolderOrURL] = []
     """Prepared folders whose text the vocabulary (sentencepiece) is trained on, likewise."""
     vocab_size: PositiveInt = 1024
     """Upper bound of that vocabulary."""

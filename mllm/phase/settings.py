@@ -16,7 +16,14 @@ from pydantic import (
 from mllm.data.settings import MixtureSettings, SourceSettings
 from runtime.errors import UserError
 from runtime.settings import LearningRate, Seed, Settings, build_settings
-from runtime.value_types import FolderName, NumWorkers, OutputFolder, PathName
+from runtime.value_types import (
+    ConfigFile,
+    FolderOrURL,
+    ModelFolder,
+    NumWorkers,
+    OutputFolder,
+    anywhere,
+)
 from runtime.yaml_values import merge
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -66,7 +73,7 @@ class PhaseSettings(Settings):
 
     renamed: ClassVar = {"rates": "learning_rate_multipliers", "row_length": "max_seq_length"}
 
-    model: PathName
+    model: ModelFolder
     """Model folder to start from, as written by `init-mllm`."""
     out: OutputFolder
     """Run folder; the trained model goes to `out/model`."""
@@ -78,9 +85,9 @@ class PhaseSettings(Settings):
     """Peak learning rate."""
     phase: Literal["align", "pretrain", "sft"] | None = None
     """Which of the file's `phases` this is, where it has several."""
-    data: FolderName | None = None
+    data: FolderOrURL | None = None
     """Prepared folder, where there is but one; else see `sources`."""
-    codes: FolderName | None = None
+    codes: FolderOrURL | None = None
     """Codes of its images, made by the tokenizer inside the model."""
     sources: list[SourceSettings] = []
     """Prepared folders, where there are several."""
@@ -115,7 +122,7 @@ class PhaseSettings(Settings):
     """Train in bfloat16."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass."""
-    deepspeed: PathName | None = None
+    deepspeed: ConfigFile | None = None
     """A DeepSpeed JSON, such as configs/deepspeed/zero2.json."""
     use_cpu: bool = False
     """Train on the CPU although there is a GPU."""
@@ -165,7 +172,7 @@ class PhaseSettings(Settings):
         """`sources`, or the one of `data` and `codes`."""
         if self.data is None:
             return self.sources
-        return [SourceSettings(data=self.data, codes=self.codes)]
+        return [SourceSettings.model_construct(data=self.data, codes=self.codes)]  # checked here
 
     @property
     def multipliers(self) -> dict[str, float]:
@@ -206,7 +213,8 @@ class PhaseSettings(Settings):
         words = [text.partition("=")[2].strip() for text in overrides if text.startswith("phase=")]
         chosen = [name for name in (above.pop("phase", None), *words) if name is not None]
         for name, own in merged.items():
-            build_settings(cls, merge(own, above), f"{where} (phase={name})")
+            with anywhere():  # the phases before it have not run yet
+                build_settings(cls, merge(own, above), f"{where} (phase={name})")
         if not chosen or chosen[-1] not in merged:
             given = f", not {chosen[-1]}" if chosen else ""
             raise UserError(f"{where} has several phases; add phase={'|'.join(merged)}{given}")

@@ -224,16 +224,23 @@ def test_a_copy_of_a_shipped_recipe_finds_the_shipped_configs(name, tmp_path):
 
 
 def test_a_step_may_take_one_phase_of_a_file_of_several(tmp_path):
-    (tmp_path / "data").mkdir()
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "config.json").write_text("{}")
     (tmp_path / "file.yaml").write_text(
-        "model: ${out}/start\nglobal_batch_size: 8\nlearning_rate: 1e-3\ndata: data\n"
+        f"model: {tmp_path}/start\nglobal_batch_size: 8\nlearning_rate: 1e-3\ndata: elsewhere\n"
         "phases:\n  align: {num_steps: 5, out: a}\n  sft: {num_steps: 7, out: b}\n"
     )
     step = {"run": "train mllm", "config": "file.yaml", "phase": "sft", "out": "${out}/mllm"}
-    step |= {"data": str(tmp_path / "data")}
+    step |= {"data": str(tmp_path)}
     (found,) = read_steps(Recipe(title="", out=Path("o"), steps={"t": step}), Path("o"), tmp_path)
     assert (found.settings.phase, found.settings.num_steps) == ("sft", 7)
-    assert (str(found.settings.model), str(found.settings.out)) == ("o/start", "o/mllm")
+    assert (found.settings.data, found.settings.out) == (str(tmp_path), Path("o/mllm"))
+
+
+def test_folders_of_the_language_model_are_looked_for_before_the_first_step(recipe):
+    init = {"run": "init-mllm", "tokenizer": "nowhere", "out": "${out}/start", "text_config": {}}
+    with pytest.raises(UserError, match='step "init" of the recipe: "tokenizer": no such folder'):
+        start(recipe(steps={"init": init}))
 
 
 def test_an_ablation_in_a_recipe_finds_the_files_beside_its_own(tmp_path):

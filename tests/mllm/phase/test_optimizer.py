@@ -6,6 +6,7 @@ import torch
 from mllm.phase.optimizer import Muon, MuonWithAdamW, orthogonalise
 from mllm.phase.parameter_groups import parameter_groups
 from mllm.phase.settings import PhaseSettings
+from runtime.value_types import anywhere
 from tests.mllm.tiny import make_model
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
@@ -17,10 +18,11 @@ def unified(world):
 
 
 def optimizer_of(model):
-    settings = PhaseSettings(
-        model="none", out="none", data="none", num_steps=1, global_batch_size=1,
-        learning_rate=0.01, weight_decay=0.1, optimizer="muon",
-    )  # fmt: skip
+    with anywhere():
+        settings = PhaseSettings(
+            model="none", out="none", data="none", num_steps=1, global_batch_size=1,
+            learning_rate=0.01, weight_decay=0.1, optimizer="muon",
+        )  # fmt: skip
     return MuonWithAdamW(parameter_groups(model, settings), settings)
 
 

@@ -5,6 +5,7 @@ import pytest
 from mllm.phase.settings import LearningRateMultipliers, PhaseSettings
 from runtime.errors import UserError
 from runtime.settings import load_settings
+from runtime.value_types import anywhere
 
 
 def test_a_phase_is_the_file_with_its_section_and_then_the_overrides(file, tmp_path):
@@ -52,12 +53,13 @@ def test_a_slip_in_a_section_that_is_not_chosen_is_found(file):
     ],
 )
 def test_settings_that_exclude_each_other_are_one_sentence(world, tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with anywhere(), pytest.raises(ValueError, match=message):
         world.phase(tmp_path, **settings)
 
 
 def test_a_home_is_found_in_every_folder(world, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    phase = world.phase(Path("~/run"), model="~/model", data="~/data", codes=None)
+    with anywhere():
+        phase = world.phase(Path("~/run"), model="~/model", data="~/data", codes=None)
     assert (phase.out, phase.model) == (tmp_path / "run", tmp_path / "model")
     assert phase.data == str(tmp_path / "data")

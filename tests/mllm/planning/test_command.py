@@ -6,6 +6,7 @@ import pytest
 import semhitok
 from mllm.phase.settings import PhaseSettings
 from runtime.settings import load_settings
+from runtime.value_types import anywhere
 from runtime.yaml_values import read_values
 from semhitok import main as cli
 from tests.mllm.tiny import write_phase
@@ -25,7 +26,8 @@ SHIPPED = [
 def test_every_shipped_config_is_planned(path, phase, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     chosen = [] if phase is None else [f"phase={phase}"]
-    settings = load_settings(PhaseSettings, path, chosen)
+    with anywhere():
+        settings = load_settings(PhaseSettings, path, chosen)
     assert cli.main(["plan", "--config", str(path), *chosen]) == 0
     shown = capsys.readouterr().out
     frozen = sum(line.endswith("frozen") for line in shown.splitlines())

@@ -7,6 +7,7 @@ from mllm.planning.model import (
     read_model_config,
 )
 from runtime.errors import UserError
+from runtime.value_types import anywhere
 
 
 def test_parts_are_the_saved_models(tiny):
@@ -55,7 +56,8 @@ def test_groups_are_the_trainers(world, tiny, rule, tmp_path):
 
 
 def test_a_language_model_of_unknown_sizes_is_one_sentence(tmp_path):
-    init = InitSettings(tokenizer=tmp_path / "none", out=tmp_path, llm="some/model")
+    with anywhere():
+        init = InitSettings(tokenizer=tmp_path / "none", out=tmp_path, llm="some/model")
     with pytest.raises(UserError, match=r"some/model are not known here; write its text_config"):
         read_model_config(tmp_path / "none", init)
     init.text_config = {"model_type": "llama", "hiden_size": 8}

@@ -12,6 +12,7 @@ from mllm.planning.text import print_plan
 from mllm.saved.load import load_processor
 from runtime.errors import UserError
 from runtime.settings import load_settings
+from runtime.value_types import anywhere
 
 CONFIGS = Path(semhitok.__file__).parents[1] / "configs" / "mllm"
 PUBLISHED = {  # parameters of the plain language models, as their model cards count them
@@ -24,8 +25,9 @@ GPUS = {"smollm2-135m": 1, "qwen2.5-0.5b": 4, "qwen2.5-7b-instruct": 8, "llama-3
 
 
 def shipped(name, phase="sft"):
-    init = load_settings(InitSettings, CONFIGS / name / "init_mllm.yaml")
-    return load_settings(PhaseSettings, CONFIGS / name / "mllm.yaml", [f"phase={phase}"]), init
+    with anywhere():
+        init = load_settings(InitSettings, CONFIGS / name / "init_mllm.yaml")
+        return load_settings(PhaseSettings, CONFIGS / name / "mllm.yaml", [f"phase={phase}"]), init
 
 
 def test_every_size_is_planned_here():

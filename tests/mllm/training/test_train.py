@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 from mllm.data.settings import MixtureSettings, TaskProportions
 from mllm.init.build import init_mllm
 from mllm.init.settings import InitSettings
+from mllm.phase.settings import PhaseSettings
 from mllm.saved.load import load_model, load_processor
 from mllm.training.train import check_data, train_mllm
 from runtime.errors import UserError
 from runtime.metrics_log import read_metrics
 from runtime.resume import run_lock
+from runtime.settings import load_settings
 from semhitok import main as cli
 from tests.codes import extract
 from tests.mllm.tiny import (
@@ -199,15 +201,16 @@ def test_a_batch_that_does_not_divide_is_one_sentence(world, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("model", "holds no model"),
-        ("data", "holds no prepared data"),
-        ("codes", "holds no codes"),
-        ("deepspeed", "does not exist; see configs/deepspeed/"),
+        ("model", "no such folder: .*nowhere"),
+        ("data", "no such folder: .*nowhere"),
+        ("codes", "no such folder: .*nowhere"),
+        ("deepspeed", "no such file: .*nowhere"),
     ],
 )
 def test_a_path_to_nothing_is_one_sentence(world, tmp_path, setting, message):
+    path = write_phase(tmp_path / "mllm.yaml", world.phase(tmp_path / "run"))
     with pytest.raises(UserError, match=message):
-        train_mllm(world.phase(tmp_path / "run", **{setting: tmp_path / "nowhere"}))
+        load_settings(PhaseSettings, path, [f"{setting}={tmp_path / 'nowhere'}"])
 
 
 def test_deepspeed_without_a_launcher_is_one_sentence(world, tmp_path, monkeypatch):
