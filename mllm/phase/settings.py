@@ -149,6 +149,13 @@ class PhaseSettings(Settings):
     def _possible(self) -> "PhaseSettings":
         if (self.data is None) == (not self.sources):
             raise ValueError("give either data (with codes) or sources, not both")
+        tasks, parts = self.mixture.proportions, dict(self.learning_rate_multipliers)
+        draws = self.mixture.drawing_weight * (tasks.drawing + tasks.conversation)
+        if not draws and not any(rate for part, rate in parts.items() if part != "image_head"):
+            raise ValueError(
+                "the image_head alone trains, and no drawing counts; raise another multiplier, or "
+                "mixture.proportions.drawing"
+            )
         if self.optimizer == "muon":
             reasons = {
                 "is made for whole matrices, not for the thin ones of lora": self.lora is not None,

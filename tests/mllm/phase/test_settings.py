@@ -48,6 +48,17 @@ def test_a_slip_in_a_section_that_is_not_chosen_is_found(file):
             {"optimizer": "muon", "learning_rate_multipliers": {"layers": 0}},
             "muon moves the layers, whose multiplier is 0",
         ),
+        (
+            {
+                "mixture": {"proportions": {"drawing": 0}},
+                "learning_rate_multipliers": {
+                    "image_adapter": 0,
+                    "layers": 0,
+                    "embed_tokens": 0,
+                },
+            },
+            "the image_head alone trains, and no drawing counts",
+        ),
         ({"sources": [{"data": "more"}]}, "give either data .* or sources, not both"),
         ({"data": None}, "give either data .* or sources, not both"),
     ],
