@@ -186,13 +186,13 @@ def test_an_image_counts_whatever_stands_beside_it(folder, tmp_path, images):
 
 
 def test_fields_that_are_not_read_are_named(tmp_path, capsys):
-    rows = [{"question": "a?", "choices": ["x", "y"]}, {"question": "b?", "optoins": ["x"]}]
+    rows = [{"question": "a?", "choices": ["x", "y"]}, {"question": "b?", "option": ["x"]}]
     path = tmp_path / "list.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     assert len([*read_questions(path)]) == 2
     assert capsys.readouterr().err == (
         f"{path}: left out are 1 values of the field 'choices' (did you mean 'options'?), 1 values "
-        f"of the field 'optoins' (did you mean 'options'?)\n"
+        f"of the field 'option' (did you mean 'options'?)\n"
     )
 
 
