@@ -41,6 +41,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 S = TypeVar("S", bound="Settings")
 Location = tuple[int | str, ...]
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_values(
-        cls,
-        values: Mapping[str, Any],
-        overrides: Sequence[str],
-        where: str,
-        folder: Path = Path(),
-        above: Mapping[str, Any] | None = None,
+        cls, values: Values, overrides: Sequence[str], where: str, folder: Path, above: Values
     ) -> Self:
         """Settings from plain values, with `key.sub=value` strings written over them.
 
@@ -92,7 +88,7 @@ class Settings(BaseModel):
         Raises:
             UserError: as `load_settings`.
         """
-        return _with_overrides(cls, merge(values, above or {}), overrides, where)
+        return _with_overrides(cls, merge(values, above), overrides, where)
 
 
 def load_settings(
@@ -111,9 +107,9 @@ def load_settings(
             value out of range.
     """
     if path is None:
-        return settings_class.from_values({}, overrides, "the settings")
+        return settings_class.from_values({}, overrides, "the settings", Path(), {})
     path = Path(path)
-    return settings_class.from_values(read_values(path), overrides, str(path), path.parent)
+    return settings_class.from_values(read_values(path), overrides, str(path), path.parent, {})
 
 
 def _with_overrides(

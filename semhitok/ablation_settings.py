@@ -1,12 +1,12 @@
 """Settings of `semhitok ablate`: which variants are trained, on what, and how often."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from runtime.settings import Settings
+from runtime.settings import Settings, Values
 from runtime.value_types import FolderName, Names, NumWorkers, OutputFolder, PathName
 from runtime.yaml_values import find_config
 
@@ -48,12 +48,7 @@ class AblationSettings(Settings):
 
     @classmethod
     def from_values(
-        cls,
-        values: Mapping[str, Any],
-        overrides: Sequence[str],
-        where: str,
-        folder: Path = Path(),
-        above: Mapping[str, Any] | None = None,
+        cls, values: Values, overrides: Sequence[str], where: str, folder: Path, above: Values
     ) -> Self:
         """As `Settings.from_values`; the files of the phases are relative to `folder`."""
         settings = super().from_values(values, overrides, where, folder, above)

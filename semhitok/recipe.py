@@ -57,7 +57,7 @@ def run(settings: RunSettings) -> Path:
     """
     values = read_values(settings.recipe)
     own = [text for text in settings.overrides if not _is_of_a_step(text)]
-    recipe = Recipe.from_values(values, own, str(settings.recipe))
+    recipe = Recipe.from_values(values, own, str(settings.recipe), Path(), {})
     if unknown := [name for name in recipe.left_out if name not in values["steps"]]:
         raise _unknown_step(f"steps.{unknown[0]}=null", values["steps"])
     out = settings.out or recipe.out

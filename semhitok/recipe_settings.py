@@ -1,22 +1,4 @@
-"""What a recipe file holds, and the settings of `semhitok run` and `semhitok quickstart`.
-
-    title: Captioned photographs
-    out: runs/photographs
-    steps:
-      prepare:
-        run: prepare
-        sources: [folder:photos]
-        out: ${out}/data
-      teacher:
-        run: train teacher
-        config: ../quickstart/teacher.yaml
-        data: ${out}/data/train
-        out: ${out}/teacher
-
-Each step is a command of `semhitok` with its settings. `config` names the YAML file of a command
-that reads one, relative to the recipe; the other keys of the step go over it. `${out}` is the
-folder of the run.
-"""
+"""What a recipe file holds (see docs/recipes.md), and settings of `semhitok run` and `quickstart`."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

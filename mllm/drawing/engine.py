@@ -48,11 +48,11 @@ class DrawingEngine:
         self.model, self.batch_size = model, batch_size
         self.sampler = sampler or model_sampler(model.config.image_sampler)
         self.num_positions = model.config.num_image_positions
-        self.rows_each = 2 if self.sampler.guided else 1
         parts = make_parts(model, compile_step)
         self.step = parts.step
         choice = CodeChoice(model, parts.head, self.sampler)
-        self.run = parts.make_pass(model, choice, self.rows_each, batch_size, compile_step)
+        self.rows_each = choice.rows_each
+        self.run = parts.make_pass(model, choice, batch_size, compile_step)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """Settings of the language model's training phases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,7 +15,7 @@ from pydantic import (
 
 from mllm.data.settings import MixtureSettings, SourceSettings
 from runtime.errors import UserError
-from runtime.settings import LearningRate, Seed, Settings, build_settings
+from runtime.settings import LearningRate, Seed, Settings, Values, build_settings
 from runtime.value_types import (
     ConfigFile,
     FolderOrURL,
@@ -193,12 +193,7 @@ class PhaseSettings(Settings):
 
     @classmethod
     def from_values(
-        cls,
-        values: Mapping[str, Any],
-        overrides: Sequence[str],
-        where: str,
-        folder: Path = Path(),
-        above: Mapping[str, Any] | None = None,
+        cls, values: Values, overrides: Sequence[str], where: str, folder: Path, above: Values
     ) -> Self:
         """As `Settings.from_values`; of a file with several phases one is chosen.
 
@@ -216,7 +211,7 @@ class PhaseSettings(Settings):
             raise UserError(f"{where}: phases must hold a section of settings for each phase")
         common = {key: value for key, value in values.items() if key != "phases"}
         merged = {name: merge({**common, "phase": name}, own) for name, own in sections.items()}
-        above = dict(above or {})
+        above = dict(above)
         words = [text.partition("=")[2].strip() for text in overrides if text.startswith("phase=")]
         chosen = [name for name in (above.pop("phase", None), *words) if name is not None]
         for name, own in merged.items():

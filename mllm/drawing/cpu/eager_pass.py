@@ -18,6 +18,7 @@ class EagerPass:
         groups: which slots go together.
 
     Attributes:
+        num_rows: of the batch, padding among them.
         spare_positions, growth: as of `CompiledPass`.
     """
 
@@ -30,12 +31,8 @@ class EagerPass:
         step: LeanStep | OwnStep,
         groups: RowGroups,
     ):
-        self.choice, self.embed, self.step, self.groups = choice, embed, step, groups
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the batch, padding among them."""
-        return self.groups.num_rows
+        self.choice, self.embed, self.step = choice, embed, step
+        self.groups, self.num_rows = groups, groups.num_rows
 
     def __call__(self, slots: Slots) -> None:
         """Draw one code a slot, note it, and append it to its rows."""

@@ -40,19 +40,14 @@ class Parts:
     prepacked: bool
 
     def make_pass(
-        self,
-        model: UnifiedModel,
-        choice: CodeChoice,
-        rows_each: int,
-        batch_size: int,
-        compiled: bool,
+        self, model: UnifiedModel, choice: CodeChoice, batch_size: int, compiled: bool
     ) -> CompiledPass | EagerPass:
-        """What draws one code of each of `batch_size` images, of `rows_each` rows each."""
+        """What draws one code of each of `batch_size` images."""
         if compiled:
-            num_rows = batch_size * rows_each
+            num_rows = batch_size * choice.rows_each
             return CompiledPass(choice, self.embed, self.step, self.prepacked, num_rows)
         sizes = agreeing_sizes(model, self.step, self.head, self.adapter)
-        groups = RowGroups(sizes, rows_each, batch_size)
+        groups = RowGroups(sizes, choice.rows_each, batch_size)
         return EagerPass(choice, self.embed, self.step, groups)
 
 

@@ -27,6 +27,7 @@ class CodeChoice:
 
     def __init__(self, model: UnifiedModel, head: Any, sampler: Sampler):
         self.head, self.sampler, self.pixel_sampler = head, sampler, sampler.for_pixels()
+        self.rows_each = 2 if sampler.guided else 1  # of an image
         self.image_tokenizer = model.image_tokenizer
         self.num_pixel_codes = model.vocabulary.num_pixel_codes
         scales = guidance_scales(sampler, model.config.num_image_positions)
