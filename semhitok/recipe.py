@@ -298,4 +298,6 @@ def _require_space(out: Path, needed_gb: float) -> None:
     folder = next(place for place in (out, *out.absolute().parents) if place.exists())
     free = shutil.disk_usage(folder).free / 1e9
     if free < needed_gb:
-        raise UserError(f"{folder} has {free:.1f} GB free, and the recipe needs {needed_gb:g} GB")
+        raise UserError(
+            f"{out} is on a disk with {free:.1f} GB free, and the recipe needs {needed_gb:g} GB"
+        )

@@ -1,4 +1,4 @@
-"""What a recipe file holds (see docs/recipes.md), and settings of `semhitok run` and `quickstart`."""
+"""What a recipe file holds (see docs/recipes.md); settings of `semhitok run` and `quickstart`."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

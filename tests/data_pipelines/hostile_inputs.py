@@ -153,7 +153,7 @@ def make_folder(root: Path, draw: random.Random) -> int:
     (root / "parent").symlink_to("..")
     os.mkfifo(root / "pipe.png")
     (root / "folder.png").mkdir()
-    return len(files) + len(captions) + len(links) + 1
+    return len(files) + len(captions) + len(links) + 2  # the pipe, and the link to a folder
 
 
 def make_lines(path: Path, draw: random.Random) -> int:

@@ -54,7 +54,8 @@ def quickstart(tmp_path, monkeypatch):
     run = tmp_path / "runs" / "quickstart"
     for folder in ("data/train", "data/test", "codes/train", "images", "eval/reconstruction"):
         (run / folder).mkdir(parents=True)
-    for folder in ("teacher/model", "semantic/model", "pixel/model", "decoder/model", "mllm/model"):
+    models = ("teacher/model", "semantic/model", "pixel/model", "decoder/model", "mllm/model")
+    for folder in (*models, "mllm/start"):
         (run / folder).mkdir(parents=True)
         (run / folder / "config.json").write_text("{}")
     for model in ("flat", "lora/model"):

@@ -59,7 +59,8 @@ def test_a_benchmark_from_prompts_to_a_score(world, tmp_path, monkeypatch):
     file = tmp_path / "geneval2.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = {"task": "geneval2", "prompts": file, "out": tmp_path / "out", "judge": "a/judge"}
-    settings = GenerationSettings(**common, model=world.start)
+    model = shutil.copytree(world.start, tmp_path / "model")
+    settings = GenerationSettings(**common, model=model)
     summary = summary_of(drawing_task.evaluate(settings))
     assert summary["checkpoint_fingerprint"] == model_fingerprint(world.start)
     check_layout("geneval2", tmp_path / "out" / "export", read_prompts("geneval2", file))
@@ -74,12 +75,13 @@ def test_a_benchmark_from_prompts_to_a_score(world, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "export" / "images" / "00001.png").read_bytes() == before
     assert len(list((tmp_path / "out" / "export" / "images").iterdir())) == 2
     # A model trained on has the same config and other weights: its drawings are not mixed in.
-    other = shutil.copytree(world.start, tmp_path / "other")
-    weights = load_file(other / "model.safetensors")
+    weights = load_file(model / "model.safetensors")
     weights[max(weights)] += 1
-    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="drawn with another checkpoint_fingerprint"):
-        drawing_task.evaluate(GenerationSettings(**common, model=other))
+        drawing_task.evaluate(settings)
+    with pytest.raises(UserError, match="a run with another model"):
+        drawing_task.evaluate(GenerationSettings(**common, model=world.start))
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_drawn(world, tmp_path):
