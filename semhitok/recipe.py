@@ -58,8 +58,9 @@ def run(settings: RunSettings) -> Path:
     values = read_values(settings.recipe)
     own = [text for text in settings.overrides if not _is_of_a_step(text)]
     recipe = Recipe.from_values(values, own, str(settings.recipe), Path(), {})
-    if unknown := [name for name in recipe.left_out if name not in values["steps"]]:
-        raise _unknown_step(f"steps.{unknown[0]}=null", values["steps"])
+    listed = values.get("steps") or {}
+    if unknown := [name for name in recipe.steps.keys() - recipe.kept if name not in listed]:
+        raise _unknown_step(f"steps.{unknown[0]}=null", listed)
     out = settings.out or recipe.out
     of_steps = [text for text in settings.overrides if _is_of_a_step(text)]
     steps = read_steps(recipe, out, settings.recipe.parent, of_steps)
@@ -182,11 +183,14 @@ def _record(out: Path) -> dict[str, Any] | None:
 def _run_steps(out: Path, steps: list[Step]) -> None:
     marks = out / MARKS
     marks.mkdir(exist_ok=True)
+    checked = False  # whether the data that are there serve all steps up to the next `prepare`
     for number, step in enumerate(steps, start=1):
         if _mark(out, step, steps) is not None:
             continue
-        if step.command.name != "prepare":
+        prepares = step.command.name == "prepare"
+        if not (prepares or checked):
             _check_data(takewhile(lambda s: s.command.name != "prepare", steps[number - 1 :]))
+        checked = not prepares
         print(f"[{number}/{len(steps)}] {step.name}", file=sys.stderr, flush=True)
         begun = marks / f"{step.name}.begun"
         resumed = begun.exists()

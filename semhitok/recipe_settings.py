@@ -1,9 +1,9 @@
 """What a recipe file holds (see docs/recipes.md); settings of `semhitok run` and `quickstart`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from runtime.settings import Option, Settings
 from runtime.value_types import ConfigFile, OutputFolder
@@ -33,10 +33,11 @@ class Recipe(Settings):
         """The steps that are run."""
         return {name: entry for name, entry in self.steps.items() if entry is not None}
 
-    @property
-    def left_out(self) -> set[str]:
-        """Names of the steps that are not."""
-        return self.steps.keys() - self.kept.keys()
+    @model_validator(mode="after")
+    def _some_step(self) -> Self:
+        if not self.kept:
+            raise ValueError("every step is left out; keep one")
+        return self
 
 
 class RunSettings(Settings):

@@ -131,6 +131,11 @@ def test_two_steps_that_write_one_place_and_a_recipe_without_steps_are_refused(r
         start(recipe(steps={"a": twice, "b": twice | {"shard_size": 2}}))
     with pytest.raises(UserError, match='"steps" must be'):
         start(recipe(steps={}))
+    with pytest.raises(UserError, match="every step is left out"):
+        start(recipe(), "steps.prepare=null", "steps.look=null")
+    Path("base.yaml").write_text("title: a\nout: o\n")
+    with pytest.raises(UserError, match=r'"steps\.x=null" names no step'):
+        start(Path("base.yaml"), "steps.x=null", "steps.y={run: prepare}")
 
 
 def test_a_config_file_is_relative_to_the_recipe_and_under_the_steps_own_keys(tmp_path):
