@@ -508,6 +508,7 @@ def test_files_have_the_modes_of_the_umask(folder, tmp_path, mask):
 
 FULL = """
 import resource, signal, sys
+sys.dont_write_bytecode = True  # else compiled modules would be cut as well
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 from semhitok.main import main

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import time
@@ -28,6 +27,7 @@ from mllm.serving.settings import GenerateSettings
 from runtime import files
 from runtime.resume import run_lock
 from semhitok import main as cli
+from tests.limits import largest_file
 from tests.mllm.tiny import launch, make_model
 from tests.processes import Forked
 
@@ -382,12 +382,8 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_is_finished(
 def test_a_real_limit_of_file_sizes_leaves_no_half_image(folder, tmp_path, capsys) -> None:
     """RLIMIT_FSIZE: writing stops in the middle of a file, as on a disk that fills up."""
     arguments = ["generate", "--model", folder, "--prompt", "a bar", "--out", tmp_path / "out"]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    with largest_file(300):
         code = cli.main([str(argument) for argument in arguments])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 2
     assert "File too large; free some space" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
