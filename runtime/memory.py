@@ -5,9 +5,10 @@ Linux grants more than it has and kills whoever uses it; an allocation that fail
 
 import contextlib
 import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from runtime.errors import UserError, says
 
@@ -19,18 +20,15 @@ _CGROUPS = (
 
 def available_bytes() -> int:
     """Memory that this process may still take: the machine's, its container's, its own limit's."""
-    limits = [sys.maxsize]
-    values = _status("/proc/meminfo")
-    if "MemAvailable" in values:
-        limits.append(values["MemAvailable"])
+    limits = [psutil.virtual_memory().available]
     for limit, usage in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # absent, or "max"
             limits.append(int(Path(limit).read_text()) - int(Path(usage).read_text()))
-    own = _status("/proc/self/status")
-    for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+    own = psutil.Process().memory_info()
+    for kind, name in ((resource.RLIMIT_AS, "vms"), (resource.RLIMIT_DATA, "data")):
         soft, _ = resource.getrlimit(kind)
-        if soft != resource.RLIM_INFINITY and name in own:
-            limits.append(soft - own[name])
+        if soft != resource.RLIM_INFINITY and hasattr(own, name):
+            limits.append(soft - getattr(own, name))
     return max(0, min(limits))
 
 
@@ -62,14 +60,3 @@ def memory_errors(hint: str) -> Iterator[None]:
         if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
             raise UserError(f"there is too little memory ({says(error)}); {hint}") from error
         raise
-
-
-def _status(path: str) -> dict[str, int]:
-    """Lines such as `MemAvailable:  7890 kB`, in bytes; none where there is no such file."""
-    values = {}
-    with contextlib.suppress(OSError):
-        for line in Path(path).read_text().splitlines():
-            name, _, rest = line.partition(":")
-            if rest.endswith(" kB"):
-                values[name] = int(rest.removesuffix(" kB")) * 1024
-    return values

@@ -70,8 +70,8 @@ _ALL = (
         "data inspect",
         "counts, lengths, sizes, a contact sheet and rejects of prepared data, as one HTML page",
         "runs/quickstart/data/test --out runs/inspect.html",
-        "data_pipelines.loading.settings:InspectSettings",
-        "data_pipelines.loading.inspect_page:inspect_data",
+        "eval.analysis.settings:InspectSettings",
+        "eval.analysis.data_page:inspect_data",
     ),
     Command(
         "data images",

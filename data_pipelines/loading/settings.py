@@ -1,22 +1,9 @@
-"""Settings of `data inspect` and `data images`."""
-
-from typing import Annotated
+"""Settings of `semhitok data images`."""
 
 from pydantic import PositiveInt
 
-from runtime.settings import Option, Seed, Settings
-from runtime.value_types import ExistingFolder, NewFile, OutputFolder
-
-
-class InspectSettings(Settings):
-    """Which prepared data to look at, and where to."""
-
-    data: Annotated[ExistingFolder, Option(positional=True)]
-    """Folder that `semhitok prepare` wrote."""
-    out: NewFile | None = None
-    """Page to write (default: DIR/inspect.html)."""
-    seed: Seed = 0
-    """Decides which records are shown."""
+from runtime.settings import Settings
+from runtime.value_types import ExistingFolder, OutputFolder
 
 
 class ImagesSettings(Settings):

@@ -1,11 +1,18 @@
-"""Settings of `semhitok eval` observation, input-ablation and compare."""
+"""Settings of `semhitok eval` observation, input-ablation and compare, and of `data inspect`."""
 
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
 from runtime.settings import BatchSize, Option, Seed, Settings
-from runtime.value_types import ExistingPath, FolderOrURL, ModelFolder, OutputFolder
+from runtime.value_types import (
+    ExistingFolder,
+    ExistingPath,
+    FolderOrURL,
+    ModelFolder,
+    NewFile,
+    OutputFolder,
+)
 
 INPUT_ABLATION = "input ablation"
 """The task in its summary."""
@@ -62,3 +69,14 @@ class CompareSettings(Settings):
         if len(self.results) < 2:
             raise ValueError("name at least 2 results to compare")
         return self
+
+
+class InspectSettings(Settings):
+    """Which prepared data to look at, and where to."""
+
+    data: Annotated[ExistingFolder, Option(positional=True)]
+    """Folder that `semhitok prepare` wrote."""
+    out: NewFile | None = None
+    """Page to write (default: DIR/inspect.html)."""
+    seed: Seed = 0
+    """Decides which records are shown."""

@@ -20,6 +20,7 @@ LINE = "#4a86e8"  # readable on white and on near-black
 MAX_POINTS = 400  # per curve; more makes the file heavy and the picture no clearer
 MAX_PANELS = 8
 NUM_COLUMNS = 4
+NUM_BARS = 24
 
 # Logged beside the losses, but plotted against the step they say nothing about learning.
 NOT_PLOTTED = {"step", "epoch", "learning_rate", "lr", "time", "seconds", "total_flos"}
@@ -127,6 +128,23 @@ def code_frequencies(counts: np.ndarray, svg_id: str) -> str:
         axis.set_title(f"{len(used):,} of {len(fractions):,} occur", fontsize=9, loc="left")
         axis.set_xlabel("code, most frequent first", fontsize=8)
         axis.set_ylabel("fraction of positions", fontsize=8)
+        return _to_svg(figure)
+
+
+def histogram(values: Sequence[float], svg_id: str) -> str:
+    """How often values occur; the few furthest out, a hundredth on either side, stand at the ends.
+
+    Whole numbers get bars of equal whole width, or some bars would hold more numbers than others.
+    """
+    array = np.array(values)
+    low, high = np.percentile(array, (1, 99), method="lower")
+    whole = array.dtype.kind == "i"
+    step = max(1, -(-(high - low + 1) // NUM_BARS)) if whole else (high - low) / NUM_BARS or 1.0
+    edges = np.arange(low, high + 1.5 * step, step) - 0.5 * whole
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": svg_id}):
+        figure = Figure(figsize=(10.4, 1.6), layout="constrained")
+        axis = figure.subplots()
+        axis.hist(np.clip(array, edges[0], edges[-1]), edges.tolist(), color=LINE, rwidth=0.92)
         return _to_svg(figure)
 
 

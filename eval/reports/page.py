@@ -81,10 +81,16 @@ def write_report(report: Report, folder: Path | str) -> Path:
     """Write `report.html`, which loads nothing from elsewhere and is returned, and `report.md`,
     which names pictures relative to the folder."""
     folder = Path(folder)
-    sections = [*report.sections]
     if report.settings:
         rows = list(flat_settings(report.settings).items())
-        sections.append(Section("What the numbers depend on", rows=rows))
+        last = Section("What the numbers depend on", rows=rows)
+        report = replace(report, sections=[*report.sections, last])
+    write_text(folder / "report.md", _markdown(report, folder))
+    return write_text(folder / "report.html", html_page(report))
+
+
+def html_page(report: Report) -> str:
+    """The sections of a report as one page, which loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("eval.reports", "templates"),
         autoescape=True,  # prompts and answers are other people's text
@@ -93,9 +99,7 @@ def write_report(report: Report, folder: Path | str) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["embed"] = lambda it: it if isinstance(it, Picture) else embed_picture(it)
-    page = environment.get_template("page.html.j2").render(report=report, sections=sections)
-    write_text(folder / "report.md", _markdown(report, sections, folder))
-    return write_text(folder / "report.html", page)
+    return environment.get_template("page.html.j2").render(report=report, sections=report.sections)
 
 
 def parts_of(report: Report) -> list[Section]:
@@ -133,9 +137,9 @@ def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Section:
     return Section("Scores", header=header, rows=rows)
 
 
-def _markdown(report: Report, sections: Sequence[Section], folder: Path) -> str:
+def _markdown(report: Report, folder: Path) -> str:
     parts = [f"# {report.title}", report.lead]
-    for section in sections:
+    for section in report.sections:
         parts += [f"{'#' * section.level} {section.title}", section.lead]
         if section.rows:
             parts.append(_markdown_table(section.header, section.rows))

@@ -1,6 +1,7 @@
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,11 +10,9 @@ from runtime.errors import UserError
 
 
 def test_the_least_of_all_limits_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        memory,
-        "_status",
-        lambda path: {"MemAvailable": 5000} if "meminfo" in path else {"VmSize": 300},
-    )
+    left, own = SimpleNamespace(available=5000), SimpleNamespace(vms=300, data=100)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: left)
+    monkeypatch.setattr(memory.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: own))
     monkeypatch.setattr(memory, "_CGROUPS", ())
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, 0))
     assert memory.available_bytes() == 5000

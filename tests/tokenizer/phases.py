@@ -24,7 +24,6 @@ ADVERSARIAL = {
     "width": 4,
     "num_layers": 1,
     "weight": 0.5,
-    "adaptive": True,
     "start_step": 1,
     "warmup_steps": 3,
     "lecam_weight": 0.1,

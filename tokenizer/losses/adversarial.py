@@ -1,4 +1,4 @@
-"""The adversarial game as formulas: losses, adaptive weight, LeCam.
+"""The adversarial game as formulas: losses, ramp, LeCam.
 
 Logits are (B, P), one for each judged position; positive means real.
 """
@@ -42,14 +42,6 @@ def ramp(settings: AdversarialSettings, step: int) -> float:
     if step < settings.start_step:
         return 0.0
     return min(1.0, (step - settings.start_step + 1) / max(1, settings.warmup_steps))
-
-
-def gradient_ratio(
-    reconstruction_gradient: Tensor, adversarial_gradient: Tensor, limits: tuple[float, float]
-) -> Tensor:
-    """|∇ reconstruction| / |∇ adversarial| at one parameter, clamped (VQGAN, eq. 7)."""
-    norms = reconstruction_gradient.float().norm(), adversarial_gradient.float().norm()
-    return (norms[0] / (norms[1] + 1e-6)).clamp(*limits).detach()
 
 
 class LeCam(nn.Module):

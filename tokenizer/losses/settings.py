@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from runtime.settings import Decay, Fraction, LearningRate, Settings
 from runtime.value_types import FolderName
@@ -29,11 +29,6 @@ class AdversarialSettings(Settings):
     """Loss of discriminator and generator."""
     weight: NonNegativeFloat = 0.1
     """Weight of the generator's adversarial loss; peers take 0.1 to 0.8."""
-    adaptive: bool = False
-    """Scale the weight by the ratio of the reconstruction's gradient to the adversary's at the
-    decoder's last layer (VQGAN); with micro-batches, for each micro-batch."""
-    adaptive_range: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 1e4)
-    """Range that the ratio is clamped to (VQGAN)."""
     start_step: NonNegativeInt = 0
     """First step of the discriminator and the adversarial term; peers wait for 20k steps."""
     warmup_steps: NonNegativeInt = 0
@@ -55,13 +50,6 @@ class AdversarialSettings(Settings):
     """Channels of PatchGAN's first layer, or of the hidden layer of feature heads."""
     num_layers: Annotated[int, Field(ge=1, le=10)] = 3
     """Number of times that PatchGAN halves the image."""
-
-    @model_validator(mode="after")
-    def _check_range(self) -> "AdversarialSettings":
-        low, high = self.adaptive_range
-        if low > high:
-            raise ValueError(f"adaptive_range must go from low to high, not [{low}, {high}]")
-        return self
 
 
 class ReconstructionSettings(Settings):

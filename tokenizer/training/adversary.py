@@ -15,7 +15,6 @@ from tokenizer.losses.adversarial import (
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
     LeCam,
-    gradient_ratio,
     ramp,
 )
 from tokenizer.losses.diff_augment import NUM_CHOICES, diff_augment
@@ -69,19 +68,12 @@ class Adversary:
         return step >= self.settings.start_step
 
     def generator_loss(
-        self,
-        reconstruction: Tensor,
-        reconstruction_loss: Tensor,
-        last_layer: nn.Parameter,
-        step: int,
-        position: int,
+        self, reconstruction: Tensor, step: int, position: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted term that the phase adds to its loss, and values for the log.
 
         Args:
             reconstruction: (B, 3, H, W), with its graph.
-            reconstruction_loss: scalar, with its graph; the adaptive weight compares with it.
-            last_layer: the decoder's, where the gradients are compared.
             step, position: for the augmentation; position of the first image in the global batch.
         """
         # The bare module, its weights switched off: a wrapped one would wait for their gradients.
@@ -91,8 +83,6 @@ class Adversary:
         self.discriminator.requires_grad_(True)
         loss = GENERATOR_LOSSES[self.settings.loss](fake.float())
         weight = torch.tensor(self.settings.weight * ramp(self.settings, step), device=loss.device)
-        if self.settings.adaptive:
-            weight = weight * self._ratio(reconstruction_loss, loss, last_layer)
         logged = {"generator_loss": loss.detach(), "adversarial_weight": weight}
         return weight * loss, logged
 
@@ -163,10 +153,3 @@ class Adversary:
         choices = torch.rand(self.training.global_batch_size, NUM_CHOICES, generator=generator)
         mine = choices[position : position + len(images)]
         return diff_augment(images, mine, self.settings.augment_probability)
-
-    def _ratio(self, loss: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
-        terms = (loss, adversarial)
-        each = [torch.autograd.grad(term, last_layer, retain_graph=True)[0] for term in terms]
-        # The norm of the mean, not the mean of norms: as one process with the joint batch computes.
-        ours, theirs = self.accelerator.reduce(torch.stack(each), reduction="mean")
-        return gradient_ratio(ours, theirs, self.settings.adaptive_range)

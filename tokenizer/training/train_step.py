@@ -89,9 +89,7 @@ class TrainStep:
                 terms = {key: value.detach() for key, value in losses.items()}
                 loss = losses["loss"]
                 if adversary is not None:
-                    term, extra = adversary.generator_loss(
-                        reconstruction, loss, last_layer(self.phase.model), step, position
-                    )
+                    term, extra = adversary.generator_loss(reconstruction, step, position)
                     loss = loss + term
                     terms |= extra
                 # Multiplying by 1 would still be a kernel and a node of the graph.
@@ -111,11 +109,3 @@ class TrainStep:
             return bool(finite)
         # The loss is this rank's own, and all ranks must decide alike.
         return bool(self.accelerator.reduce((~finite).float(), reduction="sum") == 0)
-
-
-def last_layer(model: nn.Module) -> nn.Parameter:
-    """The weight that makes the pixels, where an adaptive weight compares gradients.
-
-    The decoders come last in a tokenizer, and one alone is trained.
-    """
-    return [p for p in model.parameters() if p.requires_grad and p.ndim > 1][-1]

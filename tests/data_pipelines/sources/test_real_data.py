@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 from data_pipelines.images import scale_pixels
 from data_pipelines.loading.dataset import PreparedDataset
 from data_pipelines.loading.image_dataset import PreparedImages
-from data_pipelines.loading.inspect_page import inspect_data
-from data_pipelines.loading.settings import InspectSettings
+from eval.analysis.data_page import inspect_data
+from eval.analysis.settings import InspectSettings
 from tests.prepared import prepare_sources
 
 
@@ -47,4 +47,4 @@ def test_photographs_and_easy_vqa_become_batches(tmp_path):
     for images in batches:
         assert images.shape[1:] == (2, 3, 32, 32) and images.abs().max() <= 1
     page = inspect_data(InspectSettings(data=out / "train")).read_text()
-    assert page.count("data:image/jpeg;base64,") == 48
+    assert page.count("data:image/png;base64,") == 48

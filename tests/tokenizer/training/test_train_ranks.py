@@ -54,7 +54,6 @@ def test_two_ranks_play_the_adversarial_game_of_one_process(prepared, tiny_model
         "width": 8,
         "num_layers": 1,
         "learning_rate": 1e-3,
-        "adaptive": True,
         "start_step": 1,
         "lecam_weight": 0.1,
         "augment_probability": 0.5,

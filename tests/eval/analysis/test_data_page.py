@@ -4,8 +4,8 @@ import re
 import pytest
 from PIL import Image
 
-from data_pipelines.loading.inspect_page import inspect_data
-from data_pipelines.loading.settings import InspectSettings
+from eval.analysis.data_page import inspect_data
+from eval.analysis.settings import InspectSettings
 from runtime.errors import UserError
 from semhitok.main import main
 from tests.prepared import prepare_sources
@@ -32,12 +32,12 @@ def prepared(tmp_path):
 
 def test_the_page_shows_what_is_there_and_runs_nothing_of_it(prepared):
     page = page_of(prepared).read_text()
-    assert page.count("data:image/jpeg;base64,") == 7
+    assert page.count("data:image/png;base64,") == 7
     assert "<script" not in page and "&lt;script&gt;alert(0)&lt;/script&gt; a &amp; b" in page
     assert "once &lt;b&gt;upon&lt;/b&gt; a time" in page
     assert "the image is damaged and cannot be decoded" in page and "an empty text" in page
     assert "27 × 10" in page and "words in a caption" in page
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert page_of(prepared).read_text() == page
 
 
@@ -45,7 +45,7 @@ def test_the_command_writes_where_it_is_told(prepared, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert main(["data", "inspect", str(prepared), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"wrote {out}\n"
-    assert out.read_text().startswith("<!doctype html>")
+    assert out.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_a_split_is_looked_at_side_by_side(prepared, tmp_path):
